@@ -1,0 +1,44 @@
+# make demo | test | check | format | study
+PYTHON ?= python3
+# Linux without a GPU: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+
+.PHONY: demo test check format study clean
+.DEFAULT_GOAL := test
+
+$(VENV)/report.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[report]'
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/report.stamp  ## fit, score and show a VAE on handwritten digits
+	$(BIN)/lowerbound fit digits --out runs/digits --seed 0
+	$(BIN)/lowerbound score runs/digits digits
+	$(BIN)/lowerbound report runs/digits digits
+
+test: $(VENV)/dev.stamp  ## the whole suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp  ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+study: $(VENV)/dev.stamp  ## the MNIST study: benchmarks/results/mnist_vae.md
+	$(BIN)/python benchmarks/mnist_vae.py
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,19 @@
+"""The errors a user can meet. Each message is one sentence that says what is wrong, where, and the way out."""
+
+from __future__ import annotations
+
+
+class LowerboundError(Exception):
+    """Anything this package refuses or gives up on."""
+
+
+class DataError(LowerboundError, ValueError):
+    """The data cannot be used as they are: the message names the file, row or column."""
+
+
+class FormatError(LowerboundError, ValueError):
+    """A saved folder does not hold what it should: the message names the file."""
+
+
+class DivergedError(LowerboundError, ArithmeticError):
+    """Training met values that are not finite and could not get past them; the best model so far is kept."""
