@@ -1,0 +1,9 @@
+"""Data: rows in memory, files, frames and named datasets. Rows and columns are counted from 0."""
+
+from lowerbound.data.files import Table, read
+from lowerbound.data.frames import from_frame
+from lowerbound.data.named import Dataset, digits, load, mnist
+from lowerbound.data.rows import Rows
+from lowerbound.data.writing import write
+
+__all__ = ["Dataset", "Rows", "Table", "digits", "from_frame", "load", "mnist", "read", "write"]

@@ -1,0 +1,176 @@
+"""Rows of data in memory, on one device, handed out in batches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data import arrays
+from lowerbound.draw import Batch
+from lowerbound.errors import DataError
+
+Binarise = Literal["none", "fixed", "afresh"]
+
+
+class Rows:
+    """``x [N, *X]`` with an optional ``mask [N, *X]``, True where observed.
+
+    Bool and 8-bit values are kept as uint8, all others as ``dtype``, the type batches come in.
+    ``binarise``: a grey value g in [0, white] becomes 1 with probability g / white, else 0; drawn once here
+    ("fixed", from ``generator``) or at each batch ("afresh"). ``white`` is 255 for uint8 and 1 for bool and
+    floats unless given. Raises ``DataError`` for a value outside [0, white].
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        binarise: Binarise = "none",
+        white: float | None = None,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        _check(x, mask, binarise, dtype)
+        self._dtype = dtype
+        self._binarise: Binarise = binarise
+        self._x = _compact(x, dtype)
+        self._mask = None if mask is None else mask.to(device=x.device, dtype=torch.bool)
+        self._white = float(white) if white is not None else _white(x.dtype, self._x.dtype)
+        if binarise == "none":
+            return
+        _check_range(self._x, self._mask, self._white)
+        if binarise == "fixed":
+            if generator is None:
+                raise ValueError('binarise="fixed" draws once, when the rows are made: give it a generator.')
+            self._x = _bernoulli(self._x, self._white, generator)
+
+    @classmethod
+    def from_array(
+        cls,
+        array: NDArray[Any],
+        mask: NDArray[Any] | None = None,
+        *,
+        binarise: Binarise = "none",
+        white: float | None = None,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Rows of a NumPy array of numbers, of any byte order; memory is shared where it can be.
+
+        Raises ``DataError`` at the first NaN or infinity among the observed values.
+        """
+        x = arrays.to_tensor(array, mask, dtype)
+        observed = None if mask is None else arrays.as_mask(mask)
+        return cls(x, observed, binarise=binarise, white=white, dtype=dtype, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape X of one row."""
+        return tuple(self._x.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        return self._x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that batches come in."""
+        return self._dtype
+
+    @property
+    def x(self) -> Tensor:
+        """The values as stored, ``[N, *X]``: uint8 or ``dtype``; grey when binarised afresh."""
+        return self._x
+
+    @property
+    def mask(self) -> Tensor | None:
+        return self._mask
+
+    @property
+    def binarise(self) -> Binarise:
+        return self._binarise
+
+    def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch:
+        """The rows ``index [B]`` (int64), each counting ``weight [B]``, on the rows' device.
+
+        ``generator``, of the same device, is needed (and advanced) only when binarised afresh.
+        """
+        x = self._x.index_select(0, index)
+        if self._binarise == "afresh":
+            if generator is None:
+                raise ValueError('binarise="afresh" draws at each batch: give batch() a generator.')
+            x = _bernoulli(x, self._white, generator)
+        mask = None if self._mask is None else self._mask.index_select(0, index)
+        return Batch(x.to(self._dtype), mask, index, weight)
+
+    def subset(self, index: Tensor) -> Rows:
+        """The rows ``index [M]`` (int64) under the same settings; a fixed binarisation is not drawn again."""
+        return self._with(
+            self._x.index_select(0, index),
+            None if self._mask is None else self._mask.index_select(0, index),
+        )
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on ``device``."""
+        return self._with(self._x.to(device), None if self._mask is None else self._mask.to(device))
+
+    def _with(self, x: Tensor, mask: Tensor | None) -> Rows:
+        rows = copy.copy(self)
+        rows._x, rows._mask = x, mask
+        return rows
+
+
+def _check(x: Tensor, mask: Tensor | None, binarise: str, dtype: torch.dtype) -> None:
+    if binarise not in get_args(Binarise):
+        raise ValueError(f'binarise is {binarise!r}; it takes "none", "fixed" or "afresh".')
+    if not dtype.is_floating_point:
+        raise ValueError(f"batches come in a floating type, not {dtype}; pass torch.float32 or torch.float64.")
+    if x.ndim == 0 or x.is_complex():
+        raise DataError(f"x is {x.dtype} of shape {tuple(x.shape)}; give real numbers, one row along axis 0.")
+    if mask is not None and mask.shape != x.shape:
+        raise DataError(
+            f"the mask's shape {tuple(mask.shape)} is not the data's {tuple(x.shape)}; give one bool a value."
+        )
+
+
+def _compact(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.dtype == torch.int8 and bool((x < 0).any()):
+        return x.to(dtype)
+    return x.to(torch.uint8 if x.dtype in (torch.uint8, torch.int8, torch.bool) else dtype)
+
+
+def _white(given: torch.dtype, stored: torch.dtype) -> float:
+    return 255.0 if stored == torch.uint8 and given != torch.bool else 1.0
+
+
+def _check_range(x: Tensor, mask: Tensor | None, white: float) -> None:
+    if not white > 0:
+        raise ValueError(f"white is {white:g}; it is the value of a white pixel, above 0.")
+    outside = ~((x >= 0) & (x <= white))
+    if mask is not None:
+        outside &= mask
+    if not bool(outside.any()):
+        return
+    position = arrays.first(outside.cpu().numpy())
+    raise DataError(
+        f"{arrays.place(position)} is {x[position].item():g}, outside [0, {white:g}]: "
+        "grey values only can be binarised; rescale them or pass their largest value as white."
+    )
+
+
+def _bernoulli(x: Tensor, white: float, generator: torch.Generator) -> Tensor:
+    """1 with probability x / white, else 0; uint8, of the shape of x."""
+    if x.dtype == torch.uint8 and white.is_integer() and white <= 256:
+        level = torch.randint(int(white), x.shape, generator=generator, dtype=torch.uint8, device=x.device)
+        return (x > level).to(torch.uint8)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    noise = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
+    return (noise * white < x).to(torch.uint8)

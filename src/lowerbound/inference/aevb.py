@@ -1,0 +1,100 @@
+"""Auto-encoding variational Bayes: encoder and decoder ascend one stochastic bound together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.draw import Batch, Draw, tempered
+from lowerbound.gradients import GradientEstimator, Objective, reparameterised
+from lowerbound.inference.explain import explain
+from lowerbound.model import LatentVariableModel, draw
+from lowerbound.objectives import elbo
+from lowerbound.posteriors import DiagonalNormal
+from lowerbound.training import Metrics, Scalars, Schedule, State, as_schedule
+
+Penalty = Callable[[Draw, Tensor], Tensor]
+Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class AEVB:
+    """How to learn: ascend mean_B objective − penalties by stochastic gradients. Kingma & Welling 2013, algorithm 1.
+
+    ``posterior``: q(z|x). ``objective``: a draw → nats per row, ``[B]``. ``draws``: K (the paper's L), latents drawn
+    for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
+    ``penalties``: (draw, weight) → nats, subtracted. ``gradient``: the estimator. ``learning_rate``: a number or a
+    schedule of passes. ``optimizer``: parameters → a ``torch.optim`` optimiser.
+    """
+
+    posterior: DiagonalNormal
+    objective: Objective = elbo
+    draws: int = 1
+    beta: float | Schedule = 1.0
+    penalties: tuple[Penalty, ...] = ()
+    gradient: GradientEstimator = reparameterised
+    learning_rate: float | Schedule = 1e-3
+    optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether what is ascended bounds log p(x) from below: with β ≠ 1 or a penalty it does not."""
+        return self.beta == 1.0 and not self.penalties
+
+    def start(self, model: LatentVariableModel) -> Ascent:
+        """A procedure for the loop, with a fresh optimiser."""
+        modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
+        parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        return Ascent(self, model, State(modules, self.optimizer(parameters)))
+
+
+@dataclass
+class Ascent:
+    """``AEVB`` under way on one model: the steps that the loop takes."""
+
+    settings: AEVB
+    model: LatentVariableModel
+    state: State
+
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        return {"learning_rate": as_schedule(self.settings.learning_rate), "beta": as_schedule(self.settings.beta)}
+
+    def noise(self, rows: int, rng: torch.Generator) -> Tensor:
+        dtype = next(self.model.parameters()).dtype
+        return self.settings.posterior.noise(self.settings.draws, rows, rng, dtype)
+
+    def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
+        state.optimizer.zero_grad(set_to_none=True)
+        loss, metrics = self.loss(batch, noise, scalars)
+        loss.backward()
+        for group in state.optimizer.param_groups:
+            group["lr"] = scalars["learning_rate"]
+        state.optimizer.step()
+        return state, metrics
+
+    def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+        return self.loss(batch, noise, scalars)[1]
+
+    def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
+        return explain(state.modules, batch, lambda: self.loss(batch, noise, scalars))
+
+    def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
+        """−(mean_B surrogate − penalties), and the metrics of the batch."""
+        settings = self.settings
+        plain = draw(self.model, settings.posterior, batch, noise)
+        weighted = plain if settings.beta == 1.0 else tempered(plain, scalars["beta"])
+        surrogate = batch.weight @ settings.gradient(weighted, settings.objective)
+        penalty = sum((penalty(plain, batch.weight) for penalty in settings.penalties), torch.zeros_like(surrogate))
+        with torch.no_grad():
+            kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
+            metrics = {
+                "objective": batch.weight @ settings.objective(weighted) - penalty,
+                "log_lik": batch.weight @ plain.log_lik.mean(0),
+                "kl": batch.weight @ kl,
+            }
+        return penalty - surrogate, metrics

@@ -1,0 +1,93 @@
+"""``lowerbound.fit``: a model, data, and a way to learn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lowerbound.data import Rows
+from lowerbound.distributions import generator
+from lowerbound.inference.aevb import AEVB
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import DiagonalNormal
+from lowerbound.training import Callback, History, progress_bar, train
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model: p(x, z), q(z|x), and what happened on the way."""
+
+    model: LatentVariableModel
+    posterior: DiagonalNormal
+    history: History
+
+
+def fit(
+    model: LatentVariableModel,
+    data: Rows | torch.Tensor | np.ndarray[Any, Any],
+    inference: AEVB,
+    *,
+    passes: int = 100,
+    batch_size: int = 100,
+    validation: float | Rows = 0.1,
+    patience: int | None = None,
+    patience_from: float = 0.0,
+    seed: int = 0,
+    threads: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+) -> Fit:
+    """Learn ``model`` and the posterior of ``inference`` from ``data``, in place.
+
+    ``data``: rows ``[N, *X]`` on the modules' device. ``passes`` over the data, at most. ``validation``: held-out rows,
+    or the share of the rows to hold out (0 for none). The state with the best validation objective is kept; with
+    ``patience``, fitting stops after so many passes without a better one, counted from pass ``patience_from``.
+    ``seed`` fixes every draw: same seed, same threads, same bytes. ``threads``: CPU threads while fitting.
+    """
+    rows = data if isinstance(data, Rows) else Rows(torch.as_tensor(data), dtype=next(model.parameters()).dtype)
+    if passes < 1 or batch_size < 1:
+        raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
+    rows, held_out = split(rows, validation, seed) if isinstance(validation, float | int) else (rows, validation)
+    if patience is not None and held_out is None:
+        raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
+    with use_threads(threads):
+        history = train(
+            inference.start(model),
+            rows,
+            passes=passes,
+            batch_size=batch_size,
+            seed=seed,
+            validation=held_out,
+            patience=patience,
+            patience_from=patience_from,
+            callbacks=[*callbacks, *([progress_bar()] if progress else [])],
+        )
+    return Fit(model, inference.posterior, history)
+
+
+def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
+    """Training rows, and a random ``share`` of the rows held out (None if that is less than one row)."""
+    if not 0 <= share < 1:
+        raise ValueError(f"validation must be a share in [0, 1), got {share}.")
+    held_out = round(share * len(rows))
+    if held_out == 0:
+        return rows, None
+    order = torch.randperm(len(rows), generator=generator(seed, "split")).to(rows.device)
+    return rows.subset(order[held_out:]), rows.subset(order[:held_out])
+
+
+@contextlib.contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Run the block on ``threads`` CPU threads, and leave torch's own number as it was."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,170 @@
+"""Networks: tensors → tensors, no probability. Each keeps its arguments as attributes, so that it can be saved."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initialise modules from ``seed`` and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class MLP(nn.Module):
+    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``."""
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int] = (256,),
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.hidden, self.activation = tuple(hidden), activation
+        sizes = [math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape)]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), activation()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x.flatten(1))
+        return out.unflatten(1, self.out_shape) if len(self.out_shape) != 1 else out
+
+    @torch.no_grad()
+    def init_bias(self, values: Tensor) -> None:
+        """Start with the output near ``values [*out_shape]``, whatever the input."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(values.flatten())
+
+
+class Standardise(nn.Module):
+    """(x − shift)/spread, or (log(1 + x) − shift)/spread with ``log1p``, taken from data and then kept."""
+
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: Sequence[int], log1p: bool = False) -> None:
+        super().__init__()
+        self.shape, self.log1p = tuple(shape), log1p
+        self.register_buffer("shift", torch.zeros(self.shape))
+        self.register_buffer("spread", torch.ones(self.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.log1p() if self.log1p else x) - self.shift) / self.spread
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take shift and spread from ``x [N, *X]``: for each value of a row, or one of each where shape is ()."""
+        x = x.log1p() if self.log1p else x
+        over = 0 if self.shape else tuple(range(x.dim()))
+        deviation = x.std(over, correction=0)
+        self.shift.copy_(x.mean(over))
+        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
+
+
+class Chain(nn.Module):
+    """One network after another: ``first`` then ``second``."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x))
+        return out
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(conv(x)), 3 × 3, with the activation before each: He et al. 2016."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.first(functional.silu(x))
+        inner = self.second(functional.silu(inner))
+        return x + inner
+
+
+class ConvEncoder(nn.Module):
+    """Residual convolutions, halving the image at each stage: ``[N, *in_shape] → [N, out_features]``.
+
+    ``in_shape``: (H, W) or (C, H, W).
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_features: int, channels: Sequence[int] = (32, 64)) -> None:
+        super().__init__()
+        self.in_shape, self.out_features, self.channels = tuple(in_shape), out_features, tuple(channels)
+        sizes = _image_sizes(self.in_shape, len(self.channels))
+        stages: list[nn.Module] = []
+        for n_in, n_out in pairwise((_image(self.in_shape)[0], *self.channels)):
+            stages += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), ResidualBlock(n_out)]
+        self.stages = nn.Sequential(*stages, nn.SiLU(), nn.Flatten())
+        self.head = nn.Linear(self.channels[-1] * math.prod(sizes[-1]), out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.stages(x.unflatten(1, (1, -1)) if x.dim() == 3 else x))
+        return out
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of ``ConvEncoder``: ``[N, in_features] → [N, *out_shape]``.
+
+    ``out_shape``: (H, W), (C, H, W) or, with P parameters a value, (P, H, W) or (P, C, H, W): the last two axes are
+    the image, all before them its channels.
+    """
+
+    def __init__(self, in_features: int, out_shape: Sequence[int], channels: Sequence[int] = (64, 32)) -> None:
+        super().__init__()
+        self.in_features, self.out_shape, self.channels = in_features, tuple(out_shape), tuple(channels)
+        self.sizes = _image_sizes(self.out_shape, len(self.channels))[::-1]
+        self.head = nn.Linear(in_features, self.channels[0] * math.prod(self.sizes[0]))
+        n_outputs = math.prod(self.out_shape[:-2])
+        self.blocks = nn.ModuleList(ResidualBlock(c) for c in self.channels)
+        widths = pairwise((*self.channels, n_outputs))
+        self.widen = nn.ModuleList(nn.Conv2d(n_in, n_out, 3, padding=1) for n_in, n_out in widths)
+        self.bias = nn.Parameter(torch.zeros(self.out_shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.head(z).unflatten(1, (self.channels[0], *self.sizes[0]))
+        for block, widen, size in zip(self.blocks, self.widen, self.sizes[1:], strict=True):
+            out = widen(functional.interpolate(functional.silu(block(out)), size=size, mode="nearest"))
+        return out.reshape(len(out), *self.out_shape) + self.bias
+
+    @torch.no_grad()
+    def init_bias(self, values: Tensor) -> None:
+        """Start with the output near ``values [*out_shape]``, whatever the input."""
+        self.bias.copy_(values)
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W) of a row."""
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a convolutional network needs rows of shape (H, W) or (C, H, W), not {shape}.")
+    return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
+
+
+def _image_sizes(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
+    """(H, W) before each stage and after the last: each halves, rounding up."""
+    sizes = [(shape[-2], shape[-1])]
+    for _ in range(stages):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes

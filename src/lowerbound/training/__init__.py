@@ -1,0 +1,29 @@
+"""The training loop, its schedules, state and callbacks."""
+
+from lowerbound.training.callbacks import metrics_file, progress_bar
+from lowerbound.training.cursor import Cursor, in_order
+from lowerbound.training.loop import train
+from lowerbound.training.procedure import Callback, Event, History, Metrics, Procedure, Record, Scalars
+from lowerbound.training.schedules import Constant, Cosine, Schedule, WarmUp, as_schedule
+from lowerbound.training.state import State
+
+__all__ = [
+    "Callback",
+    "Constant",
+    "Cosine",
+    "Cursor",
+    "Event",
+    "History",
+    "Metrics",
+    "Procedure",
+    "Record",
+    "Scalars",
+    "Schedule",
+    "State",
+    "WarmUp",
+    "as_schedule",
+    "in_order",
+    "metrics_file",
+    "progress_bar",
+    "train",
+]

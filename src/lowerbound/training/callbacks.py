@@ -1,0 +1,41 @@
+"""Callbacks that come with the loop: a progress bar and a file of metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lowerbound.training.procedure import Callback, Event
+
+
+def progress_bar() -> Callback:
+    """A bar on stderr with the latest validation (or training) objective, in nats per row."""
+    bar: tqdm | None = None
+
+    def show(event: Event) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=event.total_steps, unit="step", dynamic_ncols=True, leave=False)
+        if event.record is not None:
+            kind = "valid" if "valid_objective" in event.record else "train"
+            bar.set_postfix_str(f"{kind} objective {event.record[kind + '_objective']:.2f} nats", refresh=False)
+        bar.update(event.step - bar.n)
+        if event.step >= event.total_steps:
+            bar.close()
+
+    return show
+
+
+def metrics_file(path: Path) -> Callback:
+    """One JSON object a pass, a line each, in ``path`` (started anew)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+
+    def write(event: Event) -> None:
+        if event.record is not None:
+            with path.open("a") as file:
+                file.write(json.dumps(event.record) + "\n")
+
+    return write

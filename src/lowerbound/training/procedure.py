@@ -1,0 +1,74 @@
+"""What the loop is given, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lowerbound.draw import Batch
+from lowerbound.training.schedules import Schedule
+from lowerbound.training.state import State
+
+Metrics = dict[str, Tensor]
+Scalars = Mapping[str, Tensor]
+Record = dict[str, float]
+
+
+class Procedure(Protocol):
+    """What an inference method gives the loop.
+
+    Metrics are scalars on the device, means over a batch's real rows; "objective" is one, to be maximised.
+    """
+
+    state: State
+
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        """The step's scalars as functions of time in passes; "learning_rate" is one."""
+        ...
+
+    def noise(self, rows: int, rng: torch.Generator) -> Tensor:
+        """What a step draws at random, drawn outside it."""
+        ...
+
+    def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
+        """One update of the state (in place is allowed)."""
+        ...
+
+    def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+        """The metrics of rows not trained on; the state stays as it is."""
+        ...
+
+    def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
+        """Where in a step a value that is not finite first appears, in words."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback is told: every few steps, and with ``record`` at the end of a pass."""
+
+    step: int
+    total_steps: int
+    record: Record | None
+    state: State
+
+
+Callback = Callable[[Event], bool | None]
+"""A plain function, called with each event; fitting stops when it returns True."""
+
+Stopped = Literal["passes", "patience", "callback", "interrupted", "diverged"]
+
+
+@dataclass
+class History:
+    """What happened: one record a pass, the pass whose state was kept, why it stopped, what was rescued."""
+
+    records: list[Record] = field(default_factory=list)
+    best_pass: int | None = None
+    stopped: Stopped | None = None
+    rescues: list[str] = field(default_factory=list)

@@ -1,0 +1,50 @@
+"""Schedules: a value as a function of time, counted in passes over the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """``value``, always."""
+
+    value: float
+
+    def __call__(self, passes: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """From ``start`` to ``end`` in a straight line over the first ``passes``, then ``end``."""
+
+    passes: float
+    end: float = 1.0
+    start: float = 0.0
+
+    def __call__(self, passes: float) -> float:
+        share = min(passes / self.passes, 1.0) if self.passes > 0 else 1.0
+        return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From ``start`` to ``end`` along half a cosine over the first ``passes``, then ``end``."""
+
+    start: float
+    passes: float
+    end: float = 0.0
+
+    def __call__(self, passes: float) -> float:
+        share = min(passes / self.passes, 1.0)
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def as_schedule(value: float | Schedule) -> Schedule:
+    """A number as a constant schedule; a schedule as it is."""
+    return value if callable(value) else Constant(float(value))

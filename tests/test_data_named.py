@@ -1,0 +1,234 @@
+"""Named datasets, folders of idx files, and fetching, from a real server on this machine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from lowerbound.data import Dataset, Table, digits, load, mnist, named, read, write
+from lowerbound.data.download import fetch, fetch_first
+from lowerbound.errors import DataError
+
+SHARED = Path(__file__).parents[2] / "shared/data/mnist"
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+LABELS = np.arange(5, dtype=np.uint8)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+FILES = {name: idx_bytes(IMAGES if "images" in name else LABELS) for name in named._MNIST}
+NAME = "train-images-idx3-ubyte"
+WHOLE = FILES[NAME]
+SHA256 = hashlib.sha256(WHOLE).hexdigest()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """/good serves ``FILES`` gzipped; the other folders serve them spoilt; counts what it is asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        _, folder, name = self.path.split("/")
+        body = gzip.compress(FILES[name.removesuffix(".gz")])
+        if folder == "none":
+            self.send_error(404)
+            return
+        body = {"wrong": gzip.compress(b"other bytes"), "plain": b"<html>", "cut": body[:-12]}.get(folder, body)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body) + (folder == "dropped")))
+        self.end_headers()
+        self.wfile.write(body[:-20] if folder == "dropped" else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    Answers.asked = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def write_folder(folder: Path, zipped: bool, dotted: bool = False) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, data in FILES.items():
+        path = folder / (name.replace("-idx", ".idx") if dotted else name)
+        if zipped:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(data))
+        else:
+            path.write_bytes(data)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    data, truth = digits(), load_digits()
+    assert data.train.shape == (1437, 8, 8)
+    assert data.test.shape == (360, 8, 8)
+    assert data.train.dtype == data.test.dtype == np.uint8
+    assert data.white == max(data.train.max(), data.test.max()) == 16
+    assert int(data.train.sum()) + int(data.test.sum()) == int(truth.images.sum())
+
+
+def test_the_split_of_digits_is_a_partition_and_always_the_same() -> None:
+    data, truth = digits(), load_digits()
+    images = np.concatenate([data.train, data.test]).reshape(1797, -1)
+    labels = np.concatenate([data.train_labels, data.test_labels])
+    pairs = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+    assert pairs == sorted(zip(map(bytes, truth.data.astype(np.uint8)), truth.target.tolist(), strict=True))
+    np.testing.assert_array_equal(digits().test, data.test)
+    assert set(map(bytes, data.train)).isdisjoint(map(bytes, data.test))
+
+
+@pytest.mark.parametrize(("zipped", "dotted"), [(False, False), (True, False), (False, True), (True, True)])
+def test_a_folder_of_idx_files(tmp_path: Path, zipped: bool, dotted: bool) -> None:
+    write_folder(tmp_path / "mine", zipped, dotted)
+    data = load(tmp_path / "mine")
+    assert isinstance(data, Dataset)
+    assert (data.name, data.white) == ("mine", 255)
+    np.testing.assert_array_equal(data.train, IMAGES)
+    np.testing.assert_array_equal(data.test_labels, LABELS)
+    assert mnist(tmp_path / "mine").name == "mnist"
+
+
+def test_a_folder_that_does_not_fit(tmp_path: Path) -> None:
+    write_folder(tmp_path, zipped=False)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:4]))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte holds labels \(4,\) for 5 images"):
+        load(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(LABELS))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte holds uint8 \(5,\)"):
+        load(tmp_path)
+    (tmp_path / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no t10k-images-idx3-ubyte"):
+        mnist(tmp_path)
+
+
+def test_load_takes_a_name_or_a_path(tmp_path: Path) -> None:
+    write(tmp_path / "a.npy", LABELS)
+    table = load(str(tmp_path / "a.npy"))
+    assert isinstance(table, Table)
+    np.testing.assert_array_equal(table.x, LABELS)
+    loaded = load("digits")
+    assert isinstance(loaded, Dataset)
+    assert loaded.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("minst", "did you mean 'mnist'"), ("digit", "did you mean 'digits'"), ("a/b.csv", "are digits, mnist")],
+)
+def test_an_unknown_name_suggests_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"called '{name}'; .*{hint}"):
+        load(name)
+
+
+def test_fetch_keeps_the_unpacked_bytes(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / NAME
+    fetch(f"{server}/good/{NAME}.gz", path, SHA256)
+    assert path.read_bytes() == WHOLE
+    np.testing.assert_array_equal(read(path).x, IMAGES)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("folder", "error", "said"),
+    [
+        ("wrong", DataError, f"{hashlib.sha256(b'other bytes').hexdigest()}, not {SHA256}"),
+        ("none", ConnectionError, "404"),
+        ("cut", ConnectionError, "could not fetch"),
+        ("dropped", ConnectionError, "could not fetch"),
+        ("plain", ConnectionError, "Not a gzipped file"),
+    ],
+)
+def test_a_failed_fetch_leaves_nothing(
+    server: str, tmp_path: Path, folder: str, error: type[Exception], said: str
+) -> None:
+    url = f"{server}/{folder}/{NAME}.gz"
+    with pytest.raises(error, match=said) as caught:
+        fetch(url, tmp_path / NAME, SHA256)
+    assert url in str(caught.value)
+    assert f"into {tmp_path} by hand" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_more_bytes_than_are_due_is_not_kept(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than 75 bytes"):
+        fetch(f"{server}/good/{NAME}.gz", tmp_path / NAME, SHA256, limit=len(WHOLE) - 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_fetch_leaves_the_file_that_was_there(server: str, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"before")
+    with pytest.raises(DataError):
+        fetch(f"{server}/wrong/{NAME}.gz", tmp_path / NAME, SHA256)
+    assert (tmp_path / NAME).read_bytes() == b"before"
+
+
+def test_no_server_and_no_web_address(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not an http"):
+        fetch("file:///etc/hostname", tmp_path / "a", SHA256)
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as closed:
+        port = closed.server_address[1]
+    with pytest.raises(ConnectionError, match="by hand"):
+        fetch(f"http://127.0.0.1:{port}/good/{NAME}.gz", tmp_path / "a", SHA256, timeout=1)
+
+
+def test_mirrors_are_tried_in_order(server: str, tmp_path: Path) -> None:
+    bases = [f"{server}/{folder}/" for folder in ("none", "wrong", "good", "cut")]
+    fetch_first(bases, tmp_path / NAME, SHA256, limit=len(WHOLE))
+    assert (tmp_path / NAME).read_bytes() == WHOLE
+    assert Answers.asked == [f"/{folder}/{NAME}.gz" for folder in ("none", "wrong", "good")]
+    with pytest.raises(ConnectionError):
+        fetch_first(bases[1::-1], tmp_path / "other" / NAME, SHA256, limit=len(WHOLE))
+
+
+def test_mnist_fetches_what_the_cache_lacks(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = {name: (hashlib.sha256(data).hexdigest(), len(data)) for name, data in FILES.items()}
+    monkeypatch.setattr(named, "_MNIST", sums)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "lowerbound" / "mnist"
+    cache.mkdir(parents=True)
+    (cache / f"{NAME}.gz").write_bytes(gzip.compress(WHOLE))
+    data = mnist(mirrors=[f"{server}/good"])
+    np.testing.assert_array_equal(data.train, IMAGES)
+    np.testing.assert_array_equal(data.test_labels, LABELS)
+    assert Answers.asked == [f"/good/{name}.gz" for name in FILES if name != NAME]
+    np.testing.assert_array_equal(mnist(mirrors=[]).test, data.test)
+    assert isinstance(load("mnist"), Dataset)
+    assert len(Answers.asked) == 3
+
+
+def test_the_cache_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert named._cache() == tmp_path / ".cache" / "lowerbound"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the files of MNIST are not here")
+def test_mnist_itself() -> None:
+    data = mnist(SHARED)
+    assert data.train.shape == (60_000, 28, 28)
+    assert data.test.shape == (10_000, 28, 28)
+    assert hashlib.md5(idx_bytes(data.train)).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
+    assert hashlib.md5(idx_bytes(data.test)).hexdigest() == "2646ac647ad5339dbf082846283269ea"
+    for name, (sha256, size) in named._MNIST.items():
+        array = read(SHARED / f"{name}.gz").x
+        assert (hashlib.sha256(idx_bytes(array)).hexdigest(), len(idx_bytes(array))) == (sha256, size)
