@@ -1,9 +1,6 @@
-"""Rows in memory: what is stored, what a batch holds, and the binarisation's frequencies."""
+"""Rows in memory: what is stored, what a batch holds, and what is refused."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,10 +10,6 @@ from torch import Tensor
 from lowerbound.data import Rows
 from lowerbound.errors import DataError
 
-Sampler = Callable[[Tensor, float, torch.Generator], Tensor]
-LEVELS = (1, 2, 64, 128, 254)
-Z_LIMIT = 5.61  # two-sided false-alarm rate 2e-8 a comparison, under 1e-6 for all those of a test
-
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -25,98 +18,6 @@ def generator(seed: int = 0) -> torch.Generator:
 def whole(rows: Rows, seed: int = 0) -> Tensor:
     index = torch.arange(len(rows))
     return rows.batch(index, torch.full((len(rows),), 1 / len(rows)), generator(seed)).x
-
-
-def largest_z(sample: Sampler, dtype: torch.dtype, white: float) -> float:
-    """Largest |z| of the frequency of ones against g / white over the levels, of 400,000 draws each."""
-    n, largest = 400_000, 0.0
-    for level in LEVELS:
-        p = level / 255
-        x = torch.full((n, 1), level if dtype == torch.uint8 else p * white, dtype=dtype)
-        ones = float(sample(x, white, generator(level)).sum())
-        largest = max(largest, abs(ones - n * p) / math.sqrt(n * p * (1 - p)))
-    return largest
-
-
-def by_fixed(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return Rows(x, binarise="fixed", white=white, generator=g).x
-
-
-def by_batch(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    rows = Rows(x, binarise="afresh", white=white)
-    return rows.batch(torch.arange(len(x)), torch.ones(len(x)), g).x
-
-
-def by_threshold(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return (x > white / 2).to(torch.uint8)
-
-
-def by_one_too_bright(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return (x >= torch.randint(int(white), x.shape, generator=g, dtype=torch.uint8)).to(torch.uint8)
-
-
-def test_binarisation_has_the_right_frequencies() -> None:
-    for sample in (by_fixed, by_batch):
-        assert largest_z(sample, torch.uint8, 255) < Z_LIMIT
-        assert largest_z(sample, torch.float32, 1.0) < Z_LIMIT
-    assert largest_z(by_fixed, torch.float64, 16.0) < Z_LIMIT
-
-
-@pytest.mark.parametrize("mutant", [by_threshold, by_one_too_bright])
-def test_the_frequency_test_rejects_a_wrong_sampler(mutant: Sampler) -> None:
-    assert largest_z(mutant, torch.uint8, 255) > Z_LIMIT
-
-
-def pair_z(ones: Tensor) -> float:
-    """|z| of the correlation, over rows and over columns, of neighbours among independent fair-ish draws."""
-    centred = ones.double() - 128 / 255
-    variance = 128 / 255 * 127 / 255
-    zs = [
-        float(t.sum()) / (variance * math.sqrt(t.numel()))
-        for t in (centred[:, 1:] * centred[:, :-1], centred[1:] * centred[:-1])
-    ]
-    return max(abs(z) for z in zs)
-
-
-def test_pixels_are_drawn_independently_and_a_shared_draw_is_rejected() -> None:
-    grey = torch.full((500, 400), 128, dtype=torch.uint8)
-    assert pair_z(by_fixed(grey, 255, generator())) < Z_LIMIT
-    shared = (grey > torch.randint(255, (500, 1), generator=generator())).to(torch.uint8)
-    assert pair_z(shared.expand(500, 400)) > Z_LIMIT
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-@pytest.mark.parametrize("white", [1, 16, 255])
-def test_black_and_white_are_certain(dtype: torch.dtype, white: int) -> None:
-    x = torch.tensor([0, white], dtype=dtype).repeat(50_000, 1)
-    drawn = by_fixed(x, white, generator())
-    assert not drawn[:, 0].any()
-    assert drawn[:, 1].all()
-
-
-def test_fixed_stays_and_afresh_changes() -> None:
-    grey = torch.full((20, 30), 100, dtype=torch.uint8)
-    fixed = Rows(grey, binarise="fixed", generator=generator(3))
-    afresh = Rows(grey, binarise="afresh")
-    assert fixed.x.dtype == torch.uint8
-    assert torch.equal(whole(fixed, 0), whole(fixed, 1))
-    assert not torch.equal(whole(afresh, 0), whole(afresh, 1))
-    assert torch.equal(whole(afresh, 5), whole(afresh, 5))
-    assert torch.equal(Rows(grey, binarise="fixed", generator=generator(3)).x, fixed.x)
-    assert not torch.equal(Rows(grey, binarise="fixed", generator=generator(4)).x, fixed.x)
-    assert torch.equal(afresh.x, grey)
-
-
-def test_a_generator_goes_on_from_batch_to_batch() -> None:
-    rows, g = Rows(torch.full((20, 30), 0.5), binarise="afresh"), generator()
-    index, weight = torch.arange(20), torch.full((20,), 0.05)
-    assert not torch.equal(rows.batch(index, weight, g).x, rows.batch(index, weight, g).x)
-
-
-def test_bool_is_its_own_binarisation() -> None:
-    x = torch.rand(40, 7, generator=generator()) < 0.3
-    rows = Rows(x, binarise="fixed", generator=generator())
-    assert torch.equal(whole(rows), x.float())
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.bool])
@@ -173,21 +74,6 @@ def test_a_subset_is_not_drawn_again() -> None:
     assert part.mask is not None
     assert part.mask.shape == (3, 30)
     assert len(rows) == 50
-
-
-@pytest.mark.parametrize(
-    ("x", "white", "said"),
-    [
-        (torch.tensor([[0, 9], [3, 17], [18, 0]], dtype=torch.uint8), 16, r"row 1, column 1 is 17, .*\[0, 16\]"),
-        (torch.tensor([[0.5], [-0.25]]), None, r"row 1, column 0 is -0.25, outside \[0, 1\]"),
-        (torch.tensor([[[0.5, float("nan")]]]), None, r"row 0, position \(0, 1\) is nan"),
-        (torch.tensor([0, 200, 300]), None, "row 1 is 200, .*as white"),
-    ],
-)
-def test_a_value_that_is_no_grey_is_refused(x: Tensor, white: float | None, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        Rows(x, binarise="afresh", white=white)
-    Rows(x)
 
 
 def test_what_is_hidden_may_be_any_value() -> None:

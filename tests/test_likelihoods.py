@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from oracles import rng
 
 from lowerbound.likelihoods import (
     Bernoulli,
@@ -19,6 +18,7 @@ from lowerbound.likelihoods import (
     Normal,
     Poisson,
 )
+from oracles import rng
 
 PARAMETER_SETS = 6
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import PPCA, batch_of, rng, sigma_points, z_score
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
@@ -16,6 +15,7 @@ from lowerbound.likelihoods import Normal
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, Chain, Standardise
 from lowerbound.objectives import elbo, elbo_entropy, elbo_sampled, iwae
+from oracles import PPCA, batch_of, rng, sigma_points, z_score
 
 LATENTS = 20
 

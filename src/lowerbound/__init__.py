@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from lowerbound import data, distributions, likelihoods, nn, objectives, posteriors, priors, training
     from lowerbound.draw import Batch, Draw, Node
@@ -17,7 +15,30 @@ if TYPE_CHECKING:
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import AEVB, Fit, fit
     from lowerbound.io import save
-    from lowerbound.model import LatentVariableModel, draw
+    from lowerbound.model import LatentVariableModel
+
+__version__ = "0.1.0"
+__all__ = [
+    "AEVB",
+    "VAE",
+    "Batch",
+    "Draw",
+    "Fit",
+    "LatentVariableModel",
+    "Node",
+    "data",
+    "distributions",
+    "fit",
+    "likelihoods",
+    "load",
+    "log_likelihood",
+    "nn",
+    "objectives",
+    "posteriors",
+    "priors",
+    "save",
+    "training",
+]
 
 _HOMES = {
     "AEVB": "inference",
@@ -27,23 +48,18 @@ _HOMES = {
     "LatentVariableModel": "model",
     "Node": "draw",
     "VAE": "estimators",
-    "draw": "model",
     "fit": "inference",
     "load": "estimators",
     "log_likelihood": "evidence",
     "save": "io",
 }
-_MODULES = ("data", "distributions", "likelihoods", "nn", "objectives", "posteriors", "priors", "training")
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"lowerbound.{_HOMES[name]}"), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"lowerbound.{name}")
-    else:
+    if name not in __all__:
         raise AttributeError(f"module 'lowerbound' has no attribute {name!r}")
+    module = importlib.import_module(f"lowerbound.{_HOMES.get(name, name)}")
+    value = getattr(module, name) if name in _HOMES else module
     globals()[name] = value
     return value
 

@@ -50,6 +50,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def json_line(value: Any) -> str:
+    """``value`` as one line of JSON."""
+    return json.dumps(value, allow_nan=False) + "\n"
+
+
 def read_json(path: Path) -> Any:
     """Read JSON, or raise ``FormatError`` naming the file."""
     try:

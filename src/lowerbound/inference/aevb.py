@@ -78,7 +78,12 @@ class Ascent:
         return state, metrics
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-        return self.loss(batch, noise, scalars)[1]
+        for module in state.modules.values():
+            module.eval()
+        metrics = self.loss(batch, noise, scalars)[1]
+        for module in state.modules.values():
+            module.train()
+        return metrics
 
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
         return explain(state.modules, batch, lambda: self.loss(batch, noise, scalars))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tqdm import tqdm
 
+from lowerbound.checkpoint import json_line
 from lowerbound.training.procedure import Callback, Event
 
 
@@ -36,6 +36,6 @@ def metrics_file(path: Path) -> Callback:
     def write(event: Event) -> None:
         if event.record is not None:
             with path.open("a") as file:
-                file.write(json.dumps(event.record) + "\n")
+                file.write(json_line(event.record))
 
     return write

@@ -80,11 +80,10 @@ class Cursor:
         self._order = torch.cat([order, padding]).to(self.rows.device)
 
 
-def in_order(rows: Rows, batch_size: int, rng: torch.Generator) -> Iterator[tuple[Batch, int]]:
-    """All rows once, in order, in padded batches of one shape; with how many of each batch's rows are real."""
-    size = min(batch_size, len(rows))
-    for start in range(0, len(rows), size):
-        real = min(size, len(rows) - start)
-        index = torch.arange(start, start + size, device=rows.device).clamp(max=len(rows) - 1)
-        weight = (torch.arange(size, device=rows.device) < real).to(rows.dtype) / real
-        yield rows.batch(index, weight, rng), real
+def in_order(rows: Rows, batch_size: int, rng: torch.Generator | None = None) -> Iterator[tuple[Batch, int]]:
+    """All rows once, in order, in batches of ``batch_size``, the last padded; with how many rows of each are real."""
+    places = torch.arange(batch_size, device=rows.device)
+    for start in range(0, len(rows), batch_size):
+        real = min(batch_size, len(rows) - start)
+        weight = (places < real).to(rows.dtype) / real
+        yield rows.batch((start + places).clamp(max=len(rows) - 1), weight, rng), real

@@ -92,7 +92,8 @@ def train(
             good = Snapshot(state, cursor, meter)
 
             event = Event(cursor.steps, total_steps, record, state)
-            if any([callback(event) for callback in callbacks]):
+            answers = [callback(event) for callback in callbacks]
+            if any(answers):
                 history.stopped = history.stopped or "callback"
     best.restore(state)
     history.best_pass = best.passes if best.tensors is not None else cursor.passes

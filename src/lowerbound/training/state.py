@@ -18,7 +18,7 @@ class State:
         self.modules = dict(modules)
         self.optimizer = optimizer
         named = ((f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters())
-        self._names = {parameter: name for name, parameter in named}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
 
     def module_tensors(self) -> Tensors:
         """Parameters and buffers."""

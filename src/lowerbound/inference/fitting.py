@@ -55,6 +55,7 @@ def fit(
     rows, held_out = split(rows, validation, seed) if isinstance(validation, float | int) else (rows, validation)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
+    modules = torch.nn.ModuleList([model, inference.posterior]).train()
     with use_threads(threads):
         history = train(
             inference.start(model),
@@ -67,6 +68,7 @@ def fit(
             patience_from=patience_from,
             callbacks=[*callbacks, *([progress_bar()] if progress else [])],
         )
+    modules.eval()
     return Fit(model, inference.posterior, history)
 
 

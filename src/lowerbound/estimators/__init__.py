@@ -1,0 +1,29 @@
+"""scikit-learn faces of the models, and ``load``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lowerbound import io
+from lowerbound.estimators.choices import bits_per_dimension, default_likelihood
+from lowerbound.estimators.vae import VAE, Encoding
+from lowerbound.inference import Fit
+from lowerbound.training import History
+
+__all__ = ["VAE", "Encoding", "bits_per_dimension", "default_likelihood", "load"]
+
+
+def load(path: str | Path, **own: Any) -> VAE | Fit:
+    """Read a folder: the ``VAE`` that ``VAE.save`` wrote, or the model and posterior that ``lowerbound.save`` did.
+
+    ``own``: your networks, which a folder does not describe, as ``load(path, decoder=…)``; their weights are loaded.
+    """
+    saved, history = io.load(path, **own), History()
+    if "estimator" not in saved.extra:
+        return Fit(saved.model.eval(), saved.posterior.eval(), history)
+    metrics = Path(path) / "metrics.jsonl"
+    if metrics.exists():
+        history.records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return VAE.restore(saved, own, history)

@@ -1,0 +1,94 @@
+"""What a fit takes from the data when it is not told: the likelihood, and networks of the right shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lowerbound import io
+from lowerbound import nn as networks
+from lowerbound.errors import DataError
+from lowerbound.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    Likelihood,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+)
+
+COUNTS = (Poisson, NegativeBinomial)
+_BOUNDED = (Bernoulli, Categorical, DiscretizedLogistic)
+
+
+def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, str]:
+    """The likelihood that suits ``x [N, *X]``, by name, and why, in words."""
+    if binarised:
+        return "Bernoulli", "values are binarised"
+    if x.dtype == np.bool_ or bool(((x == 0) | (x == 1)).all()):
+        return "Bernoulli", "every value is 0 or 1"
+    if x.dtype == np.uint8:
+        return "DiscretizedLogistic", "values are 8-bit"
+    if bool((x >= 0).all()) and (np.issubdtype(x.dtype, np.integer) or bool((x == np.floor(x)).all())):
+        return "NegativeBinomial", "every value is a whole number, 0 or more"
+    return "Normal", "values are real numbers"
+
+
+def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
+    """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``white``: the largest 8-bit value."""
+    part = io.find("likelihoods", name)
+    if part is Normal:
+        return Normal("dimension", shape=x.shape[1:])
+    if part is Categorical:
+        return Categorical(max(2, int(x.max()) + 1))
+    if part is DiscretizedLogistic:
+        return DiscretizedLogistic(int(white) + 1)
+    likelihood: Likelihood = part()
+    return likelihood
+
+
+def build_networks(
+    network: str, latent_dim: int, hidden: Sequence[int], shape: tuple[int, ...], likelihood: Likelihood
+) -> tuple[networks.Standardise, nn.Module, nn.Module]:
+    """What standardises rows of ``shape``, an encoder of the standardised, and a decoder."""
+    per_row = isinstance(likelihood, _BOUNDED) or len(shape) > 1
+    standardise = networks.Standardise(() if per_row else shape, log1p=isinstance(likelihood, COUNTS))
+    out_shape = shape if likelihood.n_parameters == 1 else (likelihood.n_parameters, *shape)
+    encoder: nn.Module
+    decoder: nn.Module
+    if network == "mlp":
+        encoder = networks.MLP(shape, (2 * latent_dim,), hidden, nn.SiLU)
+        decoder = networks.MLP((latent_dim,), out_shape, tuple(hidden)[::-1], nn.SiLU)
+    elif network == "conv":
+        encoder = networks.ConvEncoder(shape, 2 * latent_dim)
+        decoder = networks.ConvDecoder(latent_dim, out_shape)
+    else:
+        raise ValueError(f'network must be "mlp" or "conv", not {network!r}.')
+    return standardise, encoder, decoder
+
+
+def check_support(likelihood: Likelihood, x: NDArray[Any], name: str = "X") -> None:
+    """Refuse values that ``likelihood`` gives no probability, naming the first."""
+    for start in range(0, len(x), 10_000):
+        allowed = likelihood.support.check(torch.tensor(x[start : start + 10_000])).numpy()
+        if allowed.all():
+            continue
+        row, *column = (int(i) for i in np.argwhere(~allowed)[0])
+        row += start
+        where = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
+        raise DataError(
+            f"{name}: {where} is {x[row, *column]!r}, which {type(likelihood).__name__} cannot produce; "
+            "choose another likelihood, or correct the value."
+        )
+
+
+def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
+    """−nats/(D ln 2): what a value costs to store, on average."""
+    return -nats_per_row / (math.prod(shape) * math.log(2))

@@ -1,0 +1,389 @@
+"""A variational auto-encoder as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from lowerbound import distributions, evidence, inference, io, objectives
+from lowerbound import nn as networks
+from lowerbound.checkpoint import json_line, write_text
+from lowerbound.data import Rows
+from lowerbound.distributions import generator
+from lowerbound.draw import Batch
+from lowerbound.estimators.choices import COUNTS, build_likelihood, build_networks, check_support, default_likelihood
+from lowerbound.likelihoods import Likelihood
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import DiagonalNormal
+from lowerbound.priors import Normal
+from lowerbound.training import Callback, History, Schedule, WarmUp, in_order, train
+
+_USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
+_INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
+
+
+class Encoding(NamedTuple):
+    """q(z|x) of each row: ``mean [N, d]`` and ``scale [N, d]`` (standard deviations)."""
+
+    mean: NDArray[Any]
+    scale: NDArray[Any]
+
+
+class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
+
+    Parameters
+    ----------
+    latent_dim : the number of latents, d.
+    likelihood : "auto" picks it from the data (``lowerbound check`` says which); a name; or a ``Likelihood``.
+    network : "mlp" with ``hidden`` layers, or "conv" for rows of shape (H, W) or (C, H, W).
+    hidden : sizes of the encoder's hidden layers; the decoder mirrors them.
+    encoder, decoder : modules of your own, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
+    objective : "elbo", "elbo_sampled", "elbo_entropy" or "iwae".
+    draws : latents drawn for each row and step (K of "iwae").
+    beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
+        With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
+    learning_rate, batch_size, passes : of Adam; rows a step; passes over the data, at most.
+    validation, patience : share of rows held out, whose best state is kept; passes without a better one before
+        stopping (None: never).
+    binarise : "none", "fixed" or "afresh" (each pass): grey values in [0, ``white``] become 1 with probability
+        value/``white``.
+    white : the largest grey value (default 255 for 8-bit data, else 1).
+    random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
+    device, threads, progress, callbacks : where and how to fit.
+
+    Attributes
+    ----------
+    model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : what happened. n_features_in_, feature_names_in_.
+
+    Examples
+    --------
+    >>> import numpy as np, lowerbound as lb
+    >>> x = np.random.default_rng(0).normal(size=(200, 5)) @ np.ones((5, 5)) + 1.0
+    >>> vae = lb.VAE(latent_dim=1, passes=20, random_state=0).fit(x)
+    >>> vae.transform(x).shape, vae.sample(3).shape
+    ((200, 1), (3, 5))
+    """
+
+    model_: LatentVariableModel
+    posterior_: DiagonalNormal
+    history_: History
+
+    def __init__(
+        self,
+        latent_dim: int = 10,
+        *,
+        likelihood: str | Likelihood = "auto",
+        network: Literal["mlp", "conv"] = "mlp",
+        hidden: Sequence[int] = (256,),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        objective: str = "elbo",
+        draws: int = 1,
+        beta: float = 1.0,
+        warm_up: float = 0.0,
+        free_bits: float = 0.0,
+        learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 100,
+        passes: int = 100,
+        validation: float = 0.1,
+        patience: int | None = 10,
+        binarise: Literal["none", "fixed", "afresh"] = "none",
+        white: float | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        progress: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+        self.network = network
+        self.hidden = hidden
+        self.encoder = encoder
+        self.decoder = decoder
+        self.objective = objective
+        self.draws = draws
+        self.beta = beta
+        self.warm_up = warm_up
+        self.free_bits = free_bits
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.passes = passes
+        self.validation = validation
+        self.patience = patience
+        self.binarise = binarise
+        self.white = white
+        self.random_state = random_state
+        self.device = device
+        self.threads = threads
+        self.progress = progress
+        self.callbacks = callbacks
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored."""
+        x = self._checked(X, reset=True)
+        rows = self._start(x)
+        held_out = round(self.validation * len(rows))
+        fitted = inference.fit(
+            self.model_,
+            rows,
+            self._aevb(),
+            passes=self.passes,
+            batch_size=self.batch_size,
+            validation=self.validation,
+            patience=self.patience if held_out else None,
+            patience_from=self.warm_up,
+            seed=self.seed_,
+            threads=self.threads,
+            callbacks=self.callbacks,
+            progress=self.progress,
+        )
+        self.history_ = fitted.history
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
+        """One more pass, over these rows; the first call starts the model. No rows are held out."""
+        first = not hasattr(self, "model_")
+        x = self._checked(X, reset=first)
+        rows = self._start(x) if first else self._rows(x, self.binarise)
+        if first or not hasattr(self, "_ascent"):
+            self._ascent = self._aevb().start(self.model_)
+        passes_before = len(self.history_.records)  # a new order and new draws each time
+        with inference.use_threads(self.threads):
+            history = train(
+                self._ascent,
+                rows,
+                passes=1,
+                batch_size=self.batch_size,
+                seed=self.seed_ + passes_before,
+                callbacks=self.callbacks,
+            )
+        self.history_.records += history.records
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """The posterior means E_q[z|x], ``[N, d]``."""
+        return self.encode(X).mean
+
+    def encode(self, X: ArrayLike) -> Encoding:
+        """The approximate posterior of each row."""
+        x = self._checked(X)
+        out = [(q.loc[:real], q.scale[:real]) for q, _, real in self._posteriors(x)]
+        loc, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
+        return Encoding(self._given(loc, x.dtype), self._given(scale, x.dtype))
+
+    def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
+        """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
+        check_is_fitted(self, "model_")
+        z = check_array(X, dtype=(np.float64, np.float32))
+        if z.shape[1] != self.latent_dim:
+            raise ValueError(f"latents have {z.shape[1]} columns, but this model has latent_dim={self.latent_dim}.")
+        rows = Rows(torch.tensor(z)).to(self.device)
+        return self._given(
+            torch.cat([self._decode(batch.x)[:real] for batch, real in in_order(rows, _USE_BATCH)]), z.dtype
+        )
+
+    def reconstruct(self, X: ArrayLike) -> NDArray[Any]:
+        """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
+        x = self._checked(X)
+        return self._given(torch.cat([self._decode(q.loc)[:real] for q, _, real in self._posteriors(x)]), x.dtype)
+
+    @torch.no_grad()
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[Any]:
+        """Rows from the model, ``[n_samples, *X]``. Without ``random_state``, the same rows each time."""
+        check_is_fitted(self, "model_")
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
+        rng = generator(self.seed_ if random_state is None else random_state, "sample", device=self.device)
+        sizes = [min(1000, n_samples - start) for start in range(0, n_samples, 1000)]
+        rows = torch.cat([self.model_.sample(size, rng) for size in sizes]).cpu().numpy()
+        return rows.astype(self._sample_dtype(), copy=False)
+
+    def score_samples(self, X: ArrayLike, samples: int = 100) -> NDArray[Any]:
+        """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
+
+        Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
+        Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
+        """
+        x = self._checked(X)
+        check_support(self.model_.likelihood, self._binary(x, shared=True), "X")
+        rows = self._rows(self._binary(x, shared=True))
+        scores = [
+            evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))[:real]
+            for batch, real in in_order(rows, _USE_BATCH)
+        ]
+        return self._given(torch.cat(scores), x.dtype)
+
+    def score(self, X: ArrayLike, y: object = None) -> float:
+        """Mean over rows of ``score_samples``, in nats per row."""
+        return float(np.mean(self.score_samples(X), dtype=np.float64))
+
+    def log_likelihood(self, X: ArrayLike, samples: int = 1000) -> evidence.LogLikelihood:
+        """log p(x) by importance sampling, with draws of each row's own: estimates, their errors, effective sizes."""
+        x = self._binary(self._checked(X), shared=False)
+        check_support(self.model_.likelihood, x, "X")
+        rows = self._rows(x)
+        return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=self.seed_)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
+        check_is_fitted(self, "model_")
+        parameters = self.get_params(deep=False)
+        for name in ("callbacks", "progress", "threads", "device"):  # of the session, not of the model
+            del parameters[name]
+        if isinstance(self.random_state, np.random.RandomState):
+            parameters["random_state"] = self.seed_
+        fitted = {
+            "n_features_in": self.n_features_in_,
+            "feature_names_in": [str(name) for name in getattr(self, "feature_names_in_", [])],
+            "shape": list(self.shape_),
+            "dtype": str(self.dtype_),
+            "seed": self.seed_,
+            "best_pass": self.history_.best_pass,
+            "stopped": self.history_.stopped,
+        }
+        extra = {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
+        io.save(path, self.model_, self.posterior_, extra)
+        lines = [json_line(record) for record in self.history_.records]
+        write_text(Path(path) / "metrics.jsonl", "".join(lines))
+
+    @classmethod
+    def restore(cls, saved: io.Saved, own: dict[str, Any], history: History) -> Self:
+        """The estimator that ``save`` wrote."""
+        parameters, fitted = io.decode(saved.extra["parameters"], own), saved.extra["fitted"]
+        estimator = cls(**parameters)
+        estimator.model_, estimator.posterior_ = saved.model.eval(), saved.posterior.eval()
+        estimator.n_features_in_ = fitted["n_features_in"]
+        if fitted["feature_names_in"]:
+            estimator.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
+        estimator.shape_, estimator.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
+        estimator.seed_ = fitted["seed"]
+        estimator.history_ = history
+        history.best_pass, history.stopped = fitted["best_pass"], fitted["stopped"]
+        return estimator
+
+    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
+        """``X`` as a finite numeric array of the shape that was fitted."""
+        if not reset:
+            check_is_fitted(self, "model_")
+        x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
+        if not reset and x.shape[1:] != self.shape_:
+            raise ValueError(f"rows have shape {x.shape[1:]}, but this model was fitted to rows of {self.shape_}.")
+        return x
+
+    def _start(self, x: NDArray[Any]) -> Rows:
+        """Build the model for rows like ``x``, and give the rows to fit."""
+        self.seed_ = _seed(self.random_state)
+        self.shape_, self.dtype_ = x.shape[1:], x.dtype
+        self.history_ = History()
+        self.__dict__.pop("_ascent", None)
+        if isinstance(self.likelihood, str):
+            automatic = default_likelihood(x, self.binarise != "none")[0]
+            name = automatic if self.likelihood == "auto" else self.likelihood
+            likelihood = build_likelihood(name, x, self._white(x))
+        else:
+            likelihood = copy.deepcopy(self.likelihood)
+        rows = self._rows(x, self.binarise)
+        if self.binarise == "none":
+            check_support(likelihood, x, "X")
+        with networks.seeded(self.seed_):
+            standardise, encoder, decoder = build_networks(
+                self.network, self.latent_dim, self.hidden, self.shape_, likelihood
+            )
+        some = torch.randperm(len(x), generator=generator(self.seed_, "initialise"))[:_INITIALISE_ROWS]
+        values = torch.as_tensor(np.ascontiguousarray(self._grey(x[some.numpy()])), dtype=torch.float32)
+        standardise.fit(values)
+        encoder = encoder if self.encoder is None else copy.deepcopy(self.encoder)
+        decoder = decoder if self.decoder is None else copy.deepcopy(self.decoder)
+        model = LatentVariableModel(Normal(self.latent_dim), decoder, likelihood)
+        model.initialise(values)
+        posterior = DiagonalNormal(self.latent_dim, networks.Chain(standardise, encoder))
+        self.model_, self.posterior_ = model.to(self.device), posterior.to(self.device)
+        return rows
+
+    def _aevb(self) -> inference.AEVB:
+        beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
+        penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
+        return inference.AEVB(
+            self.posterior_,
+            objective=io.find("objectives", self.objective),
+            draws=self.draws,
+            beta=beta,
+            penalties=penalties,
+            learning_rate=self.learning_rate,
+        )
+
+    def _white(self, x: NDArray[Any]) -> float:
+        return (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
+
+    def _grey(self, x: NDArray[Any]) -> NDArray[Any]:
+        """What the encoder is shown: values as they are, or the mean of their binarisation."""
+        return x if self.binarise == "none" else (x / self._white(x)).astype(np.float32)
+
+    def _binary(self, x: NDArray[Any], shared: bool) -> NDArray[Any]:
+        """What is scored: values as they are, or binarised by thresholds of each row's own or shared by all rows."""
+        if self.binarise == "none":
+            return x
+        shape = (1 if shared else len(x), *x.shape[1:])
+        thresholds = torch.rand(shape, generator=generator(self.seed_, "binarise for scoring")).numpy()
+        return (x > thresholds * self._white(x)).astype(np.uint8)
+
+    def _rows(self, x: NDArray[Any], binarise: Literal["none", "fixed", "afresh"] = "none") -> Rows:
+        rng = generator(self.seed_, "binarise")
+        white = None if binarise == "none" else self._white(x)
+        return Rows.from_array(x, binarise=binarise, white=white, generator=rng).to(self.device)
+
+    def _rng(self, stream: str) -> torch.Generator:
+        return generator(self.seed_, stream, device=self.device)
+
+    def _posteriors(self, x: NDArray[Any]) -> Iterator[tuple[distributions.Normal, Batch, int]]:
+        """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
+        with torch.no_grad():
+            for batch, real in in_order(self._rows(self._grey(x)), _USE_BATCH):
+                yield self.posterior_(batch.x), batch, real
+
+    @torch.no_grad()
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0))).squeeze(0)
+
+    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """As NumPy, in the floating type that came in."""
+        return values.cpu().numpy().astype(dtype if dtype.kind == "f" else np.float32, copy=False)
+
+    def _sample_dtype(self) -> np.dtype[Any]:
+        """Whole numbers come as whole numbers where the data did: in their own type if it holds all of the support."""
+        if self.dtype_.kind == "f" or self.model_.likelihood.measure == "Lebesgue":
+            return self.dtype_ if self.dtype_.kind == "f" else np.dtype(np.float32)
+        bounded = not isinstance(self.model_.likelihood, COUNTS)
+        return self.dtype_ if bounded else np.dtype(np.int64)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.latent_dim
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """A seed; None takes fresh entropy, so that no global generator is read or moved."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)
