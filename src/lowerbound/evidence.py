@@ -144,6 +144,11 @@ def chunks(draws: int, values_per_draw: int) -> Iterator[int]:
         draws -= most
 
 
+def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
+    """−nats/(D ln 2): what a value costs to store, on average."""
+    return -nats_per_row / (math.prod(shape) * math.log(2))
+
+
 def _standard_error(values: NDArray[np.float64]) -> float:
     """Of the mean; NaN for a single row, whose spread is unknown."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound import io
-from lowerbound.estimators.choices import bits_per_dimension, default_likelihood
+from lowerbound.estimators.choices import default_likelihood
 from lowerbound.estimators.vae import VAE, Encoding
 from lowerbound.inference import Fit
 from lowerbound.training import History
 
-__all__ = ["VAE", "Encoding", "bits_per_dimension", "default_likelihood", "load"]
+__all__ = ["VAE", "Encoding", "default_likelihood", "load"]
 
 
 def load(path: str | Path, **own: Any) -> VAE | Fit:

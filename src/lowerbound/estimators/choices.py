@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,8 +57,8 @@ def build_networks(
     network: str, latent_dim: int, hidden: Sequence[int], shape: tuple[int, ...], likelihood: Likelihood
 ) -> tuple[networks.Standardise, nn.Module, nn.Module]:
     """What standardises rows of ``shape``, an encoder of the standardised, and a decoder."""
-    per_row = isinstance(likelihood, _BOUNDED) or len(shape) > 1
-    standardise = networks.Standardise(() if per_row else shape, log1p=isinstance(likelihood, COUNTS))
+    one_scale = isinstance(likelihood, _BOUNDED) or len(shape) > 1
+    standardise = networks.Standardise(() if one_scale else shape, log1p=isinstance(likelihood, COUNTS))
     out_shape = shape if likelihood.n_parameters == 1 else (likelihood.n_parameters, *shape)
     encoder: nn.Module
     decoder: nn.Module
@@ -87,8 +86,3 @@ def check_support(likelihood: Likelihood, x: NDArray[Any], name: str = "X") -> N
             f"{name}: {where} is {x[row, *column]!r}, which {type(likelihood).__name__} cannot produce; "
             "choose another likelihood, or correct the value."
         )
-
-
-def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
-    """−nats/(D ln 2): what a value costs to store, on average."""
-    return -nats_per_row / (math.prod(shape) * math.log(2))

@@ -1,0 +1,45 @@
+"""What every study records beside its figures: the command, the commit, the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def context(seed: int) -> dict[str, Any]:
+    """Command, commit (``+`` where the tree had changes), seed, machine."""
+    commit = _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "src") else "")
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "seed": seed,
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, no GPU used",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def write(name: str, result: dict[str, Any], markdown: str) -> None:
+    """Keep a study's figures as JSON, and its page as Markdown, in ``results/``."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"{name}.md").write_text(markdown)
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
