@@ -12,10 +12,10 @@ import argparse
 import time
 from pathlib import Path
 
-import record
 import torch
 
 import lowerbound as lb
+import record
 from lowerbound.distributions import generator
 
 LATENTS, HIDDEN, BATCH, SAMPLES = 20, 500, 100, 1000
@@ -83,7 +83,7 @@ Targets: ELBO ≥ −100, IS ≥ −95. The paper's figure 2 shows ≈ −100 ±
 
 - Protocol: {r["protocol"]}; {r["rows_seen"]:,} rows seen. One seed: {r["seed"]}.
 - Smallest effective sample size of a test row: {r["smallest_effective_sample_size"]:.1f} of {SAMPLES}.
-- {r["minutes_training"]:.1f} minutes of training, {r["minutes_scoring"]:.1f} of scoring, on a machine that did other work.
+- {r["minutes_training"]:.1f} minutes of training and {r["minutes_scoring"]:.1f} of scoring; the machine did other work.
 - Command: `{r["command"]}`, commit {r["commit"]}.
 - Machine: {r["machine"]}; Python {r["versions"]["python"]}, torch {r["versions"]["torch"]}.
 """
