@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    context = record.context(options.seed)
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
     train = lb.data.Rows.from_array(data.train, binarise="afresh")
     test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(options.seed, "test"))
@@ -51,7 +52,7 @@ def main() -> None:
     evidence = lb.log_likelihood(model, posterior, test, samples=SAMPLES, seed=options.seed)
     scored = time.perf_counter()
 
-    result = record.context(options.seed) | {
+    result = context | {
         "protocol": "784-500-20-500-784 tanh, Bernoulli, N(0, I) prior, binarised afresh each pass, batch 100, one "
         "draw, Adam, learning rate 1e-3 to 0 along a cosine, 60,000 training rows, 10,000 test rows binarised once",
         "rows_seen": passes * len(train),
