@@ -20,7 +20,7 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/report.stamp  ## fit, score and show a VAE on handwritten digits
-	$(BIN)/lowerbound fit digits --out runs/digits --seed 0
+	$(BIN)/lowerbound fit digits --out runs/digits --force
 	$(BIN)/lowerbound score runs/digits digits
 	$(BIN)/lowerbound report runs/digits digits
 

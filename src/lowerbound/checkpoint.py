@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lowerbound.errors import FormatError
+from lowerbound.errors import FormatError, LockedError
 
 
 @contextlib.contextmanager
@@ -37,6 +38,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` (made if absent) for writing; raise ``LockedError`` if another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(
+                f"{folder} is being written by another process; wait for it or choose another folder."
+            ) from error
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

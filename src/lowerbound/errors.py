@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LowerboundError(Exception):
     """Anything this package refuses or gives up on."""
@@ -16,4 +18,15 @@ class FormatError(LowerboundError, ValueError):
 
 
 class DivergedError(LowerboundError, ArithmeticError):
-    """Training met values that are not finite and could not get past them; the best model so far is kept."""
+    """Training met values that are not finite and could not get past them; the best model so far is kept.
+
+    ``history`` tells what happened until then.
+    """
+
+    def __init__(self, message: str, history: Any) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class LockedError(LowerboundError):
+    """Another process is writing where this one would."""

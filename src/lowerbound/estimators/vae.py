@@ -22,6 +22,7 @@ from lowerbound.checkpoint import json_line, write_text
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.errors import DivergedError
 from lowerbound.estimators.choices import COUNTS, build_likelihood, build_networks, check_support, default_likelihood
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
@@ -86,7 +87,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         *,
         likelihood: str | Likelihood = "auto",
         network: Literal["mlp", "conv"] = "mlp",
-        hidden: Sequence[int] = (256,),
+        hidden: Sequence[int] = (256, 128),
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         objective: str = "elbo",
@@ -96,9 +97,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         free_bits: float = 0.0,
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 100,
-        passes: int = 100,
+        passes: int = 200,
         validation: float = 0.1,
-        patience: int | None = 10,
+        patience: int | None = 20,
         binarise: Literal["none", "fixed", "afresh"] = "none",
         white: float | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -136,21 +137,24 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         x = self._checked(X, reset=True)
         rows = self._start(x)
         held_out = round(self.validation * len(rows))
-        fitted = inference.fit(
-            self.model_,
-            rows,
-            self._aevb(),
-            passes=self.passes,
-            batch_size=self.batch_size,
-            validation=self.validation,
-            patience=self.patience if held_out else None,
-            patience_from=self.warm_up,
-            seed=self.seed_,
-            threads=self.threads,
-            callbacks=self.callbacks,
-            progress=self.progress,
-        )
-        self.history_ = fitted.history
+        try:
+            self.history_ = inference.fit(
+                self.model_,
+                rows,
+                self._aevb(),
+                passes=self.passes,
+                batch_size=self.batch_size,
+                validation=self.validation,
+                patience=self.patience if held_out else None,
+                patience_from=self.warm_up,
+                seed=self.seed_,
+                threads=self.threads,
+                callbacks=self.callbacks,
+                progress=self.progress,
+            ).history
+        except DivergedError as error:
+            self.history_ = error.history
+            raise
         return self
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -275,10 +279,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return estimator
 
     def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
-        """``X`` as a finite numeric array of the shape that was fitted."""
+        """``X`` as a numeric array of the shape that was fitted; ``Rows`` refuses what is not finite."""
         if not reset:
             check_is_fitted(self, "model_")
-        x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
+        x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
         if not reset and x.shape[1:] != self.shape_:
             raise ValueError(f"rows have shape {x.shape[1:]}, but this model was fitted to rows of {self.shape_}.")
         return x
@@ -289,13 +293,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.shape_, self.dtype_ = x.shape[1:], x.dtype
         self.history_ = History()
         self.__dict__.pop("_ascent", None)
+        rows = self._rows(x, self.binarise)
         if isinstance(self.likelihood, str):
             automatic = default_likelihood(x, self.binarise != "none")[0]
             name = automatic if self.likelihood == "auto" else self.likelihood
             likelihood = build_likelihood(name, x, self._white(x))
         else:
             likelihood = copy.deepcopy(self.likelihood)
-        rows = self._rows(x, self.binarise)
         if self.binarise == "none":
             check_support(likelihood, x, "X")
         with networks.seeded(self.seed_):

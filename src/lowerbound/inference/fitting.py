@@ -56,19 +56,21 @@ def fit(
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
     modules = torch.nn.ModuleList([model, inference.posterior]).train()
-    with use_threads(threads):
-        history = train(
-            inference.start(model),
-            rows,
-            passes=passes,
-            batch_size=batch_size,
-            seed=seed,
-            validation=held_out,
-            patience=patience,
-            patience_from=patience_from,
-            callbacks=[*callbacks, *([progress_bar()] if progress else [])],
-        )
-    modules.eval()
+    try:
+        with use_threads(threads):
+            history = train(
+                inference.start(model),
+                rows,
+                passes=passes,
+                batch_size=batch_size,
+                seed=seed,
+                validation=held_out,
+                patience=patience,
+                patience_from=patience_from,
+                callbacks=[*callbacks, *([progress_bar()] if progress else [])],
+            )
+    finally:
+        modules.eval()
     return Fit(model, inference.posterior, history)
 
 

@@ -67,9 +67,11 @@ def train(
                 good.restore(state, cursor, meter)
                 if len(history.rescues) == TRIES:
                     best.restore(state)
+                    history.stopped = "diverged"
                     raise DivergedError(
                         f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
-                        "look for extreme values in the data, or start with a lower learning_rate."
+                        "look for extreme values in the data, or start with a lower learning_rate.",
+                        history,
                     )
                 clock.slowed *= SLOWER
                 history.rescues.append(

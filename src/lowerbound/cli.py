@@ -1,0 +1,390 @@
+"""The command line: argv → calls. Results go to files and, with ``--json``, to stdout; words go to stderr.
+
+Nothing heavy is imported until a verb runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowerbound.errors import DataError, DivergedError, FormatError, LockedError, LowerboundError
+
+if TYPE_CHECKING:
+    from lowerbound.data import Dataset, Table
+    from lowerbound.estimators import VAE
+
+BAD_DATA, MISSING, IO, LOCKED, INTERRUPTED = 65, 66, 74, 75, 130
+
+data_argument = click.argument("data")
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+part_option = click.option(
+    "--part", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Of a named dataset."
+)
+samples_option = click.option(
+    "--samples", type=click.IntRange(min=2), default=1000, show_default=True, help="Draws of importance sampling."
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; leave with 0, 2 usage, 65 bad data, 66 missing input, 74 I/O, 75 locked, 130 interrupted."""
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}", "yellow")
+    try:
+        code = commands(arguments, prog_name="lowerbound", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted", "red")
+        code = INTERRUPTED
+    except FileNotFoundError as error:
+        code = fail(error, MISSING)
+    except LockedError as error:
+        code = fail(error, LOCKED)
+    except (DataError, FormatError, ValueError) as error:
+        code = fail(error, BAD_DATA)
+    except OSError as error:
+        code = fail(error, IO)
+    except (LowerboundError, ImportError) as error:
+        code = fail(error, 1)
+    sys.exit(code or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lowerbound")
+def commands() -> None:
+    """Learn, use and check deep latent-variable models by auto-encoding variational Bayes.
+
+    DATA is a name (digits, mnist) or a path: .npy, .npz, .csv, .parquet, an idx file (.gz too), or a folder of MNIST's
+    idx files. RUN is the folder of a fitted model.
+    """
+
+
+def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``fit``: each is the argument of ``VAE`` of the same name, with the same default."""
+    at_least_1 = click.IntRange(min=1)
+    options = [
+        click.option("--latent-dim", type=click.IntRange(1, 10**6), default=10, help="Number of latents."),
+        click.option("--likelihood", default="auto", help="auto, or Bernoulli, Normal, Categorical, …"),
+        click.option("--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Kind of networks."),
+        click.option("--hidden", default="256,128", help="Sizes of the encoder's hidden layers."),
+        click.option("--objective", default="elbo", help="elbo, elbo_sampled, elbo_entropy or iwae."),
+        click.option("--draws", type=at_least_1, default=1, help="Latents drawn for each row and step."),
+        click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
+        click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),
+        click.option("--free-bits", type=click.FloatRange(min=0), default=0.0, help="Nats that each latent has free."),
+        click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Of Adam."),
+        click.option("--batch-size", type=at_least_1, default=100, help="Rows a step."),
+        click.option("--passes", type=at_least_1, default=200, help="Passes over the data, at most."),
+        click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share held out."),
+        click.option("--patience", type=at_least_1, default=20, help="Passes without improvement before stopping."),
+        click.option(
+            "--binarise", type=click.Choice(["none", "fixed", "afresh"]), default="none", help="Grey → 0 or 1."
+        ),
+        click.option("--device", default="cpu", help="cpu, cuda, …"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@commands.command()
+@data_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@fit_options
+@click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
+@click.option("--seed", type=int, default=0, help="Fixes every random draw.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
+@click.option("--force", is_flag=True, help="Replace a model that is already in the folder.")
+@json_option
+def fit(data: str, out: Path, seed: int, hidden: str, force: bool, as_json: bool, **options: Any) -> int | None:
+    """Fit a variational auto-encoder to DATA."""
+    from lowerbound.checkpoint import locked
+    from lowerbound.estimators import VAE
+    from lowerbound.training import metrics_file
+
+    if (out / "config.json").exists() and not force:
+        raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
+    source = load(data)
+    x = rows_of(source, "train")
+    if options["white"] is None and hasattr(source, "white"):
+        options["white"] = source.white
+    with locked(out):
+        vae = VAE(
+            hidden=sizes(hidden),
+            random_state=seed,
+            progress=sys.stderr.isatty(),
+            callbacks=[metrics_file(out / "metrics.jsonl")],
+            **options,
+        )
+        try:
+            vae.fit(x)
+        except DivergedError:
+            vae.save(out)
+            raise
+        vae.save(out)
+    result = fit_result(vae, out)
+    words = f"{result['likelihood']}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
+    tell(result, as_json, f"{words}{result['stopped']}, kept pass {result['best_pass']} → {out}")
+    return INTERRUPTED if vae.history_.stopped == "interrupted" else None
+
+
+def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
+    """What a fit did."""
+    history = vae.history_
+    best = next((r for r in history.records if r["pass"] == history.best_pass), {})
+    return {
+        "run": str(out),
+        "likelihood": type(vae.model_.likelihood).__name__,
+        "latent_dim": vae.latent_dim,
+        "passes": len(history.records),
+        "stopped": history.stopped,
+        "best_pass": history.best_pass,
+        "objective": vae.objective,
+        "objective_is_bound": vae._aevb().is_bound,
+        "valid_objective": best.get("valid_objective"),
+    }
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".npy, .csv or .parquet")
+@json_option
+def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
+    """Write the posterior means and standard deviations of DATA's latents."""
+    import numpy as np
+
+    from lowerbound.data import write
+
+    vae = fitted(run)
+    mean, scale = vae.encode(rows_of(load(data), part))
+    names = [f"{kind}{i}" for kind in ("mean", "sd") for i in range(vae.latent_dim)]
+    write(out, np.hstack([mean, scale]), names)
+    tell({"rows": len(mean), "columns": names, "out": str(out)}, as_json, f"{len(mean)} rows → {out}")
+
+
+@commands.command()
+@run_argument
+@click.option("-n", "--rows", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".npy, .csv or .parquet")
+@json_option
+def sample(run: Path, rows: int, seed: int, out: Path, as_json: bool) -> None:
+    """Write rows drawn from the model."""
+    from lowerbound.data import write
+
+    vae = fitted(run)
+    names = [str(name) for name in getattr(vae, "feature_names_in_", [])] or None
+    write(out, vae.sample(rows, random_state=seed), names)
+    tell({"rows": rows, "seed": seed, "out": str(out)}, as_json, f"{rows} rows → {out}")
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@samples_option
+@click.option("--out", type=click.Path(path_type=Path), help="Per-row figures: .npy, .csv or .parquet")
+@json_option
+def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_json: bool) -> None:
+    """Estimate log p(x) of DATA by importance sampling."""
+    import numpy as np
+
+    from lowerbound.data import write
+    from lowerbound.evidence import bits_per_dimension
+
+    vae = fitted(run)
+    found = vae.log_likelihood(rows_of(load(data), part), samples=samples)
+    if out is not None:
+        columns = {"log_likelihood": found.estimate, "standard_error": found.standard_error, "ess": found.ess}
+        write(out, np.column_stack(list(columns.values())), list(columns))
+    counting = vae.model_.likelihood.measure == "counting"
+    result = {
+        "rows": len(found.estimate),
+        "log_likelihood": found.mean,
+        "standard_error": finite(found.mean_standard_error),
+        "monte_carlo_error": found.mean_monte_carlo_error,
+        "elbo": found.mean_elbo,
+        "elbo_standard_error": finite(found.mean_elbo_standard_error),
+        "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting else None,
+        "estimator": f"importance sampling, {samples} draws a row",
+        "bound": "lower, in expectation",
+        "measure": vae.model_.likelihood.measure,
+        "smallest_ess": float(found.ess.min()),
+    }
+    bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting else ""
+    tell(
+        result,
+        as_json,
+        f"held-out log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row{bits}, "
+        f"{result['rows']} rows\n"
+        f"  by importance sampling, {samples} draws a row: a lower bound in expectation; ± is one standard error over "
+        f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}; smallest effective sample size "
+        f"{result['smallest_ess']:.1f}\n"
+        f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
+    )
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@samples_option
+@json_option
+def report(run: Path, data: str, part: str, samples: int, as_json: bool) -> None:
+    """Write RUN/report.html: pictures and figures of the model on DATA."""
+    import numpy as np
+
+    from lowerbound.report import write_report
+
+    vae, source = fitted(run), load(data)
+    x = rows_of(source, part)
+    labels = getattr(source, f"{part}_labels", getattr(source, "labels", None))
+    page = write_report(
+        run,
+        vae,
+        np.asarray(x),
+        labels,
+        vae.log_likelihood(x, samples=samples),
+        title=f"{Path(data).name}: VAE with {vae.latent_dim} latents",
+        names=getattr(source, "names", None),
+        command=f"lowerbound report {run} {data}",
+    )
+    tell({"report": str(page)}, as_json, f"report → {page}")
+
+
+@commands.command()
+@data_argument
+@json_option
+def check(data: str, as_json: bool) -> int | None:
+    """Say what a fit would do with DATA, and what is wrong with it, without fitting."""
+    import numpy as np
+
+    from lowerbound.estimators import default_likelihood
+
+    source = load(data)
+    x = np.asarray(rows_of(source, "train"))
+    problems = []
+    finite_values = np.isfinite(x.astype(np.float64)) if x.dtype.kind == "f" else np.ones(x.shape, bool)
+    if not finite_values.all():
+        row, *column = (int(i) for i in np.argwhere(~finite_values)[0])
+        count = int((~finite_values).sum())
+        problems.append(f"{count} values are missing or infinite, the first in row {row}, column {column}")
+        likelihood = why = None
+    else:
+        likelihood, why = default_likelihood(x)
+    constant = int((x.reshape(len(x), -1) == x.reshape(len(x), -1)[:1]).all(0).sum())
+    notes = [f"{constant} columns are constant"] if constant else []
+    result = {
+        "rows": len(x),
+        "shape": list(x.shape[1:]),
+        "dtype": str(x.dtype),
+        "likelihood": likelihood,
+        "why": why,
+        "notes": notes,
+        "problems": problems,
+    }
+    choice = f"a fit would use the likelihood {likelihood}: {why}" if likelihood else "a fit would refuse these data"
+    lines = [f"{len(x)} rows of shape {tuple(x.shape[1:])}, {x.dtype}", choice, *notes, *problems]
+    tell(result, as_json, "\n".join(lines))
+    return BAD_DATA if problems else None
+
+
+@commands.command()
+@run_argument
+@json_option
+def info(run: Path, as_json: bool) -> None:
+    """Show what the folder RUN holds."""
+    from lowerbound import io
+
+    config = io.read_config(run)
+    files = {path.name: path.stat().st_size for path in sorted(run.iterdir()) if not path.name.startswith(".")}
+    result = {
+        "format": config["format"],
+        "versions": config["versions"],
+        "likelihood": config["model"]["arguments"]["likelihood"],
+        "prior": config["model"]["arguments"]["prior"],
+        **{key: config["extra"].get(key) for key in ("estimator", "parameters", "fitted")},
+        "files": files,
+    }
+    fit = config["extra"].get("fitted", {})
+    lines = [
+        f"{run}: {result['estimator'] or 'model'}, format {config['format']}, versions {config['versions']}",
+        f"likelihood {result['likelihood'].get('part', result['likelihood'])}, rows of shape {fit.get('shape')}, "
+        f"seed {fit.get('seed')}, kept pass {fit.get('best_pass')}, stopped by {fit.get('stopped')}",
+        *[f"  {name}  {size:,} bytes" for name, size in files.items()],
+    ]
+    tell(result, as_json, "\n".join(lines))
+
+
+def load(data: str) -> Dataset | Table:
+    """A named dataset, or a file's table."""
+    from lowerbound.data import load
+
+    return load(data)
+
+
+def rows_of(source: Dataset | Table, part: str) -> Any:
+    """The rows to use: a part of a named dataset, or all of a file; with their column names where they have them."""
+    from lowerbound.data import Dataset
+
+    if isinstance(source, Dataset):
+        return source.train if part == "train" else source.test
+    if source.names is None:
+        return source.x
+    import pyarrow
+
+    return pyarrow.table({name: source.x[:, i] for i, name in enumerate(source.names)})
+
+
+def fitted(run: Path) -> VAE:
+    """The estimator saved in ``run``."""
+    from lowerbound.estimators import VAE, load
+
+    found = load(run)
+    if not isinstance(found, VAE):
+        raise FormatError(f"{run} holds a model but no VAE estimator: read it in Python, with lowerbound.load.")
+    return found
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """ "256,128" → (256, 128)."""
+    try:
+        layers = tuple(int(size) for size in text.split(",") if size.strip())
+    except ValueError:
+        layers = (0,)
+    if any(size < 1 for size in layers):
+        raise click.BadParameter(f"{text!r} is not a list of sizes such as 256,128.", param_hint="--hidden")
+    return layers
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value else None
+
+
+def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
+    """The result: JSON on stdout where asked for, and words on stderr."""
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    say(words)
+
+
+def say(words: str, colour: str | None = None) -> None:
+    click.secho(words, err=True, fg=None if os.environ.get("NO_COLOR") else colour)
+
+
+def fail(error: BaseException, code: int) -> int:
+    """One line on stderr, and the code to leave with."""
+    say(f"error: {' '.join(str(error).split())}", "red")
+    return code
