@@ -142,7 +142,7 @@ def encode(value: Any) -> Any:
     if callable(value) and value in _NAMES:
         return {"name": _NAMES[value]}
     if type(value) in _NAMES:
-        arguments = {key: encode(getattr(value, key)) for key in inspect.signature(type(value)).parameters}
+        arguments = {key: encode(getattr(value, key)) for key in _arguments(type(value))}
         return {"part": _NAMES[type(value)], "arguments": arguments}
     return {"own": type(value).__qualname__}
 
@@ -167,6 +167,12 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         except (TypeError, ValueError) as error:
             raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {error}") from error
     return {name: decode(item, own, name) for name, item in value.items()}
+
+
+def _arguments(part: type) -> list[str]:
+    """The names of a constructor's arguments (``nn.Module``'s own, ``*args``, is none)."""
+    parameters = inspect.signature(part).parameters.values()
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _known(name: Any) -> Callable[..., Any]:

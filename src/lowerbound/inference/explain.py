@@ -27,6 +27,8 @@ def explain(modules: Mapping[str, nn.Module], batch: Batch, loss: Callable[[], t
             return f"{term} became {_kind(metrics[term])}{after}"
     if after or not total.isfinite():
         return f"the loss became {_kind(total)}{after}"
+    for parameter in parameters.values():
+        parameter.grad = None
     total.backward()
     for name, parameter in reversed(parameters.items()):
         if parameter.grad is not None and not parameter.grad.isfinite().all():

@@ -1,0 +1,282 @@
+"""The scikit-learn face: its checks, its conventions, and what a user of scikit-learn expects."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas
+import polars
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_wine
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import lowerbound as lb
+from lowerbound.errors import DataError, DivergedError
+from lowerbound.estimators import default_likelihood
+from lowerbound.likelihoods import DiscretizedLogistic, Normal
+
+QUICK = {"passes": 15, "hidden": (32,), "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def digits() -> lb.data.Dataset:
+    return lb.data.digits()
+
+
+@pytest.fixture(scope="module")
+def vae(digits) -> lb.VAE:
+    return lb.VAE(latent_dim=4, white=16, passes=80, hidden=(64,), random_state=0).fit(digits.train)
+
+
+def test_it_passes_the_checks_of_scikit_learn():
+    results = check_estimator(lb.VAE(random_state=0), on_fail=None, on_skip=None)
+    assert len(results) > 40
+    failed = [(r["check_name"], r["exception"]) for r in results if r["status"] == "failed"]
+    assert not failed, failed
+
+
+def test_shapes_and_types(vae, digits):
+    x = digits.test[:7]
+    assert vae.transform(x).shape == (7, 4)
+    assert vae.reconstruct(x).shape == vae.inverse_transform(vae.transform(x)).shape == (7, 8, 8)
+    assert vae.sample(5).shape == (5, 8, 8)
+    assert vae.sample(5).dtype == np.uint8
+    assert vae.score_samples(x).shape == (7,)
+    mean, scale = vae.encode(x)
+    np.testing.assert_array_equal(mean, vae.transform(x))
+    assert (scale > 0).all()
+    assert list(vae.get_feature_names_out()) == ["vae0", "vae1", "vae2", "vae3"]
+    np.testing.assert_array_equal(vae.reconstruct(x), vae.inverse_transform(mean))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_floating_type_that_comes_in_goes_out(dtype):
+    x = load_wine().data.astype(dtype)
+    vae = lb.VAE(latent_dim=2, **QUICK).fit(x)
+    for out in (vae.transform(x), vae.reconstruct(x), vae.sample(3), vae.score_samples(x)):
+        assert out.dtype == dtype
+
+
+def test_training_raises_held_out_evidence_far_above_independent_pixels(vae, digits):
+    # The baseline: each pixel its own discretised logistic, fitted as `initialise` does.
+    baseline = DiscretizedLogistic(17)
+    train, test = (torch.tensor(part, dtype=torch.float32) for part in (digits.train, digits.test))
+    params = baseline.initialise(train).expand(1, 1, -1, -1, -1)
+    independent = float(baseline.log_prob(params, test).mean())
+    found = vae.log_likelihood(digits.test, samples=200)
+    assert found.mean > independent + 20
+    assert abs(vae.score(digits.test) - found.mean) < 1
+
+
+def test_what_is_scored_is_the_bound_that_was_trained(digits):
+    vae = lb.VAE(latent_dim=4, white=16, beta=0.5, free_bits=0.1, warm_up=2, **QUICK).fit(digits.train)
+    assert not vae._aevb().is_bound
+    found = vae.log_likelihood(digits.test, samples=200)
+    record = vae.history_.records[vae.history_.best_pass - 1]
+    assert record["valid_log_lik"] - record["valid_kl"] == pytest.approx(found.mean_elbo, abs=5)
+    assert record["valid_objective"] != pytest.approx(record["valid_log_lik"] - record["valid_kl"], abs=0.5)
+    assert found.mean >= found.mean_elbo
+
+
+def test_the_same_seed_gives_the_same_bytes_and_leaves_global_generators_alone(digits):
+    torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    runs = []
+    for seed in (3, 3, 4, None):
+        vae = lb.VAE(latent_dim=2, white=16, passes=3, random_state=seed, binarise="afresh").fit(digits.train)
+        runs.append((vae.transform(digits.test), vae.sample(4), vae.score_samples(digits.test[:9])))
+        vae.log_likelihood(digits.test[:9], samples=5)
+    for first, second in zip(runs[0], runs[1], strict=True):
+        assert first.tobytes() == second.tobytes()
+    assert runs[0][0].tobytes() != runs[2][0].tobytes()
+    assert torch.equal(torch_before, torch.random.get_rng_state())
+    assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_a_row_scores_the_same_alone_and_in_company(vae, digits):
+    x, order = digits.test[:150], np.random.default_rng(0).permutation(150)
+    whole = vae.score_samples(x)
+    np.testing.assert_allclose(vae.score_samples(x[order]), whole[order], rtol=1e-5)
+    np.testing.assert_allclose(vae.score_samples(x[:1]), whole[:1], rtol=1e-5)
+
+
+# --- the likelihood that data ask for ---
+
+
+@pytest.mark.parametrize(
+    ("x", "name"),
+    [
+        (np.array([[True, False], [False, False]]), "Bernoulli"),
+        (np.array([[0.0, 1.0], [1.0, 1.0]]), "Bernoulli"),
+        (np.array([[0, 200], [13, 4]], dtype=np.uint8), "DiscretizedLogistic"),
+        (np.array([[0, 3], [1, 9]]), "NegativeBinomial"),
+        (np.array([[0.0, 3.0], [1.0, 9.0]]), "NegativeBinomial"),
+        (np.array([[0, 3], [1, -9]]), "Normal"),
+        (np.array([[0.5, 3.0], [1.0, 9.0]]), "Normal"),
+    ],
+)
+def test_the_likelihood_follows_the_data(x, name):
+    assert default_likelihood(x)[0] == name
+    assert type(lb.VAE(latent_dim=1, passes=1, validation=0).fit(x).model_.likelihood).__name__ == name
+
+
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "normal", "Categorical", "discretized-logistic", "poisson", "negative_binomial"]
+)
+def test_every_likelihood_can_be_asked_for_by_name(name, digits):
+    x = (digits.train > 8).astype(np.uint8)
+    vae = lb.VAE(latent_dim=2, likelihood=name, **{**QUICK, "passes": 2}).fit(x)
+    assert np.isfinite(vae.score_samples(x[:5])).all()
+    assert vae.sample(2).shape == (2, 8, 8)
+    assert np.isfinite(vae.reconstruct(x[:5])).all()
+
+
+def test_densities_are_in_the_units_of_the_data():
+    # The same rows in other units: log p(x) moves by the log of the Jacobian, and by nothing else.
+    x = load_wine().data
+    units = np.geomspace(1e-3, 1e3, x.shape[1])
+    scores = [lb.VAE(latent_dim=2, **QUICK).fit(x * u).score(x * u) for u in (np.ones_like(units), units)]
+    assert scores[0] - scores[1] == pytest.approx(np.log(units).sum(), abs=0.5)
+    shifted = lb.VAE(latent_dim=2, **QUICK).fit(x + 100).score(x + 100)
+    assert shifted == pytest.approx(scores[0], abs=0.5)
+
+
+def test_counts_are_modelled_better_by_counts_than_by_their_independent_columns():
+    random = np.random.default_rng(0)
+    rate = np.exp(random.normal(size=(600, 1)) + random.normal(size=(1, 12)))
+    x = random.poisson(rate)
+    vae = lb.VAE(latent_dim=1, likelihood="poisson", passes=150, hidden=(32,), random_state=0).fit(x[:500])
+    log_factorial = np.array([[math.lgamma(v + 1) for v in row] for row in x[500:]])
+    column = x[:500].mean(0)
+    independent = (x[500:] * np.log(column) - column - log_factorial).sum(1).mean()
+    exact_ceiling = (x[500:] * np.log(rate[500:]) - rate[500:] - log_factorial).sum(1).mean()
+    assert independent + 5 < vae.log_likelihood(x[500:]).mean < exact_ceiling
+
+
+def test_convolutions_and_images_with_channels(digits):
+    for x in (digits.train[:200], np.stack([digits.train[:200]] * 3, 1)[:, :, :7]):
+        vae = lb.VAE(latent_dim=2, network="conv", white=16, **{**QUICK, "passes": 2}).fit(x)
+        assert vae.reconstruct(x[:3]).shape == x[:3].shape
+        assert vae.sample(3).shape == x[:3].shape
+
+
+@pytest.mark.parametrize("binarise", ["fixed", "afresh"])
+def test_grey_images_binarised(digits, binarise):
+    vae = lb.VAE(latent_dim=4, white=16, binarise=binarise, **QUICK).fit(digits.train)
+    assert type(vae.model_.likelihood).__name__ == "Bernoulli"
+    assert set(np.unique(vae.sample(20))) <= {0, 1}
+    assert vae.reconstruct(digits.test).max() <= 1
+    assert vae.log_likelihood(digits.test, samples=50).mean > -40
+
+
+def test_modules_of_ones_own(digits):
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8))
+    decoder = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Unflatten(1, (8, 8)))
+    before = decoder[0].weight.clone()
+    vae = lb.VAE(latent_dim=4, likelihood=Normal("scalar"), encoder=encoder, decoder=decoder, **QUICK)
+    vae.fit(digits.train.astype(float))
+    assert torch.equal(decoder[0].weight, before)  # what was passed in is copied
+    assert not torch.equal(vae.model_.decoder[0].weight, before)
+    with pytest.raises(ValueError, match="needs \\(6,\\)"):
+        lb.VAE(latent_dim=3, encoder=encoder, **QUICK).fit(digits.train)
+
+
+# --- in company of scikit-learn ---
+
+
+def test_in_a_pipeline_and_a_grid_search():
+    x, y = load_digits(return_X_y=True)
+    likelihood = Normal("dimension", shape=(64,))
+    pipeline = make_pipeline(
+        lb.VAE(8, likelihood=likelihood, passes=30, random_state=0), LogisticRegression(max_iter=2000)
+    )
+    assert pipeline.fit(x[:1200], y[:1200]).score(x[1200:], y[1200:]) > 0.7
+    scaled = make_pipeline(StandardScaler(), lb.VAE(2, **QUICK))
+    search = GridSearchCV(scaled, {"vae__latent_dim": [1, 6]}, cv=2).fit(load_wine().data)
+    assert search.best_params_ == {"vae__latent_dim": 6} or search.best_score_ > -60
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_set_output_and_feature_names():
+    frame = pandas.DataFrame(load_wine().data, columns=load_wine().feature_names)
+    for container, frames in ((frame, "pandas"), (polars.from_pandas(frame), "polars")):
+        vae = lb.VAE(2, **{**QUICK, "passes": 2}).set_output(transform=frames).fit(container)
+        out = vae.transform(container)
+        assert list(out.columns) == ["vae0", "vae1"]
+        assert list(vae.feature_names_in_) == load_wine().feature_names
+    with pytest.raises(ValueError, match="feature names"):
+        vae.transform(frame.rename(columns={"alcohol": "spirit"}))
+
+
+def test_clone_keeps_parameters_and_drops_the_fit(vae):
+    copied = clone(vae)
+    assert copied.get_params()["white"] == 16
+    with pytest.raises(NotFittedError):
+        copied.transform(np.zeros((2, 8, 8)))
+
+
+def test_partial_fit_goes_on_where_it_stood(digits):
+    vae = lb.VAE(latent_dim=4, white=16, **QUICK)
+    scores = []
+    for _ in range(8):
+        vae.partial_fit(digits.train[:700])
+        vae.partial_fit(digits.train[700:])
+        scores.append(vae.score(digits.test))
+    assert scores[-1] > scores[0] + 10
+    assert len(vae.history_.records) == 16
+    whole = lb.VAE(latent_dim=4, white=16, **{**QUICK, "passes": 8}).fit(digits.train)
+    assert vae.score(digits.test) == pytest.approx(whole.score(digits.test), abs=6)
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 70, np.nan, x), "row 5, column 5 is NaN"),
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 70, np.inf, x), "row 5, column 5 is infinite"),
+        (lambda x: x.astype(complex), "[Cc]omplex"),
+        (lambda x: x[:0], "0 sample"),
+        (lambda x: x.tolist()[0], "1D array"),
+    ],
+)
+def test_bad_data_are_refused_with_the_place(spoil, words):
+    x = load_wine().data
+    with pytest.raises(ValueError, match=words):
+        lb.VAE(2, **QUICK).fit(spoil(x))
+
+
+def test_values_outside_the_support_are_refused():
+    x = load_wine().data
+    with pytest.raises(DataError, match=r"row 0, column 0 is .*14.23.*which Bernoulli cannot produce"):
+        lb.VAE(2, likelihood="bernoulli", **QUICK).fit(x)
+    vae = lb.VAE(2, likelihood="poisson", **{**QUICK, "passes": 1}).fit(np.round(x))
+    with pytest.raises(DataError, match="Poisson"):
+        vae.score_samples(x)
+    with pytest.raises(ValueError, match="did you mean 'Poisson'"):
+        lb.VAE(2, likelihood="poison").fit(x)
+
+
+def test_rows_of_another_shape_are_refused(vae):
+    with pytest.raises(ValueError, match=r"rows have shape \(8, 7\)"):
+        vae.transform(np.zeros((3, 8, 7)))
+    with pytest.raises(ValueError, match="latent_dim=4"):
+        vae.inverse_transform(np.zeros((3, 5)))
+    with pytest.raises(ValueError, match="n_samples"):
+        vae.sample(0)
+
+
+def test_a_fit_that_diverges_keeps_its_best_model(digits):
+    vae = lb.VAE(latent_dim=2, white=16, learning_rate=1e25, **QUICK)
+    with pytest.warns(RuntimeWarning, match="lowered the learning rate"), pytest.raises(DivergedError):
+        vae.fit(digits.train)
+    assert vae.history_.stopped == "diverged"
+    assert np.isfinite(vae.transform(digits.test)).all()
