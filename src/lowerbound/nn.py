@@ -112,9 +112,10 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_shape: Sequence[int], out_features: int, channels: Sequence[int] = (32, 64)) -> None:
         super().__init__()
         self.in_shape, self.out_features, self.channels = tuple(in_shape), out_features, tuple(channels)
+        n_channels = _image_channels(self.in_shape)
         sizes = _image_sizes(self.in_shape, len(self.channels))
         stages: list[nn.Module] = []
-        for n_in, n_out in pairwise((_image(self.in_shape)[0], *self.channels)):
+        for n_in, n_out in pairwise((n_channels, *self.channels)):
             stages += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), ResidualBlock(n_out)]
         self.stages = nn.Sequential(*stages, nn.SiLU(), nn.Flatten())
         self.head = nn.Linear(self.channels[-1] * math.prod(sizes[-1]), out_features)
@@ -154,11 +155,11 @@ class ConvDecoder(nn.Module):
         self.bias.copy_(values)
 
 
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(C, H, W) of a row."""
+def _image_channels(shape: tuple[int, ...]) -> int:
+    """C of a row of shape (H, W) or (C, H, W)."""
     if len(shape) not in (2, 3):
         raise ValueError(f"a convolutional network needs rows of shape (H, W) or (C, H, W), not {shape}.")
-    return (1, *shape) if len(shape) == 2 else shape  # type: ignore[return-value]
+    return 1 if len(shape) == 2 else shape[0]
 
 
 def _image_sizes(shape: tuple[int, ...], stages: int) -> list[tuple[int, int]]:
