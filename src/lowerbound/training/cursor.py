@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.training.procedure import Rows
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import torch
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
 from lowerbound.training.bookkeeping import Best, Clock, Meter, Snapshot
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
-from lowerbound.training.procedure import Callback, Event, History, Procedure, Record
+from lowerbound.training.procedure import Callback, Event, History, Procedure, Record, Rows
 
 TRIES = 3
 SLOWER = 0.25

@@ -18,6 +18,17 @@ Scalars = Mapping[str, Tensor]
 Record = dict[str, float]
 
 
+class Rows(Protocol):
+    """Data, as the loop sees them: rows by number, in batches, on a device (``lowerbound.data.Rows`` is one)."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def __len__(self) -> int: ...
+    def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch: ...
+
+
 class Procedure(Protocol):
     """What an inference method gives the loop.
 

@@ -1,0 +1,73 @@
+"""The README, held to its word: its sessions are pasted into Python, its links followed, its figures looked up."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SESSIONS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=["newcomer", "parts"])
+def test_a_session_works_when_pasted(session, tmp_path):
+    # As typed: through the interactive interpreter's standard input.
+    done = subprocess.run(
+        [sys.executable, "-i", "-q", "-W", "error"],
+        input=session,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONSTARTUP": ""},
+        timeout=200,
+    )
+    assert "Error" not in done.stderr, done.stderr
+    printed = float(re.search(r"log p\(x\) =? ?(-[\d.]+)", done.stdout)[1])
+    if session is SESSIONS[0]:
+        said = re.search(r"prints `log p\(x\) = (-[\d.]+) ± [\d.]+ nats per row`", README)[1]
+        assert printed == pytest.approx(float(said), abs=1.0)  # other processors round otherwise
+        assert (tmp_path / "runs/mine/model.safetensors").exists()
+    else:
+        assert printed > -25
+
+
+def test_the_first_session_is_short():
+    assert len(SESSIONS[0].strip().splitlines()) <= 10
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_verbs_and_targets_exist():
+    from lowerbound.cli import commands
+
+    assert set(re.findall(r"^\| `lowerbound (\w+)", README, re.M)) == set(commands.commands)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"\bmake (\w+)", README)) - {"its"} <= {*targets}
+
+
+def test_figures_are_those_of_the_studies():
+    study = json.loads((ROOT / "benchmarks/results/mnist_vae.json").read_text())
+    for value, error in (
+        ("test_elbo", "test_elbo_standard_error"),
+        ("test_log_likelihood_is_1000", "test_log_likelihood_standard_error"),
+    ):
+        assert f"{study[value]:.2f} ± {study[error]:.2f}".replace("-", "−") in README
+
+
+def test_every_module_in_the_layout_exists():
+    layout = re.search(r"## Layout.*?```\n(.*?)```", (ROOT / "docs/design.md").read_text(), re.S)[1]
+    named = set(re.findall(r"^  (?:.*  )?(\w+(?:\.py|/))", layout, re.M)) | set(re.findall(r"(\w+\.py)", layout))
+    real = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "src/lowerbound").iterdir()}
+    assert named <= real, named - real
+    assert real - named <= {"__main__.py", "py.typed", "__pycache__/"}, real - named
