@@ -397,3 +397,19 @@ def test_a_batch_larger_than_the_data_is_the_data():
     model, posterior = oracle.model(), oracle.posterior()
     fitted = lb.fit(model, torch.tensor(oracle_x), lb.AEVB(posterior), passes=2, batch_size=500, validation=0)
     assert [record["step"] for record in fitted.history.records] == [1, 2]
+
+
+def test_modules_train_in_training_mode_and_are_used_in_evaluation_mode():
+    model, inference, x = small()
+    modes = []
+
+    class Note(torch.nn.Module):
+        def forward(self, z):
+            modes.append((self.training, torch.is_grad_enabled()))
+            return z
+
+    model.decoder = lb.nn.Chain(model.decoder, Note())
+    lb.fit(model, x[:100], inference, passes=2, batch_size=45, validation=0.1)
+    assert modes == [(True, True)] * 2 + [(False, False)] + [(True, True)] * 2 + [(False, False)]
+    assert not model.training
+    assert not inference.posterior.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -65,9 +66,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def json_line(value: Any) -> str:
-    """``value`` as one line of JSON."""
-    return json.dumps(value, allow_nan=False) + "\n"
+def json_line(record: Mapping[str, float]) -> str:
+    """A record of numbers as one line of JSON; one that is not finite becomes null."""
+    values = {name: value if math.isfinite(value) else None for name, value in record.items()}
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -18,6 +18,9 @@ from lowerbound.posteriors import DiagonalNormal
 from lowerbound.training import Callback, History, progress_bar, train
 
 
+Data = Rows | torch.Tensor | np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Fit:
     """A fitted model: p(x, z), q(z|x), and what happened on the way."""
@@ -29,12 +32,12 @@ class Fit:
 
 def fit(
     model: LatentVariableModel,
-    data: Rows | torch.Tensor | np.ndarray[Any, Any],
+    data: Data,
     inference: AEVB,
     *,
     passes: int = 100,
     batch_size: int = 100,
-    validation: float | Rows = 0.1,
+    validation: float | Data = 0.1,
     patience: int | None = None,
     patience_from: float = 0.0,
     seed: int = 0,
@@ -44,34 +47,43 @@ def fit(
 ) -> Fit:
     """Learn ``model`` and the posterior of ``inference`` from ``data``, in place.
 
-    ``data``: rows ``[N, *X]`` on the modules' device. ``passes`` over the data, at most. ``validation``: held-out rows,
-    or the share of the rows to hold out (0 for none). The state with the best validation objective is kept; with
-    ``patience``, fitting stops after so many passes without a better one, counted from pass ``patience_from``.
+    ``data``: rows ``[N, *X]``, moved to the model's device once. ``passes`` over the data, at most. ``validation``:
+    held-out rows, or the share of the rows to hold out (0 for none). The state with the best validation objective is
+    kept; with ``patience``, fitting stops after so many passes without a better one, counted from ``patience_from``.
     ``seed`` fixes every draw: same seed, same threads, same bytes. ``threads``: CPU threads while fitting.
     """
-    rows = data if isinstance(data, Rows) else Rows(torch.as_tensor(data), dtype=next(model.parameters()).dtype)
+    like = next(model.parameters())
+    rows = as_rows(data, like)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
-    rows, held_out = split(rows, validation, seed) if isinstance(validation, float | int) else (rows, validation)
+    if isinstance(validation, float | int):
+        rows, held_out = split(rows, validation, seed)
+    else:
+        held_out = as_rows(validation, like)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
-    modules = torch.nn.ModuleList([model, inference.posterior]).train()
-    try:
-        with use_threads(threads):
-            history = train(
-                inference.start(model),
-                rows,
-                passes=passes,
-                batch_size=batch_size,
-                seed=seed,
-                validation=held_out,
-                patience=patience,
-                patience_from=patience_from,
-                callbacks=[*callbacks, *([progress_bar()] if progress else [])],
-            )
-    finally:
-        modules.eval()
+    with use_threads(threads):
+        history = train(
+            inference.start(model),
+            rows,
+            passes=passes,
+            batch_size=batch_size,
+            seed=seed,
+            validation=held_out,
+            patience=patience,
+            patience_from=patience_from,
+            callbacks=[*callbacks, *([progress_bar()] if progress else [])],
+        )
     return Fit(model, inference.posterior, history)
+
+
+def as_rows(data: Data, like: torch.Tensor) -> Rows:
+    """``data`` as rows on the device, and in the floating type, of ``like``."""
+    if isinstance(data, np.ndarray):
+        data = Rows.from_array(data, dtype=like.dtype)
+    elif isinstance(data, torch.Tensor):
+        data = Rows(data, dtype=like.dtype)
+    return data.to(like.device)
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:

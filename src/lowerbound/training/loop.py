@@ -47,7 +47,7 @@ def train(
     clock = Clock(procedure, cursor.full_weight)
     good = Snapshot(state, cursor, meter)
     total_steps = passes * cursor.steps_per_pass
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, state.mode(training=True):
         while cursor.passes < passes and history.stopped is None:
             this_pass = cursor.passes
             for _ in range(min(check_every, cursor.steps_per_pass - cursor.position)):
@@ -106,10 +106,12 @@ def evaluate(procedure: Procedure, rows: Rows, batch_size: int, seed: int, clock
     """Mean metrics of held-out rows, at the schedules' last values and with the same draws each time."""
     rng = generator(seed, "validation", device=rows.device)
     scalars, meter = clock.at(float("inf")), Meter()
-    with torch.no_grad():
+    with torch.no_grad(), procedure.state.mode(training=False):
         for batch, real in in_order(rows, batch_size, rng):
             noise = procedure.noise(len(batch.index), rng)
             meter.add(procedure.evaluate(procedure.state, batch, noise, scalars), real)
+    if not meter.finite():
+        warnings.warn("the objective of the held-out rows is not finite: look for extreme values", stacklevel=3)
     return meter.means("valid_")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,17 @@ class State:
         """Parameters and buffers only."""
         for name, value in self.module_tensors().items():
             value.copy_(tensors[name])
+
+    @contextlib.contextmanager
+    def mode(self, training: bool) -> Iterator[None]:
+        """Run the block with the modules in training mode (or in evaluation mode), and leave them in the other."""
+        for module in self.modules.values():
+            module.train(training)
+        try:
+            yield
+        finally:
+            for module in self.modules.values():
+                module.train(not training)
 
     def finite(self) -> bool:
         """Whether every tensor is finite: this waits for the device."""
