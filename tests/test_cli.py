@@ -140,7 +140,7 @@ def test_check_says_what_a_fit_would_do(wine, tmp_path):
     x[17, 3] = np.nan
     np.save(tmp_path / "holes.npy", x)
     done = run("check", tmp_path / "holes.npy", "--json", code=65)
-    assert "row 17, column [3]" in json.loads(done.stdout)["problems"][0]
+    assert "row 17, column 3" in json.loads(done.stdout)["problems"][0]
     assert "row 17, column 3 is NaN" in run("fit", tmp_path / "holes.npy", "--out", tmp_path / "r", code=65).stderr
     assert not (tmp_path / "r" / "config.json").exists()
 

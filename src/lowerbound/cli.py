@@ -203,8 +203,8 @@ def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_js
     from lowerbound.data import write
     from lowerbound.evidence import bits_per_dimension
 
-    vae = fitted(run)
-    found = vae.log_likelihood(rows_of(load(data), part), samples=samples)
+    vae, source = fitted(run), load(data)
+    found = vae.log_likelihood(rows_of(source, part), samples=samples)
     if out is not None:
         columns = {"log_likelihood": found.estimate, "standard_error": found.standard_error, "ess": found.ess}
         write(out, np.column_stack(list(columns.values())), list(columns))
@@ -221,16 +221,18 @@ def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_js
         "bound": "lower, in expectation",
         "measure": vae.model_.likelihood.measure,
         "smallest_ess": float(found.ess.min()),
+        "rows_with_ess_below_10": int((found.ess < 10).sum()),
     }
     bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting else ""
+    held_out = "held-out " if hasattr(source, "test") and part == "test" else ""
     tell(
         result,
         as_json,
-        f"held-out log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row{bits}, "
+        f"{held_out}log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row{bits}, "
         f"{result['rows']} rows\n"
         f"  by importance sampling, {samples} draws a row: a lower bound in expectation; ± is one standard error over "
-        f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}; smallest effective sample size "
-        f"{result['smallest_ess']:.1f}\n"
+        f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
+        f"  {result['rows_with_ess_below_10']} rows have an effective sample size below 10: theirs are rough, and low\n"
         f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
     )
 
@@ -270,6 +272,7 @@ def check(data: str, as_json: bool) -> int | None:
     """Say what a fit would do with DATA, and what is wrong with it, without fitting."""
     import numpy as np
 
+    from lowerbound.data.arrays import first, place
     from lowerbound.estimators import default_likelihood
 
     source = load(data)
@@ -277,9 +280,8 @@ def check(data: str, as_json: bool) -> int | None:
     problems = []
     finite_values = np.isfinite(x.astype(np.float64)) if x.dtype.kind == "f" else np.ones(x.shape, bool)
     if not finite_values.all():
-        row, *column = (int(i) for i in np.argwhere(~finite_values)[0])
-        count = int((~finite_values).sum())
-        problems.append(f"{count} values are missing or infinite, the first in row {row}, column {column}")
+        where = place(first(~finite_values))
+        problems.append(f"{int((~finite_values).sum())} values are missing or infinite, the first in {where}")
         likelihood = why = None
     else:
         likelihood, why = default_likelihood(x)

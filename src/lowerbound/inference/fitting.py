@@ -17,7 +17,6 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.training import Callback, History, progress_bar, train
 
-
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
 
 

@@ -1,0 +1,155 @@
+"""What a report says, as numbers and arrays: evidence, latents, the course of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lowerbound import distributions
+from lowerbound.diagnostics import active_units
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import DiagonalNormal
+from lowerbound.training import History
+
+Array = NDArray[Any]
+Record = Mapping[str, float]
+STOPPED = {
+    "passes": "all passes asked for were run",
+    "patience": "the validation objective had stopped rising",
+    "callback": "a callback asked to stop",
+    "interrupted": "interrupted by hand",
+    "diverged": "values were no longer finite",
+}
+
+
+class FittedVAE(Protocol):
+    """What a report reads of a fitted VAE."""
+
+    @property
+    def model_(self) -> LatentVariableModel: ...
+    @property
+    def posterior_(self) -> DiagonalNormal: ...
+    @property
+    def history_(self) -> History: ...
+    @property
+    def shape_(self) -> tuple[int, ...]: ...
+    @property
+    def latent_dim(self) -> int: ...
+    @property
+    def seed_(self) -> int: ...
+    @property
+    def dtype_(self) -> np.dtype[Any]: ...
+    @property
+    def binarise(self) -> str: ...
+
+    def encode(self, X: Any) -> Any: ...
+    def reconstruct(self, X: Any) -> Array: ...
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array: ...
+
+
+def grey(vae: FittedVAE, x: Array) -> Array:
+    """Rows ``x`` as they are, or where they are binarised the probabilities of a 1."""
+    white = getattr(vae, "white", None) or (255.0 if x.dtype == np.uint8 else 1.0)
+    return x if vae.binarise == "none" else x / white
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Posterior means ``[N, d]``, KL(q ‖ p) of each latent ``[d]`` (nats, mean over rows), active ones ``[d]``."""
+
+    means: Array
+    kl: Array
+    active: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, vae: FittedVAE, x: Array) -> Latents:
+        """Of the posteriors of rows ``x [N, *X]``."""
+        means, scales = vae.encode(x)
+        prior = vae.model_.prior()
+        loc, scale = (torch.as_tensor(values).to(prior.loc) for values in (means, scales))
+        kl = distributions.kl_normal(distributions.Normal(loc, scale), prior)
+        return cls(means, kl.double().mean(0).cpu().numpy(), active_units(means))
+
+    def plane(self) -> tuple[Array, float]:
+        """First two principal components of the means ``[N, 2]``, and their share of the variance."""
+        centred = self.means - self.means.mean(0, dtype=np.float64)
+        _, size, axes = np.linalg.svd(centred, full_matrices=False)
+        axes = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(1)].diagonal())[:, None]
+        total = np.square(size).sum()
+        return centred @ axes.T, float(np.square(size[:2]).sum() / total) if total > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """The bound of each pass and its two parts, in nats per row, ``[n]``."""
+
+    log_lik: Array
+    kl: Array
+
+    @property
+    def elbo(self) -> Array:
+        return self.log_lik - self.kl
+
+    @classmethod
+    def of(cls, records: Sequence[Record], prefix: str) -> Course | None:
+        """From the records of passes; None where they do not hold it."""
+        if not records or any(f"{prefix}_{name}" not in record for name in ("log_lik", "kl") for record in records):
+            return None
+        log_lik, kl = (np.array([record[f"{prefix}_{name}"] for record in records]) for name in ("log_lik", "kl"))
+        return cls(log_lik, kl)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What happened in ``passes [n]``: on training rows, on validation rows (if any), and the pass that was kept."""
+
+    passes: Array
+    train: Course
+    valid: Course | None
+    kept: int | None
+
+    @classmethod
+    def of(cls, history: History) -> Training | None:
+        """None where no record was kept."""
+        records = history.records
+        train, valid = Course.of(records, "train"), Course.of(records, "valid")
+        if train is None:
+            return None
+        passes = np.array([record.get("pass", 0) for record in records], dtype=int)
+        counted = bool((np.diff(passes) > 0).all())  # fits of one pass at a time each begin at 1
+        kept = history.best_pass if valid is not None and counted and history.best_pass in passes else None
+        return cls(passes if counted else np.arange(1, len(passes) + 1), train, valid, kept)
+
+    @property
+    def courses(self) -> dict[str, Course]:
+        return {"training rows": self.train} | ({} if self.valid is None else {"validation rows": self.valid})
+
+
+def visible_range(curves: Sequence[Array]) -> tuple[float, float, int]:
+    """Limits of an axis for ``curves`` (``[n]`` each), and how many first passes lie outside.
+
+    As few as it takes, and at most a twentieth, lie outside where they would flatten the rest: what goes wrong later
+    always shows.
+    """
+    values = np.array(curves, dtype=float)
+    passes = values.shape[1]
+    most = max(1, passes // 20) if passes >= 5 else 0
+    late = _range(values[:, most:])
+    for skipped in range(most + 1):
+        low, high = _range(values[:, skipped:])
+        if high - low <= 3 * (late[1] - late[0]):
+            break
+    margin = 0.06 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+    outside = np.any((values < low) | (values > high), axis=0)
+    return low, high, int(outside[:most].sum())
+
+
+def _range(values: Array) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

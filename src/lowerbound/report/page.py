@@ -1,0 +1,162 @@
+"""From a fitted VAE and held-out rows to ``report.html`` and ``overview.png``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lowerbound import checkpoint
+from lowerbound.errors import DataError
+from lowerbound.evidence import LogLikelihood
+from lowerbound.report import figures, overview, style, words
+from lowerbound.report.colours import Colouring
+from lowerbound.report.facts import FittedVAE, Latents, Training
+from lowerbound.report.rows import rows_of
+from lowerbound.report.style import Panel
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, sentences and pictures."""
+
+    heading: str
+    texts: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+def write_report(
+    folder: Path,
+    vae: FittedVAE,
+    x: Array,
+    labels: Array | None,
+    evidence: LogLikelihood,
+    *,
+    title: str,
+    names: Sequence[str] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Write ``report.html``, which needs no other file, and ``overview.png`` into ``folder``; give the page's path.
+
+    ``x [N, *X]``: rows that were not fitted, at least 2. ``labels [N]`` colour the latents. ``evidence`` is theirs.
+    ``names``: of the columns of a table. ``command``: what was run, to be shown.
+    """
+    folder = Path(folder)
+    x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
+    _check(x, labels, evidence)
+    with style.drawing():
+        latents, training, colouring = Latents.of(vae, x), Training.of(vae.history_), Colouring.of(labels)
+        rows = rows_of(vae, x, names)
+        sections = (
+            Section("Real rows and their reconstructions", rows.about_reconstructions, rows.reconstructions()),
+            Section("Fresh samples", rows.about_samples, rows.samples()),
+            _latent_section(latents, colouring),
+            _training_section(vae, training),
+            _activity_section(latents),
+        )
+        picture = overview.picture(rows, latents, training, colouring, title, evidence)
+    page = _page(sections, vae, evidence, len(x), title, command)
+    with checkpoint.atomic_write(folder / "overview.png") as file:
+        file.write(picture)
+    checkpoint.write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _check(x: Array, labels: Array | None, evidence: LogLikelihood) -> None:
+    if len(x) < 2:
+        raise DataError(f"a report needs at least 2 held-out rows, got {len(x)}.")
+    if len(evidence.estimate) != len(x):
+        raise ValueError(f"the evidence is of {len(evidence.estimate)} rows, but x has {len(x)}; give the same rows.")
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(f"labels have shape {labels.shape}, but x has {len(x)} rows; give one label a row.")
+
+
+def _latent_section(latents: Latents, colouring: Colouring) -> Section:
+    count, dimensions = latents.means.shape
+    ways = {
+        1: "Posterior means E[z|x] of held-out rows.",
+        2: "Posterior means E[z|x] of held-out rows, in the plane of the two latents.",
+    }
+    text = ways.get(dimensions) or (
+        f"Posterior means E[z|x] of held-out rows, seen along their first two principal components, which hold "
+        f"{latents.plane()[1]:.0%} of the variance in {dimensions} dimensions."
+    )
+    if dimensions > 1 and count > figures.MOST_POINTS:
+        text += f" {figures.MOST_POINTS:,} of {count:,} rows are drawn, evenly spaced."
+    text += _about_colours(colouring, dimensions)
+    figure = Figure((5.6, 4.4) if dimensions > 1 else (5.6, 3.0), layout="constrained")
+    figures.draw_latents(figure.subplots(), latents, colouring)
+    alt = ("Histogram" if dimensions == 1 else "Scatter plot") + " of the posterior means."
+    return Section("Latent space", (text,), (Panel.of(style.png(figure), alt),))
+
+
+def _about_colours(colouring: Colouring, dimensions: int) -> str:
+    if colouring.groups:
+        drawn = "Colours and markers" if dimensions > 1 else "Colours"
+        return f" {drawn} are labels, which the model has not seen."
+    if colouring.values is not None:
+        return " Colour is the label, which the model has not seen." if dimensions > 1 else ""
+    return ""
+
+
+def _training_section(vae: FittedVAE, training: Training | None) -> Section:
+    notes = words.training_notes(vae, training)
+    if training is None:
+        return Section("Training", notes, ())
+    bound, split = Figure((4.6, 3.4), layout="constrained"), Figure((4.6, 3.4), layout="constrained")
+    outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
+    captions = [
+        "The bound (ELBO) of each pass; higher is better. Training rows: averaged over the pass"
+        + ("." if training.valid is None else "; validation rows: after it."),
+        "Its two parts: ELBO = reconstruction − KL." + (" Dotted: the pass that was kept." if training.kept else ""),
+    ]
+    first = (f" {count} of the first passes lie outside the axes." if count else "" for count in outside)
+    captions = [caption + more for caption, more in zip(captions, first, strict=True)]
+    alts = ("Line chart of the bound by pass.", "Line charts of the reconstruction term and of the KL by pass.")
+    pictures = [style.png(figure) for figure in (bound, split)]
+    panels = (Panel.of(*each, half=True) for each in zip(pictures, alts, captions, strict=True))
+    return Section("Training", notes, tuple(panels))
+
+
+def _activity_section(latents: Latents) -> Section:
+    active, total = int(latents.active.sum()), len(latents.active)
+    text = (
+        f"KL(q ‖ p) of each latent, averaged over held-out rows: {latents.kl.sum():.3g} nats in all. A latent is "
+        "active if its posterior mean varies over rows with a variance above 0.01 (Burda et al. 2016); an inactive one "
+        "carries next to nothing of x."
+    )
+    figure = Figure((5.6, 2.7), layout="constrained")
+    figures.draw_kl(figure.subplots(), latents)
+    alt = f"Bars of the KL of each of {total} latents; {active} are active."
+    return Section(
+        f"{active} of {total} latent{'s' if total > 1 else ''} active", (text,), (Panel.of(style.png(figure), alt),)
+    )
+
+
+def _page(
+    sections: tuple[Section, ...], vae: FittedVAE, evidence: LogLikelihood, rows: int, title: str, command: str | None
+) -> str:
+    template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    latents = f"{vae.latent_dim} latent{'s' if vae.latent_dim > 1 else ''}"
+    return environment.from_string(template).render(
+        title=title,
+        lead=f"A variational auto-encoder with {latents} and a {type(vae.model_.likelihood).__name__} likelihood.",
+        evidence=words.Evidence.of(evidence, vae),
+        sections=sections,
+        reading=words.READING,
+        configuration=words.configuration(vae, rows),
+        networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
+        command=command,
+    )

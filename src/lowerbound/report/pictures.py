@@ -1,0 +1,95 @@
+"""Rows that are images, laid out as pictures on one grey scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Likelihood
+
+Array = NDArray[Any]
+_LEAST_PIXELS = 64  # a flat row of fewer values is taken for a table
+_WIDEST, _CRISP = 640, 920  # pixels: large pictures shrink to the first, small ones are blown up towards the second
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a row ``[*X]`` is drawn: as ``[H, W]`` or ``[C, H, W]``, black at ``low`` and white at ``high``."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, likelihood: Likelihood, x: Array) -> Look | None:
+        """For rows ``x [N, *X]``; None if they are no images: flat rows are, if square and of bounded values."""
+        shape = x.shape[1:]
+        if len(shape) == 1:
+            side = math.isqrt(shape[0])
+            bounded = isinstance(likelihood, Bernoulli | DiscretizedLogistic)
+            if not bounded or side * side != shape[0] or shape[0] < _LEAST_PIXELS:
+                return None
+            shape = (side, side)
+        return cls(shape, *_bounds(likelihood, x)) if len(shape) in (2, 3) else None
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    def tiles(self, rows: Array) -> Array:
+        """Rows ``[n, *X]`` as colours in [0, 1], ``[n, H, W, 3]``: of channels other than 3, the first, in grey."""
+        images = rows.reshape(len(rows), *self.shape).astype(np.float64)
+        if len(self.shape) == 2:
+            images = images[:, None]
+        if images.shape[1] != 3:
+            images = images[:, :1].repeat(3, 1)
+        span = self.high - self.low or 1.0
+        return np.moveaxis(((images - self.low) / span).clip(0, 1), 1, -1)
+
+
+def _bounds(likelihood: Likelihood, x: Array) -> tuple[float, float]:
+    if isinstance(likelihood, Bernoulli):
+        return 0.0, 1.0
+    if isinstance(likelihood, DiscretizedLogistic):
+        return 0.0, likelihood.levels - 1.0
+    if isinstance(likelihood, Categorical):
+        return 0.0, likelihood.n_classes - 1.0
+    return float(x.min()), float(x.max())
+
+
+def grid(tiles: Array, columns: int) -> Array:
+    """Tiles ``[n, H, W, 3]`` row after row on white, ``[H', W', 3]``."""
+    count, height, width, _ = tiles.shape
+    gap = max(1, width // 14)
+    lines = -(-count // columns)
+    canvas = np.ones((lines * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for place, tile in enumerate(tiles):
+        top, left = (place // columns) * (height + gap), (place % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def pairs(above: Array, below: Array, columns: int) -> Array:
+    """Tiles ``[n, H, W, 3]`` above their counterparts, pair after pair, ``[H', W', 3]``."""
+    width = above.shape[2]
+    edge = np.ones((len(above), max(1, width // 28), width, 3))
+    foot = np.ones((len(above), max(1, width // 9), width, 3))
+    together = np.concatenate([above, edge, below, foot], 1)
+    return grid(together, columns)[: -foot.shape[1]]
+
+
+def fit_size(canvas: Array) -> Array:
+    """Blown up by a whole number where small, averaged over blocks where large."""
+    height, width, _ = canvas.shape
+    larger = max(1, round(_CRISP / width))
+    if larger > 1:
+        return canvas.repeat(larger, 0).repeat(larger, 1)
+    block = -(-width // _WIDEST) if width > _CRISP else 1
+    height, width = height // block * block, width // block * block
+    blocks = canvas[:height, :width].reshape(height // block, block, width // block, block, 3)
+    mean: Array = blocks.mean((1, 3))
+    return mean

@@ -1,0 +1,156 @@
+"""The sentences of a report, with their numbers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import lowerbound
+from lowerbound.evidence import LogLikelihood, bits_per_dimension
+from lowerbound.report.facts import STOPPED, FittedVAE, Training
+
+_FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
+_MANY_ROWS = 0.05
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The headline: the mean of log p(x) and its error, how it was estimated, and whether to trust it."""
+
+    mean: str
+    error: str
+    bits: str | None
+    how: str
+    facts: Pairs
+    warning: str | None
+
+    @classmethod
+    def of(cls, evidence: LogLikelihood, vae: FittedVAE) -> Evidence:
+        digits = decimals(evidence.mean_standard_error)
+        discrete = vae.model_.likelihood.measure == "counting"
+        bits = number(bits_per_dimension(evidence.mean, vae.shape_), 3) if discrete else None
+        how = (
+            f"Over {len(evidence.estimate):,} rows, by importance sampling with {evidence.samples:,} draws a row: a "
+            "lower bound in expectation. ± is one standard error over rows; Monte Carlo error on these very rows is "
+            f"{evidence.mean_monte_carlo_error:.2g}."
+        )
+        if vae.binarise != "none":
+            how += " Grey values were binarised at random, once, to be scored."
+        mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
+        return cls(mean, error, bits, how, _facts(evidence, discrete), _warning(evidence))
+
+
+def _facts(evidence: LogLikelihood, discrete: bool) -> Pairs:
+    digits = decimals(evidence.mean_elbo_standard_error)
+    elbo = f"{number(evidence.mean_elbo, digits)} ± {number(evidence.mean_elbo_standard_error, digits)} nats per row"
+    gap = evidence.mean - evidence.mean_elbo
+    counting = "counting: these are log probabilities"
+    lebesgue = "Lebesgue: log densities in the data's units, which change with the units and can be above\u00a00"
+    ess = f"{_round(evidence.ess.min())} in the worst row, {_round(np.median(evidence.ess))} in the median row"
+    ess += f", of {evidence.samples:,} draws"
+    return (
+        ("ELBO", f"{elbo}; {number(gap, decimals(gap))} below the estimate"),
+        ("Base measure", counting if discrete else lebesgue),
+        ("Effective sample size", ess),
+    )
+
+
+def _warning(evidence: LogLikelihood) -> str | None:
+    """Where more than one row in twenty has fewer than ten effective draws."""
+    few = evidence.ess < _FEW_DRAWS
+    if few.mean() <= _MANY_ROWS:
+        return None
+    return (
+        f"In {few.sum():,} of {len(few):,} rows fewer than {_FEW_DRAWS} draws carry the weight. There the estimate may "
+        "be well below log p(x) and its Monte Carlo error too small; more draws would help. (This is said when more "
+        f"than {_MANY_ROWS:.0%} of rows have an effective sample size below {_FEW_DRAWS}.)"
+    )
+
+
+def decimals(error: float) -> int:
+    """How many decimals show two digits of ``error``."""
+    return int(np.clip(1 - math.floor(math.log10(error)), 0, 4)) if math.isfinite(error) and error > 0 else 2
+
+
+def number(value: float, digits: int) -> str:
+    """With a true minus sign, and without one at 0."""
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def _round(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]:
+    """What was ascended where that is not the ELBO, and which pass was kept."""
+    if training is None:
+        return ("No record of the passes was kept.",)
+    notes = [_kept(training), *_ascended(vae)]
+    rescues = vae.history_.rescues
+    if rescues:
+        notes.append(f"Values stopped being finite {len(rescues)} times: {'; '.join(rescues)}.")
+    return tuple(notes)
+
+
+def _kept(training: Training) -> str:
+    if training.valid is None:
+        return "No rows were held out while fitting, so the model is that of the last pass."
+    if training.kept is None:
+        return "Which pass was kept is not recorded."
+    return f"The model is that of pass {training.kept}, whose validation objective was best."
+
+
+def _ascended(vae: FittedVAE) -> list[str]:
+    betas = sorted({record.get("beta", 1.0) for record in vae.history_.records})
+    floor, draws = getattr(vae, "free_bits", 0), getattr(vae, "draws", 1)
+    shown = "Shown is E[log p(x|z)] − KL(q ‖ p), the ELBO, which is one."
+    notes = []
+    if betas != [1.0]:
+        weight = f"β = {betas[0]:.3g}" if len(betas) == 1 else f"β between {betas[0]:.3g} and {betas[-1]:.3g}"
+        notes.append(f"Fitting weighted the KL by {weight}, so what it ascended is no bound on log p(x). {shown}")
+    if floor:
+        notes.append(f"Fitting left each latent {floor:.3g} nats of KL free, so its objective is no bound. {shown}")
+    if getattr(vae, "objective", "elbo") == "iwae" and draws > 1:
+        notes.append(f"Fitting ascended the importance-weighted objective with {draws} draws; shown is the ELBO.")
+    return notes
+
+
+def configuration(vae: FittedVAE, rows: int) -> Pairs:
+    """What was fitted, and with what."""
+    history, parts = vae.history_, (vae.model_, vae.posterior_)
+    count = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    stopped = STOPPED.get(str(history.stopped), "not recorded")
+    return (
+        ("Likelihood p(x|z)", describe(vae.model_.likelihood)),
+        ("Prior p(z)", describe(vae.model_.prior)),
+        ("Posterior q(z|x)", f"{type(vae.posterior_).__name__}, amortised by an encoder"),
+        ("Latents", str(vae.latent_dim)),
+        ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} held out"),
+        ("Parameters", f"{count:,}"),
+        ("Seed", str(vae.seed_)),
+        ("Passes run", f"{len(history.records)}; {stopped}"),
+        ("Versions", f"lowerbound {lowerbound.__version__}, torch {torch.__version__}"),
+    )
+
+
+def describe(part: Any) -> str:
+    """A part as its name and the constructor's arguments that it keeps."""
+    names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
+    return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)!r}' for name in names)})"
+
+
+READING = (
+    "The ELBO lies below log p(x) by KL(q(z|x) ‖ p(z|x)), how far the encoder's posterior is from the true one (Kingma "
+    "& Welling 2013). Importance sampling closes part of that gap, the more the larger its sample (Burda et al. 2016).",
+    "Compare two models by the mean of their differences row by row, on the same rows, with that mean's own standard "
+    "error; and only if both have the same base measure and units.",
+    "Reconstructions show what the latents keep of a row; samples show whether the prior reaches it. A model can do "
+    "well in one and badly in the other.",
+)
