@@ -84,7 +84,9 @@ def images(tmp_path_factory):
     labels = np.array([f"_{HOSTILE}", r"$\frac{1", "猫", "b\nc"])[digits.test_labels[:50] % 4]
     folder = tmp_path_factory.mktemp("images")
     before = dict(matplotlib.rcParams)
-    path = write_report(folder, vae, x, labels, evidence, title=rf"{HOSTILE} $\frac", command=f"run '{HOSTILE}'")
+    path = write_report(
+        folder, vae, x, labels, evidence, held_out=True, title=rf"{HOSTILE} $\frac", command=f"run '{HOSTILE}'"
+    )
     assert dict(matplotlib.rcParams) == before
     return vae, x, evidence, path.read_text()
 
@@ -97,7 +99,7 @@ def table(tmp_path_factory):
     names = [HOSTILE, "_private", "a_b$c", *(f"column {i}" for i in range(7))]
     folder = tmp_path_factory.mktemp("table")
     evidence = vae.log_likelihood(x[300:], samples=20)
-    path = write_report(folder, vae, x[300:], None, evidence, title="Diabetes", names=names)
+    path = write_report(folder, vae, x[300:], None, evidence, held_out=True, title="Diabetes", names=names)
     return vae, x[300:], evidence, path.read_text()
 
 
@@ -188,7 +190,7 @@ def test_the_overview_is_wide_enough_and_files_do_not_depend_on_the_run(images, 
     for name in ("a", "b"):
         with torch.random.fork_rng(), matplotlib.rc_context({"text.usetex": name == "b", "figure.dpi": 30}):
             torch.manual_seed(len(files))
-            path = write_report(tmp_path / name, vae, x, None, evidence, title="Again")
+            path = write_report(tmp_path / name, vae, x, None, evidence, held_out=True, title="Again")
         files.append((path.read_bytes(), (tmp_path / name / "overview.png").read_bytes()))
     assert files[0] == files[1]
     assert matplotlib.image.imread(io.BytesIO(files[0][1]), format="png").shape[1] == 1200
@@ -366,22 +368,26 @@ def test_columns_left_out_are_counted():
 def test_counts_with_a_number_for_a_label(tmp_path):
     x = np.random.default_rng(0).poisson(2, (80, 4))
     vae = lb.VAE(3, random_state=0, hidden=(4,), passes=1).fit(x)
-    path = write_report(tmp_path, vae, x, x.sum(1) / 7, vae.log_likelihood(x, samples=3), title="Counts")
+    path = write_report(
+        tmp_path, vae, x, x.sum(1) / 7, vae.log_likelihood(x, samples=3), held_out=False, title="Counts"
+    )
     page = Page(path.read_text())
+    assert "which may have been fitted" in path.read_text()
+    assert "Held-out" not in path.read_text()
     assert len(page.images) == 2 + 1 + 1 + 2 + 1
     assert "Colour is the label" in page.text
 
 
 def test_what_does_not_fit_together_is_refused(table, tmp_path):
     vae, x, evidence, _ = table
-    with pytest.raises(DataError, match="at least 2 held-out rows, got 1"):
-        write_report(tmp_path, vae, x[:1], None, evidence, title="")
+    with pytest.raises(DataError, match="at least 2 rows, got 1"):
+        write_report(tmp_path, vae, x[:1], None, evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="evidence is of 142 rows, but x has 141"):
-        write_report(tmp_path, vae, x[1:], None, evidence, title="")
+        write_report(tmp_path, vae, x[1:], None, evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="give one label a row"):
-        write_report(tmp_path, vae, x, np.zeros(3), evidence, title="")
+        write_report(tmp_path, vae, x, np.zeros(3), evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="names has 2 names for rows of 10 values"):
-        write_report(tmp_path, vae, x, None, evidence, title="", names=["a", "b"])
+        write_report(tmp_path, vae, x, None, evidence, held_out=True, title="", names=["a", "b"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -224,7 +224,7 @@ def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_js
         "rows_with_ess_below_10": int((found.ess < 10).sum()),
     }
     bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting else ""
-    held_out = "held-out " if hasattr(source, "test") and part == "test" else ""
+    held_out = "held-out " if is_held_out(source, part) else ""
     tell(
         result,
         as_json,
@@ -259,6 +259,7 @@ def report(run: Path, data: str, part: str, samples: int, as_json: bool) -> None
         labels,
         vae.log_likelihood(x, samples=samples),
         title=f"{Path(data).name}: VAE with {vae.latent_dim} latents",
+        held_out=is_held_out(source, part),
         names=getattr(source, "names", None),
         command=f"lowerbound report {run} {data}",
     )
@@ -347,6 +348,13 @@ def rows_of(source: Dataset | Table, part: str) -> Any:
     import pyarrow
 
     return pyarrow.table({name: source.x[:, i] for i, name in enumerate(source.names)})
+
+
+def is_held_out(source: Dataset | Table, part: str) -> bool:
+    """Whether a fit by the command line cannot have seen these rows: of a file, nobody knows."""
+    from lowerbound.data import Dataset
+
+    return isinstance(source, Dataset) and part == "test"
 
 
 def fitted(run: Path) -> VAE:

@@ -1,4 +1,4 @@
-"""Held-out images beside their reconstructions, and images from the model."""
+"""Real images beside their reconstructions, and images from the model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ImageRows:
         if self.binarised:
             scale += " Real rows are shown before they are binarised."
         return (
-            f"{len(self.real)} of {self.total:,} held-out rows, evenly spaced: each above, and below it the "
+            f"{len(self.real)} of {self.total:,} rows, evenly spaced: each above, and below it the "
             f"{self.point} of p(x|z) at the mean z of q(z|x). {scale}",
         )
 
@@ -69,7 +69,7 @@ class ImageRows:
         panels = []
         for start in range(0, len(self.real), _ACROSS):
             chosen = slice(start, start + _ACROSS)
-            alt = f"Held-out images {start + 1} to {start + len(self.real[chosen])} above their reconstructions."
+            alt = f"Real images {start + 1} to {start + len(self.real[chosen])} above their reconstructions."
             panels.append(_image_panel(self._pairs(chosen), alt, ""))
         return tuple(panels)
 
@@ -87,7 +87,7 @@ class ImageRows:
         return 0.35 + _OVERVIEW_WIDTH * max(float(height / width) for height, width, _ in shapes)
 
     def draw_reconstructions(self, figure: Figure | SubFigure) -> None:
-        _show(figure, self._all_pairs(), "Held-out rows above their reconstructions")
+        _show(figure, self._all_pairs(), "Real rows above their reconstructions")
 
     def draw_samples(self, figure: Figure | SubFigure) -> None:
         _show(figure, self._all_samples(), f"Prior draws: {self.point} of p(x|z), and draws of x below")

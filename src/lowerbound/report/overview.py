@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from lowerbound.evidence import LogLikelihood
 from lowerbound.report import figures, style
 from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import Latents, Training
 from lowerbound.report.rows import RowsShown
-from lowerbound.report.words import decimals, number
 
 _WIDTH, _DPI = 8.0, 150  # inches, dots per inch: 1200 pixels
 _TITLE, _PLOTS = 0.35, 3.2  # inches high
@@ -21,26 +19,20 @@ def picture(
     training: Training | None,
     colouring: Colouring,
     title: str,
-    evidence: LogLikelihood,
+    headline: str,
 ) -> bytes:
-    """The picture as a PNG file."""
+    """The picture as a PNG file; ``title`` is cut where it is long, ``headline`` never."""
     top = rows.overview_height
     figure = Figure((_WIDTH, _TITLE + top + _PLOTS), layout="constrained")
-    figure.suptitle(f"{style.plain(title, 60)}: {_headline(evidence)}", x=0.01, ha="left", fontsize=11.5)
+    figure.suptitle(f"{style.plain(title, 60)}: {headline}", x=0.01, ha="left", fontsize=11.5)
     parts = figure.subfigures(2, 2, squeeze=False, height_ratios=(top, _PLOTS), hspace=0.04, wspace=0.04)
     rows.draw_reconstructions(parts[0, 0])
     rows.draw_samples(parts[0, 1])
     ax = parts[1, 0].subplots()
     figures.draw_latents(ax, latents, colouring)
-    ax.set_title("Posterior means of held-out rows")
+    ax.set_title("Posterior means of the rows")
     if training is not None:
         ax = parts[1, 1].subplots()
         figures.draw_bound(ax, training)
         ax.set_title("The bound while fitting")
     return style.png(figure, _DPI)
-
-
-def _headline(evidence: LogLikelihood) -> str:
-    digits = decimals(evidence.mean_standard_error)
-    mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
-    return f"held-out log p(x) {mean} ± {error} nats per row"

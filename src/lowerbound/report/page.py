@@ -1,4 +1,4 @@
-"""From a fitted VAE and held-out rows to ``report.html`` and ``overview.png``."""
+"""From a fitted VAE and rows to ``report.html`` and ``overview.png``."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def write_report(
     evidence: LogLikelihood,
     *,
     title: str,
+    held_out: bool,
     names: Sequence[str] | None = None,
     command: str | None = None,
 ) -> Path:
     """Write ``report.html``, which needs no other file, and ``overview.png`` into ``folder``; give the page's path.
 
-    ``x [N, *X]``: rows that were not fitted, at least 2. ``labels [N]`` colour the latents. ``evidence`` is theirs.
-    ``names``: of the columns of a table. ``command``: what was run, to be shown.
+    ``x [N, *X]``: at least 2 rows; ``held_out``: none of them was fitted. ``labels [N]`` colour the latents.
+    ``evidence`` is that of ``x``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
     """
     folder = Path(folder)
     x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
@@ -63,8 +64,9 @@ def write_report(
             _training_section(vae, training),
             _activity_section(latents),
         )
-        picture = overview.picture(rows, latents, training, colouring, title, evidence)
-    page = _page(sections, vae, evidence, len(x), title, command)
+        headline = words.headline(evidence, held_out)
+        picture = overview.picture(rows, latents, training, colouring, title, headline)
+    page = _page(sections, vae, evidence, held_out, title, command)
     with checkpoint.atomic_write(folder / "overview.png") as file:
         file.write(picture)
     checkpoint.write_text(folder / "report.html", page)
@@ -73,7 +75,7 @@ def write_report(
 
 def _check(x: Array, labels: Array | None, evidence: LogLikelihood) -> None:
     if len(x) < 2:
-        raise DataError(f"a report needs at least 2 held-out rows, got {len(x)}.")
+        raise DataError(f"a report needs at least 2 rows, got {len(x)}.")
     if len(evidence.estimate) != len(x):
         raise ValueError(f"the evidence is of {len(evidence.estimate)} rows, but x has {len(x)}; give the same rows.")
     if labels is not None and labels.shape != (len(x),):
@@ -83,11 +85,11 @@ def _check(x: Array, labels: Array | None, evidence: LogLikelihood) -> None:
 def _latent_section(latents: Latents, colouring: Colouring) -> Section:
     count, dimensions = latents.means.shape
     ways = {
-        1: "Posterior means E[z|x] of held-out rows.",
-        2: "Posterior means E[z|x] of held-out rows, in the plane of the two latents.",
+        1: "Posterior means E[z|x] of the rows.",
+        2: "Posterior means E[z|x] of the rows, in the plane of the two latents.",
     }
     text = ways.get(dimensions) or (
-        f"Posterior means E[z|x] of held-out rows, seen along their first two principal components, which hold "
+        f"Posterior means E[z|x] of the rows, seen along their first two principal components, which hold "
         f"{latents.plane()[1]:.0%} of the variance in {dimensions} dimensions."
     )
     if dimensions > 1 and count > figures.MOST_POINTS:
@@ -130,7 +132,7 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
 def _activity_section(latents: Latents) -> Section:
     active, total = int(latents.active.sum()), len(latents.active)
     text = (
-        f"KL(q ‖ p) of each latent, averaged over held-out rows: {latents.kl.sum():.3g} nats in all. A latent is "
+        f"KL(q ‖ p) of each latent, averaged over the rows: {latents.kl.sum():.3g} nats in all. A latent is "
         "active if its posterior mean varies over rows with a variance above 0.01 (Burda et al. 2016); an inactive one "
         "carries next to nothing of x."
     )
@@ -143,7 +145,12 @@ def _activity_section(latents: Latents) -> Section:
 
 
 def _page(
-    sections: tuple[Section, ...], vae: FittedVAE, evidence: LogLikelihood, rows: int, title: str, command: str | None
+    sections: tuple[Section, ...],
+    vae: FittedVAE,
+    evidence: LogLikelihood,
+    held_out: bool,
+    title: str,
+    command: str | None,
 ) -> str:
     template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -152,11 +159,12 @@ def _page(
     latents = f"{vae.latent_dim} latent{'s' if vae.latent_dim > 1 else ''}"
     return environment.from_string(template).render(
         title=title,
+        held_out=held_out,
         lead=f"A variational auto-encoder with {latents} and a {type(vae.model_.likelihood).__name__} likelihood.",
         evidence=words.Evidence.of(evidence, vae),
         sections=sections,
         reading=words.READING,
-        configuration=words.configuration(vae, rows),
+        configuration=words.configuration(vae, len(evidence.estimate)),
         networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
         command=command,
     )

@@ -1,4 +1,4 @@
-"""Held-out rows of a table beside their reconstructions, and rows from the model."""
+"""Rows of a table beside their reconstructions, and rows from the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OVERVIEW_COLUMNS = 14
 
 @dataclass(frozen=True)
 class TableRows:
-    """Columns of held-out rows, and sampled rows ``[S, c]`` of the same columns."""
+    """Columns of real rows, and sampled rows ``[S, c]`` of the same columns."""
 
     columns: Columns
     sampled: Array
@@ -56,7 +56,7 @@ class TableRows:
         rows = min(len(self.columns.real), tables.MOST_ROWS)
         point = "most probable class" if self.categories else "mean"
         return (
-            f"{rows} of {len(self.columns.real):,} held-out rows, evenly spaced and side by side, in {self._which}. "
+            f"{rows} of {len(self.columns.real):,} rows, evenly spaced and side by side, in {self._which}. "
             f"The model's reconstruction of a row is the {point} of p(x|z) at the mean z of q(z|x).",
         )
 
@@ -66,7 +66,7 @@ class TableRows:
         outside = ((self.sampled < real.min(0)) | (self.sampled > real.max(0))).mean()
         return (
             f"{self._which.capitalize()} of {len(self.sampled):,} rows drawn from p(x) (orange outline) and of the "
-            f"held-out rows (grey), as shares of rows. Each axis is the range of the held-out rows; {outside:.1%} of "
+            f"real rows (grey), as shares of rows. Each axis is the range of the real rows; {outside:.1%} of "
             "the sampled values lie outside it.",
         )
 
@@ -78,8 +78,8 @@ class TableRows:
         if not self.categories:
             bars = Figure((4.6, max(1.6, 0.65 + 0.19 * count)), layout="constrained")
             tables.draw_explained(bars, self.columns)
-            alt = "Bars: the share of each column's variance over all held-out rows that reconstructions explain."
-            caption = "Over all held-out rows: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
+            alt = "Bars: the share of each column's variance over all rows that reconstructions explain."
+            caption = "Over all rows: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
             panels.append(Panel.of(png(bars), alt, caption, half=True))
         return tuple(panels)
 
@@ -103,7 +103,7 @@ class TableRows:
         tables.draw_cells(figure, self.columns.first(_OVERVIEW_COLUMNS))
 
     def draw_samples(self, figure: Figure | SubFigure) -> None:
-        figure.suptitle("Held-out rows (grey) and samples (outline)", x=0.01, ha="left", fontsize=9.5)
+        figure.suptitle("Real rows (grey) and samples (outline)", x=0.01, ha="left", fontsize=9.5)
         shown = min(len(self.columns.names), _HISTOGRAMS[0] * _HISTOGRAMS[1])
         self._draw_histograms(figure, slice(0, shown), -(-shown // _HISTOGRAMS[1]))
 

@@ -132,7 +132,7 @@ def configuration(vae: FittedVAE, rows: int) -> Pairs:
         ("Prior p(z)", describe(vae.model_.prior)),
         ("Posterior q(z|x)", f"{type(vae.posterior_).__name__}, amortised by an encoder"),
         ("Latents", str(vae.latent_dim)),
-        ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} held out"),
+        ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
         ("Seed", str(vae.seed_)),
         ("Passes run", f"{len(history.records)}; {stopped}"),
@@ -154,3 +154,10 @@ READING = (
     "Reconstructions show what the latents keep of a row; samples show whether the prior reaches it. A model can do "
     "well in one and badly in the other.",
 )
+
+
+def headline(evidence: LogLikelihood, held_out: bool) -> str:
+    """The estimate and its standard error, in a line."""
+    digits = decimals(evidence.mean_standard_error)
+    mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
+    return f"{'held-out ' if held_out else ''}log p(x) {mean} ± {error} nats per row"
