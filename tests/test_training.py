@@ -332,13 +332,14 @@ def test_a_gradient_that_is_not_finite_is_named():
             lb.fit(model, x, inference, passes=5, batch_size=60, validation=0)
 
 
-def test_a_row_that_is_not_finite_is_named():
+@pytest.mark.parametrize("validation", [0, 0.1])  # row 137 keeps its number when rows are held out
+def test_a_row_that_is_not_finite_is_named(validation):
     model, inference, x = small()
     x[137, 3] = math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DivergedError, match="row 137 of the training data"):
-            lb.fit(model, Rows(x), inference, passes=2, batch_size=60, validation=0)
+            lb.fit(model, Rows(x), inference, passes=2, batch_size=60, validation=validation)
 
 
 def test_a_learning_rate_far_too_high_is_survived_or_said():

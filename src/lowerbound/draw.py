@@ -19,7 +19,7 @@ class Batch:
     """Some rows of data.
 
     ``x [B, *X]`` the values; ``mask [B, *X]`` True where observed (None: everything is); ``index [B]`` the
-    rows' identities; ``weight [B]`` what each row counts in a mean over the batch: 1/(number of real rows),
+    rows' numbers in the data; ``weight [B]`` what each row counts in a mean over the batch: 1/(number of real rows),
     and 0 for padding.
     """
 

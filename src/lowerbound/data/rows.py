@@ -37,6 +37,7 @@ class Rows:
     ) -> None:
         _check(x, mask, binarise, dtype)
         self._dtype = dtype
+        self._index: Tensor | None = None  # of a subset: its rows among those of _x
         self._binarise: Binarise = binarise
         self._x = _compact(x, dtype)
         self._mask = None if mask is None else mask.to(device=x.device, dtype=torch.bool)
@@ -69,7 +70,7 @@ class Rows:
         return cls(x, observed, binarise=binarise, white=white, dtype=dtype, generator=generator)
 
     def __len__(self) -> int:
-        return len(self._x)
+        return len(self._x) if self._index is None else len(self._index)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,11 +89,11 @@ class Rows:
     @property
     def x(self) -> Tensor:
         """The values as stored, ``[N, *X]``: uint8 or ``dtype``; grey when binarised afresh."""
-        return self._x
+        return self._x if self._index is None else self._x[self._index]
 
     @property
     def mask(self) -> Tensor | None:
-        return self._mask
+        return self._mask if self._mask is None or self._index is None else self._mask[self._index]
 
     @property
     def binarise(self) -> Binarise:
@@ -103,28 +104,27 @@ class Rows:
 
         ``generator``, of the same device, is needed (and advanced) only when binarised afresh.
         """
-        x = self._x.index_select(0, index)
+        chosen = index if self._index is None else self._index[index]
+        x = self._x.index_select(0, chosen)
         if self._binarise == "afresh":
             if generator is None:
                 raise ValueError('binarise="afresh" draws at each batch: give batch() a generator.')
             x = _bernoulli(x, self._white, generator)
-        mask = None if self._mask is None else self._mask.index_select(0, index)
-        return Batch(x.to(self._dtype), mask, index, weight)
+        mask = None if self._mask is None else self._mask.index_select(0, chosen)
+        return Batch(x.to(self._dtype), mask, chosen, weight)
 
     def subset(self, index: Tensor) -> Rows:
-        """The rows ``index [M]`` (int64) under the same settings; a fixed binarisation is not drawn again."""
-        return self._with(
-            self._x.index_select(0, index),
-            None if self._mask is None else self._mask.index_select(0, index),
-        )
+        """The rows ``index [M]`` (int64) under the same settings: a view, which copies no values."""
+        rows = copy.copy(self)
+        rows._index = index if self._index is None else self._index[index]
+        return rows
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on ``device``."""
-        return self._with(self._x.to(device), None if self._mask is None else self._mask.to(device))
-
-    def _with(self, x: Tensor, mask: Tensor | None) -> Rows:
         rows = copy.copy(self)
-        rows._x, rows._mask = x, mask
+        rows._x = self._x.to(device)
+        rows._mask = None if self._mask is None else self._mask.to(device)
+        rows._index = None if self._index is None else self._index.to(device)
         return rows
 
 

@@ -31,13 +31,20 @@ def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, s
     """The likelihood that suits ``x [N, *X]``, by name, and why, in words."""
     if binarised:
         return "Bernoulli", "values are binarised"
-    if x.dtype == np.bool_ or bool(((x == 0) | (x == 1)).all()):
+    low, high, whole = x.min(), x.max(), _whole(x)
+    if whole and low >= 0 and high <= 1:
         return "Bernoulli", "every value is 0 or 1"
     if x.dtype == np.uint8:
         return "DiscretizedLogistic", "values are 8-bit"
-    if bool((x >= 0).all()) and (np.issubdtype(x.dtype, np.integer) or bool((x == np.floor(x)).all())):
+    if whole and low >= 0:
         return "NegativeBinomial", "every value is a whole number, 0 or more"
     return "Normal", "values are real numbers"
+
+
+def _whole(x: NDArray[Any]) -> bool:
+    """Whether every value is a whole number; large arrays are not copied for it."""
+    chunks = (x[start : start + 10_000] for start in range(0, len(x), 10_000))
+    return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in chunks)
 
 
 def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
