@@ -160,13 +160,18 @@ def test_the_same_seed_gives_the_same_files(wine, tmp_path):
 def test_exit_codes(fitted, wine, tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"rubbish")
     (tmp_path / "file").write_text("")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text('{"format": 1}')
     for arguments, code, words in [
         (["fit"], 2, "Missing argument"),
         (["fit", "digits", "--out", tmp_path / "r", "--latent-dim", "0"], 2, "latent-dim"),
         (["fit", "digits", "--out", tmp_path / "r", "--hidden", "a"], 2, "--hidden"),
         (["fit", "digits", "--out", fitted], 2, "--force"),
         (["fit", tmp_path / "bad.npy", "--out", tmp_path / "r"], 65, "bad.npy"),
-        (["fit", "digits", "--out", tmp_path / "r", "--likelihood", "poison"], 65, "did you mean 'Poisson'"),
+        (["fit", "digits", "--out", tmp_path / "r", "--likelihood", "poison"], 2, "did you mean 'Poisson'"),
+        (["fit", "digits", "--out", tmp_path / "r", "--device", "cud"], 2, "cud"),
+        (["fit", "digits", "--out", tmp_path / "r", "--seed", "-1"], 2, "seed"),
+        (["info", tmp_path / "damaged"], 65, "does not describe a model"),
         (["fit", "digit", "--out", tmp_path / "r"], 66, "digits"),
         (["score", tmp_path / "nowhere", "digits"], 66, "holds no model"),
         (["score", fitted, wine], 65, "expecting 8 features"),
@@ -203,6 +208,29 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
     assert vae.history_.stopped == "interrupted"
     assert vae.history_.best_pass >= 1
     assert np.isfinite(vae.score(lb.data.digits().test[:20]))
+
+
+def test_a_row_far_out_scores_minus_infinity_and_json_stays_json(wine, tmp_path):
+    run("fit", wine, "--out", tmp_path / "run", *QUICK)
+    x = load_wine().data
+    x[3, 0] = 1e30
+    np.save(tmp_path / "far.npy", x)
+    run("score", tmp_path / "run", tmp_path / "far.npy", "--samples", 5, "--out", tmp_path / "s.npy")
+    scores = np.load(tmp_path / "s.npy")[:, 0]
+    assert scores[3] == -np.inf
+    assert np.isfinite(np.delete(scores, 3)).all()
+    done = run("score", tmp_path / "run", tmp_path / "far.npy", "--samples", 5, "--json")
+    assert json.loads(done.stdout)["log_likelihood"] is None
+
+
+def test_a_refused_fit_leaves_the_model_that_was_there(wine, tmp_path):
+    run("fit", wine, "--out", tmp_path, *QUICK)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    x = load_wine().data
+    x[0, 0] = np.nan
+    np.save(tmp_path.parent / "bad.npy", x)
+    run("fit", tmp_path.parent / "bad.npy", "--out", tmp_path, *QUICK, "--force", code=65)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_it_runs_as_a_module():

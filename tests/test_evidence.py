@@ -82,7 +82,7 @@ def test_memory_stays_bounded_as_draws_grow(linear, monkeypatch):
 
     monkeypatch.setattr(evidence, "draw", spy)
     chunked = log_likelihood(oracle.model(), oracle.posterior(widen=1.3), x, samples=1000)
-    assert max(seen) == 50 * 100
+    assert max(seen) <= 50 * 100
     assert sum(seen) == 1000 * 400
     assert abs(chunked.mean - float(oracle.log_prob(x).mean())) < 4 * chunked.mean_monte_carlo_error
 

@@ -108,6 +108,20 @@ def test_networks_of_ones_own_are_handed_back(digits, tmp_path):
     assert again.sample(3).tobytes() == vae.sample(3).tobytes()
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    lb.VAE(np.int64(1), hidden=np.array([4]), beta=np.float32(1), passes=1, random_state=0).fit(x).save(tmp_path)
+    assert lb.load(tmp_path).transform(x).shape == (20, 1)
+
+
+def test_loading_leaves_the_global_generator_alone(digits, tmp_path):
+    vae = lb.VAE(3, encoder=lb.nn.MLP((8, 8), (6,)), passes=1, random_state=0).fit(digits.train[:50])
+    vae.save(tmp_path)
+    before = torch.random.get_rng_state()
+    lb.load(tmp_path)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_every_module_in_the_table_keeps_its_arguments():
     built = {
         "likelihoods.Bernoulli": lb.likelihoods.Bernoulli(),
@@ -149,7 +163,13 @@ def test_every_module_in_the_table_keeps_its_arguments():
         (lambda c: c | {"model": {"part": "os.system", "arguments": {}}}, "names 'os.system', which is no part"),
         (lambda c: c | {"model": {"part": "priors.Normal", "arguments": {"latent_dim": 0}}}, "cannot be built"),
         (lambda c: c | {"model": {"part": "priors.Normal", "arguments": {"no": 0}}}, "cannot be built"),
-        (lambda c: c | {"posterior": c["model"]}, "does not fit config.json"),
+        (lambda c: c | {"posterior": c["model"]}, "does not describe a model"),
+        (lambda c: c | {"model": 5}, "does not describe a model"),
+        (lambda c: c | {"model": {"part": "model.LatentVariableModel"}}, "lacks 'arguments'"),
+        (lambda c: c | {"extra": 5}, "does not describe a model"),
+        (lambda c: c | {"extra": {"estimator": "VAE"}}, "does not describe a VAE"),
+        (lambda c: c | {"extra": {**c["extra"], "parameters": {"no": 1}}}, "does not describe a VAE"),
+        (lambda c: json.loads(json.dumps(c).replace("128", "127")), "does not fit config.json"),
     ],
 )
 def test_a_wrong_configuration_is_refused_in_one_sentence(spoil, words, tmp_path):
@@ -166,6 +186,10 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-7])
     with pytest.raises(FormatError, match=r"model\.safetensors is not a whole safetensors file"):
+        lb.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    (tmp_path / "metrics.jsonl").write_text("{")
+    with pytest.raises(FormatError, match=r"metrics\.jsonl is damaged"):
         lb.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(FormatError, match=r"config\.json is not readable JSON"):

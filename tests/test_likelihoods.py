@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -184,6 +185,57 @@ def test_against_scipy(ours, scipys):
     params = torch.tensor(values, dtype=torch.float64).view(1, 1, -1, 1).expand(-1, -1, -1, len(x))
     value = likelihood.double().log_prob_per_value(params, x.unsqueeze(0)).view(-1)
     np.testing.assert_allclose(value, scipys(x.numpy()), rtol=2e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("log_r", [-5.0, 0.0, 3.0, 8.0, 14.0, 30.0])
+@pytest.mark.parametrize("log_mean", [-3.0, 2.0, 7.0, 11.0, 14.0])
+def test_counts_of_any_size_keep_their_digits_in_single_precision(log_mean, log_r):
+    # Values within 4 standard deviations, against the textbook formula in 60 digits at the very same parameters.
+    mean, r = math.exp(log_mean), math.exp(log_r)
+    deviation = math.sqrt(mean + mean**2 / r)
+    x = np.unique(np.float32(np.round(np.clip(mean + np.linspace(-4, 4, 33) * deviation, 0, 1.6e7))))
+    params = torch.tensor([log_mean, log_r]).view(1, 1, 2, 1).expand(-1, -1, -1, len(x))
+    values = torch.tensor(x).unsqueeze(0)
+    ours = NegativeBinomial().log_prob_per_value(params, values).view(-1).double()
+    # The rounding of a log-mean of 14 alone is worth 4e-3 nats; the textbook formula would be off by .1 to 2.
+    slack = 3e-4 if log_mean < 10 else 6e-3
+    np.testing.assert_allclose(ours, in_60_digits(x, mean, r), rtol=3e-6, atol=slack)
+    near = np.abs(x - mean) < 8 * math.sqrt(mean) + 8
+    poisson = Poisson().log_prob_per_value(params[:, :, :1], values).view(-1).double()
+    truth = scipy.stats.poisson(mean).logpmf(x.astype(float))
+    np.testing.assert_allclose(poisson[near], truth[near], rtol=3e-6, atol=slack)
+
+
+def in_60_digits(x: np.ndarray, mean: float, r: float) -> list[float]:
+    """log Γ(x+r) − log Γ(r) − log x! + r log(r/(r+m)) + x log(m/(r+m))."""
+    with mpmath.workdps(60):
+        m, r, values = mpmath.mpf(mean), mpmath.mpf(r), [mpmath.mpf(float(v)) for v in x]
+        ways = [mpmath.loggamma(v + r) - mpmath.loggamma(r) - mpmath.loggamma(v + 1) for v in values]
+        odds = [r * mpmath.log(r / (r + m)) + v * mpmath.log(m / (r + m)) for v in values]
+        return [float(a + b) for a, b in zip(ways, odds, strict=True)]
+
+
+def test_a_column_that_does_not_vary_is_not_taken_for_precise_data():
+    # 0.1 has no exact single-precision mean; its rounding must not become a spread.
+    x = torch.full((3000, 2), 0.1)
+    x[:, 1] = torch.randn(3000, generator=rng())
+    likelihood = Normal("dimension", shape=(2,))
+    likelihood.initialise(x)
+    assert likelihood.spread[0] == 1
+    assert likelihood.spread[1] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e18])
+@pytest.mark.parametrize("scale", ["scalar", "dimension", "entry"])
+def test_any_unit_will_do(unit, scale):
+    x = torch.randn(2000, 3, generator=rng(), dtype=torch.float64)
+    values = []
+    for factor in (1.0, unit):
+        likelihood = Normal(scale, shape=(3,))
+        scaled = (x * factor).float()
+        params = likelihood.initialise(scaled).expand(1, 1, -1, -1)
+        values.append(float(likelihood.log_prob(params, scaled.expand(1, -1, -1)[0][:1]).detach().mean()))
+    assert values[0] - values[1] == pytest.approx(3 * math.log(unit), rel=1e-4)
 
 
 def test_a_discretised_logistic_is_a_difference_of_cdfs():

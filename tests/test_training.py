@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sklearn.datasets import load_digits
 import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.draw import tempered
-from lowerbound.errors import DivergedError
+from lowerbound.errors import DataError, DivergedError
 from lowerbound.inference import split
 from lowerbound.inference.aevb import Ascent
 from lowerbound.model import draw
@@ -321,6 +322,7 @@ def test_after_three_tries_it_stops_with_the_best_state_and_a_clear_error():
     assert "3 lower learning rates did not help" in str(error.value)
     assert len(told) == 3
     assert error.value.history.stopped == "diverged"
+    assert error.value.history.best_pass == 1 + int(np.argmax([score for score, _ in kept]))
     assert torch.equal(parameters(model, inference), max(kept, key=lambda pair: pair[0])[1])
 
 
@@ -414,3 +416,102 @@ def test_modules_train_in_training_mode_and_are_used_in_evaluation_mode():
     assert modes == [(True, True)] * 2 + [(False, False)] + [(True, True)] * 2 + [(False, False)]
     assert not model.training
     assert not inference.posterior.training
+
+
+def test_dropout_draws_from_the_fit_alone():
+    runs, before = [], torch.random.get_rng_state()
+    for _ in range(2):
+        model, inference, x = small()
+        model.decoder = torch.nn.Sequential(torch.nn.Dropout(0.3), model.decoder)
+        lb.fit(model, x, inference, passes=3, batch_size=50, seed=0)
+        runs.append(parameters(model, inference))
+        torch.rand(7)  # what others draw in between does not matter
+    assert torch.equal(*runs)
+    torch.random.set_rng_state(before)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_free_bits_never_pay_for_a_larger_kl(beta):
+    # A decoder blind to z leaves the KL as the only thing to learn: with free bits to spare it must stay, whatever β.
+    kls = []
+    for floor in (50.0, 0.0):
+        model, inference, x = small(
+            beta=beta, penalties=(partial(free_bits, floor=floor),), optimizer=torch.optim.SGD, learning_rate=0.05
+        )
+        with torch.no_grad():
+            model.decoder.layers[0].weight.zero_()
+        model.decoder.requires_grad_(False)
+        fitted = lb.fit(model, x, inference, passes=2, batch_size=230, validation=0)
+        kls.append([record["train_kl"] for record in fitted.history.records])
+    assert kls[0][1] == pytest.approx(kls[0][0], rel=1e-6)
+    if beta > 0:
+        assert kls[1][1] < 0.98 * kls[1][0]
+
+
+def test_held_out_rows_are_judged_at_the_end_of_the_schedules():
+    model, inference, x = small(beta=WarmUp(5, end=2.0), learning_rate=1e-12)
+    fitted = lb.fit(model, x, inference, passes=5, validation=0.2)
+    for record in fitted.history.records:
+        weighted = record["valid_log_lik"] - 2.0 * record["valid_kl"]
+        assert record["valid_objective"] == pytest.approx(weighted, rel=1e-4)
+    cycle = lambda t: math.fmod(t, 2.0)  # noqa: E731  (a schedule is asked for no time beyond the last pass)
+    model, inference, x = small(beta=cycle)
+    assert math.isfinite(lb.fit(model, x, inference, passes=3).history.records[-1]["valid_objective"])
+
+
+def test_going_back_restores_the_optimiser_too():
+    # One NaN at step 8, found at the end of pass 2: what follows is what follows from step 4 at the lower rate.
+    finals = []
+    for lr in (torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9)):
+        model, inference, x = small(optimizer=lr)
+
+        class Once(torch.nn.Module):
+            calls = 0
+
+            def forward(self, z):
+                self.calls += 1
+                return z * math.nan if self.calls in (8, 15) else z
+
+        model.decoder = lb.nn.Chain(model.decoder, Once())
+        with pytest.warns(RuntimeWarning, match="went back to step 4"):
+            lb.fit(model, x, inference, passes=2, batch_size=60, validation=0, seed=0)
+        broken = parameters(model, inference)
+
+        model, inference, x = small(optimizer=lr, learning_rate=lambda t: 1e-3 if t < 1 else 0.25e-3)
+        lb.fit(model, x, inference, passes=2, batch_size=60, validation=0, seed=0)
+        finals.append((broken, parameters(model, inference)))
+    for broken, smooth in finals:
+        assert torch.equal(broken, smooth)
+
+
+def test_a_share_that_would_hold_out_every_row_leaves_one():
+    model, inference, x = small()
+    fitted = lb.fit(model, x[:3], inference, passes=1, validation=0.9)
+    assert fitted.history.records[0]["step"] == 1
+
+
+def test_a_shared_module_is_learned_once():
+    model, inference, x = small()
+    shared = torch.nn.Linear(64, 64)
+    model.decoder = torch.nn.Sequential(model.decoder, shared)
+    inference.posterior.encoder = torch.nn.Sequential(shared, inference.posterior.encoder)
+    lb.fit(model, x, inference, passes=1)
+    assert parameters(model, inference).isfinite().all()
+
+
+def test_optimisers_of_every_kind_take_the_learning_rate():
+    for optimizer in (torch.optim.SGD, torch.optim.Adagrad, partial(torch.optim.Adam, foreach=True)):
+        model, inference, x = small(optimizer=optimizer, learning_rate=Cosine(0.01, 2))
+        before = parameters(model, inference)
+        lb.fit(model, x, inference, passes=2)
+        assert not torch.equal(parameters(model, inference), before)
+
+
+def test_arrays_and_tensors_that_are_not_finite_are_refused():
+    model, inference, x = small()
+    x[5, 1] = math.nan
+    for data in (x, x.numpy()):
+        with pytest.raises(DataError, match="row 5"):
+            lb.fit(model, data, inference)
+    with pytest.raises(ValueError, match="draws"):
+        lb.AEVB(inference.posterior, draws=0)

@@ -6,6 +6,7 @@ Nothing heavy is imported until a verb runs, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import warnings
@@ -101,7 +102,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @fit_options
 @click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
-@click.option("--seed", type=int, default=0, help="Fixes every random draw.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Fixes every random draw.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
 @click.option("--force", is_flag=True, help="Replace a model that is already in the folder.")
 @json_option
@@ -113,6 +114,7 @@ def fit(data: str, out: Path, seed: int, hidden: str, force: bool, as_json: bool
 
     if (out / "config.json").exists() and not force:
         raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
+    check_names(options)
     source = load(data)
     x = rows_of(source, "train")
     if options["white"] is None and hasattr(source, "white"):
@@ -176,7 +178,7 @@ def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
 @commands.command()
 @run_argument
 @click.option("-n", "--rows", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".npy, .csv or .parquet")
 @json_option
 def sample(run: Path, rows: int, seed: int, out: Path, as_json: bool) -> None:
@@ -212,10 +214,10 @@ def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_js
     result = {
         "rows": len(found.estimate),
         "log_likelihood": found.mean,
-        "standard_error": finite(found.mean_standard_error),
+        "standard_error": found.mean_standard_error,
         "monte_carlo_error": found.mean_monte_carlo_error,
         "elbo": found.mean_elbo,
-        "elbo_standard_error": finite(found.mean_elbo_standard_error),
+        "elbo_standard_error": found.mean_elbo_standard_error,
         "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting else None,
         "estimator": f"importance sampling, {samples} draws a row",
         "bound": "lower, in expectation",
@@ -312,21 +314,25 @@ def info(run: Path, as_json: bool) -> None:
 
     config = io.read_config(run)
     files = {path.name: path.stat().st_size for path in sorted(run.iterdir()) if not path.name.startswith(".")}
-    result = {
-        "format": config["format"],
-        "versions": config["versions"],
-        "likelihood": config["model"]["arguments"]["likelihood"],
-        "prior": config["model"]["arguments"]["prior"],
-        **{key: config["extra"].get(key) for key in ("estimator", "parameters", "fitted")},
-        "files": files,
-    }
-    fit = config["extra"].get("fitted", {})
-    lines = [
-        f"{run}: {result['estimator'] or 'model'}, format {config['format']}, versions {config['versions']}",
-        f"likelihood {result['likelihood'].get('part', result['likelihood'])}, rows of shape {fit.get('shape')}, "
-        f"seed {fit.get('seed')}, kept pass {fit.get('best_pass')}, stopped by {fit.get('stopped')}",
-        *[f"  {name}  {size:,} bytes" for name, size in files.items()],
-    ]
+    try:
+        parts, extra = config["model"]["arguments"], config["extra"]
+        result = {
+            "format": config["format"],
+            "versions": config["versions"],
+            "likelihood": parts["likelihood"],
+            "prior": parts["prior"],
+            **{key: extra.get(key) for key in ("estimator", "parameters", "fitted")},
+            "files": files,
+        }
+        fit = extra.get("fitted", {})
+        lines = [
+            f"{run}: {result['estimator'] or 'model'}, format {config['format']}, versions {config['versions']}",
+            f"likelihood {parts['likelihood'].get('part', parts['likelihood'])}, rows of shape {fit.get('shape')}, "
+            f"seed {fit.get('seed')}, kept pass {fit.get('best_pass')}, stopped by {fit.get('stopped')}",
+            *[f"  {name}  {size:,} bytes" for name, size in files.items()],
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise FormatError(f"{run / io.CONFIG} does not describe a model; restore it or fit the model again.") from error
     tell(result, as_json, "\n".join(lines))
 
 
@@ -378,15 +384,29 @@ def sizes(text: str) -> tuple[int, ...]:
     return layers
 
 
-def finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if value == value else None
+def check_names(options: dict[str, Any]) -> None:
+    """Refuse names that nothing bears as a mistake of usage, before data are read."""
+    import torch
+
+    from lowerbound import io
+
+    try:
+        if options["likelihood"] != "auto":
+            io.find("likelihoods", options["likelihood"])
+        io.find("objectives", options["objective"])
+        torch.zeros((), device=options["device"])
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise click.UsageError(str(error).splitlines()[0]) from error
 
 
 def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
-    """The result: JSON on stdout where asked for, and words on stderr."""
+    """The result: JSON on stdout where asked for (null for what is not finite), and words on stderr."""
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in result.items()
+        }
+        click.echo(json.dumps(plain, allow_nan=False))
     say(words)
 
 

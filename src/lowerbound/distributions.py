@@ -14,7 +14,7 @@ from torch.nn import functional
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus of this is 1
-_STIRLING_FROM = 50.0
+_STIRLING_FROM = 16.0
 
 
 def generator(seed: int, *stream: str | int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -42,20 +42,47 @@ def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -0.5 * ((x - loc) / scale).square() - scale.log() - _HALF_LOG_2PI
 
 
-def log_rising(start: Tensor, count: Tensor) -> Tensor:
-    """log Γ(start + count) − log Γ(start), elementwise.
+def poisson_log_prob(x: Tensor, log_rate: Tensor) -> Tensor:
+    """x log λ − λ − log x!, elementwise, to the last digits also where x and λ are large.
 
-    From Stirling's series where ``start`` is large: there the difference of two ``lgamma`` loses its digits.
+    With u = log λ − log x it is −x(eᵘ − 1 − u) − R(x): the large terms cancel in symbols, not in digits.
     """
-    large = start > _STIRLING_FROM
-    near = torch.where(large, 1.0, start)
-    far = torch.where(large, start, _STIRLING_FROM)
-    direct = torch.lgamma(near + count) - torch.lgamma(near)
-    total = far + count
-    series = (far - 0.5) * torch.log1p(count / far) + count * (total.log() - 1)
-    for power, coefficient in ((1, 1 / 12), (3, -1 / 360), (5, 1 / 1260)):
-        series = series + coefficient * (total.pow(-power) - far.pow(-power))
-    return torch.where(large, series, direct)
+    some = x > 0
+    count = torch.where(some, x, 1)
+    u = log_rate - count.log()
+    return torch.where(some, -count * (torch.expm1(u) - u) - stirling_remainder(count), -log_rate.exp())
+
+
+def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
+    """log of the probability of x with mean m and variance m + m²/r, elementwise, exact also for large x, m or r.
+
+    log Γ(x+r) − log Γ(r) − log x! − r log(1 + m/r) + x log(m/(r+m))
+      = x·d − r·b + R(x+r) − R(r) − R(x) + log r − log(x+r), with b = log((r+m)/(r+x)), d = log(1+r/x) − log(1+r/m)
+    """
+    some = x > 0
+    count = torch.where(some, x, 1)
+    r = log_r.exp()
+    total = count + r
+    u = log_mean - count.log()
+    # b and d, each in whichever of two ways has the smaller terms to cancel.
+    change = count * torch.expm1(u) / total  # (m − x)/(r + x)
+    b = torch.logaddexp(log_r, log_mean) - total.log()
+    b = torch.where(change > -0.5, torch.log1p(change.clamp(min=-0.5)), b)
+    upper, lower = functional.softplus(log_r - count.log()), functional.softplus(log_r - log_mean)
+    d = torch.where(u.abs() < upper, u - b, upper - lower)
+    remainders = stirling_remainder(total) - stirling_remainder(r) - stirling_remainder(count)
+    value = count * d - r * b + remainders + log_r - total.log()
+    return torch.where(some, value, -r * functional.softplus(log_mean - log_r))
+
+
+def stirling_remainder(y: Tensor) -> Tensor:
+    """R(y) = log Γ(y + 1) − y log y + y, elementwise, for y > 0: by Stirling's series where y is large."""
+    large = y > _STIRLING_FROM
+    near, far = torch.where(large, 1.0, y), torch.where(large, y, _STIRLING_FROM)
+    direct = torch.lgamma(near + 1) - torch.xlogy(near, near) + near
+    inverse = 1 / far
+    series = inverse * (1 / 12 - inverse.square() * (1 / 360 - inverse.square() / 1260))
+    return torch.where(large, 0.5 * far.log() + _HALF_LOG_2PI + series, direct)
 
 
 def logistic_noise(uniform: Tensor) -> Tensor:

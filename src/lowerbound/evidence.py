@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.inference import Data, as_rows
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.training import in_order
 
 _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
+_CHUNK_ROWS = 2**12  # and rows through the decoder at once, whose hidden layers may be wider than its output
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class LogLikelihood:
 def log_likelihood(
     model: LatentVariableModel,
     posterior: DiagonalNormal,
-    x: Rows | Tensor,
+    x: Data,
     *,
     samples: int = 1000,
     seed: int = 0,
@@ -71,22 +72,23 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Estimate log p(x) of each row by importance sampling: log mean_K p(x, z_k)/q(z_k|x), z_k ~ q(z|x).
 
-    ``x``: rows ``[N, *X]``. ``samples``: K, drawn afresh for every row. Memory does not grow with K or N. The
-    estimate is low by about Var(w)/(2K p(x)²) in expectation. Burda et al. 2016; Kingma & Welling 2013, §3.
+    ``x``: rows ``[N, *X]``. ``samples``: K, drawn afresh for every row. Memory does not grow with K or N. A row too far
+    out for the model's precision gets −∞. The estimate is low by about Var(w)/(2K p(x)²) in expectation.
+    Burda et al. 2016; Kingma & Welling 2013, §3.
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
-    rows = x if isinstance(x, Rows) else Rows(x, dtype=next(model.parameters()).dtype)
+    rows = as_rows(x, next(model.parameters()))
     rng = generator(seed, "evidence", device=rows.device)
     per_batch = []
     for batch, real in in_order(rows, batch_size, rng):
         total = WeightTotal()
-        for draws in chunks(samples, batch.x.numel() * model.likelihood.n_parameters):
+        for draws in chunks(samples, len(batch.x), batch.x[0].numel() * model.likelihood.n_parameters):
             noise = posterior.noise(draws, len(batch.x), rng, batch.x.dtype)
             total.add(draw(model, posterior, batch, noise).log_w)
         per_batch.append(total.result()[:, :real])
-    estimate, error, ess, elbo = torch.cat(per_batch, 1).cpu().numpy()
-    return LogLikelihood(estimate, error, ess, elbo, samples)
+    estimate, error, ess, bound = torch.cat(per_batch, 1).cpu().numpy()
+    return LogLikelihood(estimate, error, ess, bound, samples)
 
 
 @torch.no_grad()
@@ -98,7 +100,7 @@ def score_rows(
     Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
     """
     total = WeightTotal()
-    for draws in chunks(samples, batch.x.numel() * model.likelihood.n_parameters):
+    for draws in chunks(samples, len(batch.x), batch.x[0].numel() * model.likelihood.n_parameters):
         total.add(draw(model, posterior, batch, posterior.noise(draws, 1, rng, batch.x.dtype)).log_w)
     return total.result()[0]
 
@@ -113,7 +115,7 @@ class WeightTotal:
     def add(self, log_w: Tensor) -> None:
         """Take in ``log_w [K, B]``."""
         log_w = log_w.double()
-        largest = log_w.amax(0)
+        largest = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)  # −∞ − (−∞) is no number
         if self.largest is None:
             self.largest = largest
             self.sum = self.sum_squares = self.sum_logs = torch.zeros_like(largest)
@@ -130,15 +132,15 @@ class WeightTotal:
     def result(self) -> Tensor:
         """log mean w, its standard error, the effective sample size, mean log w: ``[4, B]``."""
         assert self.largest is not None
-        ess = self.sum.square() / self.sum_squares
-        relative_variance = (self.draws / ess - 1).clamp(min=0) / (self.draws - 1)
+        ess = torch.where(self.sum > 0, self.sum.square() / self.sum_squares, 0)
+        relative_variance = (self.draws / ess - 1).clamp(min=0) / max(1, self.draws - 1)
         estimate = self.largest + self.sum.log() - math.log(self.draws)
         return torch.stack([estimate, relative_variance.sqrt(), ess, self.sum_logs / self.draws])
 
 
-def chunks(draws: int, values_per_draw: int) -> Iterator[int]:
-    """Split ``draws`` so that no chunk holds more than ``_CHUNK_VALUES`` values (but at least one draw)."""
-    most = max(1, _CHUNK_VALUES // max(1, values_per_draw))
+def chunks(draws: int, rows: int, values_per_row: int) -> Iterator[int]:
+    """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw)."""
+    most = max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, values_per_row)) // rows)
     while draws > 0:
         yield min(most, draws)
         draws -= most

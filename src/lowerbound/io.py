@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -105,8 +106,13 @@ def load(path: str | Path, **own: Any) -> Saved:
         with networks.seeded(0):  # the weights are replaced at once; their random start must not move global state
             modules = {name: decode(config[name], own) for name in ("model", "posterior")}
         dtype = dtypes[config["dtype"]]
+        wrong = not isinstance(modules["model"], model.LatentVariableModel) or not isinstance(config["extra"], dict)
     except KeyError as error:
         raise FormatError(f"{Path(path) / CONFIG} lacks {error}; restore it or fit the model again.") from error
+    except (AttributeError, TypeError) as error:
+        raise _damaged(path) from error
+    if wrong or not isinstance(modules["posterior"], posteriors.DiagonalNormal):
+        raise _damaged(path)
     tensors = checkpoint.read_tensors(Path(path) / TENSORS)
     for name, module in modules.items():
         mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -133,6 +139,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 def encode(value: Any) -> Any:
     """A part as JSON: its name in the table and its constructor's arguments, which it keeps as attributes."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
@@ -167,6 +175,10 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         except (TypeError, ValueError) as error:
             raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {error}") from error
     return {name: decode(item, own, name) for name, item in value.items()}
+
+
+def _damaged(path: str | Path) -> FormatError:
+    return FormatError(f"{Path(path) / CONFIG} does not describe a model; restore it or fit the model again.")
 
 
 def _arguments(part: type) -> list[str]:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional
 
-from lowerbound.distributions import inverse_positive, log_rising, logistic_noise, normal_log_prob, positive
+from lowerbound.distributions import (
+    inverse_positive,
+    logistic_noise,
+    negative_binomial_log_prob,
+    normal_log_prob,
+    poisson_log_prob,
+    positive,
+)
 
 Measure = Literal["counting", "Lebesgue"]
 
@@ -136,7 +143,8 @@ class Normal(Likelihood):
         if self.scale == "entry":
             assert params is not None
             return self.spread * (positive(params[:, :, 1]) + self.min_scale)
-        unit = self.spread.square().mean().sqrt() if self.scale == "scalar" else self.spread
+        rms = self.spread.double().square().mean().sqrt().to(self.spread.dtype)
+        unit = rms if self.scale == "scalar" else self.spread
         return unit * (positive(self.raw_scale) + self.min_scale)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
@@ -152,15 +160,15 @@ class Normal(Likelihood):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mean, variance = _mean(x, mask), _variance(x, mask)
+        bias = x.new_zeros(self.n_parameters, *x.shape[1:])
         if not self.shape:
-            variance = (variance + (mean - mean.mean()).square()).mean()
-            mean = mean.mean()
-        self.shift.copy_(mean)
-        self.spread.copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
+            x, mask = x.reshape(-1), None if mask is None else mask.reshape(-1)
+        deviation = _deviation(x, mask)
+        self.shift.copy_(_mean(x, mask))
+        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
         if isinstance(self.scale, str) and self.scale != "entry":
             self.raw_scale.zero_()
-        return x.new_zeros(self.n_parameters, *x.shape[1:])
+        return bias
 
 
 class Categorical(Likelihood):
@@ -249,7 +257,7 @@ class DiscretizedLogistic(Likelihood):
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         middle = (self.levels - 1) / 2
-        deviation = _variance(x, mask).sqrt().clamp(min=0.5)
+        deviation = _deviation(x, mask).clamp(min=0.5)
         scale = deviation * (math.sqrt(3) / math.pi) / middle
         return torch.stack([_mean(x, mask) / middle - 1, inverse_positive(scale)])
 
@@ -261,8 +269,7 @@ class Poisson(Likelihood):
     support = constraints.nonnegative_integer
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        log_rate = params.squeeze(2)
-        return x * log_rate - log_rate.exp() - torch.lgamma(x + 1)
+        return poisson_log_prob(x, params.squeeze(2))
 
     def mean(self, params: Tensor) -> Tensor:
         return params.squeeze(2).exp()
@@ -277,7 +284,7 @@ class Poisson(Likelihood):
 class NegativeBinomial(Likelihood):
     """x ∈ {0, 1, 2, …} with mean m and variance m + m²/r; the parameters are log m and log r.
 
-    log p = log Γ(x + r) − log Γ(r) − log x! − r log(1 + m/r) + x log(m/(r + m)); r → ∞ is the Poisson.
+    r → ∞ is the Poisson.
     """
 
     measure = "counting"
@@ -286,9 +293,7 @@ class NegativeBinomial(Likelihood):
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         log_mean, log_r = params.unbind(2)
-        r, log_odds = log_r.exp(), log_mean - log_r
-        combinations = log_rising(r, x) - torch.lgamma(x + 1)
-        return combinations - r * functional.softplus(log_odds) + x * functional.logsigmoid(log_odds)
+        return negative_binomial_log_prob(x, log_mean, log_r)
 
     def mean(self, params: Tensor) -> Tensor:
         return params[:, :, 0].exp()
@@ -301,7 +306,7 @@ class NegativeBinomial(Likelihood):
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         mean = _log_mean_count(x, mask).exp()
-        excess = (_variance(x, mask) - mean).clamp(min=0) + 1e-3 * mean
+        excess = (_deviation(x, mask).square() - mean).clamp(min=0) + 1e-3 * mean
         return torch.stack([mean.log(), (mean.square() / excess).clamp(1e-2, 1e3).log()])
 
 
@@ -311,12 +316,20 @@ def _count(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    return (x if mask is None else torch.where(mask, x, 0)).sum(0) / _count(x, mask)
+    return _exact_mean(x, mask).to(x.dtype)
 
 
-def _variance(x: Tensor, mask: Tensor | None) -> Tensor:
-    square = (x - _mean(x, mask)).square()
-    return (square if mask is None else torch.where(mask, square, 0)).sum(0) / _count(x, mask)
+def _deviation(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The standard deviation; 0 where x does not vary by more than its rounding."""
+    mean = _exact_mean(x, mask)
+    deviation = _exact_mean((x - mean).square(), mask).sqrt()
+    return torch.where(deviation > torch.finfo(x.dtype).eps * mean.abs(), deviation, 0).to(x.dtype)
+
+
+def _exact_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over observed rows, in double precision."""
+    values = x.double() if mask is None else torch.where(mask, x, 0).double()
+    return values.sum(0) / _count(x, mask)
 
 
 def _log_mean_count(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initialise modules from ``seed`` and leave the global random state as it was."""
+    """Run the block with torch's global CPU generator at ``seed``, and leave that as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 
@@ -71,9 +71,10 @@ class Standardise(nn.Module):
         """Take shift and spread from ``x [N, *X]``: for each value of a row, or one of each where shape is ()."""
         x = x.log1p() if self.log1p else x
         over = 0 if self.shape else tuple(range(x.dim()))
-        deviation = x.std(over, correction=0)
-        self.shift.copy_(x.mean(over))
-        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
+        mean, deviation = x.double().mean(over), x.double().std(over, correction=0)
+        varies = deviation > torch.finfo(x.dtype).eps * mean.abs()  # more than by rounding
+        self.shift.copy_(mean)
+        self.spread.copy_(torch.where(varies, deviation, 1.0))
 
 
 class Chain(nn.Module):

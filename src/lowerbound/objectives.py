@@ -50,7 +50,8 @@ def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
     """A penalty, in nats, that makes ELBO − penalty charge each latent dimension at least ``floor`` nats.
 
     Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g); the mean is
-    taken with ``weight [B]``. Kingma et al. 2016, eq. 15. It couples the rows: no bound, and no row's own.
+    taken with ``weight [B]``. Where β weighs the KL, KL_g here is β·KL_g. It couples the rows: no bound, and no row's
+    own. Kingma et al. 2016, eq. 15.
     """
     shortfall = torch.zeros((), device=weight.device)
     for node in draw.nodes:

@@ -112,11 +112,15 @@ def _read_csv(path: Path) -> Table:
     # One block, for a column's type is inferred from the first one only.
     block = max(1 << 20, min(path.stat().st_size + 1, _LARGEST_BLOCK))
     try:
-        table = csv.read_csv(path, csv.ReadOptions(block_size=block))
+        options = csv.ReadOptions(block_size=block)
+        table = csv.read_csv(path, options)
         headless = _headless(table.column_names, path)
         if headless:
             columns = [str(j) for j in range(table.num_columns)]
-            table = csv.read_csv(path, csv.ReadOptions(block_size=block, column_names=columns))
+            options = csv.ReadOptions(block_size=block, column_names=columns)
+            table = csv.read_csv(path, options)
+        if table.num_columns == 1:  # an empty line is then a missing value, not a gap in the file
+            table = csv.read_csv(path, options, csv.ParseOptions(ignore_empty_lines=False))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a whole csv file ({_line(error)}); mend or save it again.") from error
     _check_names(table.column_names, path)

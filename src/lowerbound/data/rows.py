@@ -13,7 +13,7 @@ from lowerbound.data import arrays
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 
-Binarise = Literal["none", "fixed", "afresh"]
+Binarise = Literal["none", "fixed", "afresh", "mean"]
 
 
 class Rows:
@@ -21,8 +21,8 @@ class Rows:
 
     Bool and 8-bit values are kept as uint8, all others as ``dtype``, the type batches come in.
     ``binarise``: a grey value g in [0, white] becomes 1 with probability g / white, else 0; drawn once here
-    ("fixed", from ``generator``) or at each batch ("afresh"). ``white`` is 255 for uint8 and 1 for bool and
-    floats unless given. Raises ``DataError`` for a value outside [0, white].
+    ("fixed", from ``generator``), or at each batch ("afresh"), or given as that probability ("mean"). ``white`` is
+    255 for uint8 and 1 for bool and floats unless given. Raises ``DataError`` for a value outside [0, white].
     """
 
     def __init__(
@@ -110,8 +110,11 @@ class Rows:
             if generator is None:
                 raise ValueError('binarise="afresh" draws at each batch: give batch() a generator.')
             x = _bernoulli(x, self._white, generator)
+        x = x.to(self._dtype)
+        if self._binarise == "mean":
+            x = x / self._white
         mask = None if self._mask is None else self._mask.index_select(0, chosen)
-        return Batch(x.to(self._dtype), mask, chosen, weight)
+        return Batch(x, mask, chosen, weight)
 
     def subset(self, index: Tensor) -> Rows:
         """The rows ``index [M]`` (int64) under the same settings: a view, which copies no values."""
@@ -130,7 +133,7 @@ class Rows:
 
 def _check(x: Tensor, mask: Tensor | None, binarise: str, dtype: torch.dtype) -> None:
     if binarise not in get_args(Binarise):
-        raise ValueError(f'binarise is {binarise!r}; it takes "none", "fixed" or "afresh".')
+        raise ValueError(f'binarise is {binarise!r}; it takes "none", "fixed", "afresh" or "mean".')
     if not dtype.is_floating_point:
         raise ValueError(f"batches come in a floating type, not {dtype}; pass torch.float32 or torch.float64.")
     if x.ndim == 0 or x.is_complex():

@@ -12,6 +12,7 @@ from torch import nn
 
 from lowerbound import io
 from lowerbound import nn as networks
+from lowerbound.data import arrays
 from lowerbound.errors import DataError
 from lowerbound.likelihoods import (
     Bernoulli,
@@ -24,6 +25,7 @@ from lowerbound.likelihoods import (
 )
 
 COUNTS = (Poisson, NegativeBinomial)
+_CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
 _BOUNDED = (Bernoulli, Categorical, DiscretizedLogistic)
 
 
@@ -43,7 +45,7 @@ def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, s
 
 def _whole(x: NDArray[Any]) -> bool:
     """Whether every value is a whole number; large arrays are not copied for it."""
-    chunks = (x[start : start + 10_000] for start in range(0, len(x), 10_000))
+    chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
     return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in chunks)
 
 
@@ -80,16 +82,32 @@ def build_networks(
     return standardise, encoder, decoder
 
 
-def check_support(likelihood: Likelihood, x: NDArray[Any], name: str = "X") -> None:
+def check_support(likelihood: Likelihood, x: NDArray[Any], name: str) -> None:
     """Refuse values that ``likelihood`` gives no probability, naming the first."""
-    for start in range(0, len(x), 10_000):
-        allowed = likelihood.support.check(torch.tensor(x[start : start + 10_000])).numpy()
+    for start in range(0, len(x), _CHUNK):
+        chunk = arrays.to_tensor(x[start : start + _CHUNK], None, torch.float64)
+        allowed = likelihood.support.check(chunk).numpy()
         if allowed.all():
             continue
-        row, *column = (int(i) for i in np.argwhere(~allowed)[0])
-        row += start
-        where = f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")
+        row, *column = arrays.first(~allowed)
         raise DataError(
-            f"{name}: {where} is {x[row, *column]!r}, which {type(likelihood).__name__} cannot produce; "
-            "choose another likelihood, or correct the value."
+            f"{name}: {arrays.place((start + row, *column))} is {x[start + row, *column]}, which "
+            f"{type(likelihood).__name__} cannot produce; choose another likelihood"
+            + (", or give white, the largest value" if isinstance(likelihood, DiscretizedLogistic) else "")
+            + ", or correct the value."
+        )
+
+
+def check_precision(likelihood: Likelihood, x: NDArray[Any], name: str) -> None:
+    """Refuse real values that vary by less than single precision, in which models compute, can tell apart."""
+    if not isinstance(likelihood, Normal) or x.dtype == np.uint8:
+        return
+    mean, deviation = np.abs(x.mean(0, dtype=np.float64)), x.std(0, dtype=np.float64)
+    blurred = (x != x[:1]).any(0) & (deviation < 1e-5 * mean)
+    if blurred.any():
+        column = arrays.first(blurred)
+        where = f"{name}: column {', '.join(map(str, column))}"
+        raise DataError(
+            f"{where} varies by {deviation[column]:.3g} around {mean[column]:.3g}, "
+            "which single precision cannot tell apart; subtract its mean first."
         )

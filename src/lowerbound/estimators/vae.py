@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -20,10 +21,19 @@ from lowerbound import distributions, evidence, inference, io, objectives
 from lowerbound import nn as networks
 from lowerbound.checkpoint import json_line, write_text
 from lowerbound.data import Rows
+from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError
-from lowerbound.estimators.choices import COUNTS, build_likelihood, build_networks, check_support, default_likelihood
+from lowerbound.estimators.choices import (
+    COUNTS,
+    build_likelihood,
+    build_networks,
+    check_precision,
+    check_support,
+    default_likelihood,
+)
+from lowerbound.gradients import Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import DiagonalNormal
@@ -51,7 +61,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     network : "mlp" with ``hidden`` layers, or "conv" for rows of shape (H, W) or (C, H, W).
     hidden : sizes of the encoder's hidden layers; the decoder mirrors them.
     encoder, decoder : modules of your own, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
-    objective : "elbo", "elbo_sampled", "elbo_entropy" or "iwae".
+    objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``.
     draws : latents drawn for each row and step (K of "iwae").
     beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
         With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
@@ -90,7 +100,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         hidden: Sequence[int] = (256, 128),
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
-        objective: str = "elbo",
+        objective: str | Objective = "elbo",
         draws: int = 1,
         beta: float = 1.0,
         warm_up: float = 0.0,
@@ -136,7 +146,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored."""
         x = self._checked(X, reset=True)
         rows = self._start(x)
-        held_out = round(self.validation * len(rows))
+        held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
         try:
             self.history_ = inference.fit(
                 self.model_,
@@ -162,19 +172,23 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         first = not hasattr(self, "model_")
         x = self._checked(X, reset=first)
         rows = self._start(x) if first else self._rows(x, self.binarise)
-        if first or not hasattr(self, "_ascent"):
+        if not hasattr(self, "_ascent"):
             self._ascent = self._aevb().start(self.model_)
-        passes_before = len(self.history_.records)  # a new order and new draws each time
+        done = len(self.history_.records)
         with inference.use_threads(self.threads):
             history = train(
                 self._ascent,
                 rows,
-                passes=1,
+                passes=done + 1,
+                first_pass=done,
                 batch_size=self.batch_size,
-                seed=self.seed_ + passes_before,
+                seed=self.seed_,
                 callbacks=self.callbacks,
             )
-        self.history_.records += history.records
+        history.records = self.history_.records + history.records
+        self.history_ = history
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -195,9 +209,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has latent_dim={self.latent_dim}.")
         rows = Rows(torch.tensor(z)).to(self.device)
-        return self._given(
-            torch.cat([self._decode(batch.x)[:real] for batch, real in in_order(rows, _USE_BATCH)]), z.dtype
-        )
+        means = [self._decode(batch.x)[:real] for batch, real in in_order(rows, _USE_BATCH)]
+        return self._given(torch.cat(means), z.dtype)
 
     def reconstruct(self, X: ArrayLike) -> NDArray[Any]:
         """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
@@ -222,12 +235,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
         """
         x = self._checked(X)
-        check_support(self.model_.likelihood, self._binary(x, shared=True), "X")
-        rows = self._rows(self._binary(x, shared=True))
-        scores = [
-            evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))[:real]
-            for batch, real in in_order(rows, _USE_BATCH)
-        ]
+        rows, scores = self._scored(x, "mean"), []
+        thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
+        for batch, real in in_order(rows, _USE_BATCH):
+            if rows.binarise == "mean":
+                batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
+            log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
+            scores.append(log_p[:real])
         return self._given(torch.cat(scores), x.dtype)
 
     def score(self, X: ArrayLike, y: object = None) -> float:
@@ -236,9 +250,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def log_likelihood(self, X: ArrayLike, samples: int = 1000) -> evidence.LogLikelihood:
         """log p(x) by importance sampling, with draws of each row's own: estimates, their errors, effective sizes."""
-        x = self._binary(self._checked(X), shared=False)
-        check_support(self.model_.likelihood, x, "X")
-        rows = self._rows(x)
+        rows = self._scored(self._checked(X), "afresh")
         return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=self.seed_)
 
     def save(self, path: str | Path) -> None:
@@ -255,6 +267,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             "shape": list(self.shape_),
             "dtype": str(self.dtype_),
             "seed": self.seed_,
+            "white": self.white_,
             "best_pass": self.history_.best_pass,
             "stopped": self.history_.stopped,
         }
@@ -273,7 +286,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if fitted["feature_names_in"]:
             estimator.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
         estimator.shape_, estimator.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
-        estimator.seed_ = fitted["seed"]
+        estimator.seed_, estimator.white_ = fitted["seed"], fitted["white"]
         estimator.history_ = history
         history.best_pass, history.stopped = fitted["best_pass"], fitted["stopped"]
         return estimator
@@ -288,66 +301,59 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return x
 
     def _start(self, x: NDArray[Any]) -> Rows:
-        """Build the model for rows like ``x``, and give the rows to fit."""
-        self.seed_ = _seed(self.random_state)
-        self.shape_, self.dtype_ = x.shape[1:], x.dtype
-        self.history_ = History()
-        self.__dict__.pop("_ascent", None)
-        rows = self._rows(x, self.binarise)
-        if isinstance(self.likelihood, str):
-            automatic = default_likelihood(x, self.binarise != "none")[0]
-            name = automatic if self.likelihood == "auto" else self.likelihood
-            likelihood = build_likelihood(name, x, self._white(x))
-        else:
-            likelihood = copy.deepcopy(self.likelihood)
-        if self.binarise == "none":
+        """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
+        seed, shape = _seed(self.random_state), x.shape[1:]
+        white = (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
+        binarised = self.binarise != "none"
+        rows = _rows(x, "mean" if binarised else "none", white, seed, self.device)
+        likelihood = copy.deepcopy(self.likelihood)
+        if isinstance(likelihood, str):
+            name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
+            likelihood = build_likelihood(name, x, white)
+        if not binarised:
             check_support(likelihood, x, "X")
-        with networks.seeded(self.seed_):
+            check_precision(likelihood, x, "X")
+        some = torch.randperm(len(x), generator=generator(seed, "initialise"))[:_INITIALISE_ROWS].to(rows.device)
+        values = rows.batch(some, torch.ones(len(some))).x
+        with networks.seeded(seed):
             standardise, encoder, decoder = build_networks(
-                self.network, self.latent_dim, self.hidden, self.shape_, likelihood
+                self.network, self.latent_dim, self.hidden, shape, likelihood
             )
-        some = torch.randperm(len(x), generator=generator(self.seed_, "initialise"))[:_INITIALISE_ROWS]
-        values = torch.as_tensor(np.ascontiguousarray(self._grey(x[some.numpy()])), dtype=torch.float32)
-        standardise.fit(values)
         encoder = encoder if self.encoder is None else copy.deepcopy(self.encoder)
         decoder = decoder if self.decoder is None else copy.deepcopy(self.decoder)
-        model = LatentVariableModel(Normal(self.latent_dim), decoder, likelihood)
+        standardise.to(self.device).fit(values)
+        model = LatentVariableModel(Normal(self.latent_dim), decoder, likelihood).to(self.device)
         model.initialise(values)
-        posterior = DiagonalNormal(self.latent_dim, networks.Chain(standardise, encoder))
-        self.model_, self.posterior_ = model.to(self.device), posterior.to(self.device)
-        return rows
+        posterior = DiagonalNormal(self.latent_dim, networks.Chain(standardise, encoder)).to(self.device)
+        self.model_, self.posterior_, self.history_ = model, posterior, History()
+        self.seed_, self.shape_, self.dtype_, self.white_ = seed, shape, x.dtype, white
+        self.__dict__.pop("_ascent", None)
+        return self._rows(x, self.binarise) if binarised else rows
 
     def _aevb(self) -> inference.AEVB:
         beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
         penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
+        objective = io.find("objectives", self.objective) if isinstance(self.objective, str) else self.objective
+        if self.free_bits and objective is not objectives.elbo:
+            raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
         return inference.AEVB(
             self.posterior_,
-            objective=io.find("objectives", self.objective),
+            objective=objective,
             draws=self.draws,
             beta=beta,
             penalties=penalties,
             learning_rate=self.learning_rate,
         )
 
-    def _white(self, x: NDArray[Any]) -> float:
-        return (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
+    def _rows(self, x: NDArray[Any], binarise: Binarise) -> Rows:
+        return _rows(x, binarise, self.white_, self.seed_, self.device)
 
-    def _grey(self, x: NDArray[Any]) -> NDArray[Any]:
-        """What the encoder is shown: values as they are, or the mean of their binarisation."""
-        return x if self.binarise == "none" else (x / self._white(x)).astype(np.float32)
-
-    def _binary(self, x: NDArray[Any], shared: bool) -> NDArray[Any]:
-        """What is scored: values as they are, or binarised by thresholds of each row's own or shared by all rows."""
-        if self.binarise == "none":
-            return x
-        shape = (1 if shared else len(x), *x.shape[1:])
-        thresholds = torch.rand(shape, generator=generator(self.seed_, "binarise for scoring")).numpy()
-        return (x > thresholds * self._white(x)).astype(np.uint8)
-
-    def _rows(self, x: NDArray[Any], binarise: Literal["none", "fixed", "afresh"] = "none") -> Rows:
-        rng = generator(self.seed_, "binarise")
-        white = None if binarise == "none" else self._white(x)
-        return Rows.from_array(x, binarise=binarise, white=white, generator=rng).to(self.device)
+    def _scored(self, x: NDArray[Any], binarise: Binarise) -> Rows:
+        """Rows to score: as they are, or grey ones by ``binarise`` if the model is of binarised ones."""
+        if self.binarise != "none":
+            return self._rows(x, binarise)
+        check_support(self.model_.likelihood, x, "X")
+        return self._rows(x, "none")
 
     def _rng(self, stream: str) -> torch.Generator:
         return generator(self.seed_, stream, device=self.device)
@@ -355,7 +361,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _posteriors(self, x: NDArray[Any]) -> Iterator[tuple[distributions.Normal, Batch, int]]:
         """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
         with torch.no_grad():
-            for batch, real in in_order(self._rows(self._grey(x)), _USE_BATCH):
+            rows = self._rows(x, "none" if self.binarise == "none" else "mean")
+            for batch, real in in_order(rows, _USE_BATCH):
                 yield self.posterior_(batch.x), batch, real
 
     @torch.no_grad()
@@ -382,6 +389,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _rows(x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str) -> Rows:
+    rng = generator(seed, "binarise")
+    return Rows.from_array(x, binarise=binarise, white=white, generator=rng).to(device)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

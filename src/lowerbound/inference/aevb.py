@@ -15,7 +15,7 @@ from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.objectives import elbo
 from lowerbound.posteriors import DiagonalNormal
-from lowerbound.training import Metrics, Scalars, Schedule, State, as_schedule
+from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, as_schedule
 
 Penalty = Callable[[Draw, Tensor], Tensor]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -27,8 +27,9 @@ class AEVB:
 
     ``posterior``: q(z|x). ``objective``: a draw → nats per row, ``[B]``. ``draws``: K (the paper's L), latents drawn
     for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
-    ``penalties``: (draw, weight) → nats, subtracted. ``gradient``: the estimator. ``learning_rate``: a number or a
-    schedule of passes. ``optimizer``: parameters → a ``torch.optim`` optimiser.
+    ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator. ``learning_rate``: a
+    number or a schedule of passes, for all parameters. ``optimizer``: parameters → a ``torch.optim`` optimiser, whose
+    own rate is not used.
     """
 
     posterior: DiagonalNormal
@@ -40,16 +41,20 @@ class AEVB:
     learning_rate: float | Schedule = 1e-3
     optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
 
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}.")
+
     @property
     def is_bound(self) -> bool:
-        """Whether what is ascended bounds log p(x) from below: with β ≠ 1 or a penalty it does not."""
-        return self.beta == 1.0 and not self.penalties
+        """Whether what is ascended is the objective itself: with β ≠ 1 or a penalty it is weighted, and no bound."""
+        return as_schedule(self.beta) == Constant(1.0) and not self.penalties
 
     def start(self, model: LatentVariableModel) -> Ascent:
         """A procedure for the loop, with a fresh optimiser."""
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
-        parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-        return Ascent(self, model, State(modules, self.optimizer(parameters)))
+        parameters = nn.ModuleDict(modules).parameters()  # each once, also where the two share a module
+        return Ascent(self, model, State(modules, self.optimizer([p for p in parameters if p.requires_grad])))
 
 
 @dataclass
@@ -73,7 +78,8 @@ class Ascent:
         loss, metrics = self.loss(batch, noise, scalars)
         loss.backward()
         for group in state.optimizer.param_groups:
-            group["lr"] = scalars["learning_rate"]
+            on_device = group.get("fused") or group.get("capturable")  # others take a number
+            group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])
         state.optimizer.step()
         return state, metrics
 
@@ -87,9 +93,9 @@ class Ascent:
         """−(mean_B surrogate − penalties), and the metrics of the batch."""
         settings = self.settings
         plain = draw(self.model, settings.posterior, batch, noise)
-        weighted = plain if settings.beta == 1.0 else tempered(plain, scalars["beta"])
+        weighted = plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
         surrogate = batch.weight @ settings.gradient(weighted, settings.objective)
-        penalty = sum((penalty(plain, batch.weight) for penalty in settings.penalties), torch.zeros_like(surrogate))
+        penalty = sum((penalty(weighted, batch.weight) for penalty in settings.penalties), torch.zeros_like(surrogate))
         with torch.no_grad():
             kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
             metrics = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
+from lowerbound.errors import DataError
 from lowerbound.inference.aevb import AEVB
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import DiagonalNormal
@@ -73,6 +75,8 @@ def fit(
             patience_from=patience_from,
             callbacks=[*callbacks, *([progress_bar()] if progress else [])],
         )
+    if history.stopped == "interrupted":
+        warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
     return Fit(model, inference.posterior, history)
 
 
@@ -81,15 +85,26 @@ def as_rows(data: Data, like: torch.Tensor) -> Rows:
     if isinstance(data, np.ndarray):
         data = Rows.from_array(data, dtype=like.dtype)
     elif isinstance(data, torch.Tensor):
+        _refuse_not_finite(data)
         data = Rows(data, dtype=like.dtype)
+    elif data.dtype != like.dtype:
+        raise ValueError(
+            f"the rows come as {data.dtype}, but the model is of {like.dtype}: Rows(…, dtype={like.dtype})."
+        )
     return data.to(like.device)
+
+
+def _refuse_not_finite(data: torch.Tensor) -> None:
+    if data.is_floating_point() and not bool((finite := data.isfinite()).all()):
+        row = int((~finite).flatten(1).any(1).nonzero()[0])
+        raise DataError(f"row {row} holds NaN or an infinity; drop it, or give Rows a mask that is False there.")
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
     """Training rows, and a random ``share`` of the rows held out (None if that is less than one row)."""
     if not 0 <= share < 1:
         raise ValueError(f"validation must be a share in [0, 1), got {share}.")
-    held_out = round(share * len(rows))
+    held_out = min(round(share * len(rows)), len(rows) - 1)
     if held_out == 0:
         return rows, None
     order = torch.randperm(len(rows), generator=generator(seed, "split")).to(rows.device)

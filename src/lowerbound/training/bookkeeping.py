@@ -67,9 +67,12 @@ class Best:
             self.objective, self.passes = objective, passes
             self.tensors = copied(state.module_tensors())
 
-    def restore(self, state: State) -> None:
-        if self.tensors is not None:
-            state.load_modules(self.tensors)
+    def keep(self, state: State, passes: int) -> int:
+        """Leave ``state`` at its best; the pass that was after, or ``passes`` where there was no validation."""
+        if self.tensors is None:
+            return passes
+        state.load_modules(self.tensors)
+        return self.passes
 
 
 class Snapshot:

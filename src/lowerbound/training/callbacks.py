@@ -29,13 +29,14 @@ def progress_bar() -> Callback:
 
 
 def metrics_file(path: Path) -> Callback:
-    """One JSON object a pass, a line each, in ``path`` (started anew)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("")
+    """One JSON object a pass, a line each, in ``path``, which is started anew at the first."""
+    mode = "w"
 
     def write(event: Event) -> None:
+        nonlocal mode
         if event.record is not None:
-            with path.open("a") as file:
+            with path.open(mode) as file:
                 file.write(json_line(event.record))
+            mode = "a"
 
     return write

@@ -20,6 +20,7 @@ class Place:
     passes: int
     position: int
     rng: Tensor
+    global_rng: Tensor  # what modules such as dropout draw from
 
 
 class Cursor:
@@ -28,12 +29,12 @@ class Cursor:
     Every batch has the same shape: the last of a pass is padded, its padding weighing 0.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, first_pass: int = 0) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
-        self.rng = generator(seed, "noise", device=rows.device)
-        self.passes = self.position = 0
+        self.rng = generator(seed, "noise", first_pass, device=rows.device)
+        self.passes, self.position = first_pass, 0
         self._padding = -len(rows) % self.batch_size
         self.full_weight = torch.full((self.batch_size,), 1 / self.batch_size, dtype=rows.dtype, device=rows.device)
         self._last = self.full_weight * self.batch_size / (self.batch_size - self._padding)
@@ -67,11 +68,12 @@ class Cursor:
         return batch, self.batch_size - (self._padding if last else 0)
 
     def place(self) -> Place:
-        return Place(self.passes, self.position, self.rng.get_state())
+        return Place(self.passes, self.position, self.rng.get_state(), torch.random.get_rng_state())
 
     def go(self, place: Place) -> None:
         self.passes, self.position = place.passes, place.position
         self.rng.set_state(place.rng)
+        torch.random.set_rng_state(place.global_rng)
         self._start_pass()
 
     def _start_pass(self) -> None:

@@ -8,21 +8,23 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """While the block runs, SIGINT sets ``asked``. Outside the main thread nothing is changed."""
+    """While the block runs, SIGINT sets ``asked``. Nothing is changed outside the main thread, or where
+    SIGINT is ignored."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __enter__(self) -> Interrupt:
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._listens = in_main_thread and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None)
+        if self._listens:
             self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._in_main_thread:
+        if self._listens:
             signal.signal(signal.SIGINT, self._previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

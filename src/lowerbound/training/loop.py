@@ -14,10 +14,12 @@ import torch
 
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
+from lowerbound.nn import seeded
 from lowerbound.training.bookkeeping import Best, Clock, Meter, Snapshot
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
-from lowerbound.training.procedure import Callback, Event, History, Procedure, Record, Rows
+from lowerbound.training.procedure import Callback, Event, History, Procedure, Record, Rows, Scalars
+from lowerbound.training.state import State
 
 TRIES = 3
 SLOWER = 0.25
@@ -34,20 +36,21 @@ def train(
     patience: int | None = None,
     patience_from: float = 0.0,
     callbacks: Sequence[Callback] = (),
+    first_pass: int = 0,
     check_every: int = 100,
 ) -> History:
-    """Step over ``rows`` for ``passes`` passes, or until ``patience`` of them brought no better validation objective.
+    """Step over ``rows`` up to pass ``passes``, or until ``patience`` passes brought no better validation objective.
 
     Patience counts from pass ``patience_from``. The modules end at their best validation objective; without
     validation, at the last step. Where values stop being finite the loop goes back to where they were, says so in a
-    warning, and lowers the learning rate; after three such tries it raises ``DivergedError``.
+    warning, and lowers the learning rate; after three such tries within a pass it raises ``DivergedError``.
     """
     state, history, meter, best = procedure.state, History(), Meter(), Best()
-    cursor = Cursor(rows, batch_size, seed)
+    cursor = Cursor(rows, batch_size, seed, first_pass)
     clock = Clock(procedure, cursor.full_weight)
     good = Snapshot(state, cursor, meter)
-    total_steps = passes * cursor.steps_per_pass
-    with Interrupt() as interrupt, state.mode(training=True):
+    tries, total_steps = 0, passes * cursor.steps_per_pass
+    with Interrupt() as interrupt, seeded(seed), state.mode(training=True):
         while cursor.passes < passes and history.stopped is None:
             this_pass = cursor.passes
             for _ in range(min(check_every, cursor.steps_per_pass - cursor.position)):
@@ -62,20 +65,19 @@ def train(
 
             if not (meter.finite() and state.finite()):
                 good.restore(state, cursor, meter)
-                found = _first_not_finite(procedure, cursor, clock, check_every)
+                found = _first_not_finite(procedure, state, cursor, clock, check_every)
                 good.restore(state, cursor, meter)
-                if len(history.rescues) == TRIES:
-                    best.restore(state)
-                    history.stopped = "diverged"
+                if tries == TRIES:
+                    history.best_pass, history.stopped = best.keep(state, cursor.passes), "diverged"
                     raise DivergedError(
                         f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
                         "look for extreme values in the data, or start with a lower learning_rate.",
                         history,
                     )
-                clock.slowed *= SLOWER
+                tries, clock.slowed = tries + 1, clock.slowed * SLOWER
                 history.rescues.append(
                     f"{found}; went back to step {cursor.steps} and lowered the learning rate to "
-                    f"{clock.read(cursor.time)['learning_rate']:.3g} (try {len(history.rescues) + 1} of {TRIES})"
+                    f"{clock.read(cursor.time)['learning_rate']:.3g} (try {tries} of {TRIES})"
                 )
                 warnings.warn(history.rescues[-1], RuntimeWarning, stacklevel=2)
                 continue
@@ -83,46 +85,52 @@ def train(
             record = None
             if cursor.passes > this_pass:
                 record = {"pass": cursor.passes, "step": cursor.steps, **clock.read(this_pass), **meter.means("train_")}
-                meter = Meter()
+                meter, tries = Meter(), 0
                 if validation is not None:
-                    record |= evaluate(procedure, validation, batch_size, seed, clock)
-                    best.offer(record["valid_objective"], cursor.passes, procedure.state)
+                    record |= evaluate(procedure, state, validation, batch_size, seed, clock.at(passes))
+                    best.offer(record["valid_objective"], cursor.passes, state)
                 history.records.append(record)
                 if patience is not None and cursor.passes - max(best.passes, patience_from) >= patience:
                     history.stopped = "patience"
             good = Snapshot(state, cursor, meter)
 
             event = Event(cursor.steps, total_steps, record, state)
-            answers = [callback(event) for callback in callbacks]
-            if any(answers):
+            if _any_stops(callbacks, event):
                 history.stopped = history.stopped or "callback"
-    best.restore(state)
-    history.best_pass = best.passes if best.tensors is not None else cursor.passes
+    history.best_pass = best.keep(state, cursor.passes)
     history.stopped = history.stopped or "passes"
     return history
 
 
-def evaluate(procedure: Procedure, rows: Rows, batch_size: int, seed: int, clock: Clock) -> Record:
-    """Mean metrics of held-out rows, at the schedules' last values and with the same draws each time."""
-    rng = generator(seed, "validation", device=rows.device)
-    scalars, meter = clock.at(float("inf")), Meter()
-    with torch.no_grad(), procedure.state.mode(training=False):
+def evaluate(procedure: Procedure, state: State, rows: Rows, batch_size: int, seed: int, scalars: Scalars) -> Record:
+    """Mean metrics of held-out rows, with the same draws each time."""
+    rng, meter = generator(seed, "validation", device=rows.device), Meter()
+    with torch.no_grad(), state.mode(training=False):
         for batch, real in in_order(rows, batch_size, rng):
             noise = procedure.noise(len(batch.index), rng)
-            meter.add(procedure.evaluate(procedure.state, batch, noise, scalars), real)
+            meter.add(procedure.evaluate(state, batch, noise, scalars), real)
     if not meter.finite():
         warnings.warn("the objective of the held-out rows is not finite: look for extreme values", stacklevel=3)
     return meter.means("valid_")
 
 
-def _first_not_finite(procedure: Procedure, cursor: Cursor, clock: Clock, steps: int) -> str:
+def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:
+    """Call every callback, with the modules as they are when used; whether any asks to stop."""
+    if not callbacks:
+        return False
+    with event.state.mode(training=False):
+        answers = [callback(event) for callback in callbacks]
+    return any(answers)
+
+
+def _first_not_finite(procedure: Procedure, state: State, cursor: Cursor, clock: Clock, steps: int) -> str:
     """Replay from the last good moment, one step at a time, up to the step that breaks; say where it does."""
     for _ in range(steps + 1):  # what breaks in an update shows in the step after it
         scalars, here = clock.at(cursor.time), f"at step {cursor.steps + 1} (pass {cursor.passes + 1})"
         batch, _ = cursor.next()
         noise = procedure.noise(len(batch.index), cursor.rng)
-        reason = procedure.explain(procedure.state, batch, noise, scalars)
+        reason = procedure.explain(state, batch, noise, scalars)
         if reason:
             return f"{reason} {here}"
-        procedure.step(procedure.state, batch, noise, scalars)
+        state, _ = procedure.step(state, batch, noise, scalars)
     return f"a value that a replay did not show again was not finite before step {cursor.steps + 1}"

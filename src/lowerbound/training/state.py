@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -71,8 +70,11 @@ class State:
 
     def finite(self) -> bool:
         """Whether every tensor is finite: this waits for the device."""
-        sums = [value.sum(dtype=torch.float64) for value in self.tensors().values() if value.is_floating_point()]
-        return all(math.isfinite(total) for total in torch.stack([total.cpu() for total in sums]).tolist())
+        sums: dict[torch.device, list[Tensor]] = {}
+        for value in self.tensors().values():
+            if value.is_floating_point():
+                sums.setdefault(value.device, []).append(value.sum())
+        return all(bool(torch.stack(totals).isfinite().all()) for totals in sums.values())
 
 
 def copied(tensors: Mapping[str, Tensor]) -> Tensors:
