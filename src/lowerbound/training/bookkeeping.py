@@ -79,11 +79,12 @@ class Snapshot:
     """A moment of a fit to go back to: state, place in the data, random draws, running means."""
 
     def __init__(self, state: State, cursor: Cursor, meter: Meter) -> None:
+        self.state, self.cursor, self.meter = state, cursor, meter
         self._tensors = copied(state.tensors())
         self._place = cursor.place()
         self._names, self._total, self._rows = meter.names, meter.total, meter.rows
 
-    def restore(self, state: State, cursor: Cursor, meter: Meter) -> None:
-        state.load(self._tensors)
-        cursor.go(self._place)
-        meter.names, meter.total, meter.rows = self._names, self._total, self._rows
+    def restore(self) -> None:
+        self.state.load(self._tensors)
+        self.cursor.go(self._place)
+        self.meter.names, self.meter.total, self.meter.rows = self._names, self._total, self._rows

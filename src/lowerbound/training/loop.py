@@ -64,22 +64,8 @@ def train(
                     break
 
             if not (meter.finite() and state.finite()):
-                good.restore(state, cursor, meter)
-                found = _first_not_finite(procedure, state, cursor, clock, check_every)
-                good.restore(state, cursor, meter)
-                if tries == TRIES:
-                    history.best_pass, history.stopped = best.keep(state, cursor.passes), "diverged"
-                    raise DivergedError(
-                        f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
-                        "look for extreme values in the data, or start with a lower learning_rate.",
-                        history,
-                    )
-                tries, clock.slowed = tries + 1, clock.slowed * SLOWER
-                history.rescues.append(
-                    f"{found}; went back to step {cursor.steps} and lowered the learning rate to "
-                    f"{clock.read(cursor.time)['learning_rate']:.3g} (try {tries} of {TRIES})"
-                )
-                warnings.warn(history.rescues[-1], RuntimeWarning, stacklevel=2)
+                _rescue(procedure, good, clock, best, history, tries, check_every)
+                tries += 1
                 continue
 
             record = None
@@ -121,6 +107,28 @@ def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:
     with event.state.mode(training=False):
         answers = [callback(event) for callback in callbacks]
     return any(answers)
+
+
+def _rescue(
+    procedure: Procedure, good: Snapshot, clock: Clock, best: Best, history: History, tries: int, steps: int
+) -> None:
+    """Go back to the last good moment, say what went wrong, and lower the learning rate; or give up."""
+    good.restore()
+    found = _first_not_finite(procedure, good.state, good.cursor, clock, steps)
+    good.restore()
+    if tries == TRIES:
+        history.best_pass, history.stopped = best.keep(good.state, good.cursor.passes), "diverged"
+        raise DivergedError(
+            f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
+            "look for extreme values in the data, or start with a lower learning_rate.",
+            history,
+        )
+    clock.slowed *= SLOWER
+    history.rescues.append(
+        f"{found}; went back to step {good.cursor.steps} and lowered the learning rate to "
+        f"{clock.read(good.cursor.time)['learning_rate']:.3g} (try {tries + 1} of {TRIES})"
+    )
+    warnings.warn(history.rescues[-1], RuntimeWarning, stacklevel=3)
 
 
 def _first_not_finite(procedure: Procedure, state: State, cursor: Cursor, clock: Clock, steps: int) -> str:
