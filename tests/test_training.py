@@ -239,6 +239,15 @@ def test_a_callback_can_stop_the_fit_and_metrics_are_written(tmp_path):
         assert record["train_objective"] == pytest.approx(split_bound, rel=1e-5)
 
 
+def test_the_progress_bar_is_gone_when_the_fit_ends(capfd):
+    model, inference, x = small()
+    stop = lambda event: event.step >= 900  # noqa: E731
+    lb.fit(model, x, inference, passes=900, callbacks=[stop], progress=True)
+    said = capfd.readouterr().err
+    assert "valid objective -" in said
+    assert said.split("\r")[-1].strip() == ""
+
+
 def test_no_value_is_read_from_the_device_at_a_step(monkeypatch):
     model, inference, x = small()
     reads = []

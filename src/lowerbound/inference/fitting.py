@@ -63,7 +63,8 @@ def fit(
         held_out = as_rows(validation, like)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
-    with use_threads(threads):
+    bar = progress_bar() if progress else contextlib.nullcontext()
+    with use_threads(threads), bar as show:
         history = train(
             inference.start(model),
             rows,
@@ -73,7 +74,7 @@ def fit(
             validation=held_out,
             patience=patience,
             patience_from=patience_from,
-            callbacks=[*callbacks, *([progress_bar()] if progress else [])],
+            callbacks=[*callbacks, *([show] if show else [])],
         )
     if history.stopped == "interrupted":
         warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,22 +12,19 @@ from lowerbound.checkpoint import json_line
 from lowerbound.training.procedure import Callback, Event
 
 
-def progress_bar() -> Callback:
-    """A bar on stderr with the latest validation (or training) objective, in nats per row."""
-    bar: tqdm | None = None
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callback]:
+    """A callback that shows a bar on stderr, with the latest objective in nats per row, while the block runs."""
+    with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
 
-    def show(event: Event) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=event.total_steps, unit="step", dynamic_ncols=True, leave=False)
-        if event.record is not None:
-            kind = "valid" if "valid_objective" in event.record else "train"
-            bar.set_postfix_str(f"{kind} objective {event.record[kind + '_objective']:.2f} nats", refresh=False)
-        bar.update(event.step - bar.n)
-        if event.step >= event.total_steps:
-            bar.close()
+        def show(event: Event) -> None:
+            bar.total = event.total_steps
+            if event.record is not None:
+                kind = "valid" if "valid_objective" in event.record else "train"
+                bar.set_postfix_str(f"{kind} objective {event.record[kind + '_objective']:.2f} nats", refresh=False)
+            bar.update(event.step - bar.n)
 
-    return show
+        yield show
 
 
 def metrics_file(path: Path) -> Callback:
