@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -173,6 +174,12 @@ def test_beta_multiplies_every_form_of_the_prior_and_posterior_terms():
     assert torch.allclose(elbo(half), d.log_lik.mean(0) - 0.5 * d.kl)
     assert torch.allclose(half.log_w, d.log_lik + 0.5 * (d.log_prior - d.log_q))
     assert torch.allclose(half.entropy, 0.5 * d.entropy)
+    calls = []
+    node = replace(d.nodes[0], kl_per_dim_term=lambda: calls.append(1) or d.nodes[0].kl_per_dim)
+    counted = replace(d, nodes=(node,))
+    assert torch.equal(elbo(tempered(counted, 0.5)), elbo(half))
+    assert counted.kl is not None
+    assert len(calls) == 1  # computed once for both
 
 
 def test_free_bits_charge_each_latent_at_least_the_floor():

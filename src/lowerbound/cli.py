@@ -151,7 +151,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "stopped": history.stopped,
         "best_pass": history.best_pass,
         "objective": vae.objective,
-        "objective_is_bound": vae._aevb().is_bound,
+        "objective_is_bound": vae.objective_is_bound,
         "valid_objective": best.get("valid_objective"),
     }
 
@@ -374,7 +374,7 @@ def fitted(run: Path) -> VAE:
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """ "256,128" → (256, 128)."""
+    """Layer sizes from text: 256,128 → (256, 128)."""
     try:
         layers = tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:

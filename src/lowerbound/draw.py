@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 from torch import Tensor
 
@@ -115,15 +116,11 @@ def tempered(draw: Draw, beta: Tensor | float) -> Draw:
             node,
             log_p_term=lambda: beta * node.log_p,
             log_q_term=lambda: beta * node.log_q,
-            kl_per_dim_term=_scaled(node.kl_per_dim_term, beta),
-            entropy_term=_scaled(node.entropy_term, beta),
+            kl_per_dim_term=None if node.kl_per_dim_term is None else lambda: beta * cast(Tensor, node.kl_per_dim),
+            entropy_term=None if node.entropy_term is None else lambda: beta * cast(Tensor, node.entropy),
         )
 
     return replace(draw, nodes=tuple(scaled(node) for node in draw.nodes))
-
-
-def _scaled(term: Term | None, beta: Tensor | float) -> Term | None:
-    return None if term is None else lambda: beta * term()
 
 
 def _total(terms: list[Tensor]) -> Tensor:

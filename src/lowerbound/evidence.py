@@ -152,5 +152,6 @@ def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:
-    """Of the mean; NaN for a single row, whose spread is unknown."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    """Of the mean; NaN where the spread is unknown: for a single row, or one at −∞."""
+    known = len(values) > 1 and bool(np.isfinite(values).all())
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan

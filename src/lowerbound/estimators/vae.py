@@ -330,6 +330,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.__dict__.pop("_ascent", None)
         return self._rows(x, self.binarise) if binarised else rows
 
+    @property
+    def objective_is_bound(self) -> bool:
+        """Whether what ``fit`` ascends bounds log p(x): not where the KL is weighted, or has free bits."""
+        return self._aevb().is_bound
+
     def _aevb(self) -> inference.AEVB:
         beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
         penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
