@@ -141,6 +141,10 @@ def test_check_says_what_a_fit_would_do(wine, tmp_path):
     np.save(tmp_path / "holes.npy", x)
     done = run("check", tmp_path / "holes.npy", "--json", code=65)
     assert "row 17, column 3" in json.loads(done.stdout)["problems"][0]
+    np.save(tmp_path / "blurred.npy", load_wine().data + np.array([1e9] + [0] * 12))
+    refused = json.loads(run("check", tmp_path / "blurred.npy", "--json", code=65).stdout)["problems"][0]
+    assert "column 0 varies by" in refused
+    assert "column 0 varies by" in run("fit", tmp_path / "blurred.npy", "--out", tmp_path / "r", code=65).stderr
     assert "row 17, column 3 is NaN" in run("fit", tmp_path / "holes.npy", "--out", tmp_path / "r", code=65).stderr
     assert not (tmp_path / "r" / "config.json").exists()
 

@@ -276,7 +276,7 @@ def check(data: str, as_json: bool) -> int | None:
     import numpy as np
 
     from lowerbound.data.arrays import first, place
-    from lowerbound.estimators import default_likelihood
+    from lowerbound.estimators.choices import build_likelihood, check_precision, default_likelihood
 
     source = load(data)
     x = np.asarray(rows_of(source, "train"))
@@ -288,6 +288,10 @@ def check(data: str, as_json: bool) -> int | None:
         likelihood = why = None
     else:
         likelihood, why = default_likelihood(x)
+        try:
+            check_precision(build_likelihood(likelihood, x, white=255), x, data)
+        except DataError as error:
+            problems.append(str(error))
     constant = int((x.reshape(len(x), -1) == x.reshape(len(x), -1)[:1]).all(0).sum())
     notes = [f"{constant} columns are constant"] if constant else []
     result = {
@@ -299,7 +303,7 @@ def check(data: str, as_json: bool) -> int | None:
         "notes": notes,
         "problems": problems,
     }
-    choice = f"a fit would use the likelihood {likelihood}: {why}" if likelihood else "a fit would refuse these data"
+    choice = f"a fit would use the likelihood {likelihood}: {why}" if not problems else "a fit would refuse these data"
     lines = [f"{len(x)} rows of shape {tuple(x.shape[1:])}, {x.dtype}", choice, *notes, *problems]
     tell(result, as_json, "\n".join(lines))
     return BAD_DATA if problems else None
