@@ -19,6 +19,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 import lowerbound as lb
+from folders import tree
 from lowerbound.cli import fit as fit_command
 
 LOWERBOUND = Path(sys.executable).parent / "lowerbound"
@@ -92,8 +93,11 @@ def test_fit_score_and_info_on_digits(fitted):
     assert f"{direct.mean:.2f} ± {direct.mean_standard_error:.2f} nats per row" in done.stderr
     held = json.loads(run("info", fitted, "--json").stdout)
     assert held["likelihood"] == {"part": "likelihoods.DiscretizedLogistic", "arguments": {"levels": 17}}
-    assert set(held["files"]) == {"config.json", "metrics.jsonl", "model.safetensors"}
-    assert "DiscretizedLogistic" in run("info", fitted).stderr
+    assert set(held["files"]) == {"config.json", "manifest.json", "metrics.jsonl", "model.safetensors"}
+    assert (held["finished"], held["problems"], held["history"]["stopped"]) == (True, [], "passes")
+    words = run("info", fitted).stderr
+    assert "DiscretizedLogistic" in words
+    assert "whole: every file is as it was written" in words
 
 
 def test_words_go_to_stderr_and_only_json_to_stdout(fitted):
@@ -175,7 +179,10 @@ def test_exit_codes(fitted, wine, tmp_path):
         (["fit", "digits", "--out", tmp_path / "r", "--likelihood", "poison"], 2, "did you mean 'Poisson'"),
         (["fit", "digits", "--out", tmp_path / "r", "--device", "cud"], 2, "cud"),
         (["fit", "digits", "--out", tmp_path / "r", "--seed", "-1"], 2, "seed"),
-        (["info", tmp_path / "damaged"], 65, "does not describe a model"),
+        (["info", tmp_path / "damaged"], 65, "manifest.json is missing"),
+        (["score", tmp_path / "damaged", "digits"], 65, "manifest.json is missing"),
+        (["fit", "digits", "--out", fitted, "--resume", "--force"], 2, "give one of them"),
+        (["fit", "digits", "--out", fitted, "--resume", *QUICK, "--seed", "3"], 65, "seed is 0 there and 3 here"),
         (["fit", "digit", "--out", tmp_path / "r"], 66, "digits"),
         (["score", tmp_path / "nowhere", "digits"], 66, "holds no model"),
         (["score", fitted, wine], 65, "expecting 8 features"),
@@ -200,7 +207,7 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    metrics = tmp_path / "metrics.jsonl"
+    metrics = tmp_path / "checkpoints" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.exists() and metrics.stat().st_size > 2000) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -212,6 +219,23 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
     assert vae.history_.stopped == "interrupted"
     assert vae.history_.best_pass >= 1
     assert np.isfinite(vae.score(lb.data.digits().test[:20]))
+    assert json.loads(run("info", tmp_path, "--json").stdout)["problems"] == []
+
+
+def test_a_fit_that_was_killed_goes_on_when_told_to(tmp_path):
+    fit = ["fit", "digits", *QUICK, "--passes", "400", "--threads", "1", "--checkpoint-every", "10"]
+    process = subprocess.Popen([LOWERBOUND, *fit, "--out", tmp_path / "run"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("run/checkpoints/*/manifest.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert "has not ended" in run("info", tmp_path / "run").stderr
+    assert "--resume to go on with it, or --force" in run(*fit, "--out", tmp_path / "run", code=2).stderr
+    short = ["--passes", "30"]
+    run(*fit, "--out", tmp_path / "run", "--resume", *short)
+    run(*fit, "--out", tmp_path / "whole", *short)
+    assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
 
 def test_a_row_far_out_scores_minus_infinity_and_json_stays_json(wine, tmp_path):
@@ -229,12 +253,12 @@ def test_a_row_far_out_scores_minus_infinity_and_json_stays_json(wine, tmp_path)
 
 def test_a_refused_fit_leaves_the_model_that_was_there(wine, tmp_path):
     run("fit", wine, "--out", tmp_path, *QUICK)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = tree(tmp_path)
     x = load_wine().data
     x[0, 0] = np.nan
     np.save(tmp_path.parent / "bad.npy", x)
     run("fit", tmp_path.parent / "bad.npy", "--out", tmp_path, *QUICK, "--force", code=65)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert tree(tmp_path) == before
 
 
 def test_it_runs_as_a_module():

@@ -31,7 +31,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "npy cut": ("t.npy", lambda p: npy_bytes(p, np.zeros(999))[:-8], "not a whole npy file"),
     "npy cut header": ("t.npy", lambda p: npy_bytes(p, np.zeros(9))[:40], "not a whole npy file"),
     "npy magic": ("t.npy", lambda p: b"hello, world", "not a whole npy file"),
-    "npy of objects": ("t.npy", lambda p: npy_bytes(p, np.array([{}, None])), "not a whole npy file"),
+    "npy of objects": ("t.npy", lambda p: npy_bytes(p, np.array([{}, None])), "holds pickled objects"),
     "npy of text": ("t.npy", lambda p: npy_bytes(p, np.array(["a"])), "holds <U1, not numbers"),
     "npy of nothing": ("t.npy", lambda p: npy_bytes(p, np.zeros((0, 3))), "holds no rows"),
     "npy too large": (
@@ -79,7 +79,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, case: str) -> None:
 
 
 NPZ: dict[str, tuple[dict[str, Any], str]] = {
-    "objects": ({"x": np.array([{}, None])}, "not a whole npz file"),
+    "objects": ({"x": np.array([{}, None])}, "holds pickled objects"),
     "which": ({"a": np.ones(3), "b": np.ones(3)}, "call the one to read x"),
     "labels": ({"x": np.ones(3), "y": np.ones(4)}, "one label a row"),
     "text": ({"x": np.array(["a", "b"])}, "not numbers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from folders import forge, reseal, tree
 from lowerbound import io
 from lowerbound.errors import FormatError
 from lowerbound.model import draw
@@ -50,7 +52,9 @@ def test_an_estimator_comes_back_the_same(settings, digits, tmp_path):
     assert vae.sample(5).tobytes() == again.sample(5).tobytes()
     assert again.history_ == vae.history_
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "config.json",
+        "manifest.json",
         "metrics.jsonl",
         "model.safetensors",
     ]
@@ -153,10 +157,27 @@ def test_every_module_in_the_table_keeps_its_arguments():
         assert io.encode(again) == io.encode(part), name
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "run"
+    lb.VAE(1, passes=1, hidden=(128,), random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(path)
+    return path
+
+
+@pytest.fixture
+def saved(small, tmp_path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "run"))
+
+
+LARGE = {"part": "networks.MLP", "arguments": {"in_shape": [2], "out_shape": [2], "hidden": [10**6, 10**6]}}
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda c: c | {"format": 99}, "newer than this version reads: update lowerbound"),
+        (lambda c: c | {"format": True}, "not the configuration of a lowerbound model"),
+        (lambda c: c | {"format": 0}, "not the configuration of a lowerbound model"),
         (lambda c: {}, "not the configuration of a lowerbound model"),
         (lambda c: [], "not the configuration of a lowerbound model"),
         (lambda c: {k: v for k, v in c.items() if k != "posterior"}, "lacks 'posterior'"),
@@ -165,37 +186,67 @@ def test_every_module_in_the_table_keeps_its_arguments():
         (lambda c: c | {"model": {"part": "priors.Normal", "arguments": {"no": 0}}}, "cannot be built"),
         (lambda c: c | {"posterior": c["model"]}, "does not describe a model"),
         (lambda c: c | {"model": 5}, "does not describe a model"),
+        (lambda c: c | {"dtype": "float8"}, "does not describe a model"),
+        (lambda c: c | {"history": {}}, "does not describe a model"),
         (lambda c: c | {"model": {"part": "model.LatentVariableModel"}}, "lacks 'arguments'"),
         (lambda c: c | {"extra": 5}, "does not describe a model"),
         (lambda c: c | {"extra": {"estimator": "VAE"}}, "does not describe a VAE"),
         (lambda c: c | {"extra": {**c["extra"], "parameters": {"no": 1}}}, "does not describe a VAE"),
-        (lambda c: json.loads(json.dumps(c).replace("128", "127")), "does not fit config.json"),
+        (lambda c: json.loads(json.dumps(c).replace("128", "127")), r"is F32 \(128,\), where F32 \(127,\) is due"),
+        (lambda c: json.loads(json.dumps(c).replace("128", "1000000000000")), "does not fit config.json"),
+        (lambda c: json.loads(json.dumps(c).replace("128", str(10**30))), "cannot be built"),
+        (lambda c: json.loads(json.dumps(c).replace("128", "1, " * 10_000 + "1")), "as a list of 10001"),
+        (
+            lambda c: json.loads(json.dumps(c).replace('"latent_dim": 1', '"latent_dim": 1000000000000')),
+            "far more memory",
+        ),
+        (lambda c: c | {"extra": {**c["extra"], "parameters": {"encoder": LARGE}}}, "more than the model has"),
     ],
 )
-def test_a_wrong_configuration_is_refused_in_one_sentence(spoil, words, tmp_path):
-    lb.VAE(1, passes=1, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(spoil(config)))
+def test_a_wrong_configuration_is_refused_in_one_sentence(spoil, words, saved):
+    forge(saved, spoil)
     with pytest.raises(FormatError, match=words) as error:
-        lb.load(tmp_path)
+        lb.load(saved)
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_not_what_they_should_be(tmp_path):
-    lb.VAE(1, passes=1, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(tmp_path)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole[:-7])
-    with pytest.raises(FormatError, match=r"model\.safetensors is not a whole safetensors file"):
-        lb.load(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(whole)
-    (tmp_path / "metrics.jsonl").write_text("{")
-    with pytest.raises(FormatError, match=r"metrics\.jsonl is damaged"):
-        lb.load(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(FormatError, match=r"config\.json is not readable JSON"):
-        lb.load(tmp_path)
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' * 100_000, "{", "\xff", '{"format": NaN}', "9" * 10_000])
+def test_json_that_is_none_is_refused_in_one_sentence(text, saved):
+    (saved / "config.json").write_text(text, encoding="latin-1")
+    reseal(saved)
+    with pytest.raises(FormatError, match=r"config\.json is not readable JSON") as error:
+        lb.load(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_what_they_should_be(saved):
+    whole = tree(saved)
+    for name, data, words in [
+        ("model.safetensors", whole["model.safetensors"][:-7], "not a whole safetensors file"),
+        ("model.safetensors", b"\xff" * 100, "not a whole safetensors file"),
+        ("model.safetensors", b"", "not a whole safetensors file"),
+        ("metrics.jsonl", b"{", "not readable JSON"),
+        ("metrics.jsonl", b"[1]", "not a list of metrics"),
+        ("config.json", b"{", "not readable JSON"),
+    ]:
+        (saved / name).write_bytes(data)
+        with pytest.raises(FormatError, match=rf"{name} does not match its SHA-256 in manifest\.json"):
+            lb.load(saved)
+        reseal(saved)
+        with pytest.raises(FormatError, match=f"{name} is {words}"):
+            lb.load(saved)
+        (saved / name).write_bytes(whole[name])
+        reseal(saved)
+        assert tree(saved) == whole
     with pytest.raises(FileNotFoundError, match="holds no model"):
-        lb.load(tmp_path / "nowhere")
+        lb.load(saved / "nowhere")
+
+
+def test_an_older_format_is_brought_up_to_this_one(saved, monkeypatch):
+    forge(saved, lambda c: {("network" if key == "model" else key): value for key, value in c.items()})
+    monkeypatch.setattr(io, "FORMAT", 2)
+    monkeypatch.setattr(io, "MIGRATIONS", {1: lambda c: c | {"model": c["network"]}})
+    assert lb.load(saved).latent_dim == 1
 
 
 def test_nothing_in_the_package_unpickles_or_runs_what_it_reads():

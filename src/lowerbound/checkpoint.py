@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +21,12 @@ from torch import Tensor
 
 from lowerbound.errors import FormatError, LockedError
 
+TEMPORARY = ".tmp"
+LARGEST_JSON = 1 << 26
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+"""Type ("F32", …) and shape of tensors by name."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
@@ -25,8 +34,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     A temporary file in the same folder → fsync → rename → fsync of the folder; mode by umask.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    make_folder(path.parent)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -35,17 +44,37 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents, so that they outlast a power cut."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed or removed in ``folder`` outlast a power cut."""
+    with contextlib.suppress(PermissionError):  # some file systems refuse to open a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` (made if absent) for writing; raise ``LockedError`` if another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    make_folder(folder)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -55,56 +84,87 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
+def open_file(path: Path) -> BufferedReader:
+    """Open a plain file to read; a link, a folder or a device in its place is a ``FormatError``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FormatError(f"{path} is a link, which is not followed; put the file itself there.") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FormatError(f"{path} is not a file; put the file itself there.")
+    return os.fdopen(descriptor, "rb")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, atomically. NaN and infinities are refused: they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON. NaN and infinities are refused: they are not JSON."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def json_line(record: Mapping[str, float]) -> str:
     """A record of numbers as one line of JSON; one that is not finite becomes null."""
-    values = {name: value if math.isfinite(value) else None for name, value in record.items()}
-    return json.dumps(values, allow_nan=False) + "\n"
+    return json.dumps(without_nan(record), allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON, or raise ``FormatError`` naming the file."""
+def without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
+    """A record for JSON, which has no NaN and no infinities: null in their place."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}
+
+
+def with_nan(record: Mapping[str, float | None]) -> dict[str, float]:
+    """What ``without_nan`` was given, infinities as NaN."""
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """JSON, or ``FormatError`` naming the file that it came from."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if len(data) > LARGEST_JSON:
+            raise ValueError(f"{len(data)} bytes, where {LARGEST_JSON} are the most")
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not readable JSON ({error}); restore it or fit the model again.") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically."""
-    data = safetensors.torch.save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
-    with atomic_write(path) as file:
-        file.write(data)
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Named tensors as safetensors."""
+    return safetensors.torch.save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors, or raise ``FormatError`` naming the file."""
+def tensor_shapes(file: BinaryIO, path: Path) -> Shapes:
+    """Type and shape of each tensor of a safetensors file, by its header alone: no memory is taken for values."""
     try:
-        return safetensors.torch.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{path} is not a whole safetensors file ({error}); restore it or fit again.") from error
+        size = int.from_bytes(file.read(8), "little")
+        if size > LARGEST_JSON:
+            raise ValueError("its header has no end")
+        header = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        return {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in header.items()}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise _not_whole(path, error) from error
+    finally:
+        file.seek(0)
+
+
+def parse_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    """Named tensors, or ``FormatError`` naming the file that they came from."""
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> FormatError:
+    return FormatError(f"{path} is not a whole safetensors file ({error}); restore it or fit again.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(PermissionError):  # some file systems refuse to open a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

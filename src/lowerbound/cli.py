@@ -11,18 +11,26 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowerbound.errors import DataError, DivergedError, FormatError, LockedError, LowerboundError
+from lowerbound.errors import (
+    DataError,
+    FormatError,
+    LockedError,
+    LowerboundError,
+    OutOfMemoryError,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from lowerbound.data import Dataset, Table
     from lowerbound.estimators import VAE
 
-BAD_DATA, MISSING, IO, LOCKED, INTERRUPTED = 65, 66, 74, 75, 130
+BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
 
 data_argument = click.argument("data")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -36,7 +44,7 @@ samples_option = click.option(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; leave with 0, 2 usage, 65 bad data, 66 missing input, 74 I/O, 75 locked, 130 interrupted."""
+    """Run a command; leave with 0, 2 usage, 65 bad data, 66 missing input, 71 memory, 74 I/O, 75 locked, 130 Ctrl-C."""
     warnings.showwarning = lambda message, *_: say(f"warning: {message}", "yellow")
     try:
         code = commands(arguments, prog_name="lowerbound", standalone_mode=False)
@@ -54,6 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
         code = fail(error, BAD_DATA)
     except OSError as error:
         code = fail(error, IO)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        asked = "there is not enough memory for this; lower --batch-size, --draws or --hidden"
+        code = fail(error if isinstance(error, OutOfMemoryError) else MemoryError(asked), MEMORY)
     except (LowerboundError, ImportError) as error:
         code = fail(error, 1)
     sys.exit(code or 0)
@@ -104,39 +117,56 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Fixes every random draw.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
-@click.option("--force", is_flag=True, help="Replace a model that is already in the folder.")
+@click.option("--force", is_flag=True, help="Replace what is already in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the fit of the same options that was cut short there, if any.")
+@click.option("--checkpoint-every", type=click.IntRange(min=1), default=1000, help="Steps between checkpoints.")
 @json_option
-def fit(data: str, out: Path, seed: int, hidden: str, force: bool, as_json: bool, **options: Any) -> int | None:
-    """Fit a variational auto-encoder to DATA."""
-    from lowerbound.checkpoint import locked
-    from lowerbound.estimators import VAE
-    from lowerbound.training import metrics_file
+def fit(
+    data: str,
+    out: Path,
+    seed: int,
+    hidden: str,
+    force: bool,
+    resume: bool,
+    checkpoint_every: int,
+    as_json: bool,
+    **options: Any,
+) -> int | None:
+    """Fit a variational auto-encoder to DATA.
 
-    if (out / "config.json").exists() and not force:
-        raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
+    A fit that was cut short, by a kill or a power cut, goes on with the same command and --resume, to the same bytes.
+    """
+    from lowerbound.estimators import VAE
+
+    refuse_to_replace(out, force, resume)
     check_names(options)
     source = load(data)
     x = rows_of(source, "train")
     if options["white"] is None and hasattr(source, "white"):
         options["white"] = source.white
-    with locked(out):
-        vae = VAE(
-            hidden=sizes(hidden),
-            random_state=seed,
-            progress=sys.stderr.isatty(),
-            callbacks=[metrics_file(out / "metrics.jsonl")],
-            **options,
-        )
-        try:
-            vae.fit(x)
-        except DivergedError:
-            vae.save(out)
-            raise
-        vae.save(out)
+    vae = VAE(hidden=sizes(hidden), random_state=seed, progress=sys.stderr.isatty(), **options)
+    vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
     words = f"{result['likelihood']}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
     tell(result, as_json, f"{words}{result['stopped']}, kept pass {result['best_pass']} → {out}")
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
+
+
+def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
+    """Refuse a folder that holds a model or a fit, unless told to replace it or to go on."""
+    from lowerbound.inference import holds_model
+    from lowerbound.training import checkpoints
+
+    if force and resume:
+        raise click.UsageError("--force starts anew and --resume goes on: give one of them.")
+    if force or resume:
+        return
+    if holds_model(out):
+        raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
+    if checkpoints.listed(out):
+        raise click.UsageError(
+            f"{out} holds a fit that was cut short; give --resume to go on with it, or --force to start anew."
+        )
 
 
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
@@ -273,71 +303,25 @@ def report(run: Path, data: str, part: str, samples: int, as_json: bool) -> None
 @json_option
 def check(data: str, as_json: bool) -> int | None:
     """Say what a fit would do with DATA, and what is wrong with it, without fitting."""
-    import numpy as np
-
-    from lowerbound.data.arrays import first, place
-    from lowerbound.estimators.choices import build_likelihood, check_precision, default_likelihood
+    from lowerbound.data import Dataset
+    from lowerbound.estimators.preview import preview
 
     source = load(data)
-    x = np.asarray(rows_of(source, "train"))
-    problems = []
-    finite_values = np.isfinite(x.astype(np.float64)) if x.dtype.kind == "f" else np.ones(x.shape, bool)
-    if not finite_values.all():
-        where = place(first(~finite_values))
-        problems.append(f"{int((~finite_values).sum())} values are missing or infinite, the first in {where}")
-        likelihood = why = None
-    else:
-        likelihood, why = default_likelihood(x)
-        try:
-            check_precision(build_likelihood(likelihood, x, white=255), x, data)
-        except DataError as error:
-            problems.append(str(error))
-    constant = int((x.reshape(len(x), -1) == x.reshape(len(x), -1)[:1]).all(0).sum())
-    notes = [f"{constant} columns are constant"] if constant else []
-    result = {
-        "rows": len(x),
-        "shape": list(x.shape[1:]),
-        "dtype": str(x.dtype),
-        "likelihood": likelihood,
-        "why": why,
-        "notes": notes,
-        "problems": problems,
-    }
-    choice = f"a fit would use the likelihood {likelihood}: {why}" if not problems else "a fit would refuse these data"
-    lines = [f"{len(x)} rows of shape {tuple(x.shape[1:])}, {x.dtype}", choice, *notes, *problems]
-    tell(result, as_json, "\n".join(lines))
-    return BAD_DATA if problems else None
+    found = preview(source.train, None, data) if isinstance(source, Dataset) else preview(source.x, source.names, data)
+    tell(asdict(found), as_json, found.words())
+    return BAD_DATA if found.problems else None
 
 
 @commands.command()
 @run_argument
 @json_option
-def info(run: Path, as_json: bool) -> None:
-    """Show what the folder RUN holds."""
-    from lowerbound import io
+def info(run: Path, as_json: bool) -> int | None:
+    """Show what the folder RUN holds, and whether it is whole."""
+    from lowerbound.contents import contents
 
-    config = io.read_config(run)
-    files = {path.name: path.stat().st_size for path in sorted(run.iterdir()) if not path.name.startswith(".")}
-    try:
-        parts, extra = config["model"]["arguments"], config["extra"]
-        result = {
-            "format": config["format"],
-            "versions": config["versions"],
-            "likelihood": parts["likelihood"],
-            "prior": parts["prior"],
-            **{key: extra.get(key) for key in ("estimator", "parameters", "fitted")},
-            "files": files,
-        }
-        fit = extra.get("fitted", {})
-        lines = [
-            f"{run}: {result['estimator'] or 'model'}, format {config['format']}, versions {config['versions']}",
-            f"likelihood {parts['likelihood'].get('part', parts['likelihood'])}, rows of shape {fit.get('shape')}, "
-            f"seed {fit.get('seed')}, kept pass {fit.get('best_pass')}, stopped by {fit.get('stopped')}",
-            *[f"  {name}  {size:,} bytes" for name, size in files.items()],
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise FormatError(f"{run / io.CONFIG} does not describe a model; restore it or fit the model again.") from error
-    tell(result, as_json, "\n".join(lines))
+    found = contents(run)
+    tell(found.as_dict(), as_json, "\n".join(found.lines()))
+    return BAD_DATA if found.problems else None
 
 
 def load(data: str) -> Dataset | Table:
@@ -389,18 +373,14 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def check_names(options: dict[str, Any]) -> None:
-    """Refuse names that nothing bears as a mistake of usage, before data are read."""
-    import torch
-
-    from lowerbound import io
+    """Refuse what the estimator would refuse as a mistake of usage, before data are read."""
+    from lowerbound.estimators import VAE
+    from lowerbound.estimators.parameters import check_parameters
 
     try:
-        if options["likelihood"] != "auto":
-            io.find("likelihoods", options["likelihood"])
-        io.find("objectives", options["objective"])
-        torch.zeros((), device=options["device"])
-    except (ValueError, RuntimeError, AssertionError) as error:
-        raise click.UsageError(str(error).splitlines()[0]) from error
+        check_parameters(VAE(**options).get_params(deep=False))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def tell(result: dict[str, Any], as_json: bool, words: str) -> None:

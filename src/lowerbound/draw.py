@@ -29,6 +29,11 @@ class Batch:
     index: Tensor
     weight: Tensor
 
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of its rows: views, each row counting what it did."""
+        mask = None if self.mask is None else self.mask[rows]
+        return Batch(self.x[rows], mask, self.index[rows], self.weight[rows])
+
 
 @dataclass(frozen=True)
 class Node:

@@ -30,3 +30,15 @@ class DivergedError(LowerboundError, ArithmeticError):
 
 class LockedError(LowerboundError):
     """Another process is writing where this one would."""
+
+
+class OutOfMemoryError(LowerboundError, MemoryError):
+    """What was asked for does not fit in memory, in no smaller parts either."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory was refused: Python's own, or torch's on any device."""
+    said = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    )

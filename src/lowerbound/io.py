@@ -1,30 +1,43 @@
-"""A model as a folder: ``config.json`` and ``model.safetensors``. The one table of names is here.
+"""A model as a folder: ``config.json``, ``model.safetensors``, ``metrics.jsonl``; the one table of names is here.
 
 Loading builds only what the table names; a network of your own is saved as numbers alone, and is handed back to
-``load``. Nothing is unpickled and nothing in a file is run.
+``load``. Nothing is unpickled, nothing in a file is run, and no memory is taken that the weights do not fill.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lowerbound
-from lowerbound import checkpoint, likelihoods, model, objectives, posteriors, priors
+from lowerbound import checkpoint, folder, likelihoods, model, objectives, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.errors import FormatError
-from lowerbound.training import schedules
+from lowerbound.training import History, Record, checkpoints, schedules
 
 FORMAT = 1
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG, TENSORS, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""How a configuration of a format becomes one of the next."""
+
+_HISTORY = ("best_pass", "stopped", "rescues")  # of a ``History``; its records are a file of their own
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_CODES = {  # of a safetensors header
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
+_SMALL = 1_000_000  # numbers that a model may hold beside its weights, whatever these are
+_LONGEST = 10_000  # items in a list that describes a part
 
 TABLE: dict[str, Callable[..., Any]] = {
     "activations.GELU": nn.GELU,
@@ -58,10 +71,11 @@ _NAMES = {part: name for name, part in TABLE.items()}
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder held: p(x, z), q(z|x), and what else was saved beside them."""
+    """What a folder held: p(x, z), q(z|x), what happened in their fit, and what else was saved beside them."""
 
     model: model.LatentVariableModel
     posterior: posteriors.DiagonalNormal
+    history: History
     extra: dict[str, Any]
 
 
@@ -81,60 +95,94 @@ def save(
     model: model.LatentVariableModel,
     posterior: posteriors.DiagonalNormal,
     extra: Mapping[str, Any] | None = None,
+    history: History | None = None,
 ) -> None:
-    """Write a model and its posterior into the folder ``path``; ``extra`` is kept as JSON beside them."""
-    folder = Path(path)
+    """Write a model and its posterior into the folder ``path``; ``extra`` is kept as JSON beside them.
+
+    The folder holds the new model or, wherever writing was cut short, the one before. Raises ``LockedError`` while a
+    fit writes there, ``OSError`` if it cannot be written.
+    """
+    with checkpoint.locked(Path(path)):
+        folder.write(Path(path), files(model, posterior, extra, history))
+
+
+def files(
+    model: model.LatentVariableModel,
+    posterior: posteriors.DiagonalNormal,
+    extra: Mapping[str, Any] | None = None,
+    history: History | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> dict[str, bytes]:
+    """The files of a model's folder. ``tensors``: in place of the modules' own."""
+    history = History() if history is None else history
     config = {
         "format": FORMAT,
         "versions": {"lowerbound": lowerbound.__version__, "torch": torch.__version__},
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "model": encode(model),
         "posterior": encode(posterior),
+        "history": {name: getattr(history, name) for name in _HISTORY},
         "extra": dict(extra or {}),
     }
-    modules = {"model": model, "posterior": posterior}
-    tensors = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
-    checkpoint.write_tensors(folder / TENSORS, tensors)
-    checkpoint.write_json(folder / CONFIG, config)
+    if tensors is None:
+        tensors = _tensors({"model": model, "posterior": posterior})
+    return {
+        CONFIG: checkpoint.json_bytes(config),
+        TENSORS: checkpoint.tensor_bytes(tensors),
+        METRICS: "".join(checkpoint.json_line(record) for record in history.records).encode(),
+    }
 
 
 def load(path: str | Path, **own: Any) -> Saved:
-    """Read what ``save`` wrote. ``own``: what is not the library's, as ``decoder=…`` or ``encoder=…``."""
-    config = read_config(path)
-    dtypes = {"float32": torch.float32, "float64": torch.float64}
-    try:
-        with networks.seeded(0):  # the weights are replaced at once; their random start must not move global state
-            modules = {name: decode(config[name], own) for name in ("model", "posterior")}
-        dtype = dtypes[config["dtype"]]
-        wrong = not isinstance(modules["model"], model.LatentVariableModel) or not isinstance(config["extra"], dict)
-    except KeyError as error:
-        raise FormatError(f"{Path(path) / CONFIG} lacks {error}; restore it or fit the model again.") from error
-    except (AttributeError, TypeError) as error:
-        raise _damaged(path) from error
-    if wrong or not isinstance(modules["posterior"], posteriors.DiagonalNormal):
-        raise _damaged(path)
-    tensors = checkpoint.read_tensors(Path(path) / TENSORS)
-    for name, module in modules.items():
-        mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        try:
-            module.to(dtype).load_state_dict(mine)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise FormatError(f"{Path(path) / TENSORS} does not fit {CONFIG}: {reason}") from error
-    return Saved(modules["model"], modules["posterior"], config["extra"])
+    """Read what ``save`` wrote. ``own``: what is not the library's, as ``decoder=…`` or ``encoder=…``.
+
+    Every file is checked against the folder's manifest first; ``FormatError`` names one that is not as written.
+    """
+    return folder.read(place(path), lambda found: _load(found, own))
+
+
+def place(path: str | Path) -> Path:
+    """The folder of the model in ``path``: itself or, of a fit that has not ended, the newest whole checkpoint."""
+    path = Path(path)
+    if (path / folder.MANIFEST).exists() or (path / CONFIG).exists():
+        return path
+    whole = [found for found in reversed(checkpoints.listed(path)) if not folder.problems(found)]
+    if not whole:
+        raise FileNotFoundError(f"{path} holds no model: there is no {CONFIG} in it.")
+    warnings.warn(
+        f"the fit of {path} has not ended: this is its best model up to step {int(whole[0].name)}", stacklevel=3
+    )
+    return whole[0]
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a folder, of a format this version knows."""
-    file = Path(path) / CONFIG
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} holds no model: there is no {CONFIG} in it.")
-    config = checkpoint.read_json(file)
-    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
-        raise FormatError(f"{file} is not the configuration of a lowerbound model.")
-    if config["format"] > FORMAT:
-        raise FormatError(f"{file} is of format {config['format']}, newer than this version reads: update lowerbound.")
-    return config
+    """The ``config.json`` of a folder, as this version's format has it."""
+    return folder.read(place(path), _config)
+
+
+def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
+    config = _config(found)
+    with found.open(TENSORS) as file:
+        header = checkpoint.tensor_shapes(file, found.path / TENSORS)
+        with torch.device("meta"):
+            _check_fit(_modules(config, own, found.path), header, found.path)
+        tensors = checkpoint.parse_tensors(file.read(), found.path / TENSORS)
+    with networks.seeded(0):  # the weights are replaced at once; their random start must not move global state
+        modules = _modules(config, own, found.path)
+    for name, value in _tensors(modules).items():
+        value.copy_(tensors[name])
+    history = History(records=_records(found), **{name: config["history"][name] for name in _HISTORY})
+    return Saved(modules["model"], modules["posterior"], history, config["extra"])
+
+
+def rebuild(value: Any, own: Mapping[str, Any], saved: Saved) -> Any:
+    """What ``encode`` described beside a model, if its networks are no larger than the model's own."""
+    with torch.device("meta"), networks.seeded(0):
+        asked = _size(decode(value, own).values())
+    if asked > _size((saved.model, saved.posterior)):
+        raise FormatError(f"{CONFIG} describes networks of {asked} numbers, more than the model has; restore it.")
+    with networks.seeded(0):
+        return decode(value, own)
 
 
 def encode(value: Any) -> Any:
@@ -158,6 +206,8 @@ def encode(value: Any) -> Any:
 def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
     """The part that ``encode`` described. ``key`` is the argument it is for."""
     if isinstance(value, list):
+        if len(value) > _LONGEST:
+            raise FormatError(f"{CONFIG} gives {key} as a list of {len(value)}; no part has so many; restore it.")
         return tuple(decode(item, own, key) for item in value)
     if not isinstance(value, dict):
         return value
@@ -172,9 +222,79 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         arguments = {name: decode(item, own, key if chained else name) for name, item in value["arguments"].items()}
         try:
             return _known(value["part"])(**arguments)
-        except (TypeError, ValueError) as error:
-            raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {error}") from error
+        except FormatError:
+            raise
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = " ".join(str(error).split())
+            raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {reason}") from error
     return {name: decode(item, own, name) for name, item in value.items()}
+
+
+def _config(found: folder.Folder) -> dict[str, Any]:
+    """The configuration of a folder, brought to this version's format."""
+    file = found.path / CONFIG
+    config: dict[str, Any] = checkpoint.parse_json(found.read(CONFIG), file)
+    version = config.get("format") if isinstance(config, dict) else None
+    if type(version) is not int or version < 1:
+        raise FormatError(f"{file} is not the configuration of a lowerbound model.")
+    if version > FORMAT:
+        raise FormatError(f"{file} is of format {version}, newer than this version reads: update lowerbound.")
+    for older in range(version, FORMAT):
+        config = MIGRATIONS[older](config)
+    kinds = {"dtype": str, "model": dict, "posterior": dict, "history": dict, "extra": dict, "versions": dict}
+    for key, kind in kinds.items():
+        if key not in config:
+            raise FormatError(f"{file} lacks {key!r}; restore it or fit the model again.")
+        if not isinstance(config[key], kind):
+            raise _damaged(found.path)
+    if config["dtype"] not in _DTYPES or config["history"].keys() != set(_HISTORY):
+        raise _damaged(found.path)
+    return config
+
+
+def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The model and the posterior that a configuration describes, with values still to be filled in."""
+    try:
+        modules = {name: decode(config[name], own) for name in ("model", "posterior")}
+    except KeyError as error:
+        raise FormatError(f"{path / CONFIG} lacks {error}; restore it or fit the model again.") from error
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise _damaged(path) from error
+    kinds = {"model": model.LatentVariableModel, "posterior": posteriors.DiagonalNormal}
+    if not all(isinstance(modules[name], kind) for name, kind in kinds.items()):
+        raise _damaged(path)
+    return {name: module.to(_DTYPES[config["dtype"]]) for name, module in modules.items()}
+
+
+def _check_fit(modules: Mapping[str, nn.Module], header: checkpoint.Shapes, path: Path) -> None:
+    """Refuse modules whose tensors are not those of the header, before they take memory."""
+    due = {name: (_CODES.get(value.dtype), tuple(value.shape)) for name, value in _tensors(modules).items()}
+    for name in sorted(due.keys() | header.keys()):
+        if due.get(name) != header.get(name):
+            want, have = (" ".join(map(str, at[name])) if name in at else "nothing" for at in (due, header))
+            raise FormatError(f"{path / TENSORS} does not fit {CONFIG}: {name} is {have}, where {want} is due.")
+    held = sum(math.prod(shape) for _, shape in header.values())
+    if _size(modules.values()) > 2 * held + _SMALL:
+        raise FormatError(f"{path / CONFIG} asks for far more memory than the model's {held} numbers; restore it.")
+
+
+def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+def _size(parts: Iterable[Any]) -> int:
+    """How many numbers the modules among ``parts`` hold."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    return sum(value.numel() for part in modules for value in (*part.parameters(), *part.buffers()))
+
+
+def _records(found: folder.Folder) -> list[Record]:
+    """The metrics of each pass; null is NaN again."""
+    file = found.path / METRICS
+    records = [checkpoint.parse_json(line, file) for line in found.read(METRICS).splitlines()]
+    if not all(isinstance(record, dict) for record in records):
+        raise FormatError(f"{file} is not a list of metrics; restore it or fit the model again.")
+    return [checkpoint.with_nan(record) for record in records]
 
 
 def _damaged(path: str | Path) -> FormatError:

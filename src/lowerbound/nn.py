@@ -72,7 +72,8 @@ class Standardise(nn.Module):
         x = x.log1p() if self.log1p else x
         over = 0 if self.shape else tuple(range(x.dim()))
         mean, deviation = x.double().mean(over), x.double().std(over, correction=0)
-        varies = deviation > torch.finfo(x.dtype).eps * mean.abs()  # more than by rounding
+        precision = torch.finfo(x.dtype)
+        varies = deviation > precision.eps * mean.abs() + 1e3 * precision.tiny  # more than by rounding
         self.shift.copy_(mean)
         self.spread.copy_(torch.where(varies, deviation, 1.0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,17 @@ def as_mask(mask: Array) -> Tensor:
     return torch.from_numpy(mask.astype(np.bool_, order="C"))
 
 
-def place(position: tuple[int, ...]) -> str:
-    """Where a value lies, in words: "row 3", "row 3, column 1", "row 3, position (4, 5)"."""
+def place(position: tuple[int, ...], names: Sequence[str] | None = None) -> str:
+    """Where a value lies, in words: "row 3", "row 3, column 1", "row 3, column 1 ('b')", "row 3, position (4, 5)"."""
     row, *rest = position
-    if not rest:
-        return f"row {row}"
-    return f"row {row}, column {rest[0]}" if len(rest) == 1 else f"row {row}, position {tuple(rest)}"
+    return f"row {row}, {column(tuple(rest), names)}" if rest else f"row {row}"
+
+
+def column(position: tuple[int, ...], names: Sequence[str] | None = None) -> str:
+    """Where in each row values lie, in words: "column 1", "column 1 ('b')", "position (4, 5)"."""
+    if len(position) != 1:
+        return f"position {position}"
+    return f"column {position[0]}" + ("" if names is None else f" ({str(names[position[0]])!r})")
 
 
 def first(marked: Array) -> tuple[int, ...]:

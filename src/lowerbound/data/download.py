@@ -28,7 +28,7 @@ def fetch(url: str, path: Path, sha256: str, *, limit: int = 1 << 30, timeout: f
     if not url.startswith(("https://", "http://")):
         raise ValueError(f"{url} is not an http(s) address.")
     digest = hashlib.sha256()
-    with atomic_write(path) as file, contextlib.closing(_stream(url, path, timeout)) as chunks:
+    with _no_empty_folders(path), atomic_write(path) as file, contextlib.closing(_stream(url, path, timeout)) as chunks:
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
@@ -38,6 +38,19 @@ def fetch(url: str, path: Path, sha256: str, *, limit: int = 1 << 30, timeout: f
             raise DataError(
                 f"{url} has the SHA-256 {digest.hexdigest()}, not {sha256}, and was not kept; {_by_hand(path)}."
             )
+
+
+@contextlib.contextmanager
+def _no_empty_folders(path: Path) -> Generator[None, None, None]:
+    """Take away the folders that the block made for ``path`` if it fails."""
+    new = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def fetch_first(bases: Sequence[str], path: Path, sha256: str, *, limit: int, timeout: float = 30.0) -> None:

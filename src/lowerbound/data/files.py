@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lowerbound.data.arrays import NUMERIC, Array
 from lowerbound.data.frames import from_frame, is_number
-from lowerbound.data.idx import read_idx
+from lowerbound.data.idx import read_idx, unreadable
 from lowerbound.errors import DataError
 
 # What NumPy's and pyarrow's readers let through on damaged bytes, beside their own errors.
@@ -24,7 +25,6 @@ _MALFORMED = (
     EOFError,
     SyntaxError,
     OverflowError,
-    MemoryError,
     KeyError,
     tokenize.TokenError,
 )
@@ -49,13 +49,50 @@ def read(path: Path) -> Table:
     ``DataError`` naming the file.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give the path of a file to read.")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give a file, or load() a folder of MNIST's idx files.")
-    table = _reader(path)(path)
+    with readable(path):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give the path of a file to read.")
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; give a file, or load() a folder of MNIST's idx files.")
+        if not path.is_file():
+            raise DataError(f"{path} is no ordinary file; copy what it gives into one.")
+        table = _reader(path)(path)
     _check(table, path)
     return table
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever keeps ``path`` from being read in the block becomes one sentence; it stays the error it is."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            f"{path} asks for more memory than there is; if it is whole, read it in parts, else save it again."
+        ) from error
+    except OSError as error:
+        if error.errno is None:  # said already
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        kind = PermissionError if isinstance(error, PermissionError) else kind
+        raise kind(
+            f"{path} cannot be read ({_line(error, error.strerror)}); mend its permissions or its disk, or copy it."
+        ) from error
+
+
+@contextlib.contextmanager
+def _whole(path: Path, kind: str, *malformed: type[Exception], way_out: str = "save it again") -> Iterator[None]:
+    """What a reader says of damaged bytes becomes a ``DataError`` that names the file."""
+    try:
+        yield
+    except malformed as error:
+        if unreadable(error):
+            raise
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
+            raise DataError(
+                f"{path} holds pickled objects, which are never loaded; save an array of numbers."
+            ) from error
+        raise DataError(f"{path} is not a whole {kind} ({_line(error)}); {way_out}.") from error
 
 
 def _reader(path: Path) -> Callable[[Path], Table]:
@@ -83,23 +120,22 @@ def _check(table: Table, path: Path) -> None:
 
 
 def _read_npy(path: Path) -> Table:
-    try:
+    with _whole(path, "npy file of numbers", *_MALFORMED):
         # A map compares the header with the file's size before any memory is taken.
         return Table(np.array(np.lib.format.open_memmap(path, mode="r")))
-    except _MALFORMED as error:
-        raise DataError(f"{path} is not a whole npy file of numbers ({_line(error)}); save it again.") from error
 
 
 def _read_npz(path: Path) -> Table:
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            keys = [key for key in archive.files if key not in ("y", "labels")]
-            key = "x" if "x" in keys else keys[0] if len(keys) == 1 else None
-            label = next((key for key in ("y", "labels") if key in archive.files), None)
-            labels = None if label is None else np.asarray(archive[label])
-            table = None if key is None else Table(np.asarray(archive[key]), labels=labels)
-    except (*_MALFORMED, *_BAD_ZIP) as error:
-        raise DataError(f"{path} is not a whole npz file of numbers ({_line(error)}); save it again.") from error
+    with (
+        _whole(path, "npz file of numbers", *_MALFORMED, *_BAD_ZIP),
+        zipfile.ZipFile(path),
+        np.load(path, allow_pickle=False) as archive,
+    ):
+        keys = [key for key in archive.files if key not in ("y", "labels")]
+        key = "x" if "x" in keys else keys[0] if len(keys) == 1 else None
+        label = next((key for key in ("y", "labels") if key in archive.files), None)
+        labels = None if label is None else np.asarray(archive[label])
+        table = None if key is None else Table(np.asarray(archive[key]), labels=labels)
     if table is None:
         raise DataError(f"{path} holds the arrays {keys}; call the one to read x.")
     return table
@@ -111,7 +147,13 @@ def _read_csv(path: Path) -> Table:
 
     # One block, for a column's type is inferred from the first one only.
     block = max(1 << 20, min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    try:
+    with _whole(
+        path,
+        "csv file",
+        pa.ArrowException,
+        UnicodeDecodeError,
+        way_out="save it in UTF-8, with as many values in each row",
+    ):
         options = csv.ReadOptions(block_size=block)
         table = csv.read_csv(path, options)
         headless = _headless(table.column_names, path)
@@ -121,8 +163,6 @@ def _read_csv(path: Path) -> Table:
             table = csv.read_csv(path, options)
         if table.num_columns == 1:  # an empty line is then a missing value, not a gap in the file
             table = csv.read_csv(path, options, csv.ParseOptions(ignore_empty_lines=False))
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a whole csv file ({_line(error)}); mend or save it again.") from error
     _check_names(table.column_names, path)
     x, names = from_frame(table, str(path))
     return Table(x, None if headless else names)
@@ -147,11 +187,8 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow as pa
     from pyarrow import parquet
 
-    try:
-        with parquet.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowException, *_MALFORMED) as error:
-        raise DataError(f"{path} is not a whole parquet file ({_line(error)}); save it again.") from error
+    with _whole(path, "parquet file", pa.ArrowException, *_MALFORMED), parquet.ParquetFile(path) as file:
+        table = file.read()
     _check_names(table.column_names, path)
     return Table(*from_frame(table, str(path)))
 
@@ -162,5 +199,5 @@ def _check_names(names: Sequence[str], path: Path) -> None:
         raise DataError(f"{path} has two columns called {twice!r}; give each a name of its own.")
 
 
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].strip().rstrip(".;")
+def _line(error: BaseException, said: str | None = None) -> str:
+    return (said or str(error) or type(error).__name__).splitlines()[0].strip().rstrip(".;")

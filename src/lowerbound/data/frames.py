@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +23,8 @@ def from_frame(frame: Any, source: str = "the frame") -> tuple[Array, tuple[str,
     """
     import narwhals as nw
 
+    names = tuple(str(name) for name in _names(frame, source))
     table = nw.from_native(frame, eager_only=True)
-    names = tuple(str(name) for name in table.columns)
     if not names:
         raise DataError(f"{source} has no columns; give at least one of numbers.")
     columns = [_column(table[name], source) for name in table.columns]
@@ -29,6 +32,54 @@ def from_frame(frame: Any, source: str = "the frame") -> tuple[Array, tuple[str,
     for j, column in enumerate(columns):
         matrix[:, j] = column
     return matrix, names
+
+
+def checked(frame: Any, source: str = "the frame", order: Sequence[str] | None = None) -> Any:
+    """The frame, its columns in ``order`` by their names. Raises ``DataError`` for columns that cannot be used."""
+    import narwhals as nw
+
+    names = _names(frame, source)
+    other = next((name for name in names if isinstance(name, str) != isinstance(names[0], str)), None)
+    if other is not None:
+        raise DataError(f"{source} has columns called {names[0]!r} and {other!r}; make every name a string.")
+    table = nw.from_native(frame, eager_only=True)
+    for series in table.iter_columns():
+        _check_column(series, source)
+    if order is None or not isinstance(names[0] if names else None, str):
+        return frame
+    lacking, added = [name for name in order if name not in names], [name for name in names if name not in order]
+    if lacking or added:
+        wrong = [f"lack {_listed(lacking)}"] * bool(lacking) + [f"hold {_listed(added)} beside"] * bool(added)
+        raise DataError(
+            f"the feature names of {source} {' and '.join(wrong)}; give the columns that were fitted, in any order: "
+            f"{_listed(order)}."
+        )
+    return frame if names == list(order) else table.select(list(order)).to_native()
+
+
+def _names(frame: Any, source: str) -> list[Any]:
+    """The names of a frame's columns, each once."""
+    names = [*getattr(frame, "column_names", frame.columns)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source} has two columns called {twice!r}; give each a name of its own.")
+    return names
+
+
+def _check_column(series: nw.Series[Any], source: str) -> None:
+    """Refuse a column that holds anything but numbers and nulls."""
+    import narwhals as nw
+
+    if series.dtype.is_numeric() or series.dtype == nw.Boolean:
+        return
+    given = [value for value, null in zip(series.to_list(), series.is_null().to_list(), strict=True) if not null]
+    if given and (series.dtype != nw.Object or not all(isinstance(value, Real | Decimal) for value in given)):
+        raise DataError(_refusal(series, source))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first of many."""
+    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _column(series: nw.Series[Any], source: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
 import zlib
@@ -31,7 +32,14 @@ def read_idx(path: Path) -> Array:
             with gzip.GzipFile(fileobj=file) as unpacked:
                 return _parse(unpacked, size * _DEFLATE_LIMIT, path)
         except (EOFError, OSError, zlib.error) as error:
+            if unreadable(error):
+                raise
             raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+
+
+def unreadable(error: BaseException) -> bool:
+    """Whether the file could not be read, as against read and found damaged."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # EINVAL: sought where nothing is
 
 
 def _parse(file: BinaryIO | gzip.GzipFile, room: int, path: Path) -> Array:

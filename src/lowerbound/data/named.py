@@ -12,7 +12,7 @@ import numpy as np
 
 from lowerbound.data.arrays import Array
 from lowerbound.data.download import MNIST_MIRRORS, fetch_first
-from lowerbound.data.files import Table, read
+from lowerbound.data.files import Table, read, readable
 from lowerbound.data.idx import read_idx
 from lowerbound.errors import DataError
 
@@ -74,11 +74,18 @@ def read_mnist_folder(folder: Path, name: str | None = None) -> Dataset:
     paths = [path for path in found.values() if path is not None]
     if len(paths) < len(found):
         missing = next(file for file, path in found.items() if path is None)
-        raise FileNotFoundError(f"{folder} holds no {missing} or {missing}.gz; put MNIST's four idx files there.")
-    train, train_labels, test, test_labels = (read_idx(path) for path in paths)
+        raise FileNotFoundError(
+            f"the folder {folder} holds no {missing} or {missing}.gz; give a file, or put MNIST's four idx files there."
+        )
+    train, train_labels, test, test_labels = map(_read, paths)
     _check(train, train_labels, paths[0], paths[1])
     _check(test, test_labels, paths[2], paths[3])
     return Dataset(name or folder.resolve().name, train, test, train_labels, test_labels, white=255)
+
+
+def _read(path: Path) -> Array:
+    with readable(path):
+        return read_idx(path)
 
 
 def _check(images: Array, labels: Array, images_path: Path, labels_path: Path) -> None:
@@ -108,10 +115,11 @@ def load(name_or_path: str | Path) -> Dataset | Table:
     if isinstance(name_or_path, str) and name_or_path in NAMES:
         return NAMES[name_or_path]()
     path = Path(name_or_path)
-    if path.is_dir():
-        return read_mnist_folder(path)
-    if path.exists():
-        return read(path)
+    with readable(path):
+        if path.is_dir():
+            return read_mnist_folder(path)
+        if path.exists():
+            return read(path)
     near = difflib.get_close_matches(str(name_or_path), NAMES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the datasets with a name are {', '.join(NAMES)}."
+    hint = f"did you mean {near[0]!r}?" if near else f"check the path; the datasets with a name are {', '.join(NAMES)}."
     raise FileNotFoundError(f"no dataset or file is called {str(name_or_path)!r}; {hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,6 +14,7 @@ from lowerbound.data import arrays
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 
+_CHUNK = 10_000  # rows of a device brought over together
 Binarise = Literal["none", "fixed", "afresh", "mean"]
 
 
@@ -121,6 +123,16 @@ class Rows:
         rows = copy.copy(self)
         rows._index = index if self._index is None else self._index[index]
         return rows
+
+    def digest(self) -> str:
+        """SHA-256 of the values, the mask and the settings: the same for the same rows."""
+        about = (tuple(self._x.shape), str(self._x.dtype), str(self._dtype), self._binarise, self._white)
+        digest = hashlib.sha256(repr(about).encode())
+        for tensor in (self._x, self._mask, self._index):
+            digest.update(b"none" if tensor is None else b"some")
+            for chunk in () if tensor is None else tensor.split(_CHUNK):
+                digest.update(chunk.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on ``device``."""

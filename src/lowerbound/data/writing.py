@@ -20,7 +20,7 @@ def write(path: Path, array: Array, names: Sequence[str] | None = None) -> None:
     """Write numbers to ``path`` by its suffix: .npy (any shape), .csv or .parquet (``[N, D]``, D names).
 
     Columns without names are called x0, x1, ...; NaN is written as a missing value in csv and parquet.
-    Raises ``DataError`` for an array or a suffix that cannot be written.
+    Raises ``DataError`` for an array or a suffix that cannot be written, ``OSError`` where the disk refuses.
     """
     path, array = Path(path), np.asarray(array)
     suffix = path.suffix.lower()
@@ -28,20 +28,21 @@ def write(path: Path, array: Array, names: Sequence[str] | None = None) -> None:
         raise DataError(f"{path} cannot be written by its suffix; use .npy, .csv or .parquet.")
     if array.dtype.kind not in NUMERIC:
         raise DataError(f"{path} cannot be written: the array holds {array.dtype}, not numbers; convert it first.")
-    if suffix == ".npy":
+    table = None if suffix == ".npy" else _table(path, array, names)
+    try:
         with atomic_write(path) as file:
-            np.save(file, array, allow_pickle=False)
-        return
-    table = _table(path, array, names)
-    with atomic_write(path) as file:
-        if suffix == ".csv":
-            from pyarrow import csv
+            if table is None:
+                np.save(file, array, allow_pickle=False)
+            elif suffix == ".csv":
+                from pyarrow import csv
 
-            csv.write_csv(table, file)
-        else:
-            from pyarrow import parquet
+                csv.write_csv(table, file)
+            else:
+                from pyarrow import parquet
 
-            parquet.write_table(table, file)
+                parquet.write_table(table, file)
+    except OSError as error:  # not as FileNotFoundError: nothing that was to be read is missing
+        raise OSError(f"{path} cannot be written ({error.strerror or error}); choose another path.") from error
 
 
 def _table(path: Path, array: Array, names: Sequence[str] | None) -> pa.Table:

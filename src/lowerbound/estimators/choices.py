@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lowerbound import io
 from lowerbound import nn as networks
 from lowerbound.data import arrays
 from lowerbound.errors import DataError
+from lowerbound.estimators.inputs import CHUNK
 from lowerbound.likelihoods import (
     Bernoulli,
     Categorical,
@@ -25,7 +26,11 @@ from lowerbound.likelihoods import (
 )
 
 COUNTS = (Poisson, NegativeBinomial)
-_CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
+_WHOLE_BELOW = 2**53  # above, every floating number is whole
+_LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
+_EXACT_BELOW = 2**24  # whole numbers are exact in single precision
+_SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
+_MOST_CLASSES = 2**16
 _BOUNDED = (Bernoulli, Categorical, DiscretizedLogistic)
 
 
@@ -38,15 +43,20 @@ def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, s
         return "Bernoulli", "every value is 0 or 1"
     if x.dtype == np.uint8:
         return "DiscretizedLogistic", "values are 8-bit"
-    if whole and low >= 0:
+    if whole and low >= 0 and (x.dtype.kind != "f" or float(high) < _WHOLE_BELOW):
         return "NegativeBinomial", "every value is a whole number, 0 or more"
+    if whole and low >= 0:
+        return "Normal", "values are whole, but some too large to be told from real numbers"
     return "Normal", "values are real numbers"
 
 
 def _whole(x: NDArray[Any]) -> bool:
     """Whether every value is a whole number; large arrays are not copied for it."""
-    chunks = (x[start : start + _CHUNK] for start in range(0, len(x), _CHUNK))
-    return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in chunks)
+    return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in _chunks(x))
+
+
+def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
 
 
 def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
@@ -55,8 +65,19 @@ def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
     if part is Normal:
         return Normal("dimension", shape=x.shape[1:])
     if part is Categorical:
+        if float(x.max()) >= _MOST_CLASSES:
+            where = arrays.place(arrays.first(x == x.max()))
+            raise DataError(
+                f"{where} is {x.max():g}, and Categorical takes classes from 0 to {_MOST_CLASSES - 1}; number the "
+                "classes from 0, or choose another likelihood."
+            )
         return Categorical(max(2, int(x.max()) + 1))
     if part is DiscretizedLogistic:
+        if not 1 <= white < _MOST_CLASSES or white != int(white):
+            raise ValueError(
+                f"white is {white:g}; DiscretizedLogistic takes a whole number from 1 to {_MOST_CLASSES - 1}: round "
+                "the values and white, or choose another likelihood."
+            )
         return DiscretizedLogistic(int(white) + 1)
     likelihood: Likelihood = part()
     return likelihood
@@ -74,40 +95,59 @@ def build_networks(
     if network == "mlp":
         encoder = networks.MLP(shape, (2 * latent_dim,), hidden, nn.SiLU)
         decoder = networks.MLP((latent_dim,), out_shape, tuple(hidden)[::-1], nn.SiLU)
-    elif network == "conv":
+    elif len(shape) not in (2, 3):
+        raise ValueError(
+            f'network="conv" needs rows of shape (H, W) or (C, H, W), not {shape}; reshape X, or use network="mlp".'
+        )
+    else:
         encoder = networks.ConvEncoder(shape, 2 * latent_dim)
         decoder = networks.ConvDecoder(latent_dim, out_shape)
-    else:
-        raise ValueError(f'network must be "mlp" or "conv", not {network!r}.')
     return standardise, encoder, decoder
 
 
-def check_support(likelihood: Likelihood, x: NDArray[Any], name: str) -> None:
+def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
     """Refuse values that ``likelihood`` gives no probability, naming the first."""
-    for start in range(0, len(x), _CHUNK):
-        chunk = arrays.to_tensor(x[start : start + _CHUNK], None, torch.float64)
-        allowed = likelihood.support.check(chunk).numpy()
+    for number, chunk in enumerate(_chunks(x)):
+        values = arrays.to_tensor(chunk, None, torch.float64)
+        allowed = likelihood.support.check(values).numpy()
+        if isinstance(likelihood, COUNTS):
+            allowed &= (values.double() <= _LARGEST_COUNT).numpy()
         if allowed.all():
             continue
-        row, *column = arrays.first(~allowed)
+        row, *rest = arrays.first(~allowed)
+        where = (number * CHUNK + row, *rest)
         raise DataError(
-            f"{name}: {arrays.place((start + row, *column))} is {x[start + row, *column]}, which "
+            f"{source}: {arrays.place(where, names)} is {x[where]}, which "
             f"{type(likelihood).__name__} cannot produce; choose another likelihood"
             + (", or give white, the largest value" if isinstance(likelihood, DiscretizedLogistic) else "")
             + ", or correct the value."
         )
 
 
-def check_precision(likelihood: Likelihood, x: NDArray[Any], name: str) -> None:
-    """Refuse real values that vary by less than single precision, in which models compute, can tell apart."""
-    if not isinstance(likelihood, Normal) or x.dtype == np.uint8:
+def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
+    """Refuse columns that vary by less than single precision, in which models compute, can tell apart."""
+    if not isinstance(likelihood, (Normal, *COUNTS)) or x.dtype == np.uint8:
         return
-    mean, deviation = np.abs(x.mean(0, dtype=np.float64)), x.std(0, dtype=np.float64)
-    blurred = (x != x[:1]).any(0) & (deviation < 1e-5 * mean)
-    if blurred.any():
-        column = arrays.first(blurred)
-        where = f"{name}: column {', '.join(map(str, column))}"
-        raise DataError(
-            f"{where} varies by {deviation[column]:.3g} around {mean[column]:.3g}, "
-            "which single precision cannot tell apart; subtract its mean first."
-        )
+    mean, deviation, varies = _moments(x)
+    blurred = varies & (deviation < 1e-5 * np.abs(mean))
+    if isinstance(likelihood, COUNTS):
+        blurred &= mean > _EXACT_BELOW
+    small = varies & (deviation < _SMALLEST_SPREAD) if isinstance(likelihood, Normal) else np.zeros_like(varies)
+    if not (blurred | small).any():
+        return
+    at = arrays.first(small if small.any() else blurred)
+    where = f"{source}: {arrays.column(at, names)} varies by {deviation[at]:.3g} around {mean[at]:.3g}"
+    if (more := int((blurred | small).sum()) - 1) > 0:
+        where += f" (and {more} more like it)"
+    if small.any():
+        raise DataError(f"{where}, too little for single precision; rescale it first.")
+    base = "smallest value" if isinstance(likelihood, COUNTS) else "mean"
+    raise DataError(f"{where}, which single precision cannot tell apart; subtract its {base} first.")
+
+
+def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Of each value of a row: mean, standard deviation, and whether it differs between rows at all."""
+    mean = np.sum([chunk.sum(0, dtype=np.float64) for chunk in _chunks(x)], 0) / len(x)
+    squares = np.sum([np.square(chunk - mean).sum(0, dtype=np.float64) for chunk in _chunks(x)], 0)
+    varies = np.any([(chunk != x[:1]).any(0) for chunk in _chunks(x)], 0)
+    return mean, np.sqrt(squares / len(x)), varies

@@ -14,17 +14,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor, nn
 
 from lowerbound import distributions, evidence, inference, io, objectives
 from lowerbound import nn as networks
-from lowerbound.checkpoint import json_line, write_text
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError
+from lowerbound.estimators import inputs
 from lowerbound.estimators.choices import (
     COUNTS,
     build_likelihood,
@@ -33,6 +33,7 @@ from lowerbound.estimators.choices import (
     check_support,
     default_likelihood,
 )
+from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.gradients import Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
@@ -142,8 +143,20 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.progress = progress
         self.callbacks = callbacks
 
-    def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored."""
+    def fit(
+        self,
+        X: ArrayLike,
+        y: object = None,
+        *,
+        run_dir: str | Path | None = None,
+        resume: inference.Resume = "auto",
+        checkpoint_every: int = 1000,
+    ) -> Self:
+        """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
+
+        With ``run_dir``, a folder, the fit can be cut short anywhere and goes on when called again as it was, with the
+        same bytes in the end: ``lowerbound.fit`` tells how. The folder then holds what ``save`` writes.
+        """
         x = self._checked(X, reset=True)
         rows = self._start(x)
         held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
@@ -161,6 +174,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 threads=self.threads,
                 callbacks=self.callbacks,
                 progress=self.progress,
+                run_dir=run_dir,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+                extra=self._described(),
             ).history
         except DivergedError as error:
             self.history_ = error.history
@@ -204,11 +221,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
         """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
-        check_is_fitted(self, "model_")
-        z = check_array(X, dtype=(np.float64, np.float32))
+        inputs.check_fitted(self)
+        z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
+        inputs.check_finite(z)
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has latent_dim={self.latent_dim}.")
-        rows = Rows(torch.tensor(z)).to(self.device)
+        rows = Rows.from_array(z).to(self.device)
         means = [self._decode(batch.x)[:real] for batch, real in in_order(rows, _USE_BATCH)]
         return self._given(torch.cat(means), z.dtype)
 
@@ -220,9 +238,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     @torch.no_grad()
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[Any]:
         """Rows from the model, ``[n_samples, *X]``. Without ``random_state``, the same rows each time."""
-        check_is_fitted(self, "model_")
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
+        inputs.check_fitted(self)
+        whole("n_samples", n_samples, 1)
         rng = generator(self.seed_ if random_state is None else random_state, "sample", device=self.device)
         sizes = [min(1000, n_samples - start) for start in range(0, n_samples, 1000)]
         rows = torch.cat([self.model_.sample(size, rng) for size in sizes]).cpu().numpy()
@@ -234,6 +251,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
         Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
         """
+        whole("samples", samples, 1)
         x = self._checked(X)
         rows, scores = self._scored(x, "mean"), []
         thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
@@ -255,7 +273,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
-        check_is_fitted(self, "model_")
+        inputs.check_fitted(self)
+        io.save(path, self.model_, self.posterior_, self._described(), self.history_)
+
+    def _described(self) -> dict[str, Any]:
+        """What ``save`` keeps beside the model, as JSON."""
         parameters = self.get_params(deep=False)
         for name in ("callbacks", "progress", "threads", "device"):  # of the session, not of the model
             del parameters[name]
@@ -268,18 +290,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             "dtype": str(self.dtype_),
             "seed": self.seed_,
             "white": self.white_,
-            "best_pass": self.history_.best_pass,
-            "stopped": self.history_.stopped,
         }
-        extra = {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
-        io.save(path, self.model_, self.posterior_, extra)
-        lines = [json_line(record) for record in self.history_.records]
-        write_text(Path(path) / "metrics.jsonl", "".join(lines))
+        return {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
 
     @classmethod
-    def restore(cls, saved: io.Saved, own: dict[str, Any], history: History) -> Self:
+    def restore(cls, saved: io.Saved, own: dict[str, Any]) -> Self:
         """The estimator that ``save`` wrote."""
-        parameters, fitted = io.decode(saved.extra["parameters"], own), saved.extra["fitted"]
+        parameters, fitted = io.rebuild(saved.extra["parameters"], own, saved), saved.extra["fitted"]
         estimator = cls(**parameters)
         estimator.model_, estimator.posterior_ = saved.model.eval(), saved.posterior.eval()
         estimator.n_features_in_ = fitted["n_features_in"]
@@ -287,17 +304,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             estimator.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
         estimator.shape_, estimator.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
         estimator.seed_, estimator.white_ = fitted["seed"], fitted["white"]
-        estimator.history_ = history
-        history.best_pass, history.stopped = fitted["best_pass"], fitted["stopped"]
+        estimator.history_ = saved.history
         return estimator
 
     def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
-        """``X`` as a numeric array of the shape that was fitted; ``Rows`` refuses what is not finite."""
-        if not reset:
-            check_is_fitted(self, "model_")
+        """``X`` as finite numbers, of the shape that was fitted."""
+        if reset:
+            check_parameters(self.get_params(deep=False))
+        else:
+            inputs.check_fitted(self)
+        X = inputs.prepare(X, None if reset else self)
         x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
-        if not reset and x.shape[1:] != self.shape_:
-            raise ValueError(f"rows have shape {x.shape[1:]}, but this model was fitted to rows of {self.shape_}.")
+        inputs.check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
     def _start(self, x: NDArray[Any]) -> Rows:
@@ -311,8 +329,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
             likelihood = build_likelihood(name, x, white)
         if not binarised:
-            check_support(likelihood, x, "X")
-            check_precision(likelihood, x, "X")
+            names = getattr(self, "feature_names_in_", None)
+            check_support(likelihood, x, "X", names)
+            check_precision(likelihood, x, "X", names)
         some = torch.randperm(len(x), generator=generator(seed, "initialise"))[:_INITIALISE_ROWS].to(rows.device)
         values = rows.batch(some, torch.ones(len(some))).x
         with networks.seeded(seed):

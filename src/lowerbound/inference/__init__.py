@@ -2,5 +2,6 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, split, use_threads
+from lowerbound.inference.keeping import Resume, holds_model
 
-__all__ = ["AEVB", "Data", "Fit", "as_rows", "fit", "split", "use_threads"]
+__all__ = ["AEVB", "Data", "Fit", "Resume", "as_rows", "fit", "holds_model", "split", "use_threads"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound.draw import Batch, Draw, tempered
+from lowerbound.errors import OutOfMemoryError, is_out_of_memory
 from lowerbound.gradients import GradientEstimator, Objective, reparameterised
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
@@ -50,6 +53,16 @@ class AEVB:
         """Whether what is ascended is the objective itself: with β ≠ 1 or a penalty it is weighted, and no bound."""
         return as_schedule(self.beta) == Constant(1.0) and not self.penalties
 
+    def describe(self) -> dict[str, Any]:
+        """The settings that a fit cannot change half way, as JSON: functions by name."""
+        return {
+            "objective": _name(self.objective),
+            "draws": self.draws,
+            "weighted": not self.is_bound,
+            "penalties": [_name(penalty) for penalty in self.penalties],
+            "gradient": _name(self.gradient),
+        }
+
     def start(self, model: LatentVariableModel) -> Ascent:
         """A procedure for the loop, with a fresh optimiser."""
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
@@ -59,11 +72,16 @@ class AEVB:
 
 @dataclass
 class Ascent:
-    """``AEVB`` under way on one model: the steps that the loop takes."""
+    """``AEVB`` under way on one model: the steps that the loop takes.
+
+    ``parts``: in how many parts a batch is taken, one after another, for its memory; their gradients add up to the
+    batch's.
+    """
 
     settings: AEVB
     model: LatentVariableModel
     state: State
+    parts: int = 1
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -74,14 +92,46 @@ class Ascent:
         return self.settings.posterior.noise(self.settings.draws, rows, rng, dtype)
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
-        state.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = self.loss(batch, noise, scalars)
-        loss.backward()
+        metrics = self._gradients(state, batch, noise, scalars)
+        while metrics is None:
+            self._halve(len(batch.index))
+            metrics = self._gradients(state, batch, noise, scalars)
         for group in state.optimizer.param_groups:
             on_device = group.get("fused") or group.get("capturable")  # others take a number
             group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])
         state.optimizer.step()
         return state, metrics
+
+    def _gradients(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics | None:
+        """Set the gradients of a batch, and give its metrics; None if it does not fit in memory."""
+        state.optimizer.zero_grad(set_to_none=True)
+        total: Metrics = {}
+        size = -(-len(batch.index) // self.parts)
+        try:
+            for start in range(0, len(batch.index), size):
+                rows = slice(start, start + size)
+                loss, metrics = self.loss(batch[rows], noise[:, rows], scalars)
+                loss.backward()
+                total = {name: value + total[name] if total else value for name, value in metrics.items()}
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # only out of this block are the tensors let go that the error holds
+        return total
+
+    def _halve(self, rows: int) -> None:
+        """Take batches of ``rows`` in twice as many parts from now on, and say so."""
+        if self.settings.penalties or self.parts >= rows:
+            why = "its penalties are of the whole batch" if self.settings.penalties else "not even a single row does"
+            raise OutOfMemoryError(
+                f"a batch of {rows} rows does not fit in memory, and {why}; lower batch_size, draws or hidden."
+            )
+        self.parts = min(2 * self.parts, rows)
+        warnings.warn(
+            f"a batch of {rows} rows does not fit in memory: from now on it is taken in {self.parts} parts",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         return self.loss(batch, noise, scalars)[1]
@@ -104,3 +154,11 @@ class Ascent:
                 "kl": batch.weight @ kl,
             }
         return penalty - surrogate, metrics
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """A function by its name, a partial one with what it was given."""
+    if isinstance(function, partial):
+        given = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
+        return f"{_name(function.func)}({', '.join(given)})"
+    return getattr(function, "__qualname__", type(function).__qualname__)

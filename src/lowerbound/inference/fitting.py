@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from lowerbound import io
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
+from lowerbound.inference.keeping import Resume, identity, kept
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import DiagonalNormal
-from lowerbound.training import Callback, History, progress_bar, train
+from lowerbound.training import Callback, History, metrics_file, progress_bar, train
 
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
 
@@ -45,6 +49,10 @@ def fit(
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
+    run_dir: str | Path | None = None,
+    resume: Resume = "auto",
+    checkpoint_every: int = 1000,
+    extra: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Learn ``model`` and the posterior of ``inference`` from ``data``, in place.
 
@@ -52,21 +60,35 @@ def fit(
     held-out rows, or the share of the rows to hold out (0 for none). The state with the best validation objective is
     kept; with ``patience``, fitting stops after so many passes without a better one, counted from ``patience_from``.
     ``seed`` fixes every draw: same seed, same threads, same bytes. ``threads``: CPU threads while fitting.
+
+    ``run_dir``: a folder that holds the fitted model at the end and, under ``checkpoints``, all that the fit has come
+    to, every ``checkpoint_every`` steps. ``resume="auto"`` goes on from the newest whole checkpoint there, bit for bit
+    as if the fit had never stopped, or starts where there is none; ``"never"`` starts anew and replaces what is there.
+    ``extra`` is kept as JSON beside the model. Raises ``LockedError`` while another fit writes there, ``ValueError``
+    where the folder is of another fit, ``OSError`` if the model cannot be written in the end.
     """
     like = next(model.parameters())
-    rows = as_rows(data, like)
+    whole = as_rows(data, like)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
     if isinstance(validation, float | int):
-        rows, held_out = split(rows, validation, seed)
+        rows, held_out = split(whole, validation, seed)
     else:
-        held_out = as_rows(validation, like)
+        rows, held_out = whole, (validation := as_rows(validation, like))
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
-    bar = progress_bar() if progress else contextlib.nullcontext()
-    with use_threads(threads), bar as show:
+    with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
+        procedure, callbacks = inference.start(model), list(callbacks)
+        if progress:
+            callbacks.append(stack.enter_context(progress_bar()))
+        checkpoints = None
+        if run_dir is not None:
+            described = identity(procedure, whole, validation, batch_size=batch_size, passes=passes, seed=seed)
+            files = partial(io.files, model, inference.posterior, extra)
+            checkpoints = stack.enter_context(kept(Path(run_dir), resume, checkpoint_every, described, files))
+            callbacks.append(metrics_file(checkpoints.log))
         history = train(
-            inference.start(model),
+            procedure,
             rows,
             passes=passes,
             batch_size=batch_size,
@@ -74,8 +96,11 @@ def fit(
             validation=held_out,
             patience=patience,
             patience_from=patience_from,
-            callbacks=[*callbacks, *([show] if show else [])],
+            callbacks=callbacks,
+            checkpoints=checkpoints,
         )
+        if checkpoints is not None:
+            checkpoints.finish(history)
     if history.stopped == "interrupted":
         warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
     return Fit(model, inference.posterior, history)
@@ -122,3 +147,16 @@ def use_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _memory_named() -> Iterator[None]:
+    """Say in a sentence that memory has run out, where no smaller parts help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "the fit needs more memory than there is; lower batch_size, draws or the sizes of the networks."
+        ) from error

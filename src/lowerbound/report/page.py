@@ -69,7 +69,8 @@ def write_report(
     page = _page(sections, vae, evidence, held_out, title, command)
     with checkpoint.atomic_write(folder / "overview.png") as file:
         file.write(picture)
-    checkpoint.write_text(folder / "report.html", page)
+    with checkpoint.atomic_write(folder / "report.html") as file:
+        file.write(page.encode())
     return folder / "report.html"
 
 

@@ -1,14 +1,17 @@
-"""What the loop keeps beside the state: running means, scalars, the best state, the last good one."""
+"""What the loop keeps: running means, scalars, the best state, the last good one, and all of it together."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowerbound.training.cursor import Cursor
-from lowerbound.training.procedure import Metrics, Procedure, Record, Scalars
+from lowerbound.checkpoint import with_nan, without_nan
+from lowerbound.training.cursor import Cursor, Place
+from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
 
 
@@ -75,16 +78,75 @@ class Best:
         return self.passes
 
 
+class Progress:
+    """All that a fit has come to: what steps and draws go on from, and what they brought."""
+
+    def __init__(self, procedure: Procedure, rows: Rows, batch_size: int, seed: int, first_pass: int = 0) -> None:
+        self.state = procedure.state
+        self.cursor = Cursor(rows, batch_size, seed, first_pass)
+        self.clock = Clock(procedure, self.cursor.full_weight)
+        self.meter, self.best, self.history = Meter(), Best(), History()
+        self.tries = 0  # lower learning rates in this pass
+
+    def finite(self) -> bool:
+        return self.meter.finite() and self.state.finite()
+
+    def end_pass(self, number: int) -> Record:
+        """Pass ``number`` (from 0) is over: its record, kept in the history, where more may be added."""
+        cursor = self.cursor
+        record = {"pass": cursor.passes, "step": cursor.steps, **self.clock.read(number), **self.meter.means("train_")}
+        self.history.records.append(record)
+        self.meter, self.tries = Meter(), 0
+        return record
+
+    def tensors(self) -> Tensors:
+        """What is a tensor of it, by name, but for the best state; live."""
+        place, total = self.cursor.place(), self.meter.total
+        running = {} if total is None else {"meter.total": total}
+        return self.state.tensors() | running | {"place.rng": place.rng, "place.global_rng": place.global_rng}
+
+    def numbers(self) -> dict[str, Any]:
+        """The rest of it, as JSON."""
+        return {
+            "pass": self.cursor.passes,
+            "position": self.cursor.position,
+            "meter": {"names": self.meter.names, "rows": self.meter.rows},
+            "best": None if self.best.tensors is None else [self.best.passes, self.best.objective],
+            "slowed": self.clock.slowed,
+            "tries": self.tries,
+            "optimizer": self.state.options(),
+            "records": [without_nan(record) for record in self.history.records],
+            "rescues": self.history.rescues,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], best: Tensors) -> None:
+        """Go on from what ``tensors`` and ``numbers`` told; ``best``: the best state's tensors."""
+        self.state.load(tensors)
+        self.state.set_options(numbers["optimizer"])
+        self.cursor.go(Place(numbers["pass"], numbers["position"], tensors["place.rng"], tensors["place.global_rng"]))
+        self.meter.names, self.meter.rows = list(numbers["meter"]["names"]), numbers["meter"]["rows"]
+        if "meter.total" in tensors:
+            self.meter.total = tensors["meter.total"].to(self.cursor.full_weight.device)
+        if numbers["best"] is not None:
+            self.best.passes, self.best.objective = numbers["best"]
+            self.best.tensors = best
+        self.clock.slowed, self.tries = numbers["slowed"], numbers["tries"]
+        self.history.records = [with_nan(record) for record in numbers["records"]]
+        self.history.rescues = list(numbers["rescues"])
+
+
 class Snapshot:
     """A moment of a fit to go back to: state, place in the data, random draws, running means."""
 
-    def __init__(self, state: State, cursor: Cursor, meter: Meter) -> None:
-        self.state, self.cursor, self.meter = state, cursor, meter
-        self._tensors = copied(state.tensors())
-        self._place = cursor.place()
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._tensors = copied(progress.state.tensors())
+        self._place = progress.cursor.place()
+        meter = progress.meter
         self._names, self._total, self._rows = meter.names, meter.total, meter.rows
 
     def restore(self) -> None:
-        self.state.load(self._tensors)
-        self.cursor.go(self._place)
-        self.meter.names, self.meter.total, self.meter.rows = self._names, self._total, self._rows
+        self.progress.state.load(self._tensors)
+        self.progress.cursor.go(self._place)
+        meter = self.progress.meter
+        meter.names, meter.total, meter.rows = self._names, self._total, self._rows

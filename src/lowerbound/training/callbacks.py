@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lowerbound.checkpoint import json_line
+from lowerbound.checkpoint import atomic_write, json_line
 from lowerbound.training.procedure import Callback, Event
 
 
@@ -28,14 +29,28 @@ def progress_bar() -> Iterator[Callback]:
 
 
 def metrics_file(path: Path) -> Callback:
-    """One JSON object a pass, a line each, in ``path``, which is started anew at the first."""
-    mode = "w"
+    """A log of the fit while it runs: one JSON object a pass, a line each, in ``path``, started anew at the first.
+
+    It is a log for people and plots, appended to, which nothing reads back. Where it cannot be written, that is said
+    once, and the fit goes on.
+    """
+    started = failed = False
 
     def write(event: Event) -> None:
-        nonlocal mode
-        if event.record is not None:
-            with path.open(mode) as file:
-                file.write(json_line(event.record))
-            mode = "a"
+        nonlocal started, failed
+        if event.record is None:
+            return
+        try:
+            if started:
+                with path.open("a") as file:
+                    file.write(json_line(event.record))
+            else:
+                with atomic_write(path) as new:
+                    new.write("".join(json_line(record) for record in event.history.records).encode())
+            started = True
+        except OSError as error:
+            if not failed:
+                warnings.warn(f"{path} cannot be written ({error.strerror}); the fit goes on", stacklevel=2)
+            failed = True
 
     return write

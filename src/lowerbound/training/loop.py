@@ -15,10 +15,20 @@ import torch
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
 from lowerbound.nn import seeded
-from lowerbound.training.bookkeeping import Best, Clock, Meter, Snapshot
+from lowerbound.training.bookkeeping import Meter, Progress, Snapshot
+from lowerbound.training.checkpoints import Checkpoints
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
-from lowerbound.training.procedure import Callback, Event, History, Procedure, Record, Rows, Scalars
+from lowerbound.training.procedure import (
+    Callback,
+    Event,
+    History,
+    Procedure,
+    Record,
+    Rows,
+    Scalars,
+    Stopped,
+)
 from lowerbound.training.state import State
 
 TRIES = 3
@@ -38,54 +48,69 @@ def train(
     callbacks: Sequence[Callback] = (),
     first_pass: int = 0,
     check_every: int = 100,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Step over ``rows`` up to pass ``passes``, or until ``patience`` passes brought no better validation objective.
 
     Patience counts from pass ``patience_from``. The modules end at their best validation objective; without
     validation, at the last step. Where values stop being finite the loop goes back to where they were, says so in a
     warning, and lowers the learning rate; after three such tries within a pass it raises ``DivergedError``.
+    ``checkpoints``: where to go on from, and where to write.
     """
-    state, history, meter, best = procedure.state, History(), Meter(), Best()
-    cursor = Cursor(rows, batch_size, seed, first_pass)
-    clock = Clock(procedure, cursor.full_weight)
-    good = Snapshot(state, cursor, meter)
-    tries, total_steps = 0, passes * cursor.steps_per_pass
-    with Interrupt() as interrupt, seeded(seed), state.mode(training=True):
-        while cursor.passes < passes and history.stopped is None:
+    run = Progress(procedure, rows, batch_size, seed, first_pass)
+    cursor, history, every = run.cursor, run.history, checkpoints.every if checkpoints else None
+    with Interrupt() as interrupt, seeded(seed), run.state.mode(training=True):
+        if checkpoints is not None:
+            checkpoints.resume(run)
+        good = Snapshot(run)
+        while (end := _ended(run, passes, patience, patience_from)) is None and history.stopped is None:
             this_pass = cursor.passes
-            for _ in range(min(check_every, cursor.steps_per_pass - cursor.position)):
-                scalars = clock.at(cursor.time)
+            for _ in range(_steps_ahead(cursor, check_every, every)):
+                scalars = run.clock.at(cursor.time)
                 batch, real = cursor.next()
                 noise = procedure.noise(len(batch.index), cursor.rng)
-                state, metrics = procedure.step(state, batch, noise, scalars)
-                meter.add(metrics, real)
+                run.state, metrics = procedure.step(run.state, batch, noise, scalars)
+                run.meter.add(metrics, real)
                 if interrupt.asked:
                     history.stopped = "interrupted"
                     break
 
-            if not (meter.finite() and state.finite()):
-                _rescue(procedure, good, clock, best, history, tries, check_every)
-                tries += 1
+            if not run.finite():
+                _rescue(procedure, good, check_every)
                 continue
 
             record = None
             if cursor.passes > this_pass:
-                record = {"pass": cursor.passes, "step": cursor.steps, **clock.read(this_pass), **meter.means("train_")}
-                meter, tries = Meter(), 0
+                record = run.end_pass(this_pass)
                 if validation is not None:
-                    record |= evaluate(procedure, state, validation, batch_size, seed, clock.at(passes))
-                    best.offer(record["valid_objective"], cursor.passes, state)
-                history.records.append(record)
-                if patience is not None and cursor.passes - max(best.passes, patience_from) >= patience:
-                    history.stopped = "patience"
-            good = Snapshot(state, cursor, meter)
+                    record |= evaluate(procedure, run.state, validation, batch_size, seed, run.clock.at(passes))
+                    run.best.offer(record["valid_objective"], cursor.passes, run.state)
+            good = Snapshot(run)
 
-            event = Event(cursor.steps, total_steps, record, state)
+            event = Event(cursor.steps, passes * cursor.steps_per_pass, record, run.state, history)
             if _any_stops(callbacks, event):
                 history.stopped = history.stopped or "callback"
-    history.best_pass = best.keep(state, cursor.passes)
-    history.stopped = history.stopped or "passes"
+            if checkpoints is not None and cursor.steps % checkpoints.every == 0:
+                checkpoints.save(run)
+        if checkpoints is not None:
+            checkpoints.save(run)
+    history.best_pass = run.best.keep(run.state, cursor.passes)
+    history.stopped = history.stopped or end
     return history
+
+
+def _ended(run: Progress, passes: int, patience: int | None, patience_from: float) -> Stopped | None:
+    """Why no pass is left to do, if so."""
+    if patience is not None and run.cursor.passes - max(run.best.passes, patience_from) >= patience:
+        return "patience"
+    return "passes" if run.cursor.passes >= passes else None
+
+
+def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None) -> int:
+    """Steps to the next look at the values, on a grid of steps: a fit that goes on looks where it would have."""
+    look = check_every - cursor.position % check_every
+    ahead = min(look, cursor.steps_per_pass - cursor.position)
+    return ahead if checkpoint_every is None else min(ahead, checkpoint_every - cursor.steps % checkpoint_every)
 
 
 def evaluate(procedure: Procedure, state: State, rows: Rows, batch_size: int, seed: int, scalars: Scalars) -> Record:
@@ -109,36 +134,39 @@ def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:
     return any(answers)
 
 
-def _rescue(
-    procedure: Procedure, good: Snapshot, clock: Clock, best: Best, history: History, tries: int, steps: int
-) -> None:
+def _rescue(procedure: Procedure, good: Snapshot, steps: int) -> None:
     """Go back to the last good moment, say what went wrong, and lower the learning rate; or give up."""
+    run = good.progress
     good.restore()
-    found = _first_not_finite(procedure, good.state, good.cursor, clock, steps)
+    found = _first_not_finite(procedure, run, steps)
     good.restore()
-    if tries == TRIES:
-        history.best_pass, history.stopped = best.keep(good.state, good.cursor.passes), "diverged"
+    if run.tries == TRIES:
+        run.history.best_pass, run.history.stopped = run.best.keep(run.state, run.cursor.passes), "diverged"
         raise DivergedError(
             f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
             "look for extreme values in the data, or start with a lower learning_rate.",
-            history,
+            run.history,
         )
-    clock.slowed *= SLOWER
-    history.rescues.append(
-        f"{found}; went back to step {good.cursor.steps} and lowered the learning rate to "
-        f"{clock.read(good.cursor.time)['learning_rate']:.3g} (try {tries + 1} of {TRIES})"
+    run.clock.slowed *= SLOWER
+    run.tries += 1
+    run.history.rescues.append(
+        f"{found}; went back to step {run.cursor.steps} and lowered the learning rate to "
+        f"{run.clock.read(run.cursor.time)['learning_rate']:.3g} (try {run.tries} of {TRIES})"
     )
-    warnings.warn(history.rescues[-1], RuntimeWarning, stacklevel=3)
+    warnings.warn(run.history.rescues[-1], RuntimeWarning, stacklevel=3)
 
 
-def _first_not_finite(procedure: Procedure, state: State, cursor: Cursor, clock: Clock, steps: int) -> str:
+def _first_not_finite(procedure: Procedure, run: Progress, steps: int) -> str:
     """Replay from the last good moment, one step at a time, up to the step that breaks; say where it does."""
-    for _ in range(steps + 1):  # what breaks in an update shows in the step after it
-        scalars, here = clock.at(cursor.time), f"at step {cursor.steps + 1} (pass {cursor.passes + 1})"
+    state, cursor = run.state, run.cursor
+    for _ in range(steps):
+        scalars, here = run.clock.at(cursor.time), f"at step {cursor.steps + 1} (pass {cursor.passes + 1})"
         batch, _ = cursor.next()
         noise = procedure.noise(len(batch.index), cursor.rng)
         reason = procedure.explain(state, batch, noise, scalars)
         if reason:
             return f"{reason} {here}"
         state, _ = procedure.step(state, batch, noise, scalars)
+        if name := state.first_not_finite():
+            return f"{name} stopped being finite {here}"
     return f"a value that a replay did not show again was not finite before step {cursor.steps + 1}"

@@ -59,19 +59,6 @@ class Procedure(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Event:
-    """What a callback is told: every few steps, and with ``record`` at the end of a pass."""
-
-    step: int
-    total_steps: int
-    record: Record | None
-    state: State
-
-
-Callback = Callable[[Event], bool | None]
-"""A plain function, called with each event; fitting stops when it returns True."""
-
 Stopped = Literal["passes", "patience", "callback", "interrupted", "diverged"]
 
 
@@ -83,3 +70,18 @@ class History:
     best_pass: int | None = None
     stopped: Stopped | None = None
     rescues: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback is told: every few steps, and with ``record`` at the end of a pass."""
+
+    step: int
+    total_steps: int
+    record: Record | None
+    state: State
+    history: History
+
+
+Callback = Callable[[Event], bool | None]
+"""A plain function, called with each event; fitting stops when it returns True."""

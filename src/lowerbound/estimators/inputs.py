@@ -1,0 +1,155 @@
+"""What a user hands over as X: taken as rows of numbers, or refused in one sentence that says where and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from narwhals.dependencies import is_into_dataframe
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.utils.validation import check_is_fitted
+
+from lowerbound.data import arrays, frames
+from lowerbound.errors import DataError
+
+TOO_LARGE = "too large for float32"
+WAY_OUT = {
+    "NaN": "drop the row, or fill the value in",
+    "infinite": "drop the row, or put a finite value there",
+    TOO_LARGE: "rescale the column",
+}
+CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
+
+
+def check_fitted(estimator: Any) -> None:
+    """Refuse an estimator that has learnt nothing yet, as ``NotFittedError``."""
+    check_is_fitted(estimator, "model_", msg="this %(name)s is not fitted; call fit, or load a fitted one, first.")
+
+
+def prepare(X: Any, fitted: Any = None) -> Any:
+    """``X`` as an array of real numbers, or as the data frame it is, if it can be used as it stands.
+
+    ``fitted``: an estimator, whose columns these must be; those of a frame are put in its order by their names.
+    """
+    if issparse(X):
+        raise DataError(f"X is sparse (a {type(X).__name__}), and dense rows are needed; give X.toarray().")
+    if is_into_dataframe(X):
+        X = frames.checked(X, "X", getattr(fitted, "feature_names_in_", None))
+        _check_shape(np.shape(X), fitted)
+        return X
+    if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+        raise DataError(
+            f"X is a masked array that hides {int(X.mask.sum())} values; fill them in by X.filled, or drop their rows."
+        )
+    x = check_array(_as_array(X))
+    _check_shape(x.shape, fitted)
+    return x
+
+
+def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
+    """``x`` if it holds real numbers, those of an object array as floats; what it is instead is refused."""
+    if x.dtype.kind == "O":
+        x = _floats(x, source)
+    if x.dtype.kind == "c":
+        raise DataError(f"{source}: Complex data not supported ({x.dtype}); give real and imaginary parts as columns.")
+    if x.dtype.kind in "UST":
+        text = np.char.decode(x, errors="replace") if x.dtype.kind == "S" else x
+        at = next((i for i, value in np.ndenumerate(text) if not frames.is_number(value)), (0,) * x.ndim)
+        where = f"{arrays.place(at)} is {str(text[at])!r}" if x.size else f"its type is {x.dtype}"
+        raise DataError(f"{source} holds text, not numbers ({where}); encode it as numbers, as X.astype(float) can.")
+    if x.dtype.kind not in arrays.NUMERIC:
+        raise DataError(f"{source} holds {x.dtype}, not numbers; encode its values as numbers first.")
+    check_shape(x.shape, source)
+    return x
+
+
+def check_shape(shape: tuple[int, ...], source: str = "X") -> None:
+    """Refuse a shape that is not rows of at least one value."""
+    if len(shape) < 2:
+        raise DataError(
+            f"{source} is a {len(shape)}D array, of shape {shape}, not rows of columns; Reshape your data, by "
+            ".reshape(-1, 1) if it is one column, or .reshape(1, -1) if it is one row."
+        )
+    if shape[0] == 0:
+        raise DataError(f"{source} holds 0 samples (its shape is {shape}); give at least one row.")
+    if shape[1] == 0:
+        raise DataError(
+            f"{source} has 0 feature(s) (shape={shape}) while a minimum of 1 is required; give at least one column."
+        )
+    if 0 in shape:
+        raise DataError(f"{source} has rows without values (its shape is {shape}); give at least one value a row.")
+
+
+def largest(dtype: np.dtype[Any]) -> float:
+    """The largest value of a floating type that can be used: the difference of two is finite in single precision."""
+    return 1e38 if dtype.itemsize >= 4 else float(np.finfo(dtype).max)
+
+
+def check_finite(x: NDArray[Any], names: Sequence[str] | None = None) -> None:
+    """Refuse NaN, infinities, and values too large for single precision, naming the first."""
+    if x.dtype.kind != "f":
+        return
+    for start in range(0, len(x), CHUNK):
+        usable = np.abs(x[start : start + CHUNK]) <= largest(x.dtype)
+        if usable.all():
+            continue
+        row, *rest = arrays.first(~usable)
+        where = (start + row, *rest)
+        value, throughout = x[where], len(x) > 1 and bool(np.isnan(np.moveaxis(x, 0, -1)[tuple(rest)]).all())
+        if throughout:
+            raise DataError(f"{arrays.column(tuple(rest), names)} is NaN in every row; leave it out.")
+        kind = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else TOO_LARGE
+        number = f"{value:g}" if x.dtype.itemsize <= 8 else str(value)
+        shown = f"{number}, {kind}" if kind == TOO_LARGE else kind
+        raise DataError(f"{arrays.place(where, names)} is {shown}; {WAY_OUT[kind]}.")
+
+
+def _as_array(X: Any) -> NDArray[Any]:
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+    try:
+        x = np.asarray(X)
+    except ValueError as error:
+        raise DataError("X is ragged: its rows are of different lengths; give each as many numbers.") from error
+    if x.ndim == 0:
+        raise DataError(
+            f"X is of type {type(X).__name__}, not rows of numbers; give an array (of a Dataset its train, of a Table "
+            "its x)."
+        )
+    return x
+
+
+def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
+    """An array of Python objects as float64 (None as NaN): text is refused, also where it reads as a number."""
+    values = np.empty(x.shape, np.float64)
+    for position, value in np.ndenumerate(x):
+        where = f"{arrays.place(position)} of {source} is {repr(value)[:40]}"
+        if isinstance(value, str | bytes):
+            raise DataError(f"{where}, which is text; encode it as a number.")
+        try:
+            values[position] = np.nan if value is None else float(value)
+        except OverflowError as error:
+            raise DataError(f"{where}..., too large for any float; {WAY_OUT[TOO_LARGE]}.") from error
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{where}: the argument must be free of string and object values; give a number."
+            ) from error
+    return values
+
+
+def _check_shape(shape: tuple[int, ...], fitted: Any) -> None:
+    """Refuse rows of another shape than the fitted ones."""
+    check_shape(shape)
+    if fitted is None or shape[1:] == fitted.shape_:
+        return
+    if shape[1] != fitted.n_features_in_:
+        raise DataError(
+            f"X has {shape[1]} features, but {type(fitted).__name__} is expecting {fitted.n_features_in_} features as "
+            f"input; give rows of shape {fitted.shape_}, as those it was fitted to."
+        )
+    raise DataError(
+        f"rows have shape {shape[1:]}, but this model was fitted to rows of {fitted.shape_}; reshape X or fit anew."
+    )

@@ -1,0 +1,137 @@
+"""What the arguments of the estimator may be: each refused by name, before data are touched."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lowerbound import io
+from lowerbound.likelihoods import Likelihood
+from lowerbound.objectives import elbo
+
+_LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
+_DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
+
+
+def check_parameters(given: Mapping[str, Any]) -> None:
+    """Refuse, in one sentence that names the argument, what ``VAE`` cannot be made with."""
+    for name in ("latent_dim", "draws", "batch_size", "passes"):
+        whole(name, given[name], 1)
+    for name in ("patience", "threads"):
+        if given[name] is not None:
+            whole(name, given[name], 1)
+    for name in ("beta", "warm_up", "free_bits"):
+        _real(name, given[name], 0)
+    if not callable(given["learning_rate"]):
+        _real("learning_rate", given["learning_rate"], 0, above=True)
+    if given["white"] is not None:
+        _real("white", given["white"], 0, above=True)
+    _real("validation", given["validation"], 0, below=1)
+    _check_names(given)
+    _check_parts(given)
+    likelihood = given["likelihood"]
+    if given["binarise"] != "none" and isinstance(likelihood, str) and _plain(likelihood) not in ("auto", "bernoulli"):
+        raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
+    _check_device(given["device"])
+    objective = given["objective"]
+    if (
+        given["free_bits"]
+        and (io.find("objectives", objective) if isinstance(objective, str) else objective) is not elbo
+    ):
+        raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
+
+
+def whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or less than ``least``, or more than its argument takes."""
+    most = _LARGEST.get(name)
+    limits = f"at least {least}" if most is None else f"from {least} to {most}"
+    if not _is(value, Integral):
+        raise ValueError(f"{name} is {_shown(value)}; give a whole number, {limits}.")
+    if int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
+        raise ValueError(f"{name} must be {limits}, got {value}.")
+
+
+def _real(name: str, value: object, least: float, above: bool = False, below: float = math.inf) -> None:
+    """Refuse what is no finite number of at least (or ``above``) ``least`` and less than ``below``."""
+    limits = (
+        f"above {least:g}" if above else f"{least:g} or more" if math.isinf(below) else f"in [{least:g}, {below:g})"
+    )
+    fits = _is(value, Real) and math.isfinite(value) and least <= value < below  # type: ignore[arg-type, operator]
+    if not fits or (above and value == least):
+        raise ValueError(f"{name} is {_shown(value)}; give a finite number, {limits}.")
+
+
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Refuse a name that nothing bears, with the nearest that something does."""
+    one_of("network", given["network"], ("mlp", "conv"))
+    one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
+    for argument, kind in (("likelihood", "likelihoods"), ("objective", "objectives")):
+        value = given[argument]
+        names = [key.split(".")[1] for key in io.TABLE if key.startswith(f"{kind}.")]
+        if isinstance(value, str) and _plain(value) not in map(_plain, names):
+            one_of(argument, value, (*(["auto"] if argument == "likelihood" else []), *names))
+
+
+def one_of(argument: str, value: object, names: Sequence[str]) -> None:
+    """Refuse a name that is none of ``names``, and suggest the nearest."""
+    if value in names:
+        return
+    near = difflib.get_close_matches(str(value).lower(), [name.lower() for name in names], n=1, cutoff=0.0)
+    guess = next((name for name in names if [name.lower()] == near), names[0])
+    raise ValueError(f"{argument} is {_shown(value)}, none of {', '.join(names)}; did you mean {guess!r}?")
+
+
+def _check_parts(given: Mapping[str, Any]) -> None:
+    """Refuse parts and settings that are of another kind than they must be."""
+    hidden = given["hidden"]
+    sizes: list[Any] = list(hidden) if isinstance(hidden, Iterable) and not isinstance(hidden, str) else [None]
+    if not all(_is(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"hidden is {_shown(hidden)}; give the sizes of layers, whole numbers above 0, as (256, 128).")
+    for name in ("encoder", "decoder"):
+        if not isinstance(given[name], nn.Module | None):
+            raise ValueError(f"{name} is {_shown(given[name])}; give a torch.nn.Module, or None for the library's own.")
+    if not isinstance(given["likelihood"], str | Likelihood):
+        raise ValueError(f'likelihood is {_shown(given["likelihood"])}; give a name, a Likelihood, or "auto".')
+    if not isinstance(given["objective"], str) and not callable(given["objective"]):
+        raise ValueError(f"objective is {_shown(given['objective'])}; give a name, or a function of a Draw.")
+    callbacks = given["callbacks"]
+    if not isinstance(callbacks, Iterable) or not all(callable(callback) for callback in callbacks):
+        raise ValueError(f"callbacks is {_shown(callbacks)}; give a list of functions of an Event.")
+    if not isinstance(given["random_state"], np.random.RandomState | None):
+        whole("random_state", given["random_state"], 0)
+
+
+def _check_device(device: object) -> None:
+    """Refuse a device that is not there."""
+    try:
+        kind = torch.device(device).type if isinstance(device, str | torch.device) else None
+    except RuntimeError:
+        kind = None
+    if kind is None or kind == "meta":  # which holds no values
+        one_of("device", device, _DEVICES)
+    try:
+        torch.zeros((), device=device)  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ValueError(f'device {device!r} cannot be used ({reason}); give one that is there, as "cpu".') from error
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
+
+
+def _plain(name: str) -> str:
+    """A name as ``io.find`` compares it."""
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _shown(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,149 @@
+"""What a fit would do with data, and what is wrong with them, without fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.data import arrays
+from lowerbound.errors import DataError
+from lowerbound.estimators.choices import build_likelihood, check_precision, default_likelihood
+from lowerbound.estimators.inputs import CHUNK, TOO_LARGE, WAY_OUT, check_array, largest
+
+_NAMED = 5  # columns named in a sentence; of more, the number
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What ``VAE().fit`` would do. ``problems``: what it would refuse; ``notes``: what it would take without a word.
+
+    ``likelihood`` and ``why`` are None where there are problems with the values. ``bytes``: of the data in memory.
+    """
+
+    rows: int
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    likelihood: str | None
+    why: str | None
+    train_rows: int
+    held_out_rows: int
+    steps_per_pass: int
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def words(self) -> str:
+        """All of it in lines."""
+        lines = [f"{_rows(self.rows)} of shape {self.shape}, {self.dtype}, {_size(self.bytes)}"]
+        if self.problems:
+            lines.append("a fit would refuse these data")
+        else:
+            lines.append(f"a fit would use the likelihood {self.likelihood}: {self.why}")
+            lines.append(
+                f"it would train on {_rows(self.train_rows)} (steps a pass: {self.steps_per_pass:,}) and hold out "
+                f"{self.held_out_rows:,}"
+            )
+        return "\n".join([*lines, *self.notes, *self.problems])
+
+
+def preview(
+    x: NDArray[Any],
+    names: Sequence[str] | None = None,
+    source: str = "X",
+    batch_size: int = 100,
+    validation: float = 0.1,
+) -> Preview:
+    """What a fit to ``x`` would do. ``names`` of its columns; ``source``: what to call it. ``x`` is not copied."""
+    problems, notes, likelihood, why = [], [], None, None
+    try:
+        x = check_array(x, source)
+        problems = list(_unusable(x, names))
+        if not problems:
+            likelihood, why = default_likelihood(x)
+            check_precision(build_likelihood(likelihood, x, white=255), x, source, names)
+    except DataError as error:
+        problems.append(str(error))
+    rows = len(x) if x.ndim else 0
+    held_out = max(0, min(round(validation * rows), rows - 1))
+    steps = -(-(rows - held_out) // min(batch_size, rows - held_out)) if rows else 0
+    if x.ndim > 1 and x.size:
+        notes = list(_notes(x, names, batch_size, validation, held_out))
+    return Preview(
+        rows=rows,
+        shape=tuple(x.shape[1:]),
+        dtype=str(x.dtype),
+        bytes=x.nbytes,
+        likelihood=likelihood,
+        why=why,
+        train_rows=rows - held_out,
+        held_out_rows=held_out,
+        steps_per_pass=steps,
+        notes=tuple(notes),
+        problems=tuple(problems),
+    )
+
+
+def _unusable(x: NDArray[Any], names: Sequence[str] | None) -> Iterator[str]:
+    """Each kind of value that ``check_finite`` refuses: how many there are, and where the first is."""
+    if x.dtype.kind != "f":
+        return
+    count, first = dict.fromkeys(WAY_OUT, 0), {}
+    nans = np.zeros(x.shape[1:], np.int64)
+    for start in range(0, len(x), CHUNK):
+        chunk = x[start : start + CHUNK]
+        found = {"NaN": np.isnan(chunk), "infinite": np.isinf(chunk)}
+        found[TOO_LARGE] = ~(np.abs(chunk) <= largest(x.dtype)) & ~found["NaN"] & ~found["infinite"]
+        nans += found["NaN"].sum(0)
+        for kind, marked in found.items():
+            count[kind] += int(marked.sum())
+            if kind not in first and marked.any():
+                row, *rest = arrays.first(marked)
+                first[kind] = arrays.place((start + row, *rest), names)
+    for kind, where in first.items():
+        many = f"{count[kind]:,} values are {kind}, the first in" if count[kind] > 1 else f"1 value is {kind}, in"
+        yield f"{many} {where}; {WAY_OUT[kind]}."
+    empty = nans == len(x)
+    if empty.any() and len(x) > 1:
+        yield f"{_columns(empty, names)} NaN in every row; leave {'it' if empty.sum() == 1 else 'them'} out."
+
+
+def _notes(
+    x: NDArray[Any], names: Sequence[str] | None, batch_size: int, validation: float, held_out: int
+) -> Iterator[str]:
+    """What a fit takes without a word, though it may not be meant."""
+    constant = np.all([(x[i : i + CHUNK] == x[:1]).all(0) for i in range(0, len(x), CHUNK)], 0)
+    if len(x) == 1:
+        yield "there is one row: it is learnt by heart, and nothing can be held out"
+    elif constant.any():
+        yield f"{_columns(constant, names)} constant"
+    if len(x) > 1 and held_out == 0:
+        yield f"{validation:g} of {len(x)} rows is less than one: nothing is held out, and the last pass is kept"
+    if len(x) - held_out < batch_size:
+        left = _rows(len(x) - held_out)
+        yield f"{left} to train on, fewer than a batch of {batch_size}: each step takes all"
+
+
+def _columns(marked: NDArray[np.bool_], names: Sequence[str] | None) -> str:
+    """The marked columns with their verb: "column 3 ('ash') is", "columns 'ash', 'hue' are", "12 of 64 columns are"."""
+    places = [tuple(map(int, place)) for place in np.argwhere(marked)]
+    if len(places) == 1:
+        return f"{arrays.column(places[0], names)} is"
+    if marked.ndim > 1 or len(places) > _NAMED:
+        return f"{len(places)} of {marked.size} columns are"
+    return f"columns {', '.join(str(j) if names is None else repr(str(names[j])) for (j,) in places)} are"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    """A number of bytes in words."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,192 @@
+"""Checkpoints: all that a fit has come to, in a folder each, so that it can go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lowerbound
+from lowerbound import checkpoint, folder
+from lowerbound.errors import FormatError
+from lowerbound.training.bookkeeping import Progress
+from lowerbound.training.procedure import History
+from lowerbound.training.state import Tensors
+
+FOLDER = "checkpoints"
+NUMBERS, TENSORS, MODEL = "state.json", "state.safetensors", "model.safetensors"
+KEPT = 2
+
+ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
+"""The files of a model's folder, with the modules' own tensors or with those given."""
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one fit, under ``run/checkpoints``: the last two. The caller holds the lock of ``run``.
+
+    Each is a model's folder (the best model so far, as ``model_files`` writes it) with the state of the fit beside it.
+    ``identity``: what a fit must have in common with one to go on from it. ``every``: steps from one to the next.
+    """
+
+    run: Path
+    identity: Mapping[str, Any]
+    model_files: ModelFiles
+    every: int = 1000
+
+    def __post_init__(self) -> None:
+        self._newest: Path | None = None
+
+    def save(self, progress: Progress) -> None:
+        """Write this moment; where that fails, say so, keep the checkpoint before, and go on."""
+        target = self.run / FOLDER / f"{progress.cursor.steps:08d}"
+        if target == self._newest:
+            return
+        try:
+            folder.write(target, self._files(progress))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if not (target / folder.MANIFEST).exists():
+                    folder.remove(target)
+            warnings.warn(
+                f"the checkpoint of step {progress.cursor.steps} was not written ({error.strerror or error}); "
+                "the fit goes on, and the checkpoint before is kept",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
+        with contextlib.suppress(OSError):
+            for path in _folders(self.run):
+                if path not in (self._newest, target):
+                    folder.remove(path)
+        self._newest = target
+
+    def resume(self, progress: Progress) -> None:
+        """Go on from the newest whole checkpoint, if there is one; one that is damaged is said and passed over."""
+        there = listed(self.run)
+        for path in reversed(there):
+            try:
+                numbers, tensors, best = _read(path)
+            except FormatError as error:
+                warnings.warn(f"{error} The checkpoint before is taken, if any.", RuntimeWarning, stacklevel=3)
+                continue
+            _refuse_other(self.run, numbers["identity"], self.identity)
+            progress.load(tensors, numbers, best)
+            _say_changes(path, numbers, progress)
+            self._newest = path
+            return
+        if there:
+            raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
+
+    def finish(self, history: History) -> None:
+        """Write the model, as the modules now are, into the run's own folder. Raises ``OSError`` if that fails."""
+        try:
+            folder.write(self.run, self.model_files(history, None))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                error.errno,
+                f"the model could not be written into {self.run} ({reason}); make room there, and fit again with "
+                "resume: what was learnt is in the last checkpoint",
+            ) from error
+
+    @property
+    def log(self) -> Path:
+        """Where the metrics of a fit under way can be watched."""
+        return self.run / FOLDER / "metrics.jsonl"
+
+    def _files(self, progress: Progress) -> dict[str, bytes]:
+        best, history = progress.best, progress.history
+        passes = progress.cursor.passes if best.tensors is None else best.passes
+        model = self.model_files(replace(history, best_pass=passes), best.tensors)
+        numbers = progress.numbers() | {
+            "identity": self.identity,
+            "environment": environment(),
+            "schedules": progress.clock.read(progress.cursor.time),
+        }
+        state = {NUMBERS: checkpoint.json_bytes(numbers), TENSORS: checkpoint.tensor_bytes(progress.tensors())}
+        return model | state
+
+
+def environment() -> dict[str, Any]:
+    """What the last bits of a result depend on beside the fit itself."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "lowerbound": lowerbound.__version__,
+    }
+
+
+def listed(run: Path) -> list[Path]:
+    """The folders of the checkpoints in ``run``, oldest first."""
+    return [path for path in _folders(run) if (path / folder.MANIFEST).exists()]
+
+
+def _folders(run: Path) -> list[Path]:
+    """Whatever is called as a checkpoint is, whole or not."""
+    parent = run / FOLDER
+    if parent.is_symlink() or not parent.is_dir():
+        return []
+    return sorted(
+        (path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir() and not path.is_symlink()),
+        key=lambda path: int(path.name),
+    )
+
+
+def clear(run: Path) -> None:
+    """Forget the checkpoints of an earlier fit in ``run``, the newest last."""
+    for path in _folders(run):
+        folder.remove(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Tensors, Tensors]:
+    """The state of a checkpoint and its best model's tensors, every file of it verified."""
+    found = folder.Folder.at(path)
+    data = {name: found.read(name) for name in found.hashes}
+    if lacking := {NUMBERS, TENSORS, MODEL} - data.keys():
+        raise FormatError(f"{path} is no checkpoint: it lacks {', '.join(sorted(lacking))}.")
+    numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
+    tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
+    return numbers, tensors, best
+
+
+def _refuse_other(run: Path, theirs: Any, mine: Any) -> None:
+    found = _difference(theirs, json.loads(json.dumps(mine)))
+    if found:
+        raise ValueError(
+            f"{run} holds checkpoints of another fit ({found}); make it the same, or start anew with resume='never' "
+            "(--force), or choose another folder."
+        )
+
+
+def _difference(theirs: Any, mine: Any, name: str = "") -> str:
+    """The first place where two descriptions differ, in words; "" if they do not."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        parts = (_difference(theirs.get(key), mine.get(key), f"{name}.{key}") for key in sorted({*theirs, *mine}))
+        return next((part for part in parts if part), "")
+    return "" if theirs == mine else f"{name.strip('.')} is {_short(theirs)} there and {_short(mine)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _say_changes(path: Path, numbers: Mapping[str, Any], progress: Progress) -> None:
+    """Warn of what may change the result, or its last bits, from here on."""
+    then = numbers["environment"] | numbers["schedules"]
+    now = environment() | progress.clock.read(progress.cursor.time)
+    changes = [f"{key} was {was}, is {now.get(key)}" for key, was in then.items() if was != now.get(key)]
+    if changes:
+        warnings.warn(
+            f"the fit goes on from {path}, but not bit for bit as it would have: {', '.join(changes)}",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,106 @@
+"""Short fits of every kind, by name, into a folder; as a script: ``fits.py NAME FOLDER [STEP]`` dies at that step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lowerbound as lb
+from lowerbound.distributions import generator
+
+ROWS, BATCH, PASSES = 150, 20, 6
+STEPS_PER_PASS = 7  # of 135 rows, after 15 are held out
+EVERY = 5
+
+Callbacks = list[Callable[[Any], Any]]
+
+
+def rows(kind: str) -> np.ndarray:
+    """Rows that suit a likelihood."""
+    rng = np.random.default_rng(0)
+    grey = lb.data.digits().train[:ROWS]
+    counts = rng.poisson(grey)
+    return {
+        "bernoulli": (grey > 8).astype(np.uint8),
+        "normal": rng.normal(size=(ROWS, 5)) @ np.ones((5, 5)) + rng.normal(size=(ROWS, 5)),
+        "categorical": rng.integers(0, 4, (ROWS, 6)),
+        "discretized_logistic": grey,
+        "poisson": counts,
+        "negative_binomial": counts,
+        "afresh": grey,
+    }[kind]
+
+
+VAES: dict[str, dict[str, Any]] = {
+    "bernoulli": {"warm_up": 4},
+    "normal": {"patience": 2},
+    "categorical": {"objective": "iwae", "draws": 3},
+    "discretized_logistic": {"white": 16, "network": "conv"},
+    "poisson": {"learning_rate": lb.training.Cosine(3e-3, passes=PASSES)},
+    "negative_binomial": {"free_bits": 0.1, "beta": 0.5},
+    "afresh": {"binarise": "afresh", "white": 16, "warm_up": 3, "patience": 3, "learning_rate": 0.02},
+}
+
+
+def fit_vae(name: str, run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.VAE:  # noqa: B006
+    """A VAE with validation, by the estimator."""
+    settings = {"likelihood": name} | VAES[name]
+    if name == "afresh":
+        del settings["likelihood"]
+    vae = lb.VAE(
+        3, hidden=(16,), batch_size=BATCH, passes=passes, random_state=0, threads=1, callbacks=callbacks, **settings
+    )
+    return vae.fit(rows(name), run_dir=run, checkpoint_every=EVERY)
+
+
+def fit_parts(run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.Fit:  # noqa: B006
+    """A model of parts, with dropout, in double precision, by SGD with momentum, without validation."""
+    with lb.nn.seeded(0):
+        encoder = lb.nn.MLP((8, 8), (6,), (16,))
+        decoder = torch.nn.Sequential(torch.nn.Dropout(0.2), lb.nn.MLP((3,), (8, 8), (16,)))
+    model = lb.LatentVariableModel(lb.priors.Normal(3), decoder, lb.likelihoods.Bernoulli()).double()
+    posterior = lb.posteriors.DiagonalNormal(3, encoder).double()
+    data = lb.data.Rows.from_array(
+        rows("afresh"), binarise="fixed", white=16, dtype=torch.float64, generator=generator(0, "binarise")
+    )
+    optimizer = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+    inference = lb.AEVB(posterior, learning_rate=lb.training.WarmUp(3, 1e-2), optimizer=optimizer)
+    return lb.fit(
+        model,
+        data,
+        inference,
+        passes=passes,
+        batch_size=BATCH,
+        validation=0,
+        threads=1,
+        callbacks=callbacks,
+        run_dir=run,
+        checkpoint_every=EVERY,
+    )
+
+
+FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES} | {"parts": fit_parts}
+
+
+def die_at(step: int) -> Callable[[Any], None]:
+    """A callback that kills its own process with SIGKILL at ``step``, or as soon as it is told after it."""
+
+    def callback(event: Any) -> None:
+        if event.step >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return callback
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    FITS[sys.argv[1]](Path(sys.argv[2]), [die_at(int(step)) for step in sys.argv[3:]])

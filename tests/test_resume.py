@@ -1,0 +1,297 @@
+"""A fit that is killed and goes on ends with the same bytes as one that never stopped: model, optimiser, metrics."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fits
+import lowerbound as lb
+from fits import EVERY, FITS, PASSES, VAES, die_at, fit_vae, rows
+from folders import forge, tree
+from lowerbound import folder, io
+from lowerbound.errors import FormatError, LockedError
+from lowerbound.training import checkpoints
+
+
+def run_apart(name: str, run: Path, *step: int) -> int:
+    """The fit ``name`` in a process of its own; its exit code."""
+    done = subprocess.run([sys.executable, fits.__file__, name, str(run), *map(str, step)], capture_output=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    return done.returncode
+
+
+class Stop(Exception):
+    """What ends a fit in this process."""
+
+
+def stop_at(step: int):
+    def callback(event):
+        if event.step >= step:
+            raise Stop
+
+    return callback
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A fit of binarised digits that ended."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    FITS["afresh"](run)
+    return run
+
+
+@pytest.fixture
+def cut(tmp_path) -> Path:
+    """The same fit, cut short at step 22, with the checkpoints of steps 15 and 20."""
+    run = tmp_path / "run"
+    with pytest.raises(Stop):
+        FITS["afresh"](run, [stop_at(22)])
+    return run
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_killed_twice_and_gone_on_with_gives_the_same_bytes(name, tmp_path):
+    FITS[name](tmp_path / "whole")
+    random.seed(name)
+    first, second = random.randrange(7, 20), random.randrange(26, 36)
+    run = tmp_path / "cut"
+    assert run_apart(name, run, first) == -signal.SIGKILL
+    killed = tree(run)
+    assert not (run / "config.json").exists()
+    assert 1 <= len(checkpoints.listed(run)) <= 2
+    assert run_apart(name, run, second) == -signal.SIGKILL
+    assert tree(run) != killed
+    assert run_apart(name, run) == 0
+    assert tree(run) == tree(tmp_path / "whole")
+
+
+def test_the_bytes_do_tell_fits_apart(tmp_path):
+    """What the test above rests on: a pass more is seen in the model."""
+    for passes in (2, 3):
+        fit_vae("bernoulli", tmp_path / str(passes), passes=passes)
+    two, three = tree(tmp_path / "2"), tree(tmp_path / "3")
+    assert two["model.safetensors"] != three["model.safetensors"]
+    assert {len(two), len(three)} == {18}  # three folders, a lock and a log
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "parts"])
+def test_more_passes_go_on_where_fewer_ended(name, tmp_path):
+    FITS[name](tmp_path / "once")
+    FITS[name](tmp_path / "twice", passes=PASSES - 2)
+    assert io.load(tmp_path / "twice", decoder=own_decoder()).history.stopped == "passes"
+    FITS[name](tmp_path / "twice")
+    assert tree(tmp_path / "twice") == tree(tmp_path / "once")
+
+
+def own_decoder() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Dropout(0.2), lb.nn.MLP((3,), (8, 8), (16,)))
+
+
+def test_a_fit_that_ended_is_not_fitted_again(whole, tmp_path):
+    before = tree(whole)
+    events = []
+    fit_vae("afresh", whole, [events.append])
+    assert events == []
+    assert tree(whole) == before
+
+
+def test_a_fit_cut_short_holds_a_model_that_can_be_used(cut):
+    with pytest.warns(UserWarning, match="has not ended: this is its best model up to step 20"):
+        vae = lb.load(cut)
+    assert np.isfinite(vae.score(rows("afresh")[:5]))
+    assert vae.history_.best_pass in (1, 2)
+    assert [record["pass"] for record in vae.history_.records] == [1, 2]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(cut, whole):
+    newest = cut / "checkpoints" / "00000020"
+    data = bytearray((newest / "state.safetensors").read_bytes())
+    data[-5] ^= 1
+    (newest / "state.safetensors").write_bytes(data)
+    with pytest.warns(
+        RuntimeWarning, match=r"00000020/state\.safetensors does not match .* checkpoint before is taken"
+    ):
+        fit_vae("afresh", cut)
+    assert tree(cut) == tree(whole)
+
+
+def test_no_whole_checkpoint_is_an_error_and_can_be_started_anew(cut, whole):
+    for path in checkpoints.listed(cut):
+        (path / "state.json").write_text("{}")
+    with pytest.warns(RuntimeWarning), pytest.raises(FormatError, match=r"no checkpoint under .* is whole"):
+        fit_vae("afresh", cut)
+    vae = lb.VAE(**lb.load(whole).get_params() | {"threads": 1})
+    vae.fit(rows("afresh"), run_dir=cut, resume="never", checkpoint_every=EVERY)
+    assert tree(cut) == tree(whole)
+
+
+def test_a_checkpoint_without_a_manifest_is_none(cut, whole):
+    (cut / "checkpoints" / "00000020" / "manifest.json").unlink()
+    fit_vae("afresh", cut)
+    assert tree(cut) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 30}, "batch_size is 20 there and 30 here"),
+        ({"random_state": 1}, "seed is 0 there and 1 here"),
+        ({"hidden": (17,)}, r"model.arguments.decoder.arguments.hidden is \[16\] there and \[17\] here"),
+        ({"draws": 2}, "inference.draws is 1 there and 2 here"),
+        ({"validation": 0.2}, "validation is 0.1 there and 0.2 here"),
+        ({"beta": 2.0}, "last.beta is 1.0 there and 2.0 here"),
+        ({"objective": "elbo_sampled"}, 'inference.objective is "elbo" there and "elbo_sampled" here'),
+        ({"white": 17}, "data is .* there"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, dict) else "",
+)
+def test_a_fit_of_something_else_is_refused(change, words, cut):
+    settings = {"hidden": (16,), "batch_size": 20, "passes": PASSES, "random_state": 0, "threads": 1}
+    before = tree(cut)
+    with pytest.raises(ValueError, match=rf"checkpoints of another fit .*{words}.*resume='never'") as error:
+        lb.VAE(3, **settings | VAES["afresh"] | change).fit(rows("afresh"), run_dir=cut)
+    assert "\n" not in str(error.value)
+    assert tree(cut) == before
+
+
+def test_other_rows_are_refused(cut):
+    settings = {"hidden": (16,), "batch_size": 20, "passes": PASSES, "random_state": 0, "threads": 1}
+    x = rows("afresh").copy()
+    x[140, 7, 7] += 1
+    with pytest.raises(ValueError, match=r"checkpoints of another fit .data is "):
+        lb.VAE(3, **settings | VAES["afresh"]).fit(x, run_dir=cut)
+
+
+def test_what_may_change_the_bits_is_said(cut):
+    for path in checkpoints.listed(cut):
+        forge(path, lambda c: c | {"environment": c["environment"] | {"threads": 64, "torch": "1.0"}}, "state.json")
+    with pytest.warns(
+        RuntimeWarning, match=r"00000020, but not bit for bit .* threads was 64, is 1, torch was 1\.0, is"
+    ):
+        fit_vae("afresh", cut)
+
+
+def test_another_learning_rate_is_taken_and_said(cut):
+    settings = {"hidden": (16,), "batch_size": 20, "passes": PASSES, "random_state": 0, "threads": 1}
+    with pytest.warns(RuntimeWarning, match=r"learning_rate was 0\.02, is 0\.01"):
+        lb.VAE(3, **settings | VAES["afresh"] | {"learning_rate": 0.01}).fit(rows("afresh"), run_dir=cut)
+
+
+def test_a_folder_in_use_is_refused_and_can_be_read(cut):
+    with (cut / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match="another process"):
+            fit_vae("afresh", cut)
+        with pytest.raises(LockedError, match="another process"):
+            lb.VAE(1, passes=1, random_state=0).fit(rows("normal")).save(cut)
+        with pytest.warns(UserWarning, match="has not ended"):
+            lb.load(cut)
+
+
+def test_a_saved_model_is_not_replaced_unasked(tmp_path):
+    vae = lb.VAE(1, passes=1, hidden=(4,), random_state=0).fit(rows("normal"))
+    vae.save(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a model but no checkpoint to go on from; .*resume='never'"):
+        vae.fit(rows("normal"), run_dir=tmp_path)
+    assert tree(tmp_path) == before
+    vae.fit(rows("normal"), run_dir=tmp_path, resume="never")
+    assert checkpoints.listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"resume": "yes"}, "resume must be"), ({"checkpoint_every": 0}, "checkpoint_every must be")],
+)
+def test_wrong_arguments_are_named(arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        lb.VAE(1, passes=1).fit(rows("normal"), run_dir=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rescue_is_part_of_what_goes_on(tmp_path):
+    """A learning rate that was lowered stays lowered, and is told, after a kill."""
+
+    def fit(run, stop=None):
+        vae = lb.VAE(3, **settings, callbacks=[stop] if stop else [])
+        return vae.fit(rows("normal"), run_dir=run, checkpoint_every=EVERY)
+
+    settings = {"hidden": (16,), "batch_size": 20, "passes": 4, "random_state": 0, "threads": 1, "learning_rate": 100.0}
+    with pytest.warns(RuntimeWarning, match="lowered the learning rate"):
+        whole = fit(tmp_path / "whole")
+    assert whole.history_.rescues
+    with pytest.warns(RuntimeWarning, match="lowered the learning rate"), pytest.raises(Stop):
+        fit(tmp_path / "cut", stop_at(12))
+    again = fit(tmp_path / "cut")
+    assert again.history_ == whole.history_
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_an_optimiser_that_changes_its_own_options_goes_on_with_them(tmp_path):
+    class Restless(torch.optim.SGD):
+        """SGD whose momentum grows with each step."""
+
+        def step(self, closure=None):
+            self.param_groups[0]["momentum"] += 0.01
+            return super().step(closure)
+
+    def fit(run, callbacks=()):
+        model, posterior = parts()
+        inference = lb.AEVB(posterior, optimizer=partial(Restless, lr=1e-3, momentum=0.1), learning_rate=1e-3)
+        x = rows("normal").astype(np.float32)
+        lb.fit(
+            model,
+            x,
+            inference,
+            passes=3,
+            batch_size=20,
+            threads=1,
+            callbacks=callbacks,
+            run_dir=run,
+            checkpoint_every=4,
+        )
+
+    def parts():
+        with lb.nn.seeded(0):
+            encoder, decoder = lb.nn.MLP((5,), (4,), (8,)), lb.nn.MLP((2,), (5,), (8,))
+        model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, lb.likelihoods.Normal("dimension", (5,)))
+        return model, lb.posteriors.DiagonalNormal(2, encoder)
+
+    fit(tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(tmp_path / "cut", [stop_at(10)])
+    numbers = json.loads((tmp_path / "cut/checkpoints/00000008/state.json").read_bytes())
+    assert numbers["optimizer"][0]["momentum"] == pytest.approx(0.18)
+    fit(tmp_path / "cut")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_two_checkpoints_are_kept(cut):
+    names = sorted(path.name for path in (cut / "checkpoints").iterdir())
+    assert names == ["00000015", "00000020", "metrics.jsonl"]
+    assert not any(folder.problems(path) for path in checkpoints.listed(cut))
+
+
+def test_the_log_of_a_fit_under_way_has_a_line_a_pass(cut):
+    lines = (cut / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pass"] for line in lines] == [1, 2, 3]
+
+
+def test_dying_is_what_the_callback_does():
+    pid = os.fork()
+    if pid == 0:
+        die_at(3)(type("Event", (), {"step": 3}))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
