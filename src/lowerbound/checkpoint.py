@@ -105,17 +105,8 @@ def json_bytes(value: Any) -> bytes:
 
 def json_line(record: Mapping[str, float]) -> str:
     """A record of numbers as one line of JSON; one that is not finite becomes null."""
-    return json.dumps(without_nan(record), allow_nan=False) + "\n"
-
-
-def without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
-    """A record for JSON, which has no NaN and no infinities: null in their place."""
-    return {name: value if math.isfinite(value) else None for name, value in record.items()}
-
-
-def with_nan(record: Mapping[str, float | None]) -> dict[str, float]:
-    """What ``without_nan`` was given, infinities as NaN."""
-    return {name: math.nan if value is None else value for name, value in record.items()}
+    values = {name: value if math.isfinite(value) else None for name, value in record.items()}
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def parse_json(data: bytes, path: Path) -> Any:
@@ -126,6 +117,14 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not readable JSON ({error}); restore it or fit the model again.") from error
+
+
+def parse_records(data: bytes, path: Path) -> list[dict[str, float]]:
+    """The records of ``json_line``, or ``FormatError`` naming the file; null is NaN."""
+    records = [parse_json(line, path) for line in data.splitlines()]
+    if not all(isinstance(record, dict) for record in records):
+        raise FormatError(f"{path} is not a list of metrics; restore it or fit the model again.")
+    return [{key: math.nan if value is None else value for key, value in record.items()} for record in records]
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -23,7 +23,7 @@ import lowerbound
 from lowerbound import checkpoint, folder, likelihoods, model, objectives, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.errors import FormatError
-from lowerbound.training import History, Record, checkpoints, schedules
+from lowerbound.training import History, checkpoints, schedules
 
 FORMAT = 1
 CONFIG, TENSORS, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
@@ -171,7 +171,8 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
         modules = _modules(config, own, found.path)
     for name, value in _tensors(modules).items():
         value.copy_(tensors[name])
-    history = History(records=_records(found), **{name: config["history"][name] for name in _HISTORY})
+    records = checkpoint.parse_records(found.read(METRICS), found.path / METRICS)
+    history = History(records, **{name: config["history"][name] for name in _HISTORY})
     return Saved(modules["model"], modules["posterior"], history, config["extra"])
 
 
@@ -286,15 +287,6 @@ def _size(parts: Iterable[Any]) -> int:
     """How many numbers the modules among ``parts`` hold."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
     return sum(value.numel() for part in modules for value in (*part.parameters(), *part.buffers()))
-
-
-def _records(found: folder.Folder) -> list[Record]:
-    """The metrics of each pass; null is NaN again."""
-    file = found.path / METRICS
-    records = [checkpoint.parse_json(line, file) for line in found.read(METRICS).splitlines()]
-    if not all(isinstance(record, dict) for record in records):
-        raise FormatError(f"{file} is not a list of metrics; restore it or fit the model again.")
-    return [checkpoint.with_nan(record) for record in records]
 
 
 def _damaged(path: str | Path) -> FormatError:

@@ -107,7 +107,7 @@ def _refusal(series: nw.Series[Any], source: str) -> str:
 def is_number(value: object) -> bool:
     """Whether ``value`` reads as a number."""
     try:
-        float(str(value))
+        float(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
     except ValueError:
         return False
     return True

@@ -55,10 +55,9 @@ def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
         x = _floats(x, source)
     if x.dtype.kind == "c":
         raise DataError(f"{source}: Complex data not supported ({x.dtype}); give real and imaginary parts as columns.")
-    if x.dtype.kind in "UST":
-        text = np.char.decode(x, errors="replace") if x.dtype.kind == "S" else x
-        at = next((i for i, value in np.ndenumerate(text) if not frames.is_number(value)), (0,) * x.ndim)
-        where = f"{arrays.place(at)} is {str(text[at])!r}" if x.size else f"its type is {x.dtype}"
+    if x.dtype.kind in "US":
+        at = next((i for i, value in np.ndenumerate(x) if not frames.is_number(value)), (0,) * x.ndim)
+        where = f"{arrays.place(at)} is {x[at].item()!r}" if x.size else f"its type is {x.dtype}"
         raise DataError(f"{source} holds text, not numbers ({where}); encode it as numbers, as X.astype(float) can.")
     if x.dtype.kind not in arrays.NUMERIC:
         raise DataError(f"{source} holds {x.dtype}, not numbers; encode its values as numbers first.")

@@ -36,15 +36,16 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     _real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
-    likelihood = given["likelihood"]
-    if given["binarise"] != "none" and isinstance(likelihood, str) and _plain(likelihood) not in ("auto", "bernoulli"):
-        raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
     _check_device(given["device"])
-    objective = given["objective"]
-    if (
-        given["free_bits"]
-        and (io.find("objectives", objective) if isinstance(objective, str) else objective) is not elbo
-    ):
+    _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
+
+
+def _check_pairs(likelihood: Any, binarise: str, objective: Any, free_bits: float) -> None:
+    """Refuse arguments that are right each by itself, but not together."""
+    if binarise != "none" and isinstance(likelihood, str) and _plain(likelihood) not in ("auto", "bernoulli"):
+        raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
+    objective = io.find("objectives", objective) if isinstance(objective, str) else objective
+    if free_bits and objective is not elbo:
         raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
 
 

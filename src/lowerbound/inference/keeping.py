@@ -27,6 +27,7 @@ def kept(
     if every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {every}.")
     with locked(run):
+        checkpoints.refuse_link(run)
         if resume == "never":
             checkpoints.clear(run)
         elif holds_model(run) and not checkpoints.listed(run):

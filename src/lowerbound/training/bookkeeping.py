@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lowerbound.checkpoint import with_nan, without_nan
 from lowerbound.training.cursor import Cursor, Place
 from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
@@ -106,7 +105,7 @@ class Progress:
         return self.state.tensors() | running | {"place.rng": place.rng, "place.global_rng": place.global_rng}
 
     def numbers(self) -> dict[str, Any]:
-        """The rest of it, as JSON."""
+        """The rest of it, as JSON, but for the records."""
         return {
             "pass": self.cursor.passes,
             "position": self.cursor.position,
@@ -115,11 +114,12 @@ class Progress:
             "slowed": self.clock.slowed,
             "tries": self.tries,
             "optimizer": self.state.options(),
-            "records": [without_nan(record) for record in self.history.records],
             "rescues": self.history.rescues,
         }
 
-    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], best: Tensors) -> None:
+    def load(
+        self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], records: Sequence[Record], best: Tensors
+    ) -> None:
         """Go on from what ``tensors`` and ``numbers`` told; ``best``: the best state's tensors."""
         self.state.load(tensors)
         self.state.set_options(numbers["optimizer"])
@@ -131,8 +131,7 @@ class Progress:
             self.best.passes, self.best.objective = numbers["best"]
             self.best.tensors = best
         self.clock.slowed, self.tries = numbers["slowed"], numbers["tries"]
-        self.history.records = [with_nan(record) for record in numbers["records"]]
-        self.history.rescues = list(numbers["rescues"])
+        self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
 
 
 class Snapshot:

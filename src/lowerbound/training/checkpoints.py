@@ -16,11 +16,12 @@ import lowerbound
 from lowerbound import checkpoint, folder
 from lowerbound.errors import FormatError
 from lowerbound.training.bookkeeping import Progress
-from lowerbound.training.procedure import History
+from lowerbound.training.procedure import History, Record
 from lowerbound.training.state import Tensors
 
 FOLDER = "checkpoints"
-NUMBERS, TENSORS, MODEL = "state.json", "state.safetensors", "model.safetensors"
+NUMBERS, TENSORS = "state.json", "state.safetensors"
+MODEL, METRICS = "model.safetensors", "metrics.jsonl"  # of the model's folder
 KEPT = 2
 
 ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
@@ -49,6 +50,8 @@ class Checkpoints:
         if target == self._newest:
             return
         try:
+            if target.is_symlink():
+                target.unlink()
             folder.write(target, self._files(progress))
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -72,12 +75,12 @@ class Checkpoints:
         there = listed(self.run)
         for path in reversed(there):
             try:
-                numbers, tensors, best = _read(path)
+                numbers, tensors, records, best = _read(path)
             except FormatError as error:
                 warnings.warn(f"{error} The checkpoint before is taken, if any.", RuntimeWarning, stacklevel=3)
                 continue
             _refuse_other(self.run, numbers["identity"], self.identity)
-            progress.load(tensors, numbers, best)
+            progress.load(tensors, numbers, records, best)
             _say_changes(path, numbers, progress)
             self._newest = path
             return
@@ -99,7 +102,7 @@ class Checkpoints:
     @property
     def log(self) -> Path:
         """Where the metrics of a fit under way can be watched."""
-        return self.run / FOLDER / "metrics.jsonl"
+        return self.run / FOLDER / METRICS
 
     def _files(self, progress: Progress) -> dict[str, bytes]:
         best, history = progress.best, progress.history
@@ -140,21 +143,27 @@ def _folders(run: Path) -> list[Path]:
     )
 
 
+def refuse_link(run: Path) -> None:
+    """Refuse a folder whose checkpoints would lie elsewhere."""
+    if (run / FOLDER).is_symlink():
+        raise FormatError(f"{run / FOLDER} is a link, which is not followed; remove it.")
+
+
 def clear(run: Path) -> None:
     """Forget the checkpoints of an earlier fit in ``run``, the newest last."""
     for path in _folders(run):
         folder.remove(path)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensors, Tensors]:
-    """The state of a checkpoint and its best model's tensors, every file of it verified."""
+def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
+    """Numbers, tensors, records and the best model's tensors of a checkpoint, every file of it verified."""
     found = folder.Folder.at(path)
     data = {name: found.read(name) for name in found.hashes}
-    if lacking := {NUMBERS, TENSORS, MODEL} - data.keys():
+    if lacking := {NUMBERS, TENSORS, MODEL, METRICS} - data.keys():
         raise FormatError(f"{path} is no checkpoint: it lacks {', '.join(sorted(lacking))}.")
     numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
     tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
-    return numbers, tensors, best
+    return numbers, tensors, checkpoint.parse_records(data[METRICS], path / METRICS), best
 
 
 def _refuse_other(run: Path, theirs: Any, mine: Any) -> None:
