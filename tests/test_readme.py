@@ -11,31 +11,50 @@ from pathlib import Path
 
 import pytest
 
+from folders import tree
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SESSIONS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=["newcomer", "parts"])
-def test_a_session_works_when_pasted(session, tmp_path):
-    # As typed: through the interactive interpreter's standard input.
+def pasted(session: str, folder: Path) -> str:
+    """What a session prints as typed: through the interactive interpreter's standard input."""
     done = subprocess.run(
         [sys.executable, "-i", "-q", "-W", "error"],
         input=session,
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"PYTHONSTARTUP": ""},
         timeout=200,
     )
     assert "Error" not in done.stderr, done.stderr
-    printed = float(re.search(r"log p\(x\) =? ?(-[\d.]+)", done.stdout)[1])
-    if session is SESSIONS[0]:
-        said = re.search(r"prints `log p\(x\) = (-[\d.]+) ± [\d.]+ nats per row`", README)[1]
-        assert printed == pytest.approx(float(said), abs=1.0)  # other processors round otherwise
-        assert (tmp_path / "runs/mine/model.safetensors").exists()
-    else:
-        assert printed > -25
+    return done.stdout
+
+
+def log_p(printed: str) -> float:
+    return float(re.search(r"log p\(x\) =? ?(-[\d.]+)", printed)[1])
+
+
+def test_the_newcomers_session(tmp_path):
+    said = re.search(r"prints `log p\(x\) = (-[\d.]+) ± [\d.]+ nats per row`", README)[1]
+    # other processors round otherwise
+    assert log_p(pasted(SESSIONS[0], tmp_path)) == pytest.approx(float(said), abs=1.0)
+    assert (tmp_path / "runs/mine/model.safetensors").exists()
+
+
+def test_the_session_of_parts(tmp_path):
+    assert log_p(pasted(SESSIONS[1], tmp_path)) > -25
+
+
+def test_the_session_that_can_be_killed(tmp_path):
+    pasted(SESSIONS[2], tmp_path)
+    before = tree(tmp_path)
+    assert "runs/long/checkpoints/00000200/state.json" in before
+    pasted(SESSIONS[2], tmp_path)
+    assert tree(tmp_path) == before
+    assert len(SESSIONS) == 3
 
 
 def test_the_first_session_is_short():

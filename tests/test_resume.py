@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fits import EVERY, FITS, PASSES, VAES, die_at, fit_vae, rows
 from folders import forge, tree
 from lowerbound import folder, io
 from lowerbound.errors import FormatError, LockedError
+from lowerbound.nn import MLP
 from lowerbound.training import checkpoints
 
 
@@ -164,6 +166,34 @@ def test_a_fit_of_something_else_is_refused(change, words, cut):
         lb.VAE(3, **settings | VAES["afresh"] | change).fit(rows("afresh"), run_dir=cut)
     assert "\n" not in str(error.value)
     assert tree(cut) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c: [], "no checkpoint under .* is whole"),
+        (lambda c: c | {"identity": 3}, "no checkpoint under .* is whole"),
+        (lambda c: {key: value for key, value in c.items() if key != "meter"}, "does not hold the state of this fit"),
+        (lambda c: c | {"best": [1]}, "does not hold the state of this fit"),
+        (lambda c: c | {"optimizer": []}, "does not hold the state of this fit"),
+    ],
+)
+def test_a_forged_checkpoint_is_refused_in_a_sentence(spoil, words, cut):
+    for path in checkpoints.listed(cut):
+        forge(path, spoil, "state.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(FormatError, match=words) as error:
+            fit_vae("afresh", cut)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_of_ones_own_of_another_size_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(Stop):
+        FITS["parts"](tmp_path, [stop_at(12)])
+    monkeypatch.setattr(lb.nn, "MLP", lambda i, o, h: MLP(i, o, (h[0] + (i == (3,)),)))
+    with pytest.raises(FormatError, match="does not hold the state of this fit"):
+        FITS["parts"](tmp_path)
 
 
 def test_other_rows_are_refused(cut):

@@ -54,14 +54,16 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "red")
         code = INTERRUPTED
-    except FileNotFoundError as error:
-        code = fail(error, MISSING)
+    except (
+        FileNotFoundError
+    ) as error:  # the system's own has a number: of a place to write in, for all reading is worded
+        code = fail(error, MISSING) if error.errno is None else fail(in_words(error), IO)
     except LockedError as error:
         code = fail(error, LOCKED)
     except (DataError, FormatError, ValueError) as error:
         code = fail(error, BAD_DATA)
     except OSError as error:
-        code = fail(error, IO)
+        code = fail(in_words(error), IO)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -396,6 +398,14 @@ def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
 
 def say(words: str, colour: str | None = None) -> None:
     click.secho(words, err=True, fg=None if os.environ.get("NO_COLOR") else colour)
+
+
+def in_words(error: OSError) -> OSError:
+    """The system's own error as a sentence; one that is a sentence already, as it is."""
+    if error.errno is None:
+        return error
+    where = f"{error.filename}: " if error.filename else ""
+    return OSError(f"{where}{error.strerror}; give another path, or mend what is in the way.")
 
 
 def fail(error: BaseException, code: int) -> int:

@@ -200,4 +200,6 @@ def _check_names(names: Sequence[str], path: Path) -> None:
 
 
 def _line(error: BaseException, said: str | None = None) -> str:
-    return (said or str(error) or type(error).__name__).splitlines()[0].strip().rstrip(".;")
+    """What an error says, on one short line."""
+    line = " ".join((said or str(error) or type(error).__name__).splitlines()[0].split()).rstrip(".;")
+    return line if len(line) <= 120 else line[:117] + "..."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,18 @@ WAY_OUT = {
     TOO_LARGE: "rescale the column",
 }
 CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
+
+
+@contextlib.contextmanager
+def unchanged_if_refused(estimator: Any) -> Iterator[None]:
+    """Whatever the block sets of ``estimator`` is undone if it fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def check_fitted(estimator: Any) -> None:

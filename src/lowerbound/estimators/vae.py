@@ -157,8 +157,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         With ``run_dir``, a folder, the fit can be cut short anywhere and goes on when called again as it was, with the
         same bytes in the end: ``lowerbound.fit`` tells how. The folder then holds what ``save`` writes.
         """
-        x = self._checked(X, reset=True)
-        rows = self._start(x)
+        with inputs.unchanged_if_refused(self):
+            x = self._checked(X, reset=True)
+            rows = self._start(x)
         held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
         try:
             self.history_ = inference.fit(
@@ -187,8 +188,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """One more pass, over these rows; the first call starts the model. No rows are held out."""
         first = not hasattr(self, "model_")
-        x = self._checked(X, reset=first)
-        rows = self._start(x) if first else self._rows(x, self.binarise)
+        with inputs.unchanged_if_refused(self):
+            x = self._checked(X, reset=first)
+            rows = self._start(x) if first else self._supported(x, self.binarise)
         if not hasattr(self, "_ascent"):
             self._ascent = self._aevb().start(self.model_)
         done = len(self.history_.records)
@@ -253,7 +255,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """
         whole("samples", samples, 1)
         x = self._checked(X)
-        rows, scores = self._scored(x, "mean"), []
+        rows, scores = self._supported(x, "mean"), []
         thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
         for batch, real in in_order(rows, _USE_BATCH):
             if rows.binarise == "mean":
@@ -268,7 +270,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def log_likelihood(self, X: ArrayLike, samples: int = 1000) -> evidence.LogLikelihood:
         """log p(x) by importance sampling, with draws of each row's own: estimates, their errors, effective sizes."""
-        rows = self._scored(self._checked(X), "afresh")
+        rows = self._supported(self._checked(X), "afresh")
         return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=self.seed_)
 
     def save(self, path: str | Path) -> None:
@@ -372,11 +374,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _rows(self, x: NDArray[Any], binarise: Binarise) -> Rows:
         return _rows(x, binarise, self.white_, self.seed_, self.device)
 
-    def _scored(self, x: NDArray[Any], binarise: Binarise) -> Rows:
-        """Rows to score: as they are, or grey ones by ``binarise`` if the model is of binarised ones."""
+    def _supported(self, x: NDArray[Any], binarise: Binarise) -> Rows:
+        """Rows that the model can produce: as they are, or grey ones by ``binarise`` if it is of binarised ones."""
         if self.binarise != "none":
             return self._rows(x, binarise)
-        check_support(self.model_.likelihood, x, "X")
+        check_support(self.model_.likelihood, x, "X", getattr(self, "feature_names_in_", None))
         return self._rows(x, "none")
 
     def _rng(self, stream: str) -> torch.Generator:
@@ -385,7 +387,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _posteriors(self, x: NDArray[Any]) -> Iterator[tuple[distributions.Normal, Batch, int]]:
         """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
         with torch.no_grad():
-            rows = self._rows(x, "none" if self.binarise == "none" else "mean")
+            rows = self._supported(x, "mean")
             for batch, real in in_order(rows, _USE_BATCH):
                 yield self.posterior_(batch.x), batch, real
 

@@ -61,7 +61,7 @@ def identity(
         "model": io.encode(procedure.model),
         "posterior": io.encode(settings.posterior),
         "inference": settings.describe(),
-        "optimizer": {"name": type(state.optimizer).__name__, "options": state.options()},
+        "optimizer": {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))},
         "dtype": str(like.dtype),
         "device": like.device.type,
         # where validation is judged

@@ -22,7 +22,6 @@ from lowerbound.training.state import Tensors
 FOLDER = "checkpoints"
 NUMBERS, TENSORS = "state.json", "state.safetensors"
 MODEL, METRICS = "model.safetensors", "metrics.jsonl"  # of the model's folder
-KEPT = 2
 
 ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
 """The files of a model's folder, with the modules' own tensors or with those given."""
@@ -80,7 +79,11 @@ class Checkpoints:
                 warnings.warn(f"{error} The checkpoint before is taken, if any.", RuntimeWarning, stacklevel=3)
                 continue
             _refuse_other(self.run, numbers["identity"], self.identity)
-            progress.load(tensors, numbers, records, best)
+            try:
+                progress.load(tensors, numbers, records, best)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise FormatError(f"{path} does not hold the state of this fit ({reason}); start it anew.") from error
             _say_changes(path, numbers, progress)
             self._newest = path
             return
@@ -162,6 +165,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     if lacking := {NUMBERS, TENSORS, MODEL, METRICS} - data.keys():
         raise FormatError(f"{path} is no checkpoint: it lacks {', '.join(sorted(lacking))}.")
     numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
+    parts = ("identity", "environment", "schedules")
+    if not isinstance(numbers, dict) or not all(isinstance(numbers.get(part), dict) for part in parts):
+        raise FormatError(f"{path / NUMBERS} does not describe a fit; restore it.")
     tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
     return numbers, tensors, checkpoint.parse_records(data[METRICS], path / METRICS), best
 
@@ -176,9 +182,13 @@ def _refuse_other(run: Path, theirs: Any, mine: Any) -> None:
 
 
 def _difference(theirs: Any, mine: Any, name: str = "") -> str:
-    """The first place where two descriptions differ, in words; "" if they do not."""
+    """The first place where two descriptions differ, in words; "" if they do not.
+
+    Optimisers gain options with torch's versions: those that both have count.
+    """
     if isinstance(theirs, dict) and isinstance(mine, dict):
-        parts = (_difference(theirs.get(key), mine.get(key), f"{name}.{key}") for key in sorted({*theirs, *mine}))
+        keys = theirs.keys() & mine.keys() if name.startswith(".optimizer") else theirs.keys() | mine.keys()
+        parts = (_difference(theirs.get(key), mine.get(key), f"{name}.{key}") for key in sorted(keys))
         return next((part for part in parts if part), "")
     return "" if theirs == mine else f"{name.strip('.')} is {_short(theirs)} there and {_short(mine)} here"
 

@@ -83,7 +83,7 @@ def train(
             if cursor.passes > this_pass:
                 record = run.end_pass(this_pass)
                 if validation is not None:
-                    record |= evaluate(procedure, run.state, validation, batch_size, seed, run.clock.at(passes))
+                    record |= evaluate(procedure, run.state, validation, cursor.batch_size, seed, run.clock.at(passes))
                     run.best.offer(record["valid_objective"], cursor.passes, run.state)
             good = Snapshot(run)
 
