@@ -54,9 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "red")
         code = INTERRUPTED
-    except (
-        FileNotFoundError
-    ) as error:  # the system's own has a number: of a place to write in, for all reading is worded
+    except FileNotFoundError as error:
+        # The system's own has a number: it is of a place to write in, for what is to be read is worded here.
         code = fail(error, MISSING) if error.errno is None else fail(in_words(error), IO)
     except LockedError as error:
         code = fail(error, LOCKED)
