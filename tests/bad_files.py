@@ -187,8 +187,8 @@ COMMANDS: dict[str, Case] = {
     "convolutions over a table": case(
         "fit good.csv --out new --network conv", BAD_DATA, "needs rows of shape", "reshape"
     ),
-    "out: another suffix": case("encode run good.csv --out z.txt", BAD_DATA, r"z\.txt cannot be written", r"use \.npy"),
-    "out: a folder": case("encode run good.csv --out run", BAD_DATA, "run cannot be written", r"use \.npy"),
+    "out: another suffix": case("encode run good.csv --out z.txt", USAGE, r"z\.txt cannot be written", r"use \.npy"),
+    "out: a folder": case("encode run good.csv --out run", USAGE, "run cannot be written", r"use \.npy"),
     "out: a folder with a suffix": Case(
         ("sample", "run", "--out", "t.npy"), IO, (r"t\.npy cannot be written .Is a dir", "another"), folders=("t.npy",)
     ),

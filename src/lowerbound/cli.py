@@ -43,6 +43,13 @@ samples_option = click.option(
 )
 
 
+def table_path(context: click.Context, option: click.Parameter, out: str | None) -> Path | None:
+    """A path that figures can be written to, by its suffix: refused before they are computed."""
+    if out is None or Path(out).suffix.lower() in (".npy", ".csv", ".parquet"):
+        return None if out is None else Path(out)
+    raise click.BadParameter(f"{out} cannot be written by its suffix; use .npy, .csv or .parquet.")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; leave with 0, 2 usage, 65 bad data, 66 missing input, 71 memory, 74 I/O, 75 locked, 130 Ctrl-C."""
     warnings.showwarning = lambda message, *_: say(f"warning: {message}", "yellow")
@@ -191,7 +198,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
 @run_argument
 @data_argument
 @part_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".npy, .csv or .parquet")
+@click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
 @json_option
 def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
     """Write the posterior means and standard deviations of DATA's latents."""
@@ -210,7 +217,7 @@ def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
 @run_argument
 @click.option("-n", "--rows", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".npy, .csv or .parquet")
+@click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
 @json_option
 def sample(run: Path, rows: int, seed: int, out: Path, as_json: bool) -> None:
     """Write rows drawn from the model."""
@@ -227,7 +234,7 @@ def sample(run: Path, rows: int, seed: int, out: Path, as_json: bool) -> None:
 @data_argument
 @part_option
 @samples_option
-@click.option("--out", type=click.Path(path_type=Path), help="Per-row figures: .npy, .csv or .parquet")
+@click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
 @json_option
 def score(run: Path, data: str, part: str, samples: int, out: Path | None, as_json: bool) -> None:
     """Estimate log p(x) of DATA by importance sampling."""
