@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,14 @@ import torch
 
 import fits
 import lowerbound as lb
-from fits import EVERY, FITS, PASSES, VAES, die_at, fit_vae, rows
+from fits import EVERY, FITS, PASSES, STEPS_PER_PASS, VAES, die_at, fit_vae, rows
 from folders import forge, tree
 from lowerbound import folder, io
-from lowerbound.errors import FormatError, LockedError
+from lowerbound.errors import DivergedError, FormatError, LockedError
 from lowerbound.nn import MLP
 from lowerbound.training import checkpoints
+from lowerbound.training.bookkeeping import Progress
+from lowerbound.training.loop import _steps_ahead
 
 
 def run_apart(name: str, run: Path, *step: int) -> int:
@@ -306,6 +309,84 @@ def test_an_optimiser_that_changes_its_own_options_goes_on_with_them(tmp_path):
     assert numbers["optimizer"][0]["momentum"] == pytest.approx(0.18)
     fit(tmp_path / "cut")
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_the_best_state_is_kept_over_a_cut_after_it(tmp_path):
+    """Where the best pass lies before the cut, and none after it is better, its state comes from the checkpoint."""
+    settings = {"hidden": (16,), "batch_size": 20, "passes": 8, "random_state": 0, "threads": 1}
+    rising = lb.training.WarmUp(8, 20.0)  # too high, in the end, to get better
+    vae = lb.VAE(3, learning_rate=rising, **settings).fit(
+        rows("normal"), run_dir=tmp_path / "whole", checkpoint_every=EVERY
+    )
+    assert vae.history_.best_pass <= 4
+    with pytest.raises(Stop):
+        vae.set_params(callbacks=[stop_at(6 * STEPS_PER_PASS)]).fit(
+            rows("normal"), run_dir=tmp_path / "cut", checkpoint_every=EVERY
+        )
+    vae.set_params(callbacks=()).fit(rows("normal"), run_dir=tmp_path / "cut", checkpoint_every=EVERY)
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_all_of_the_progress_comes_back(tmp_path):
+    """Every field, also those that few fits reach: tries, lowered rates, rescues, a best pass."""
+    inference = lb.AEVB(lb.posteriors.DiagonalNormal(1, lb.nn.MLP((2,), (2,), ())))
+    model = lb.LatentVariableModel(lb.priors.Normal(1), lb.nn.MLP((1,), (2,), ()), lb.likelihoods.Bernoulli())
+    data = lb.data.Rows(torch.ones(8, 2))
+    there, here = (Progress(inference.start(model), data, 4, seed) for seed in (0, 1))
+    there.cursor.next()
+    there.meter.add({"objective": torch.tensor(2.0)}, 3)
+    there.best.offer(1.5, 7, there.state)
+    there.clock.slowed, there.tries = 0.25, 2
+    there.history.rescues.append("once")
+    numbers = json.loads(json.dumps(there.numbers()))
+    here.load(there.tensors(), numbers, [{"pass": 1}], {"model.a": torch.ones(2)})
+    assert (here.tries, here.clock.slowed, here.cursor.position) == (2, 0.25, 1)
+    assert (here.best.passes, here.best.objective, list(here.best.tensors)) == (7, 1.5, ["model.a"])
+    assert (here.history.records, here.history.rescues) == ([{"pass": 1}], ["once"])
+    assert (here.meter.means(""), here.meter.rows) == ({"objective": 2.0}, 3)
+    assert torch.equal(here.cursor.rng.get_state(), there.cursor.rng.get_state())
+
+
+@pytest.mark.parametrize(
+    ("position", "steps", "due"), [(0, 0, 40), (30, 30, 10), (90, 90, 10), (100, 100, 20), (7, 127, 33), (119, 239, 1)]
+)
+def test_values_are_looked_at_on_a_grid_of_steps(position, steps, due):
+    """Whatever step a fit goes on from, it looks where it would have: each 100th of a pass, and at checkpoints."""
+    cursor = type("Cursor", (), {"position": position, "steps": steps, "steps_per_pass": 120})
+    assert _steps_ahead(cursor, 100, 40) == due
+
+
+def test_a_fit_that_diverges_leaves_its_best_model(tmp_path):
+    settings = {"hidden": (16,), "batch_size": 20, "passes": 4, "random_state": 0, "threads": 1, "learning_rate": 3e3}
+    with pytest.warns(RuntimeWarning, match="lowered"), pytest.raises(DivergedError):
+        lb.VAE(3, **settings).fit(rows("normal"), run_dir=tmp_path)
+    assert lb.load(tmp_path).history_.stopped == "diverged"
+    assert np.isfinite(lb.load(tmp_path).transform(rows("normal"))).all()
+
+
+def test_checkpoints_that_would_lie_elsewhere_are_refused(tmp_path, whole):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(whole / "checkpoints", elsewhere)
+    before = tree(elsewhere)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(elsewhere)
+    for resume in ("auto", "never"):
+        with pytest.raises(FormatError, match="checkpoints is a link, which is not followed"):
+            lb.VAE(1, passes=1).fit(rows("normal"), run_dir=tmp_path / "run", resume=resume)
+    assert tree(elsewhere) == before
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_and_a_model_that_cannot_is_an_error(tmp_path, monkeypatch):
+    def refuse(path, files):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "write", refuse)
+    with (
+        pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ was not written .No space left on device"),
+        pytest.raises(OSError, match=r"the model could not be written into .*No space left.* make room there") as error,
+    ):
+        fit_vae("normal", tmp_path)
+    assert error.value.errno == 28
 
 
 def test_two_checkpoints_are_kept(cut):
