@@ -17,12 +17,14 @@ from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from lowerbound.errors import FormatError, LockedError
 
 TEMPORARY = ".tmp"
 LARGEST_JSON = 1 << 26
+_ROOM = 1 << 24
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 """Type ("F32", …) and shape of tensors by name."""
@@ -122,14 +124,19 @@ def parse_json(data: bytes, path: Path) -> Any:
 def parse_records(data: bytes, path: Path) -> list[dict[str, float]]:
     """The records of ``json_line``, or ``FormatError`` naming the file; null is NaN."""
     records = [parse_json(line, path) for line in data.splitlines()]
-    if not all(isinstance(record, dict) for record in records):
+    numbers = (int, float, type(None))
+    if not all(isinstance(record, dict) and all(isinstance(v, numbers) for v in record.values()) for record in records):
         raise FormatError(f"{path} is not a list of metrics; restore it or fit the model again.")
     return [{key: math.nan if value is None else value for key, value in record.items()} for record in records]
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Named tensors as safetensors."""
-    return safetensors.torch.save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
+    """Named tensors as safetensors. Raises what torch does where memory is short."""
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    torch.empty(4 * size + _ROOM, dtype=torch.uint8)  # safetensors makes three copies; where one fails, all ends
+    form = torch.contiguous_format
+    copies = {name: tensor.detach().cpu().clone(memory_format=form) for name, tensor in tensors.items()}
+    return safetensors.torch.save(copies)
 
 
 def tensor_shapes(file: BinaryIO, path: Path) -> Shapes:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
 
+NO_MEMORY = "there is not enough memory for this; lower --batch-size, --draws or --hidden, or take fewer rows"
+
 data_argument = click.argument("data")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
@@ -69,12 +71,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (DataError, FormatError, ValueError) as error:
         code = fail(error, BAD_DATA)
     except OSError as error:
-        code = fail(in_words(error), IO)
+        short = is_out_of_memory(error)
+        code = fail(MemoryError(NO_MEMORY), MEMORY) if short else fail(in_words(error), IO)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        asked = "there is not enough memory for this; lower --batch-size, --draws or --hidden"
-        code = fail(error if isinstance(error, OutOfMemoryError) else MemoryError(asked), MEMORY)
+        code = fail(error if isinstance(error, OutOfMemoryError) else MemoryError(NO_MEMORY), MEMORY)
     except (LowerboundError, ImportError) as error:
         code = fail(error, 1)
     sys.exit(code or 0)
@@ -162,19 +164,19 @@ def fit(
 
 def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
     """Refuse a folder that holds a model or a fit, unless told to replace it or to go on."""
-    from lowerbound.inference import holds_model
+    from lowerbound.io import holds_model
     from lowerbound.training import checkpoints
 
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them.")
     if force or resume:
         return
-    if holds_model(out):
-        raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
-    if checkpoints.listed(out):
+    if checkpoints.unfinished(out) or (checkpoints.listed(out) and not holds_model(out)):
         raise click.UsageError(
             f"{out} holds a fit that was cut short; give --resume to go on with it, or --force to start anew."
         )
+    if holds_model(out):
+        raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
 
 
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
@@ -403,6 +405,7 @@ def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
 
 
 def say(words: str, colour: str | None = None) -> None:
+    words = "".join(c if c.isprintable() or c == "\n" else "?" for c in words)  # names may come from a file
     click.secho(words, err=True, fg=None if os.environ.get("NO_COLOR") else colour)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,24 @@ from lowerbound.training import checkpoints
 class Contents:
     """What was found in ``run``; ``problems``: a sentence for each file that is not as it was written.
 
-    ``finished``: whether the model is that of an ended fit, not of a checkpoint.
+    ``unfinished``: whether a fit is under way, or was cut short. The rest is what ``config.json`` says, if it can be
+    read; ``about``: in words.
     """
 
     run: str
-    format: int | None
-    versions: dict[str, str]
-    estimator: str | None
-    likelihood: Any
-    prior: Any
-    parameters: Any
-    fitted: Any
-    history: Any
     files: dict[str, int]
     checkpoints: dict[int, str]
-    finished: bool
+    unfinished: bool
     problems: tuple[str, ...]
+    about: str = ""
+    format: int | None = None
+    versions: Any = None
+    estimator: Any = None
+    likelihood: Any = None
+    prior: Any = None
+    parameters: Any = None
+    fitted: Any = None
+    history: Any = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, as JSON has them."""
@@ -39,52 +42,78 @@ class Contents:
 
     def lines(self) -> list[str]:
         """The same in words."""
-        said = [f"{self.run}: {self.estimator or 'model'}, format {self.format}, versions {self.versions}"]
-        if self.format is not None:
-            kind = self.likelihood.get("part", self.likelihood)
-            fitted = f", rows of shape {self.fitted['shape']}, seed {self.fitted['seed']}" if self.fitted else ""
-            stopped = f"stopped by {self.history['stopped']}" if self.finished else "the fit has not ended"
-            said += [f"likelihood {kind}{fitted}, kept pass {self.history['best_pass']}, {stopped}"]
+        said = [f"{self.run}: {self.about}"] if self.about else [f"{self.run}: a model that cannot be read"]
         said += [f"  {name}  {size:,} bytes" for name, size in self.files.items()]
         said += [f"  checkpoint of step {step}: {state}" for step, state in self.checkpoints.items()]
-        if not self.finished and "whole" in self.checkpoints.values():
-            said += ["the same fit with --resume goes on from the newest whole checkpoint"]
+        if self.unfinished and "whole" in self.checkpoints.values():
+            said += [
+                "a fit has not ended: with the same options and --resume it goes on from the newest whole checkpoint"
+            ]
         return [*said, *self.problems, "not whole" if self.problems else "whole: every file is as it was written"]
 
 
 def contents(run: Path) -> Contents:
     """Look through the folder ``run``. Raises ``FileNotFoundError`` if there is neither a model nor a checkpoint."""
-    finished = any((run / name).exists() for name in (folder.MANIFEST, io.CONFIG))
-    problems = folder.problems(run) if finished else []
+    holds_model = io.holds_model(run)
+    problems = _problems(run, (io.CONFIG, io.TENSORS, io.METRICS)) if holds_model else []
     states = {}
     for path in checkpoints.listed(run):
-        damage = folder.problems(path)
+        damage = _problems(path, checkpoints.FILES)
+        if damage and not (path / folder.MANIFEST).exists():
+            continue  # a newer one has taken its place meanwhile
         states[int(path.name)] = "damaged" if damage else "whole"
         problems += damage
-    if not finished and not states:
+    if not holds_model and not states:
         raise FileNotFoundError(f"{run} holds no model: there is no {io.CONFIG} in it.")
-    config: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the fit has not ended is said below
-            config = io.read_config(run)
+            found = _described(io.read_config(run))
     except (FormatError, FileNotFoundError) as error:
         if str(error) not in problems:
             problems.append(str(error))
-    parts, extra = config.get("model", {}).get("arguments", {}), config.get("extra", {})
+    except (AttributeError, KeyError, TypeError, IndexError):
+        problems.append(f"{run / io.CONFIG} does not describe a model; restore it or fit the model again.")
     return Contents(
         run=str(run),
-        format=config.get("format"),
-        versions=config.get("versions", {}),
-        likelihood=parts.get("likelihood"),
-        prior=parts.get("prior"),
-        **{key: extra.get(key) for key in ("estimator", "parameters", "fitted")},
-        history=config.get("history"),
         files={path.name: path.stat().st_size for path in sorted(run.iterdir()) if _is_shown(path)},
         checkpoints=states,
-        finished=finished,
+        unfinished=checkpoints.unfinished(run) or not holds_model,
         problems=tuple(problems),
+        **found,
     )
+
+
+def _problems(path: Path, due: Sequence[str]) -> list[str]:
+    """What is not as it was written, and which of the files ``due`` the manifest does not list."""
+    found = folder.problems(path)
+    if not found and (lacking := set(due) - folder.Folder.at(path).hashes.keys()):
+        found = [f"{path / folder.MANIFEST} lists no {', '.join(sorted(lacking))}; restore the folder or fit again."]
+    return found
+
+
+def _described(config: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says, as fields."""
+    parts, extra, history = config["model"]["arguments"], config["extra"], config["history"]
+    estimator, fitted = extra.get("estimator"), extra.get("fitted")
+    rows = f", rows of shape {fitted['shape']}, seed {fitted['seed']}" if fitted else ""
+    kind = parts["likelihood"].get("part", parts["likelihood"])
+    about = (
+        f"{estimator or 'model'}, format {config['format']}, versions {config['versions']}\n"
+        f"likelihood {kind}{rows}, kept pass {history['best_pass']}, stopped by {history['stopped'] or 'nothing yet'}"
+    )
+    return {
+        "about": about,
+        "format": config["format"],
+        "versions": config["versions"],
+        "estimator": estimator,
+        "likelihood": parts["likelihood"],
+        "prior": parts["prior"],
+        "parameters": extra.get("parameters"),
+        "fitted": fitted,
+        "history": history,
+    }
 
 
 def _is_shown(path: Path) -> bool:

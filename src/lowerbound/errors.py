@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -15,6 +16,10 @@ class DataError(LowerboundError, ValueError):
 
 class FormatError(LowerboundError, ValueError):
     """A saved folder does not hold what it should: the message names the file."""
+
+
+class NewerFormatError(FormatError):
+    """A saved folder was written by a later version."""
 
 
 class DivergedError(LowerboundError, ArithmeticError):
@@ -38,6 +43,8 @@ class OutOfMemoryError(LowerboundError, MemoryError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory was refused: Python's own, or torch's on any device."""
+    if isinstance(error, OSError):
+        return errno.ENOMEM in (error.errno, getattr(error.__cause__, "errno", None))
     said = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in said)

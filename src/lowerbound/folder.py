@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
-from lowerbound.checkpoint import TEMPORARY, atomic_write, json_bytes, open_file, parse_json, sync_folder
+from lowerbound.checkpoint import LARGEST_JSON, TEMPORARY, atomic_write, json_bytes, open_file, parse_json, sync_folder
 from lowerbound.errors import FormatError
 
 MANIFEST = "manifest.json"
+MOST_FILES = 100  # that a manifest may list
 _STAGED = ".new-"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TRIES = 20
 T = TypeVar("T")
 
@@ -31,7 +35,7 @@ class _Changed(Exception):
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make ``folder`` hold ``files`` in place of what its manifest lists: all of them or none. Hold its lock."""
-    _finish(folder)
+    finish(folder, files)
     for name, data in files.items():
         _write(folder / (_STAGED + name), data)
     before = _listed(folder)
@@ -43,14 +47,20 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
     sync_folder(folder)
 
 
-def remove(folder: Path) -> None:
-    """Delete a folder of plain files, the manifest first, so that one cut short is nobody's."""
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Delete the files ``names`` of a folder, the manifest first, so that one cut short is nobody's; then the folder.
+
+    What else lies in it stays, and the folder with it.
+    """
     with contextlib.suppress(FileNotFoundError):
         (folder / MANIFEST).unlink()
         sync_folder(folder)
+    ours = {*names, MANIFEST}
     for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+        if path.name.removeprefix(_STAGED) in ours or _is_temporary(path, ours):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def manifest(hashes: Mapping[str, str]) -> bytes:
@@ -80,15 +90,17 @@ class Folder:
         file = path / MANIFEST
         try:
             with open_file(file) as opened:
-                data = opened.read()
+                data = opened.read(LARGEST_JSON + 1)
         except FileNotFoundError as error:
             raise FormatError(f"{file} is missing, so nothing vouches for the folder; restore it.") from error
         found = parse_json(data, file)
         hashes = found.get("sha256") if isinstance(found, dict) else None
         if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
             raise FormatError(f"{file} lists no files; restore it or fit the model again.")
+        if len(hashes) > MOST_FILES:
+            raise FormatError(f"{file} lists {len(hashes)} files, which no model has; restore it.")
         for name in hashes:
-            if not name or name != Path(name).name or name.startswith(".") or name == MANIFEST:
+            if not _NAME.fullmatch(name) or name == MANIFEST:
                 raise FormatError(f"{file} lists {name!r}, which is no file of a model; restore it.")
         if data != manifest(hashes):
             raise FormatError(f"{file} is damaged; restore it or fit the model again.")
@@ -112,9 +124,14 @@ class Folder:
         state = "does not match its SHA-256 in" if (self.path / name).exists() else "is missing but listed in"
         raise FormatError(f"{self.path / name} {state} {MANIFEST}; restore it or fit the model again.")
 
-    def read(self, name: str) -> bytes:
-        """All of the file ``name``, verified."""
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """All of the file ``name``, verified; ``FormatError`` if it has more than ``limit`` bytes."""
         with self.open(name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise FormatError(
+                    f"{self.path / name} has {size} bytes, more than the {limit} that can be; restore it."
+                )
             return file.read()
 
 
@@ -145,20 +162,27 @@ def _listed(folder: Path) -> Mapping[str, str]:
     return {}
 
 
-def _finish(folder: Path) -> None:
-    """End what a writer before could not: give committed files their names, drop the rest."""
+def finish(folder: Path, names: Iterable[str] = ()) -> None:
+    """End what a writer before could not: give committed files their names, drop the rest. Hold the folder's lock.
+
+    ``names``: of files that it may have been at beside those that the manifest lists.
+    """
     if not folder.is_dir():
         return
     hashes = _listed(folder)
+    ours = {*names, *hashes, MANIFEST}
     for path in folder.iterdir():
-        if path.name.startswith(_STAGED):
-            name = path.name.removeprefix(_STAGED)
-            if name in hashes and _has(path, hashes[name]):
-                path.replace(folder / name)
-            else:
-                path.unlink()
-        elif path.name.startswith(".") and path.suffix == TEMPORARY:
+        name = path.name.removeprefix(_STAGED)
+        if name != path.name and name in hashes and _has(path, hashes[name]):
+            path.replace(folder / name)
+        elif name != path.name or _is_temporary(path, ours):
             path.unlink()
+
+
+def _is_temporary(path: Path, names: Set[str]) -> bool:
+    """Whether ``path`` is what ``atomic_write`` left of a staged file, or of one of ``names``."""
+    stem, _, _ = path.name.removesuffix(TEMPORARY).rpartition(".")
+    return path.suffix == TEMPORARY and (stem[1:] in names or stem.startswith(f".{_STAGED}"))
 
 
 def _has(path: Path, sha256: str) -> bool:

@@ -10,10 +10,10 @@ import difflib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ _CODES = {  # of a safetensors header
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
 }
 _SMALL = 1_000_000  # numbers that a model may hold beside its weights, whatever these are
+_TRIES = 20  # at a folder that changes while it is read
+T = TypeVar("T")
 _LONGEST = 10_000  # items in a list that describes a part
 
 TABLE: dict[str, Callable[..., Any]] = {
@@ -138,26 +140,44 @@ def load(path: str | Path, **own: Any) -> Saved:
 
     Every file is checked against the folder's manifest first; ``FormatError`` names one that is not as written.
     """
-    return folder.read(place(path), lambda found: _load(found, own))
+    return _read(path, lambda found: _load(found, own))
 
 
 def place(path: str | Path) -> Path:
     """The folder of the model in ``path``: itself or, of a fit that has not ended, the newest whole checkpoint."""
     path = Path(path)
-    if (path / folder.MANIFEST).exists() or (path / CONFIG).exists():
+    if holds_model(path):
+        if checkpoints.unfinished(path):
+            warnings.warn(f"a fit in {path} has not ended: this is the model from before it", stacklevel=3)
         return path
     whole = [found for found in reversed(checkpoints.listed(path)) if not folder.problems(found)]
     if not whole:
         raise FileNotFoundError(f"{path} holds no model: there is no {CONFIG} in it.")
-    warnings.warn(
-        f"the fit of {path} has not ended: this is its best model up to step {int(whole[0].name)}", stacklevel=3
-    )
+    step = int(whole[0].name)
+    warnings.warn(f"the fit of {path} has not ended: this is its best model up to step {step}", stacklevel=3)
     return whole[0]
+
+
+def holds_model(path: Path) -> bool:
+    """Whether ``path`` itself is a model's folder, whole or not."""
+    return any((path / name).exists() for name in (CONFIG, folder.MANIFEST))
+
+
+def _read(path: str | Path, reader: Callable[[folder.Folder], T]) -> T:
+    """``reader`` of the model in ``path``; again if that was a checkpoint whose place a newer one has taken."""
+    for _ in range(_TRIES):
+        there = checkpoints.listed(Path(path))
+        try:
+            return folder.read(place(path), reader)
+        except (FormatError, FileNotFoundError):
+            if checkpoints.listed(Path(path)) == there:
+                raise
+    raise FormatError(f"{path} is written again and again while it is read; wait for the fit to end.")
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The ``config.json`` of a folder, as this version's format has it."""
-    return folder.read(place(path), _config)
+    return _read(path, _config)
 
 
 def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
@@ -176,14 +196,29 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
     return Saved(modules["model"], modules["posterior"], history, config["extra"])
 
 
-def rebuild(value: Any, own: Mapping[str, Any], saved: Saved) -> Any:
+def rebuild(value: Mapping[str, Any], own: Mapping[str, Any], saved: Saved) -> dict[str, Any]:
     """What ``encode`` described beside a model, if its networks are no larger than the model's own."""
+    for key, item in value.items():
+        networks_due = key in ("encoder", "decoder", "likelihood")
+        if not networks_due and any(not name.startswith("schedules.") for name in _parts(item)):
+            raise FormatError(f"{CONFIG} describes the {key} by a part that is none of its kind; restore it.")
     with torch.device("meta"), networks.seeded(0):
-        asked = _size(decode(value, own).values())
+        asked = _size(decode(item, own, key) for key, item in value.items())
     if asked > _size((saved.model, saved.posterior)):
         raise FormatError(f"{CONFIG} describes networks of {asked} numbers, more than the model has; restore it.")
     with networks.seeded(0):
-        return decode(value, own)
+        return {key: decode(item, own, key) for key, item in value.items()}
+
+
+def _parts(value: Any) -> Iterator[str]:
+    """The names of the parts that are described anywhere in ``value``."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        if "part" in value:
+            yield str(value["part"])
+        for item in value.values():
+            yield from _parts(item)
 
 
 def encode(value: Any) -> Any:
@@ -209,6 +244,8 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
     if isinstance(value, list):
         if len(value) > _LONGEST:
             raise FormatError(f"{CONFIG} gives {key} as a list of {len(value)}; no part has so many; restore it.")
+        if any(isinstance(item, dict) for item in value):
+            raise FormatError(f"{CONFIG} describes the {key} by a list of parts, which none takes; restore it.")
         return tuple(decode(item, own, key) for item in value)
     if not isinstance(value, dict):
         return value
@@ -226,15 +263,15 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         except FormatError:
             raise
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            reason = " ".join(str(error).split())
+            reason = str(error).strip().split("\n")[0]
             raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {reason}") from error
-    return {name: decode(item, own, name) for name, item in value.items()}
+    raise FormatError(f"{CONFIG} describes the {key} by what is no part; restore it.")
 
 
 def _config(found: folder.Folder) -> dict[str, Any]:
     """The configuration of a folder, brought to this version's format."""
     file = found.path / CONFIG
-    config: dict[str, Any] = checkpoint.parse_json(found.read(CONFIG), file)
+    config: dict[str, Any] = checkpoint.parse_json(found.read(CONFIG, checkpoint.LARGEST_JSON), file)
     version = config.get("format") if isinstance(config, dict) else None
     if type(version) is not int or version < 1:
         raise FormatError(f"{file} is not the configuration of a lowerbound model.")

@@ -188,8 +188,10 @@ class Categorical(Likelihood):
         return constraints.integer_interval(0, self.n_classes - 1)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        index = x.long().unsqueeze(1).expand(*params.shape[:2], 1, *x.shape[1:])
-        return (params.gather(2, index) - params.logsumexp(2, keepdim=True)).squeeze(2)
+        known = (x >= 0) & (x < self.n_classes)  # what is no class, NaN too, has no probability
+        index = torch.where(known, x, 0).long().unsqueeze(1).expand(*params.shape[:2], 1, *x.shape[1:])
+        log_prob = (params.gather(2, index) - params.logsumexp(2, keepdim=True)).squeeze(2)
+        return torch.where(known, log_prob, -math.inf)
 
     def mean(self, params: Tensor) -> Tensor:
         return params.softmax(2).movedim(2, -1)

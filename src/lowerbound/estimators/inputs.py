@@ -26,14 +26,15 @@ CHUNK = 10_000  # rows looked at together: large data are not copied to be looke
 
 
 @contextlib.contextmanager
-def unchanged_if_refused(estimator: Any) -> Iterator[None]:
-    """Whatever the block sets of ``estimator`` is undone if it fails."""
+def unchanged_if_refused(estimator: Any, *refusals: type[BaseException]) -> Iterator[None]:
+    """Whatever the block sets of ``estimator`` is undone if it fails with one of ``refusals`` (none: with anything)."""
     before = dict(vars(estimator))
     try:
         yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+    except BaseException as error:
+        if not refusals or isinstance(error, refusals):
+            vars(estimator).clear()
+            vars(estimator).update(before)
         raise
 
 

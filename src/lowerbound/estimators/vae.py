@@ -23,7 +23,7 @@ from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
-from lowerbound.errors import DivergedError
+from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import inputs
 from lowerbound.estimators.choices import (
     COUNTS,
@@ -39,7 +39,7 @@ from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.priors import Normal
-from lowerbound.training import Callback, History, Schedule, WarmUp, in_order, train
+from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
 _USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 _INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
@@ -157,33 +157,38 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         With ``run_dir``, a folder, the fit can be cut short anywhere and goes on when called again as it was, with the
         same bytes in the end: ``lowerbound.fit`` tells how. The folder then holds what ``save`` writes.
         """
-        with inputs.unchanged_if_refused(self):
+        goes_on = run_dir is not None and resume == "auto" and self.random_state is None
+        with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError):
             x = self._checked(X, reset=True)
-            rows = self._start(x)
-        held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
-        try:
-            self.history_ = inference.fit(
-                self.model_,
-                rows,
-                self._aevb(),
-                passes=self.passes,
-                batch_size=self.batch_size,
-                validation=self.validation,
-                patience=self.patience if held_out else None,
-                patience_from=self.warm_up,
-                seed=self.seed_,
-                threads=self.threads,
-                callbacks=self.callbacks,
-                progress=self.progress,
-                run_dir=run_dir,
-                resume=resume,
-                checkpoint_every=checkpoint_every,
-                extra=self._described(),
-            ).history
-        except DivergedError as error:
-            self.history_ = error.history
-            raise
+            rows = self._start(x, inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None)
+            held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
+            try:
+                self.history_ = inference.fit(
+                    self.model_,
+                    rows,
+                    self._aevb(),
+                    passes=self.passes,
+                    batch_size=self.batch_size,
+                    validation=self.validation,
+                    patience=self.patience if held_out else None,
+                    patience_from=self.warm_up,
+                    seed=self.seed_,
+                    threads=self.threads,
+                    callbacks=[*self.callbacks, self._keep_history],
+                    progress=self.progress,
+                    run_dir=run_dir,
+                    resume=resume,
+                    checkpoint_every=checkpoint_every,
+                    extra=self._described(),
+                ).history
+            except DivergedError as error:
+                self.history_ = error.history
+                raise
         return self
+
+    def _keep_history(self, event: Event) -> None:
+        """What happens is kept while it does: it is there, too, where the fit could not be written in the end."""
+        self.history_ = event.history
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """One more pass, over these rows; the first call starts the model. No rows are held out."""
@@ -281,7 +286,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _described(self) -> dict[str, Any]:
         """What ``save`` keeps beside the model, as JSON."""
         parameters = self.get_params(deep=False)
-        for name in ("callbacks", "progress", "threads", "device"):  # of the session, not of the model
+        for name in ("callbacks", "progress", "threads", "device"):  # of the fitting, not of the model
             del parameters[name]
         if isinstance(self.random_state, np.random.RandomState):
             parameters["random_state"] = self.seed_
@@ -320,9 +325,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         inputs.check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
-    def _start(self, x: NDArray[Any]) -> Rows:
+    def _start(self, x: NDArray[Any], seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
-        seed, shape = _seed(self.random_state), x.shape[1:]
+        seed, shape = _seed(self.random_state) if seed is None else seed, x.shape[1:]
         white = (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
         binarised = self.binarise != "none"
         rows = _rows(x, "mean" if binarised else "none", white, seed, self.device)

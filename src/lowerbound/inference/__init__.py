@@ -2,6 +2,7 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, split, use_threads
-from lowerbound.inference.keeping import Resume, holds_model
+from lowerbound.inference.keeping import Resume
+from lowerbound.training.checkpoints import seed_of
 
-__all__ = ["AEVB", "Data", "Fit", "Resume", "as_rows", "fit", "holds_model", "split", "use_threads"]
+__all__ = ["AEVB", "Data", "Fit", "Resume", "as_rows", "fit", "seed_of", "split", "use_threads"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
@@ -18,7 +20,7 @@ from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.objectives import elbo
 from lowerbound.posteriors import DiagonalNormal
-from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, as_schedule
+from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 
 Penalty = Callable[[Draw, Tensor], Tensor]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -57,7 +59,7 @@ class AEVB:
         """The settings that a fit cannot change half way, as JSON: functions by name."""
         return {
             "objective": _name(self.objective),
-            "draws": self.draws,
+            "draws": int(self.draws),
             "weighted": not self.is_bound,
             "penalties": [_name(penalty) for penalty in self.penalties],
             "gradient": _name(self.gradient),
@@ -74,14 +76,12 @@ class AEVB:
 class Ascent:
     """``AEVB`` under way on one model: the steps that the loop takes.
 
-    ``parts``: in how many parts a batch is taken, one after another, for its memory; their gradients add up to the
-    batch's.
+    A batch that does not fit in memory is taken in ``state.parts``, whose gradients add up to the batch's.
     """
 
     settings: AEVB
     model: LatentVariableModel
     state: State
-    parts: int = 1
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -92,52 +92,59 @@ class Ascent:
         return self.settings.posterior.noise(self.settings.draws, rows, rng, dtype)
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
-        metrics = self._gradients(state, batch, noise, scalars)
-        while metrics is None:
-            self._halve(len(batch.index))
-            metrics = self._gradients(state, batch, noise, scalars)
+        state.optimizer.zero_grad(set_to_none=True)
+        total: Metrics = {}
+        with self._room(state, len(batch.index)):
+            for part, its_noise in _in_parts(state.parts, batch, noise):
+                loss, metrics = self.loss(part, its_noise, scalars)
+                loss.backward()
+                total = _sum(total, metrics)
         for group in state.optimizer.param_groups:
             on_device = group.get("fused") or group.get("capturable")  # others take a number
             group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])
         state.optimizer.step()
-        return state, metrics
+        return state, total
 
-    def _gradients(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics | None:
-        """Set the gradients of a batch, and give its metrics; None if it does not fit in memory."""
-        state.optimizer.zero_grad(set_to_none=True)
+    def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         total: Metrics = {}
-        size = -(-len(batch.index) // self.parts)
+        with self._room(state, len(batch.index)):
+            for part, its_noise in _in_parts(state.parts, batch, noise):
+                total = _sum(total, self.loss(part, its_noise, scalars)[1])
+        return total
+
+    def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
+        with self._room(state, len(batch.index)):
+            parts = _in_parts(state.parts, batch, noise)
+            found = (explain(state.modules, part, partial(self.loss, part, its, scalars)) for part, its in parts)
+            return next((reason for reason in found if reason), "")
+
+    @contextlib.contextmanager
+    def _room(self, state: State, rows: int) -> Iterator[None]:
+        """Where the block does not fit in memory: batches of ``rows`` are taken in twice as many parts from now on."""
         try:
-            for start in range(0, len(batch.index), size):
-                rows = slice(start, start + size)
-                loss, metrics = self.loss(batch[rows], noise[:, rows], scalars)
-                loss.backward()
-                total = {name: value + total[name] if total else value for name, value in metrics.items()}
+            yield
+            return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return None  # only out of this block are the tensors let go that the error holds
-        return total
-
-    def _halve(self, rows: int) -> None:
-        """Take batches of ``rows`` in twice as many parts from now on, and say so."""
-        if self.settings.penalties or self.parts >= rows:
-            why = "its penalties are of the whole batch" if self.settings.penalties else "not even a single row does"
+        why = ""
+        if self.settings.penalties:
+            why = "its penalties are of the whole batch"
+        elif any(isinstance(part, _BatchNorm) for whole in state.modules.values() for part in whole.modules()):
+            why = "batch normalisation is of the whole batch"
+        elif state.parts >= rows:
+            why = "not even a single row does"
+        if why:
             raise OutOfMemoryError(
                 f"a batch of {rows} rows does not fit in memory, and {why}; lower batch_size, draws or hidden."
             )
-        self.parts = min(2 * self.parts, rows)
+        state.parts = min(2 * state.parts, rows)
         warnings.warn(
-            f"a batch of {rows} rows does not fit in memory: from now on it is taken in {self.parts} parts",
+            f"a batch of {rows} rows does not fit in memory: from now on it is taken in {state.parts} parts",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
-
-    def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-        return self.loss(batch, noise, scalars)[1]
-
-    def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
-        return explain(state.modules, batch, lambda: self.loss(batch, noise, scalars))
+        raise TooLarge
 
     def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
         """−(mean_B surrogate − penalties), and the metrics of the batch."""
@@ -162,3 +169,15 @@ def _name(function: Callable[..., Any]) -> str:
         given = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
         return f"{_name(function.func)}({', '.join(given)})"
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _in_parts(parts: int, batch: Batch, noise: Tensor) -> Iterator[tuple[Batch, Tensor]]:
+    """A batch and its noise, ``[K, B, *E]``, cut into parts of the same size but the last: views."""
+    size = -(-len(batch.index) // parts)
+    for start in range(0, len(batch.index), size):
+        rows = slice(start, start + size)
+        yield batch[rows], noise[:, rows]
+
+
+def _sum(total: Metrics, metrics: Metrics) -> Metrics:
+    return {name: value + total[name] if total else value for name, value in metrics.items()}

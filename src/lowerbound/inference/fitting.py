@@ -71,8 +71,8 @@ def fit(
     whole = as_rows(data, like)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
-    if isinstance(validation, float | int):
-        rows, held_out = split(whole, validation, seed)
+    if isinstance(validation, float | int | np.number):
+        rows, held_out = split(whole, float(validation), seed)
     else:
         rows, held_out = whole, (validation := as_rows(validation, like))
     if patience is not None and held_out is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lowerbound import folder, io
+from lowerbound import io
 from lowerbound.checkpoint import locked
 from lowerbound.data import Rows
 from lowerbound.errors import DivergedError
@@ -24,13 +25,13 @@ def kept(
     """Hold ``run`` for the fit ``described``, and give its checkpoints; one that diverges leaves its best model."""
     if resume not in ("auto", "never"):
         raise ValueError(f'resume must be "auto" or "never", not {resume!r}.')
-    if every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {every}.")
+    if not hasattr(every, "__index__") or every < 1:
+        raise ValueError(f"checkpoint_every is a whole number of steps, at least 1; got {every!r}.")
     with locked(run):
-        checkpoints.refuse_link(run)
+        checkpoints.check_folder(run)
         if resume == "never":
             checkpoints.clear(run)
-        elif holds_model(run) and not checkpoints.listed(run):
+        elif io.holds_model(run) and not checkpoints.listed(run):
             raise ValueError(
                 f"{run} holds a model but no checkpoint to go on from; replace it with resume='never' (--force), or "
                 "choose another folder."
@@ -43,21 +44,18 @@ def kept(
             raise
 
 
-def holds_model(run: Path) -> bool:
-    """Whether ``run`` itself is a model's folder, whole or not."""
-    return any((run / name).exists() for name in (io.CONFIG, folder.MANIFEST))
-
-
 def identity(
     procedure: Ascent, data: Rows, validation: float | Rows, *, batch_size: int, passes: int, seed: int
 ) -> dict[str, Any]:
     """What a fit that goes on must share with the one before, as JSON: data, model, and the way to learn it."""
     state, settings, like = procedure.state, procedure.settings, next(procedure.model.parameters())
+    structure = repr((procedure.model, settings.posterior))  # of networks of one's own, all that can be said
     return {
         "data": data.digest(),
-        "validation": validation.digest() if isinstance(validation, Rows) else validation,
-        "batch_size": batch_size,
-        "seed": seed,
+        "validation": validation.digest() if isinstance(validation, Rows) else float(validation),
+        "batch_size": int(batch_size),
+        "seed": int(seed),
+        "structure": hashlib.sha256(structure.encode()).hexdigest(),
         "model": io.encode(procedure.model),
         "posterior": io.encode(settings.posterior),
         "inference": settings.describe(),
@@ -65,5 +63,5 @@ def identity(
         "dtype": str(like.dtype),
         "device": like.device.type,
         # where validation is judged
-        "last": {name: at(passes) for name, at in procedure.schedules.items() if name != "learning_rate"},
+        "last": {name: float(at(passes)) for name, at in procedure.schedules.items() if name != "learning_rate"},
     }

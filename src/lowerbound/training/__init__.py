@@ -3,7 +3,7 @@
 from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.loop import train
-from lowerbound.training.procedure import Callback, Event, History, Metrics, Procedure, Record, Scalars
+from lowerbound.training.procedure import Callback, Event, History, Metrics, Procedure, Record, Scalars, TooLarge
 from lowerbound.training.schedules import Constant, Cosine, Schedule, WarmUp, as_schedule
 from lowerbound.training.state import State
 
@@ -20,6 +20,7 @@ __all__ = [
     "Scalars",
     "Schedule",
     "State",
+    "TooLarge",
     "WarmUp",
     "as_schedule",
     "in_order",

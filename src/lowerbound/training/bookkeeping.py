@@ -13,6 +13,8 @@ from lowerbound.training.cursor import Cursor, Place
 from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
 
+TRIES = 3  # lower learning rates in a pass, before a fit gives up
+
 
 class Meter:
     """Running means of metrics, weighted by rows; they stay on the device until read."""
@@ -51,7 +53,7 @@ class Clock:
         return self._scalars
 
     def read(self, time: float) -> Record:
-        values = {name: schedule(time) for name, schedule in self._schedules.items()}
+        values = {name: float(schedule(time)) for name, schedule in self._schedules.items()}
         values["learning_rate"] *= self.slowed
         return values
 
@@ -90,12 +92,14 @@ class Progress:
     def finite(self) -> bool:
         return self.meter.finite() and self.state.finite()
 
-    def end_pass(self, number: int) -> Record:
-        """Pass ``number`` (from 0) is over: its record, kept in the history, where more may be added."""
-        cursor = self.cursor
-        record = {"pass": cursor.passes, "step": cursor.steps, **self.clock.read(number), **self.meter.means("train_")}
+    def end_pass(self, number: int, found: Record) -> Record:
+        """Pass ``number`` (from 0) is over: its record, with what validation ``found``, goes into the history."""
+        passes, steps = self.cursor.passes, self.cursor.steps
+        record = {"pass": passes, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
         self.history.records.append(record)
         self.meter, self.tries = Meter(), 0
+        if found:
+            self.best.offer(found["valid_objective"], passes, self.state)
         return record
 
     def tensors(self) -> Tensors:
@@ -111,6 +115,7 @@ class Progress:
             "position": self.cursor.position,
             "meter": {"names": self.meter.names, "rows": self.meter.rows},
             "best": None if self.best.tensors is None else [self.best.passes, self.best.objective],
+            "parts": self.state.parts,
             "slowed": self.clock.slowed,
             "tries": self.tries,
             "optimizer": self.state.options(),
@@ -120,18 +125,32 @@ class Progress:
     def load(
         self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], records: Sequence[Record], best: Tensors
     ) -> None:
-        """Go on from what ``tensors`` and ``numbers`` told; ``best``: the best state's tensors."""
-        self.state.load(tensors)
+        """Go on from what ``tensors`` and ``numbers`` told; ``best``: the best state's tensors.
+
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` where they are not of this fit.
+        """
+        passes, position = numbers["pass"], numbers["position"]
+        if type(passes) is not int or type(position) is not int or passes < 0:
+            raise ValueError(f"pass {passes!r}, position {position!r} is no place in the data")
+        if not 0 <= position < self.cursor.steps_per_pass:
+            raise ValueError(f"position {position} is beyond a pass of {self.cursor.steps_per_pass} steps")
+        if not 0 < numbers["slowed"] <= 1 or numbers["tries"] not in range(TRIES + 1) or numbers["parts"] < 1:
+            raise ValueError("what was changed on the way is not what a fit can change")
+        own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter."))}
+        self.state.load(own)
         self.state.set_options(numbers["optimizer"])
-        self.cursor.go(Place(numbers["pass"], numbers["position"], tensors["place.rng"], tensors["place.global_rng"]))
-        self.meter.names, self.meter.rows = list(numbers["meter"]["names"]), numbers["meter"]["rows"]
+        self.state.parts = int(numbers["parts"])
+        self.cursor.go(Place(passes, position, tensors["place.rng"], tensors["place.global_rng"]))
+        self.meter.names, self.meter.rows = list(numbers["meter"]["names"]), int(numbers["meter"]["rows"])
         if "meter.total" in tensors:
             self.meter.total = tensors["meter.total"].to(self.cursor.full_weight.device)
+            if self.meter.total.shape != (len(self.meter.names),):
+                raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
-            self.best.passes, self.best.objective = numbers["best"]
-            self.best.tensors = best
-        self.clock.slowed, self.tries = numbers["slowed"], numbers["tries"]
-        self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
+            passes, objective = numbers["best"]
+            self.best.passes, self.best.objective, self.best.tensors = int(passes), float(objective), best
+        self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
+        self.history.records, self.history.rescues = list(records), list(map(str, numbers["rescues"]))
 
 
 class Snapshot:

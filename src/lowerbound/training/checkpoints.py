@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import torch
 
 import lowerbound
 from lowerbound import checkpoint, folder
-from lowerbound.errors import FormatError
+from lowerbound.errors import FormatError, NewerFormatError
 from lowerbound.training.bookkeeping import Progress
 from lowerbound.training.procedure import History, Record
 from lowerbound.training.state import Tensors
 
-FOLDER = "checkpoints"
+FORMAT = 1
+FOLDER, UNFINISHED = "checkpoints", "unfinished"
 NUMBERS, TENSORS = "state.json", "state.safetensors"
-MODEL, METRICS = "model.safetensors", "metrics.jsonl"  # of the model's folder
+CONFIG, MODEL, METRICS = "config.json", "model.safetensors", "metrics.jsonl"  # of the model's folder
+FILES = (NUMBERS, TENSORS, CONFIG, MODEL, METRICS)
+_NAME = re.compile(r"[0-9]{8,18}")
 
 ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
 """The files of a model's folder, with the modules' own tensors or with those given."""
@@ -55,7 +59,7 @@ class Checkpoints:
         except OSError as error:
             with contextlib.suppress(OSError):
                 if not (target / folder.MANIFEST).exists():
-                    folder.remove(target)
+                    folder.remove(target, FILES)
             warnings.warn(
                 f"the checkpoint of step {progress.cursor.steps} was not written ({error.strerror or error}); "
                 "the fit goes on, and the checkpoint before is kept",
@@ -63,44 +67,51 @@ class Checkpoints:
                 stacklevel=3,
             )
             return
-        with contextlib.suppress(OSError):
-            for path in _folders(self.run):
-                if path not in (self._newest, target):
-                    folder.remove(path)
+        _keep_only(self.run, (self._newest, target))
         self._newest = target
 
     def resume(self, progress: Progress) -> None:
         """Go on from the newest whole checkpoint, if there is one; one that is damaged is said and passed over."""
         there = listed(self.run)
-        for path in reversed(there):
+        for at, path in reversed(list(enumerate(there))):
             try:
                 numbers, tensors, records, best = _read(path)
+            except NewerFormatError:
+                raise
             except FormatError as error:
                 warnings.warn(f"{error} The checkpoint before is taken, if any.", RuntimeWarning, stacklevel=3)
                 continue
             _refuse_other(self.run, numbers["identity"], self.identity)
             try:
                 progress.load(tensors, numbers, records, best)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise FormatError(f"{path} does not hold the state of this fit ({reason}); start it anew.") from error
             _say_changes(path, numbers, progress)
             self._newest = path
-            return
-        if there:
-            raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
+            _keep_only(self.run, there[max(at - 1, 0) : at + 1])
+            break
+        else:
+            if there:
+                raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
+        with contextlib.suppress(OSError), checkpoint.atomic_write(self.run / FOLDER / UNFINISHED) as file:
+            file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
 
     def finish(self, history: History) -> None:
         """Write the model, as the modules now are, into the run's own folder. Raises ``OSError`` if that fails."""
         try:
             folder.write(self.run, self.model_files(history, None))
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason, kept = error.strerror or str(error), self._newest
+            learnt = "nothing of it is kept" if kept is None else f"what was learnt is in {kept}"
             raise OSError(
                 error.errno,
-                f"the model could not be written into {self.run} ({reason}); make room there, and fit again with "
-                "resume: what was learnt is in the last checkpoint",
+                f"the model could not be written into {self.run} ({reason}); mend that, and fit again with resume: "
+                f"{learnt}",
             ) from error
+        with contextlib.suppress(OSError):
+            (self.run / FOLDER / UNFINISHED).unlink()
+            checkpoint.sync_folder(self.run / FOLDER)
 
     @property
     def log(self) -> Path:
@@ -112,6 +123,7 @@ class Checkpoints:
         passes = progress.cursor.passes if best.tensors is None else best.passes
         model = self.model_files(replace(history, best_pass=passes), best.tensors)
         numbers = progress.numbers() | {
+            "format": FORMAT,
             "identity": self.identity,
             "environment": environment(),
             "schedules": progress.clock.read(progress.cursor.time),
@@ -135,39 +147,72 @@ def listed(run: Path) -> list[Path]:
     return [path for path in _folders(run) if (path / folder.MANIFEST).exists()]
 
 
+def unfinished(run: Path) -> bool:
+    """Whether a fit is under way in ``run``, or was cut short."""
+    return (run / FOLDER / UNFINISHED).exists()
+
+
+def seed_of(run: Path) -> int | None:
+    """The seed of the fit that goes on in ``run``, if one does."""
+    for path in reversed(listed(run)):
+        with contextlib.suppress(FormatError):
+            seed = _read(path)[0]["identity"].get("seed")
+            return seed if type(seed) is int else None
+    return None
+
+
+def check_folder(run: Path) -> None:
+    """Refuse a run whose checkpoints would lie elsewhere, or among the files of something else."""
+    parent = run / FOLDER
+    if parent.is_symlink():
+        raise FormatError(f"{parent} is a link, which is not followed; remove it.")
+    ours = {METRICS, UNFINISHED}
+    for path in parent.iterdir() if parent.is_dir() else ():
+        if not (_NAME.fullmatch(path.name) or path.name in ours or path.name.startswith(".")):
+            raise ValueError(f"{parent} holds {path.name!r}, which is of no fit; choose another folder for the run.")
+
+
+def clear(run: Path) -> None:
+    """Forget the checkpoints of an earlier fit in ``run``."""
+    for path in _folders(run):
+        folder.remove(path, FILES)
+
+
 def _folders(run: Path) -> list[Path]:
     """Whatever is called as a checkpoint is, whole or not."""
     parent = run / FOLDER
     if parent.is_symlink() or not parent.is_dir():
         return []
-    return sorted(
-        (path for path in parent.iterdir() if path.name.isdecimal() and path.is_dir() and not path.is_symlink()),
-        key=lambda path: int(path.name),
-    )
+    found = [
+        path for path in parent.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink() and path.is_dir()
+    ]
+    return sorted(found, key=lambda path: int(path.name))
 
 
-def refuse_link(run: Path) -> None:
-    """Refuse a folder whose checkpoints would lie elsewhere."""
-    if (run / FOLDER).is_symlink():
-        raise FormatError(f"{run / FOLDER} is a link, which is not followed; remove it.")
-
-
-def clear(run: Path) -> None:
-    """Forget the checkpoints of an earlier fit in ``run``, the newest last."""
-    for path in _folders(run):
-        folder.remove(path)
+def _keep_only(run: Path, kept: Sequence[Path | None]) -> None:
+    """Remove all but the checkpoints ``kept``, and what a writer that was killed left; whatever cannot be, stays."""
+    with contextlib.suppress(OSError):
+        for path in _folders(run):
+            folder.finish(path, FILES) if path in kept else folder.remove(path, FILES)
+        folder.finish(run / FOLDER, (METRICS, UNFINISHED))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     """Numbers, tensors, records and the best model's tensors of a checkpoint, every file of it verified."""
     found = folder.Folder.at(path)
-    data = {name: found.read(name) for name in found.hashes}
-    if lacking := {NUMBERS, TENSORS, MODEL, METRICS} - data.keys():
+    if lacking := set(FILES) - found.hashes.keys():
         raise FormatError(f"{path} is no checkpoint: it lacks {', '.join(sorted(lacking))}.")
+    limits = {NUMBERS: checkpoint.LARGEST_JSON, CONFIG: checkpoint.LARGEST_JSON}
+    data = {name: found.read(name, limits.get(name)) for name in FILES}
     numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
     parts = ("identity", "environment", "schedules")
     if not isinstance(numbers, dict) or not all(isinstance(numbers.get(part), dict) for part in parts):
         raise FormatError(f"{path / NUMBERS} does not describe a fit; restore it.")
+    if numbers.get("format") != FORMAT:
+        form = numbers.get("format")
+        raise NewerFormatError(
+            f"{path / NUMBERS} is of format {form}, newer than this version reads: update lowerbound."
+        )
     tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
     return numbers, tensors, checkpoint.parse_records(data[METRICS], path / METRICS), best
 

@@ -15,7 +15,7 @@ import torch
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
 from lowerbound.nn import seeded
-from lowerbound.training.bookkeeping import Meter, Progress, Snapshot
+from lowerbound.training.bookkeeping import TRIES, Meter, Progress, Snapshot
 from lowerbound.training.checkpoints import Checkpoints
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
@@ -28,10 +28,10 @@ from lowerbound.training.procedure import (
     Rows,
     Scalars,
     Stopped,
+    TooLarge,
 )
 from lowerbound.training.state import State
 
-TRIES = 3
 SLOWER = 0.25
 
 
@@ -64,27 +64,30 @@ def train(
             checkpoints.resume(run)
         good = Snapshot(run)
         while (end := _ended(run, passes, patience, patience_from)) is None and history.stopped is None:
-            this_pass = cursor.passes
-            for _ in range(_steps_ahead(cursor, check_every, every)):
-                scalars = run.clock.at(cursor.time)
-                batch, real = cursor.next()
-                noise = procedure.noise(len(batch.index), cursor.rng)
-                run.state, metrics = procedure.step(run.state, batch, noise, scalars)
-                run.meter.add(metrics, real)
-                if interrupt.asked:
-                    history.stopped = "interrupted"
-                    break
+            this_pass, record, fits = cursor.passes, None, True
+            look = cursor.steps + _steps_ahead(cursor, check_every, every)
+            try:
+                while cursor.steps < look and history.stopped is None:
+                    scalars = run.clock.at(cursor.time)
+                    batch, real = cursor.next()
+                    noise = procedure.noise(len(batch.index), cursor.rng)
+                    run.state, metrics = procedure.step(run.state, batch, noise, scalars)
+                    run.meter.add(metrics, real)
+                    if interrupt.asked:
+                        history.stopped = "interrupted"
 
-            if not run.finite():
-                _rescue(procedure, good, check_every)
+                if not run.finite():
+                    _rescue(procedure, good, check_every)
+                    continue
+                if cursor.passes > this_pass:
+                    at_end = run.clock.at(passes)
+                    found = evaluate(procedure, run.state, validation, cursor.batch_size, seed, at_end)
+                    record = run.end_pass(this_pass, found)
+            except TooLarge:
+                fits = False  # only out of this block are the tensors let go that did
+            if not fits or (cursor.steps < look and checkpoints is not None):
+                good.restore()  # and what goes on from a checkpoint looks where it would have looked
                 continue
-
-            record = None
-            if cursor.passes > this_pass:
-                record = run.end_pass(this_pass)
-                if validation is not None:
-                    record |= evaluate(procedure, run.state, validation, cursor.batch_size, seed, run.clock.at(passes))
-                    run.best.offer(record["valid_objective"], cursor.passes, run.state)
             good = Snapshot(run)
 
             event = Event(cursor.steps, passes * cursor.steps_per_pass, record, run.state, history)
@@ -113,8 +116,12 @@ def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None)
     return ahead if checkpoint_every is None else min(ahead, checkpoint_every - cursor.steps % checkpoint_every)
 
 
-def evaluate(procedure: Procedure, state: State, rows: Rows, batch_size: int, seed: int, scalars: Scalars) -> Record:
-    """Mean metrics of held-out rows, with the same draws each time."""
+def evaluate(
+    procedure: Procedure, state: State, rows: Rows | None, batch_size: int, seed: int, scalars: Scalars
+) -> Record:
+    """Mean metrics of held-out rows, if there are any, with the same draws each time."""
+    if rows is None:
+        return {}
     rng, meter = generator(seed, "validation", device=rows.device), Meter()
     with torch.no_grad(), state.mode(training=False):
         for batch, real in in_order(rows, batch_size, rng):

@@ -29,6 +29,10 @@ class Rows(Protocol):
     def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch: ...
 
 
+class TooLarge(Exception):
+    """A batch does not fit in memory: the step is to be taken again, in the more ``parts`` that the state now has."""
+
+
 class Procedure(Protocol):
     """What an inference method gives the loop.
 

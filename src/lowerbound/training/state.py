@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+_OPTIMIZER = "optimizer."
 
 
 class State:
@@ -18,6 +19,7 @@ class State:
     def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
         self.modules = dict(modules)
         self.optimizer = optimizer
+        self.parts = 1  # in how many parts a batch is taken, one after another, for its memory
         named = ((f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters())
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
 
@@ -32,7 +34,7 @@ class State:
     def optimizer_tensors(self) -> Tensors:
         """The optimiser's moments and counts; none before its first step."""
         tensors = {
-            f"optimizer.{key}.{self._names[parameter]}": value
+            f"{_OPTIMIZER}{key}.{self._names[parameter]}": value
             for parameter, slots in self.optimizer.state.items()
             for key, value in slots.items()
             if value is not None
@@ -51,32 +53,70 @@ class State:
         ]
 
     def set_options(self, options: Sequence[Mapping[str, Any]]) -> None:
-        """Go on with ``options``."""
-        for group, told in zip(self.optimizer.param_groups, options, strict=True):
-            group.update({key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+        """Go on with ``options``, as ``options()`` gave them."""
+        for group, known, told in zip(self.optimizer.param_groups, self.options(), options, strict=True):
+            for key in known.keys() & told.keys():
+                value = tuple(told[key]) if isinstance(known[key], tuple) else told[key]
+                if type(value) is not type(known[key]):
+                    raise ValueError(f"the optimiser's {key} is {value!r}, where {known[key]!r} was its start")
+                group[key] = value
 
     def tensors(self) -> Tensors:
         """All of it that is tensors."""
         return self.module_tensors() | self.optimizer_tensors()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to what ``tensors`` held when they were copied."""
+        """Go back to what ``tensors`` held when they were copied. ``ValueError`` if they are of another state."""
+        slots = {name: value for name, value in tensors.items() if name.startswith(_OPTIMIZER)}
+        self._check(tensors.keys() - slots.keys(), tensors, slots)
         self.load_modules(tensors)
         self.optimizer.state.clear()
-        on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable")
-        parameters = {name: parameter for parameter, name in self._names.items()}
-        for key, value in tensors.items():
-            owner, _, rest = key.partition(".")
-            if owner == "optimizer":
-                slot, _, name = rest.partition(".")
-                parameter = parameters[name]
-                device = parameter.device if on_device or slot != "step" else value.device
-                self.optimizer.state[parameter][slot] = value.to(device, copy=True)
+        parameters = self._parameters()
+        for key, value in slots.items():
+            slot, _, name = key.removeprefix(_OPTIMIZER).partition(".")
+            parameter = parameters[name]
+            device = parameter.device if self._steps_on_device or slot != "step" else value.device
+            if value.shape == parameter.shape:  # as the parameter lies in memory: fused kernels walk both alike
+                copy = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            else:
+                copy = value.to(device, copy=True)
+            self.optimizer.state[parameter][slot] = copy
 
     def load_modules(self, tensors: Mapping[str, Tensor]) -> None:
         """Parameters and buffers only."""
-        for name, value in self.module_tensors().items():
+        live = self.module_tensors()
+        for name, value in live.items():
+            if name not in tensors or tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+                raise ValueError(f"{name} is {_kind(tensors.get(name))}, where {_kind(value)} is due")
+        for name, value in live.items():
             value.copy_(tensors[name])
+
+    def _check(self, names: Set[str], tensors: Mapping[str, Tensor], slots: Mapping[str, Tensor]) -> None:
+        """Refuse tensors of the optimiser that are not of this one: a fused kernel would read past their end."""
+        if unknown := names - self.module_tensors().keys():
+            raise ValueError(f"{min(unknown)} is no part of the modules")
+        parameters, fused = self._parameters(), self.optimizer.defaults.get("fused")
+        held: dict[str, set[str]] = {}
+        for key, value in slots.items():
+            slot, _, name = key.removeprefix(_OPTIMIZER).partition(".")
+            if name not in parameters or (slot == "step" and value.dim() > 0):
+                raise ValueError(f"{key} is of no parameter")
+            due = parameters[name]
+            alike = value.dtype == due.dtype and (value.shape == due.shape or value.dim() == 0 or not fused)
+            if not alike and slot != "step":
+                raise ValueError(f"{key} is {_kind(value)}, where {_kind(due)} is due")
+            held.setdefault(name, set()).add(slot)
+        kinds = {frozenset(found) for found in held.values()}
+        if len(kinds) > 1:
+            raise ValueError("the optimiser's tensors are not the same for all parameters")
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {name: parameter for parameter, name in self._names.items()}
+
+    @property
+    def _steps_on_device(self) -> bool:
+        """Whether the optimiser counts its steps beside the parameters; others do so on the CPU."""
+        return bool(self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable"))
 
     @contextlib.contextmanager
     def mode(self, training: bool) -> Iterator[None]:
@@ -101,6 +141,10 @@ class State:
     def first_not_finite(self) -> str:
         """The name of a tensor that is not finite; "" if all are."""
         return next((name for name, value in self.tensors().items() if not value.isfinite().all()), "")
+
+
+def _kind(value: Tensor | None) -> str:
+    return "missing" if value is None else f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def _is_plain(value: object) -> bool:
