@@ -94,7 +94,7 @@ def test_fit_score_and_info_on_digits(fitted):
     held = json.loads(run("info", fitted, "--json").stdout)
     assert held["likelihood"] == {"part": "likelihoods.DiscretizedLogistic", "arguments": {"levels": 17}}
     assert set(held["files"]) == {"config.json", "manifest.json", "metrics.jsonl", "model.safetensors"}
-    assert (held["finished"], held["problems"], held["history"]["stopped"]) == (True, [], "passes")
+    assert (held["unfinished"], held["problems"], held["history"]["stopped"]) == (False, [], "passes")
     words = run("info", fitted).stderr
     assert "DiscretizedLogistic" in words
     assert "whole: every file is as it was written" in words

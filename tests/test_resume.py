@@ -23,11 +23,13 @@ import lowerbound as lb
 from fits import EVERY, FITS, PASSES, STEPS_PER_PASS, VAES, die_at, fit_vae, rows
 from folders import forge, tree
 from lowerbound import folder, io
+from lowerbound.contents import contents
 from lowerbound.errors import DivergedError, FormatError, LockedError
 from lowerbound.nn import MLP
 from lowerbound.training import checkpoints
 from lowerbound.training.bookkeeping import Progress
 from lowerbound.training.loop import _steps_ahead
+from lowerbound.training.state import State
 
 
 def run_apart(name: str, run: Path, *step: int) -> int:
@@ -195,8 +197,100 @@ def test_a_network_of_ones_own_of_another_size_is_refused(tmp_path, monkeypatch)
     with pytest.raises(Stop):
         FITS["parts"](tmp_path, [stop_at(12)])
     monkeypatch.setattr(lb.nn, "MLP", lambda i, o, h: MLP(i, o, (h[0] + (i == (3,)),)))
-    with pytest.raises(FormatError, match="does not hold the state of this fit"):
+    with pytest.raises(ValueError, match=r"structure is .* there"):
         FITS["parts"](tmp_path)
+
+
+@pytest.mark.parametrize("to", [(1, 8), (3, 1), (8, 1)])
+def test_tensors_of_another_size_are_refused_and_never_broadcast(to):
+    """A fused optimiser would read past the end of moments that are too small."""
+
+    def state(n_in, n_out):
+        layer = torch.nn.Linear(n_in, n_out)
+        found = State({"layer": layer}, torch.optim.Adam(layer.parameters(), fused=True))
+        layer(torch.ones(1, n_in)).sum().backward()
+        found.optimizer.step()
+        return found
+
+    here, there = state(*to), state(1, 1)
+    before = {name: value.clone() for name, value in here.tensors().items()}
+    for tensors in (there.tensors(), here.module_tensors() | there.optimizer_tensors()):
+        with pytest.raises(ValueError, match="is due"):
+            here.load(tensors)
+    assert all(torch.equal(value, before[name]) for name, value in here.tensors().items())
+
+
+def test_moments_lie_in_memory_as_their_parameters_do():
+    """A fused optimiser walks both side by side, whatever their strides."""
+    runs = []
+    for cut in (False, True):
+        with lb.nn.seeded(0):
+            layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        state = State({"layer": layer}, torch.optim.Adam(layer.parameters(), fused=True))
+        for step in range(4):
+            if cut and step == 2:
+                form = torch.contiguous_format  # as they come from a file
+                state.load({name: value.clone(memory_format=form) for name, value in state.tensors().items()})
+            state.optimizer.zero_grad()
+            layer(torch.arange(75.0).reshape(1, 3, 5, 5).sin()).square().sum().backward()
+            state.optimizer.step()
+        runs.append(layer.weight.detach().clone())
+    assert torch.equal(*runs)
+
+
+def test_a_fit_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
+    settings = {"hidden": (4,), "passes": 3, "threads": 1, "batch_size": 20}
+    with pytest.raises(Stop):
+        lb.VAE(1, callbacks=[stop_at(10)], **settings).fit(rows("normal"), run_dir=tmp_path, checkpoint_every=3)
+    again = lb.VAE(1, **settings).fit(rows("normal"), run_dir=tmp_path, checkpoint_every=3)
+    assert len(again.history_.records) == 3
+
+
+def test_a_refused_fit_leaves_the_estimator_as_it_was(cut):
+    vae = lb.VAE(1, hidden=(4,), passes=2, random_state=0).fit(rows("normal"))
+    before = vae.score(rows("normal")), vae.history_
+    for refused in (ValueError, LockedError):
+        with (cut / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX if refused is LockedError else fcntl.LOCK_UN)
+            with pytest.raises(refused):
+                vae.fit(rows("normal"), run_dir=cut)
+        assert (vae.score(rows("normal")), vae.history_) == before
+
+
+def test_files_of_something_else_are_left_alone(tmp_path):
+    other = tmp_path / "checkpoints" / "1000"
+    other.mkdir(parents=True)
+    (other / "weights.pt").write_text("mine")
+    before = tree(tmp_path)
+    for resume in ("auto", "never"):
+        with pytest.raises(ValueError, match="checkpoints holds '1000', which is of no fit; choose another folder"):
+            lb.VAE(1, passes=1, random_state=0).fit(rows("normal"), run_dir=tmp_path, resume=resume)
+    assert {name: data for name, data in tree(tmp_path).items() if name != ".lock"} == before
+    other.rename(other.with_name("00001000"))
+    (tmp_path / ".draft.tmp").write_text("mine")
+    lb.VAE(1, passes=1, random_state=0).fit(rows("normal"), run_dir=tmp_path)
+    found = tree(tmp_path)
+    assert (found["checkpoints/00001000/weights.pt"], found[".draft.tmp"]) == (b"mine", b"mine")
+
+
+def test_a_model_from_before_a_fit_that_was_cut_short_is_said_to_be(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    with pytest.raises(Stop):
+        lb.VAE(2, passes=3, random_state=0, callbacks=[stop_at(2)]).fit(
+            rows("normal"), run_dir=run, resume="never", checkpoint_every=1
+        )
+    with pytest.warns(UserWarning, match="has not ended: this is the model from before it"):
+        assert lb.load(run).latent_dim == 3
+    assert contents(run).unfinished
+    assert "a fit has not ended" in "".join(contents(run).lines())
+
+
+def test_a_checkpoint_of_a_later_version_is_not_passed_over(cut):
+    forge(cut / "checkpoints" / "00000020", lambda c: c | {"format": 2}, "state.json")
+    before = tree(cut)
+    with pytest.raises(FormatError, match=r"state\.json is of format 2, newer than this version reads"):
+        fit_vae("afresh", cut)
+    assert tree(cut) == before
 
 
 def test_other_rows_are_refused(cut):
@@ -246,7 +340,7 @@ def test_a_saved_model_is_not_replaced_unasked(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"resume": "yes"}, "resume must be"), ({"checkpoint_every": 0}, "checkpoint_every must be")],
+    [({"resume": "yes"}, "resume must be"), ({"checkpoint_every": 0}, "checkpoint_every is a")],
 )
 def test_wrong_arguments_are_named(arguments, words, tmp_path):
     with pytest.raises(ValueError, match=words):
@@ -327,6 +421,21 @@ def test_the_best_state_is_kept_over_a_cut_after_it(tmp_path):
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
+def test_ctrl_c_leaves_a_checkpoint_of_the_last_look(tmp_path):
+    """What goes on then looks at its values where it would have: the same rescues, the same bytes."""
+
+    def interrupt(event):
+        if event.step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    FITS["bernoulli"](tmp_path / "whole")
+    with pytest.warns(UserWarning, match="interrupted"):
+        FITS["bernoulli"](tmp_path / "cut", [interrupt])
+    assert [int(path.name) for path in checkpoints.listed(tmp_path / "cut")] == [5, 10]
+    FITS["bernoulli"](tmp_path / "cut")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
 def test_all_of_the_progress_comes_back(tmp_path):
     """Every field, also those that few fits reach: tries, lowered rates, rescues, a best pass."""
     inference = lb.AEVB(lb.posteriors.DiagonalNormal(1, lb.nn.MLP((2,), (2,), ())))
@@ -336,11 +445,11 @@ def test_all_of_the_progress_comes_back(tmp_path):
     there.cursor.next()
     there.meter.add({"objective": torch.tensor(2.0)}, 3)
     there.best.offer(1.5, 7, there.state)
-    there.clock.slowed, there.tries = 0.25, 2
+    there.clock.slowed, there.tries, there.state.parts = 0.25, 2, 4
     there.history.rescues.append("once")
     numbers = json.loads(json.dumps(there.numbers()))
     here.load(there.tensors(), numbers, [{"pass": 1}], {"model.a": torch.ones(2)})
-    assert (here.tries, here.clock.slowed, here.cursor.position) == (2, 0.25, 1)
+    assert (here.tries, here.clock.slowed, here.state.parts, here.cursor.position) == (2, 0.25, 4, 1)
     assert (here.best.passes, here.best.objective, list(here.best.tensors)) == (7, 1.5, ["model.a"])
     assert (here.history.records, here.history.rescues) == ([{"pass": 1}], ["once"])
     assert (here.meter.means(""), here.meter.rows) == ({"objective": 2.0}, 3)
@@ -383,7 +492,9 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_a_model_that_cannot_is_
     monkeypatch.setattr(folder, "write", refuse)
     with (
         pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ was not written .No space left on device"),
-        pytest.raises(OSError, match=r"the model could not be written into .*No space left.* make room there") as error,
+        pytest.raises(
+            OSError, match=r"the model could not be written into .*No space left.* mend that.*nothing of it is kept"
+        ) as error,
     ):
         fit_vae("normal", tmp_path)
     assert error.value.errno == 28
@@ -391,7 +502,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_a_model_that_cannot_is_
 
 def test_two_checkpoints_are_kept(cut):
     names = sorted(path.name for path in (cut / "checkpoints").iterdir())
-    assert names == ["00000015", "00000020", "metrics.jsonl"]
+    assert names == ["00000015", "00000020", "metrics.jsonl", "unfinished"]
     assert not any(folder.problems(path) for path in checkpoints.listed(cut))
 
 

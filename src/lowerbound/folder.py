@@ -101,7 +101,7 @@ class Folder:
             raise FormatError(f"{file} lists {len(hashes)} files, which no model has; restore it.")
         for name in hashes:
             if not _NAME.fullmatch(name) or name == MANIFEST:
-                raise FormatError(f"{file} lists {name!r}, which is no file of a model; restore it.")
+                raise FormatError(f"{file} lists {name[:40]!r}, which is no file of a model; restore it.")
         if data != manifest(hashes):
             raise FormatError(f"{file} is damaged; restore it or fit the model again.")
         return cls(path, hashes)

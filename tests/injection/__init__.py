@@ -1,0 +1,1 @@
+"""Faults done to fits and folders on purpose: ``python -m injection PART`` (``benchmarks/faults.py`` runs them all)."""
