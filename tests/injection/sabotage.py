@@ -21,11 +21,7 @@ def _unchecked() -> None:
     folder.Folder.open = lambda self, name: (self.path / name).open("rb")  # type: ignore[method-assign,assignment]
 
 
-def _in_place() -> None:
-    """Files are written under their own names, with no regard to what is there."""
-
-    @contextlib.contextmanager
-    def write(path: Path):  # type: ignore[no-untyped-def]
+def write(path: Path):  # type: ignore[no-untyped-def]
         checkpoint.make_folder(path.parent)
         with path.open("wb") as file:
             yield file
@@ -104,7 +100,6 @@ def _whole_only() -> None:
 
 WAYS: dict[str, tuple[str, Callable[[], None]]] = {
     "unchecked": ("damage", _unchecked),
-    "in place": ("kills", _in_place),
     "manifest first": ("system_calls", _manifest_first),
     "noise anew": ("kills", _noise_anew),
     "deaf": ("interrupts", _deaf),

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Checkpoints:
         else:
             if there:
                 raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
-        with contextlib.suppress(OSError), checkpoint.atomic_write(self.run / FOLDER / UNFINISHED) as file:
+        mark, doubt = self.run / FOLDER / UNFINISHED, f"{self.run} could not be marked as a fit under way"
+        with _said(doubt), checkpoint.atomic_write(mark) as file:
             file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
 
     def finish(self, history: History) -> None:
@@ -109,7 +110,7 @@ class Checkpoints:
                 f"the model could not be written into {self.run} ({reason}); mend that, and fit again with resume: "
                 f"{learnt}",
             ) from error
-        with contextlib.suppress(OSError):
+        with _said(f"{self.run} could not be marked as a fit that has ended"), contextlib.suppress(FileNotFoundError):
             (self.run / FOLDER / UNFINISHED).unlink()
             checkpoint.sync_folder(self.run / FOLDER)
 
@@ -121,7 +122,7 @@ class Checkpoints:
     def _files(self, progress: Progress) -> dict[str, bytes]:
         best, history = progress.best, progress.history
         passes = progress.cursor.passes if best.tensors is None else best.passes
-        model = self.model_files(replace(history, best_pass=passes), best.tensors)
+        model = self.model_files(replace(history, best_pass=passes, stopped=None), best.tensors)
         numbers = progress.numbers() | {
             "format": FORMAT,
             "identity": self.identity,
@@ -130,6 +131,15 @@ class Checkpoints:
         }
         state = {NUMBERS: checkpoint.json_bytes(numbers), TENSORS: checkpoint.tensor_bytes(progress.tensors())}
         return model | state
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Where the block fails to write, say so and go on: it is not what a fit should end for."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} ({error.strerror or error}); the fit goes on", RuntimeWarning, stacklevel=4)
 
 
 def environment() -> dict[str, Any]:
@@ -201,7 +211,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     """Numbers, tensors, records and the best model's tensors of a checkpoint, every file of it verified."""
     found = folder.Folder.at(path)
     if lacking := set(FILES) - found.hashes.keys():
-        raise FormatError(f"{path} is no checkpoint: it lacks {', '.join(sorted(lacking))}.")
+        missing = ", ".join(sorted(lacking))
+        raise FormatError(f"{path / folder.MANIFEST} lists no {missing}, so this is no whole checkpoint.")
     limits = {NUMBERS: checkpoint.LARGEST_JSON, CONFIG: checkpoint.LARGEST_JSON}
     data = {name: found.read(name, limits.get(name)) for name in FILES}
     numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
