@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from lowerbound import checkpoint, folder, io
+from lowerbound import folder, io
 from lowerbound.training import bookkeeping, checkpoints, interrupt
 from lowerbound.training.cursor import Place
 
@@ -19,14 +18,6 @@ from lowerbound.training.cursor import Place
 def _unchecked() -> None:
     """No file is compared with its hash."""
     folder.Folder.open = lambda self, name: (self.path / name).open("rb")  # type: ignore[method-assign,assignment]
-
-
-def write(path: Path):  # type: ignore[no-untyped-def]
-        checkpoint.make_folder(path.parent)
-        with path.open("wb") as file:
-            yield file
-
-    folder.atomic_write = checkpoint.atomic_write = write  # type: ignore[attr-defined,assignment]
 
 
 def _manifest_first() -> None:
