@@ -1,4 +1,4 @@
-# make demo | test | check | format | study
+# make demo | test | check | format | faults | study
 PYTHON ?= python3
 # Linux without a GPU: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test check format study clean
+.PHONY: demo test check format faults study clean
 .DEFAULT_GOAL := test
 
 $(VENV)/report.stamp: pyproject.toml constraints.txt
@@ -36,6 +36,9 @@ check: $(VENV)/dev.stamp  ## lint, format, types, import layers
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: $(VENV)/dev.stamp  ## the fault campaign: benchmarks/results/faults.md
+	$(BIN)/python benchmarks/faults.py
 
 study: $(VENV)/dev.stamp  ## the MNIST study: benchmarks/results/mnist_vae.md
 	$(BIN)/python benchmarks/mnist_vae.py

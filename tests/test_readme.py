@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bad_arrays import FINE, PYTHON, SAME
+from bad_files import CLI
 from folders import tree
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +84,26 @@ def test_figures_are_those_of_the_studies():
         ("test_log_likelihood_is_1000", "test_log_likelihood_standard_error"),
     ):
         assert f"{study[value]:.2f} ± {study[error]:.2f}".replace("-", "−") in README
+
+
+def test_the_counts_of_the_fault_campaign_are_those_of_its_results():
+    parts = {
+        part["part"]: part["kinds"]
+        for part in json.loads((ROOT / "benchmarks/results/faults.json").read_text())["parts"]
+    }
+    counts = {name: sum(kind["injected"] for kind in kinds) for name, kinds in parts.items()}
+    failures = sum(kind["failures"] for kinds in parts.values() for kind in kinds)
+    assert f"{sum(counts.values()):,} faults, {failures} failures" in README
+    kills, ended = (sum(kind["injected"] for kind in parts["kills"][at::2]) for at in (0, 1))
+    shown = re.findall(r"^\| [^|]+ \| ([\d,]+) \|", README.partition("## Nothing lost")[2].partition("\n## ")[0], re.M)
+    assert f"all {ended} fits that were killed and gone on with" in README
+    due = [kills, counts["system_calls"], counts["interrupts"], counts["damage"], counts["poison"], counts["hostile"]]
+    assert [int(count.replace(",", "")) for count in shown] == [*due, counts["memory"] + counts["room"]]
+
+
+def test_the_counts_of_bad_input_are_those_of_its_tables():
+    assert f"{len(PYTHON) + len(CLI)} kinds are refused" in README
+    assert f"and {len(FINE) + len(SAME)} odd ones work" in README
 
 
 def test_every_module_in_the_layout_exists():
