@@ -71,10 +71,7 @@ def fit(
     whole = as_rows(data, like)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
-    if isinstance(validation, float | int | np.number):
-        rows, held_out = split(whole, float(validation), seed)
-    else:
-        rows, held_out = whole, (validation := as_rows(validation, like))
+    rows, held_out, validation = _divide(whole, validation, seed, like)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
     with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
@@ -104,6 +101,16 @@ def fit(
     if history.stopped == "interrupted":
         warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
     return Fit(model, inference.posterior, history)
+
+
+def _divide(
+    whole: Rows, validation: float | Data, seed: int, like: torch.Tensor
+) -> tuple[Rows, Rows | None, float | Rows]:
+    """Rows to train on, rows held out if any, and what was asked for: a share, or the rows themselves."""
+    if isinstance(validation, float | int | np.number):
+        return *split(whole, float(validation), seed), float(validation)
+    held_out = as_rows(validation, like)
+    return whole, held_out, held_out
 
 
 def as_rows(data: Data, like: torch.Tensor) -> Rows:
