@@ -37,6 +37,8 @@ def rows(kind: str) -> np.ndarray:
         "poisson": counts,
         "negative_binomial": counts,
         "afresh": grey,
+        "bf16": (grey > 8).astype(np.uint8),
+        "compiled": (grey > 8).astype(np.uint8),
     }[kind]
 
 
@@ -48,6 +50,8 @@ VAES: dict[str, dict[str, Any]] = {
     "poisson": {"learning_rate": lb.training.Cosine(3e-3, passes=PASSES)},
     "negative_binomial": {"free_bits": 0.1, "beta": 0.5},
     "afresh": {"binarise": "afresh", "white": 16, "warm_up": 3, "patience": 3, "learning_rate": 0.02},
+    "bf16": {"likelihood": "bernoulli", "precision": "bf16"},
+    "compiled": {"likelihood": "bernoulli", "compile": True, "warm_up": 4},
 }
 
 

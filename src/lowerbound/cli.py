@@ -114,6 +114,10 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--binarise", type=click.Choice(["none", "fixed", "afresh"]), default="none", help="Grey → 0 or 1."
         ),
         click.option("--device", default="cpu", help="cpu, cuda, …"),
+        click.option(
+            "--precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", help="Of products."
+        ),
+        click.option("--compile", is_flag=True, help="Compile the step first: 20 seconds, then faster."),
     ]
     for option in reversed(options):
         command = option(command)

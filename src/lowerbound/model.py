@@ -9,6 +9,7 @@ from lowerbound import distributions
 from lowerbound.distributions import kl_rule
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
+from lowerbound.nn import apply
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.priors import Normal
 
@@ -28,7 +29,7 @@ class LatentVariableModel(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, d]``."""
-        out: Tensor = self.decoder(z.flatten(0, 1))
+        out = apply(self.decoder, z.flatten(0, 1))
         parameters = self.likelihood.n_parameters
         if parameters == 1:
             out = out.unsqueeze(1)

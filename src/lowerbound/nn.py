@@ -5,11 +5,43 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Precision = Literal["float32", "tf32", "bf16"]
+_AUTOCAST: ContextVar[bool] = ContextVar("autocast", default=False)
+
+
+@contextlib.contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """Run the block with the matrix products of networks in ``precision``; all else keeps its own.
+
+    "float32": as the parameters are. "tf32": products of float32 numbers rounded to 10 bits, on a GPU. "bf16": operands
+    rounded to 8 bits, results to bf16; parameters, their gradients and all that is not a network stay as they are.
+    """
+    before, token = torch.backends.cuda.matmul.allow_tf32, _AUTOCAST.set(precision == "bf16")
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before, convolutions
+        _AUTOCAST.reset(token)
+
+
+def apply(network: nn.Module, x: Tensor) -> Tensor:
+    """``network(x)`` in the type of ``x``, with products in the precision that the block around asks for."""
+    if not _AUTOCAST.get():
+        out: Tensor = network(x)
+        return out
+    with torch.autocast(x.device.type, torch.bfloat16):
+        out = network(x)
+    return out.to(x.dtype)
 
 
 @contextlib.contextmanager

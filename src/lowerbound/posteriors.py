@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import positive
+from lowerbound.nn import apply
 
 _MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
 
@@ -27,7 +28,7 @@ class DiagonalNormal(nn.Module):
         """The distributions of a batch's latents, with parameters ``[B, d]``."""
         if mask is not None:
             x = torch.where(mask, x, 0)
-        out: Tensor = self.encoder(x)
+        out = apply(self.encoder, x)
         if out.shape[1:] != (2 * self.latent_dim,):
             raise ValueError(
                 f"the encoder gave a row {tuple(out.shape[1:])} numbers, but a diagonal normal over "

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from lowerbound import io
 from lowerbound.likelihoods import Likelihood
+from lowerbound.nn import Precision
 from lowerbound.objectives import elbo
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
@@ -36,6 +37,8 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     _real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
+    if not isinstance(given["compile"], bool | np.bool_):
+        raise ValueError(f"compile is {_shown(given['compile'])}; give True or False.")
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
 
@@ -73,6 +76,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     """Refuse a name that nothing bears, with the nearest that something does."""
     one_of("network", given["network"], ("mlp", "conv"))
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
+    one_of("precision", given["precision"], get_args(Precision))
     for argument, kind in (("likelihood", "likelihoods"), ("objective", "objectives")):
         value = given[argument]
         names = [key.split(".")[1] for key in io.TABLE if key.startswith(f"{kind}.")]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,16 @@ from lowerbound.errors import OutOfMemoryError, is_out_of_memory
 from lowerbound.gradients import GradientEstimator, Objective, reparameterised
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
+from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
+from lowerbound.training.captured import Captured, Step
+from lowerbound.training.compiled import Compiled, backward
 
 Penalty = Callable[[Draw, Tensor], Tensor]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}  # of a compiled gradient: rounding alone is less
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class AEVB:
     ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator. ``learning_rate``: a
     number or a schedule of passes, for all parameters. ``optimizer``: parameters → a ``torch.optim`` optimiser, whose
     own rate is not used.
+
+    ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster where the processor has
+    units for it, "tf32" is of GPUs. ``compile``: trace the step once and compile it, which takes the first step some
+    20 seconds on a CPU; results are the same but for rounding. Where that fails it is said, and the step runs as it is.
     """
 
     posterior: DiagonalNormal
@@ -45,8 +53,12 @@ class AEVB:
     gradient: GradientEstimator = reparameterised
     learning_rate: float | Schedule = 1e-3
     optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
+    precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ValueError(f'precision is {self.precision!r}; it takes "float32", "tf32" or "bf16".')
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}.")
 
@@ -63,10 +75,16 @@ class AEVB:
             "weighted": not self.is_bound,
             "penalties": [_name(penalty) for penalty in self.penalties],
             "gradient": _name(self.gradient),
+            # left out where they are the default: checkpoints of before they were there go on
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({"compile": True} if self.compile else {}),
         }
 
     def start(self, model: LatentVariableModel) -> Ascent:
         """A procedure for the loop, with a fresh optimiser."""
+        device = next(model.parameters()).device
+        if self.precision == "tf32" and device.type != "cuda":
+            raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
         parameters = nn.ModuleDict(modules).parameters()  # each once, also where the two share a module
         return Ascent(self, model, State(modules, self.optimizer([p for p in parameters if p.requires_grad])))
@@ -83,6 +101,18 @@ class Ascent:
     model: LatentVariableModel
     state: State
 
+    def __post_init__(self) -> None:
+        self._backward: Callable[[Batch, Tensor, Scalars], Metrics] = partial(backward, self.loss)
+        self._update: Step = self._plain_update
+        if not self.settings.compile:
+            return
+        if next(self.model.parameters()).is_cuda:
+            self._update = Captured(self._plain_update)
+            for group in self.state.optimizer.param_groups:
+                group.update({"capturable": True} if "capturable" in group else {})
+        else:
+            self._backward = Compiled(self.state.modules, self.loss, _TOLERANCE[self.settings.precision])
+
     @property
     def schedules(self) -> Mapping[str, Schedule]:
         return {"learning_rate": as_schedule(self.settings.learning_rate), "beta": as_schedule(self.settings.beta)}
@@ -92,18 +122,21 @@ class Ascent:
         return self.settings.posterior.noise(self.settings.draws, rows, rng, dtype)
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
-        state.optimizer.zero_grad(set_to_none=True)
+        return state, self._update(state, batch, noise, scalars)
+
+    def _plain_update(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+        for group in state.optimizer.param_groups:  # as zero_grad does, for less
+            for parameter in group["params"]:
+                parameter.grad = None
         total: Metrics = {}
         with self._room(state, len(batch.index)):
             for part, its_noise in _in_parts(state.parts, batch, noise):
-                loss, metrics = self.loss(part, its_noise, scalars)
-                loss.backward()
-                total = _sum(total, metrics)
+                total = _sum(total, self._backward(part, its_noise, scalars))
         for group in state.optimizer.param_groups:
             on_device = group.get("fused") or group.get("capturable")  # others take a number
             group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])
         state.optimizer.step()
-        return state, total
+        return total
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         total: Metrics = {}
@@ -120,9 +153,11 @@ class Ascent:
 
     @contextlib.contextmanager
     def _room(self, state: State, rows: int) -> Iterator[None]:
-        """Where the block does not fit in memory: batches of ``rows`` are taken in twice as many parts from now on."""
+        """The block with products in their precision; where it does not fit in memory, batches of ``rows`` are taken in
+        twice as many parts from now on."""
         try:
-            yield
+            with products(self.settings.precision):
+                yield
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

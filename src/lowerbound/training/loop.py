@@ -15,6 +15,7 @@ import torch
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
 from lowerbound.nn import seeded
+from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import TRIES, Meter, Progress, Snapshot
 from lowerbound.training.checkpoints import Checkpoints
 from lowerbound.training.cursor import Cursor, in_order
@@ -57,6 +58,7 @@ def train(
     warning, and lowers the learning rate; after three such tries within a pass it raises ``DivergedError``.
     ``checkpoints``: where to go on from, and where to write.
     """
+    keep_memory()
     run = Progress(procedure, rows, batch_size, seed, first_pass)
     cursor, history, every = run.cursor, run.history, checkpoints.every if checkpoints else None
     with Interrupt() as interrupt, seeded(seed), run.state.mode(training=True):

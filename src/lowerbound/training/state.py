@@ -20,6 +20,7 @@ class State:
         self.modules = dict(modules)
         self.optimizer = optimizer
         self.parts = 1  # in how many parts a batch is taken, one after another, for its memory
+        self.moves = 0  # how often a tensor was replaced by another, rather than filled anew
         named = ((f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters())
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
 
@@ -70,9 +71,15 @@ class State:
         slots = {name: value for name, value in tensors.items() if name.startswith(_OPTIMIZER)}
         self._check(tensors.keys() - slots.keys(), tensors, slots)
         self.load_modules(tensors)
-        self.optimizer.state.clear()
+        live = self.optimizer_tensors()
+        if live.keys() != slots.keys():
+            self.optimizer.state.clear()
+            self.moves += 1
         parameters = self._parameters()
         for key, value in slots.items():
+            if key in live and live.keys() == slots.keys():
+                live[key].copy_(value)
+                continue
             slot, _, name = key.removeprefix(_OPTIMIZER).partition(".")
             parameter = parameters[name]
             device = parameter.device if self._steps_on_device or slot != "step" else value.device

@@ -1,0 +1,165 @@
+"""The gradients of a loss by a compiled graph: traced once, with no autograd left to run at each step."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.draw import Batch
+from lowerbound.errors import is_out_of_memory
+from lowerbound.training.procedure import Metrics, Scalars
+from lowerbound.training.state import copied
+
+Loss = Callable[[Batch, Tensor, Scalars], tuple[Tensor, Metrics]]
+Gradients = Sequence[Tensor | None]
+Run = Callable[..., Sequence[Tensor | None]]
+Backend = Callable[[torch.fx.GraphModule, list[Any]], Run]
+
+
+def backward(loss: Loss, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+    """Add the gradients of ``loss`` to those of the parameters, by autograd; its metrics."""
+    total, metrics = loss(batch, noise, scalars)
+    total.backward()
+    return metrics
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A compiled loss for batches of one shape: tensors → gradients and the metrics in ``names``."""
+
+    run: Run
+    names: Sequence[str]
+
+
+def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
+    """Compile ``graph`` for inputs like ``examples``; random numbers stay those of torch's own generators."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its torch.jit
+        from torch._inductor import compile  # takes a second to import
+
+        run: Run = compile(graph, examples, options={"fallback_random": True})
+    return run
+
+
+class Compiled:
+    """``backward`` for a ``loss`` of ``modules``, compiled by ``backend`` for each shape of batch.
+
+    A trace freezes every branch as the first batch took it. So the first gradients of each graph are held against
+    autograd's: where they differ by more than ``tolerance`` of their norm, or where the loss cannot be traced or
+    compiled, that is said, and autograd is used from then on.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], loss: Loss, tolerance: float, backend: Backend = inductor
+    ) -> None:
+        self._loss, self._tolerance, self._backend = loss, tolerance, backend
+        self._whole = _Whole(modules, loss)
+        named = dict(self._whole.named_parameters())
+        self._learned = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        fixed = {name: parameter for name, parameter in named.items() if name not in self._learned}
+        self._buffers = dict(self._whole.named_buffers())
+        self._tensors = {name: t.detach() for name, t in (self._learned | fixed | self._buffers).items()}
+        self._graphs: dict[object, Graph] = {}
+        self._gave_up = False
+
+    def __call__(self, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+        if self._gave_up:
+            return backward(self._loss, batch, noise, scalars)
+        inputs = flat(batch, noise, scalars)
+        shapes = tuple((tensor.shape, tensor.stride()) for tensor in inputs)
+        try:
+            if shapes not in self._graphs:
+                self._graphs[shapes] = self._checked(self._compile(batch, noise, scalars), batch, noise, scalars)
+            gradients, metrics = self._run(self._graphs[shapes], inputs)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._give_up(error)
+            return backward(self._loss, batch, noise, scalars)
+        for parameter, gradient in zip(self._learned.values(), gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return metrics
+
+    def _run(self, graph: Graph, inputs: Sequence[Tensor]) -> tuple[Gradients, Metrics]:
+        with torch.no_grad():
+            *gradients, metrics = graph.run(*self._tensors.values(), *inputs)
+        return gradients, dict(zip(graph.names, cast(Tensor, metrics).unbind(), strict=True))
+
+    def _compile(self, batch: Batch, noise: Tensor, scalars: Scalars) -> Graph:
+        from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
+
+        names: list[str] = []
+
+        def gradients(*tensors: Tensor) -> list[Tensor | None]:
+            parts = dict(zip(self._tensors, tensors, strict=False))
+            learned = [parts[name].requires_grad_() for name in self._learned]
+            inputs = unflat(tensors[len(parts) :], batch.mask is not None, scalars)
+            with torch.enable_grad():
+                total, metrics = torch.func.functional_call(self._whole, parts, inputs)
+                found = torch.autograd.grad(total, learned, allow_unused=True)
+            names[:] = metrics
+            return [*found, torch.stack([metric.detach() for metric in metrics.values()])]
+
+        examples: list[Any] = [*self._tensors.values(), *flat(batch, noise, scalars)]
+        with torch.no_grad():
+            graph = make_fx(gradients, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+            return Graph(self._backend(graph, examples), names)
+
+    def _checked(self, graph: Graph, batch: Batch, noise: Tensor, scalars: Scalars) -> Graph:
+        """``graph``, whose gradients at this batch are autograd's; ``ArithmeticError`` if they are not."""
+        with self._rewound():
+            total, _ = self._loss(batch, noise, scalars)
+            true = torch.autograd.grad(total, list(self._learned.values()), allow_unused=True)
+        with self._rewound():
+            found, _ = self._run(graph, flat(batch, noise, scalars))
+        if [gradient is None for gradient in found] != [gradient is None for gradient in true]:
+            raise ArithmeticError("its gradients are not of the parameters that autograd's are of")
+        pairs = [(f, t) for f, t in zip(found, true, strict=True) if f is not None and t is not None]
+        norm = torch.stack([t.norm() for _, t in pairs]).norm()
+        error = torch.stack([(f - t).norm() for f, t in pairs]).norm()
+        if norm.isfinite() and not error <= self._tolerance * norm:
+            raise ArithmeticError(f"its gradients differ from autograd's by {float(error / norm):.1g} of their norm")
+        return graph
+
+    @contextlib.contextmanager
+    def _rewound(self) -> Iterator[None]:
+        """Leave buffers and the global generators as they were before the block."""
+        before = copied(self._buffers)
+        with torch.random.fork_rng(devices=[]):
+            yield
+        for name, value in before.items():
+            self._buffers[name].copy_(value)
+
+    def _give_up(self, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"the step runs uncompiled ({type(error).__name__}: {reason})", RuntimeWarning, stacklevel=6)
+        self._gave_up = True
+
+
+class _Whole(nn.Module):
+    """The modules and the loss as one module."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
+        super().__init__()
+        self.parts, self.loss = nn.ModuleDict(modules), loss
+
+    def forward(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
+        return self.loss(batch, noise, scalars)
+
+
+def flat(batch: Batch, noise: Tensor, scalars: Scalars) -> list[Tensor]:
+    masks = () if batch.mask is None else (batch.mask,)
+    return [batch.x, batch.index, batch.weight, noise, *masks, *scalars.values()]
+
+
+def unflat(tensors: Sequence[Tensor], masked: bool, scalars: Scalars) -> tuple[Batch, Tensor, Scalars]:
+    x, index, weight, noise, *rest = tensors
+    mask = rest.pop(0) if masked else None
+    return Batch(x, mask, index, weight), noise, dict(zip(scalars, rest, strict=True))
