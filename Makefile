@@ -1,4 +1,4 @@
-# make demo | test | check | format | faults | study
+# make demo | test | check | format | faults | study | bench
 PYTHON ?= python3
 # Linux without a GPU: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test check format faults study clean
+.PHONY: demo test check format faults study bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/report.stamp: pyproject.toml constraints.txt
@@ -42,6 +42,9 @@ faults: $(VENV)/dev.stamp  ## the fault campaign: benchmarks/results/faults.md
 
 study: $(VENV)/dev.stamp  ## the MNIST study: benchmarks/results/mnist_vae.md
 	$(BIN)/python benchmarks/mnist_vae.py
+
+bench: $(VENV)/dev.stamp  ## training speed beside the peers: benchmarks/results/training.md
+	$(BIN)/python benchmarks/training.py --pip-flags="$(PIP_FLAGS)"
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -206,6 +206,7 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
         [LOWERBOUND, "fit", "digits", "--out", tmp_path, "--passes", "100000", "--patience", "100000"],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     metrics = tmp_path / "checkpoints" / "metrics.jsonl"
     deadline = time.monotonic() + 60

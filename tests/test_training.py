@@ -373,7 +373,8 @@ def test_a_learning_rate_far_too_high_is_survived_or_said():
 
 
 SCRIPT = """
-    import sys, torch, lowerbound as lb
+    import signal, sys, torch, lowerbound as lb
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     x = (torch.rand(2000, 20, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     with lb.nn.seeded(0):
         encoder, decoder = lb.nn.MLP((20,), (4,)), lb.nn.MLP((2,), (20,))
