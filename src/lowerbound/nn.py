@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +24,16 @@ def products(precision: Precision) -> Iterator[None]:
     "float32": as the parameters are. "tf32": products of float32 numbers rounded to 10 bits, on a GPU. "bf16": operands
     rounded to 8 bits, results to bf16; parameters, their gradients and all that is not a network stay as they are.
     """
-    before, token = torch.backends.cuda.matmul.allow_tf32, _AUTOCAST.set(precision == "bf16")
-    convolutions = torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    token = _AUTOCAST.set(precision == "bf16")
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn) if torch.cuda.is_available() else ()
+    before = [kind.allow_tf32 for kind in kinds]
+    for kind in kinds:
+        kind.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before, convolutions
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
         _AUTOCAST.reset(token)
 
 

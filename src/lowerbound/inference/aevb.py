@@ -104,6 +104,7 @@ class Ascent:
     def __post_init__(self) -> None:
         self._backward: Callable[[Batch, Tensor, Scalars], Metrics] = partial(backward, self.loss)
         self._update: Step = self._plain_update
+        self._dtype = next(self.model.parameters()).dtype
         if not self.settings.compile:
             return
         if next(self.model.parameters()).is_cuda:
@@ -118,8 +119,7 @@ class Ascent:
         return {"learning_rate": as_schedule(self.settings.learning_rate), "beta": as_schedule(self.settings.beta)}
 
     def noise(self, rows: int, rng: torch.Generator) -> Tensor:
-        dtype = next(self.model.parameters()).dtype
-        return self.settings.posterior.noise(self.settings.draws, rows, rng, dtype)
+        return self.settings.posterior.noise(self.settings.draws, rows, rng, self._dtype)
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
         return state, self._update(state, batch, noise, scalars)
@@ -187,7 +187,7 @@ class Ascent:
         plain = draw(self.model, settings.posterior, batch, noise)
         weighted = plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
         surrogate = batch.weight @ settings.gradient(weighted, settings.objective)
-        penalty = sum((penalty(weighted, batch.weight) for penalty in settings.penalties), torch.zeros_like(surrogate))
+        penalty = sum(penalty(weighted, batch.weight) for penalty in settings.penalties)
         with torch.no_grad():
             kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
             metrics = {
@@ -208,6 +208,9 @@ def _name(function: Callable[..., Any]) -> str:
 
 def _in_parts(parts: int, batch: Batch, noise: Tensor) -> Iterator[tuple[Batch, Tensor]]:
     """A batch and its noise, ``[K, B, *E]``, cut into parts of the same size but the last: views."""
+    if parts == 1:
+        yield batch, noise
+        return
     size = -(-len(batch.index) // parts)
     for start in range(0, len(batch.index), size):
         rows = slice(start, start + size)
