@@ -99,7 +99,7 @@ WORKLOADS = {
         decoder=(Linear(32, 64 * 49), Convolution(64, 32, 7, True), Convolution(32, 1, 14, True)),
         latents=32,
         batch=128,
-        rows=6_400,
+        rows=10_240,
     ),
 }
 
