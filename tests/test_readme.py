@@ -86,6 +86,15 @@ def test_figures_are_those_of_the_studies():
         assert f"{study[value]:.2f} ± {study[error]:.2f}".replace("-", "−") in README
 
 
+def test_the_table_of_speed_is_that_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from contenders.page import readme_table
+
+    results = json.loads((ROOT / "benchmarks/results/training.json").read_text())
+    assert readme_table(results) in README
+    assert not results["failures"]
+
+
 def test_the_counts_of_the_fault_campaign_are_those_of_its_results():
     parts = {
         part["part"]: part["kinds"]

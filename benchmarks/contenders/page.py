@@ -24,6 +24,20 @@ def page(r: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_protocol(r)]) + "\n"
 
 
+def readme_table(r: Mapping[str, Any]) -> str:
+    """Seconds per epoch and, in brackets, over the floor: medians over rounds, of paired ratios."""
+    lines = ["| | A | B | C | peak MB on A |", "|---|---|---|---|---|"]
+    for contender in SPEED:
+        cells = [contender.name]
+        for runs in r["runs"].values():
+            own, floor = (values(runs.get(name, []), "epoch_s") for name in (contender.name, FLOOR.name))
+            epoch, over = spread(own), spread(ratios(own, floor)) if own else None
+            cells.append(f"{_short(epoch['median'])} ({_short(over['median'])})" if epoch and over else "")
+        memory = spread(values(r["runs"]["A"].get(contender.name, []), "peak_mb"))
+        lines.append(f"| {' | '.join(cells)} | {memory['max']:.0f} |" if memory else f"| {' | '.join(cells)} | |")
+    return "\n".join(lines)
+
+
 def _bars(bars: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = []
     for bar in bars:
@@ -166,8 +180,7 @@ def _protocol(r: Mapping[str, Any]) -> list[str]:
             "- Our posterior has σ = softplus(raw + c) where the peers have a log-variance, and Pyro's `Trace_ELBO` "
             "samples the KL: the same network and bound, other paths to it. So losses are compared within "
             f"{tolerances} and three standard errors of a mean over rounds. B and C end after a few hundred steps, "
-            "where the loss falls by several per cent in ten: there the other link alone puts us some steps behind (C, "
-            "about 3 %; with a log-variance for its σ our `fit` ends where the peers do).",
+            "where the loss still falls by several per cent in ten of them.",
             "- pythae's IWAE is left out of B: it reports a weighted mean of log w, not the bound, so its loss could "
             "not be compared.",
             "- Floor: each product of the step alone, its operands in the caches as far as they fit, summed, and one "
