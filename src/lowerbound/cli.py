@@ -117,7 +117,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", help="Of products."
         ),
-        click.option("--compile", is_flag=True, help="Compile the step first: 20 seconds, then faster."),
+        click.option("--compile", is_flag=True, default=False, help="Compile the step first: 20 seconds, then faster."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -41,9 +41,9 @@ def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
     """Compile ``graph`` for inputs like ``examples``; random numbers stay those of torch's own generators."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its torch.jit
-        from torch._inductor import compile  # takes a second to import
+        from torch import _inductor  # takes a second to import
 
-        run: Run = compile(graph, examples, options={"fallback_random": True})
+        run: Run = _inductor.compile(graph, examples, options={"fallback_random": True})
     return run
 
 
