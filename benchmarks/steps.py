@@ -102,20 +102,10 @@ def alone(options: argparse.Namespace) -> dict[str, Any]:
 def a_step(job: Job, name: str) -> Callable[[], object]:
     """The loop's step of the workload in the way called ``name``."""
     model, posterior = lowerbound_fit.build(job)
-    settings = {"optimizer": partial(torch.optim.Adam, fused=True, eps=job.workload.adam_eps)} | WAYS[name]
-    workload = job.workload
-    inference = lowerbound_fit.lb.AEVB(
-        posterior,
-        objective=lowerbound_fit.lb.objectives.iwae
-        if workload.importance_weighted
-        else lowerbound_fit.lb.objectives.elbo,
-        draws=workload.draws,
-        **settings,
-    )
-    procedure: Ascent = inference.start(model)
+    procedure: Ascent = lowerbound_fit.inference(job, posterior, **WAYS[name]).start(model)
     if name == "traced, not compiled":
         procedure._backward = Compiled(procedure.state.modules, procedure.loss, 1e-3, lambda graph, examples: graph)
-    run = Progress(procedure, Rows.from_array(load_rows(job.cache, job.rows)), workload.batch, job.seed)
+    run = Progress(procedure, Rows.from_array(load_rows(job.cache, job.rows)), job.workload.batch, job.seed)
 
     def step() -> None:
         scalars = run.clock.at(run.cursor.time)

@@ -61,10 +61,6 @@ def build(job: Job) -> tuple[lb.LatentVariableModel, lb.posteriors.DiagonalNorma
 
 def inference(job: Job, posterior: lb.posteriors.DiagonalNormal, **settings: Any) -> lb.AEVB:
     """How the workload is learnt, with more ``settings`` of ``AEVB`` where they are not its defaults."""
-    return lb.AEVB(
-        posterior,
-        objective=lb.objectives.iwae if job.workload.importance_weighted else lb.objectives.elbo,
-        draws=job.workload.draws,
-        optimizer=partial(torch.optim.Adam, fused=True, eps=job.workload.adam_eps),
-        **settings,
-    )
+    common = {"optimizer": partial(torch.optim.Adam, fused=True, eps=job.workload.adam_eps)}
+    objective = lb.objectives.iwae if job.workload.importance_weighted else lb.objectives.elbo
+    return lb.AEVB(posterior, objective=objective, draws=job.workload.draws, **(common | settings))

@@ -42,6 +42,7 @@ from lowerbound.priors import Normal
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
 _USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
+_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
 _INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
 
 
@@ -292,14 +293,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _described(self) -> dict[str, Any]:
         """What ``save`` keeps beside the model, as JSON."""
         parameters = self.get_params(deep=False)
-        for name in (
-            "callbacks",
-            "progress",
-            "threads",
-            "device",
-            "precision",
-            "compile",
-        ):  # of the fitting, not of the model
+        for name in _OF_THE_FITTING:
             del parameters[name]
         if isinstance(self.random_state, np.random.RandomState):
             parameters["random_state"] = self.seed_

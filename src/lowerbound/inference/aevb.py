@@ -104,10 +104,11 @@ class Ascent:
     def __post_init__(self) -> None:
         self._backward: Callable[[Batch, Tensor, Scalars], Metrics] = partial(backward, self.loss)
         self._update: Step = self._plain_update
-        self._dtype = next(self.model.parameters()).dtype
+        like = next(self.model.parameters())
+        self._dtype = like.dtype
         if not self.settings.compile:
             return
-        if next(self.model.parameters()).is_cuda:
+        if like.is_cuda:
             self._update = Captured(self._plain_update)
             for group in self.state.optimizer.param_groups:
                 group.update({"capturable": True} if "capturable" in group else {})

@@ -109,8 +109,7 @@ class Compiled:
 
         examples: list[Any] = [*self._tensors.values(), *flat(batch, noise, scalars)]
         with torch.no_grad():
-            apart = {torch.ops.aten.addmm.default: _addmm}
-            graph = make_fx(gradients, apart, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+            graph = make_fx(gradients, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
             return Graph(self._backend(graph, examples), names)
 
     def _checked(self, graph: Graph, batch: Batch, noise: Tensor, scalars: Scalars) -> Graph:
@@ -153,13 +152,6 @@ class _Whole(nn.Module):
 
     def forward(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
         return self.loss(batch, noise, scalars)
-
-
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    """The product and its bias apart: so the bias joins what comes after it, in one pass over the values."""
-    if (beta, alpha) != (1, 1) or a.dtype == torch.bfloat16:  # which would round the product before the sum
-        return NotImplemented
-    return a @ b + bias
 
 
 def flat(batch: Batch, noise: Tensor, scalars: Scalars) -> list[Tensor]:

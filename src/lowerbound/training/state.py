@@ -72,14 +72,14 @@ class State:
         self._check(tensors.keys() - slots.keys(), tensors, slots)
         self.load_modules(tensors)
         live = self.optimizer_tensors()
-        if live.keys() != slots.keys():
-            self.optimizer.state.clear()
-            self.moves += 1
+        if live.keys() == slots.keys():
+            for key, value in slots.items():
+                live[key].copy_(value)
+            return
+        self.optimizer.state.clear()
+        self.moves += 1
         parameters = self._parameters()
         for key, value in slots.items():
-            if key in live and live.keys() == slots.keys():
-                live[key].copy_(value)
-                continue
             slot, _, name = key.removeprefix(_OPTIMIZER).partition(".")
             parameter = parameters[name]
             device = parameter.device if self._steps_on_device or slot != "step" else value.device
