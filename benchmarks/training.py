@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 import record
-from contenders import ALL, BARE, EVERYTHING, FLOOR, IN_MEMORY, MAPPED, OURS, SPEED, Contender
+from contenders import ALL, EVERYTHING, FLOOR, IN_MEMORY, MAPPED, OURS, SPEED, Contender
 from contenders.figures import Figures, Runs, compare_losses, judged, ratios, spread, values
 from contenders.page import page
 from contenders.workloads import ROWS, WORKLOADS, prepare
@@ -217,22 +217,13 @@ def speed(
 
 
 def overhead(workshop: Workshop, size: Size, rounds: int) -> dict[str, Any]:
-    found: dict[str, list[Figures]] = {EVERYTHING.name: [], BARE.name: []}
-    for number in range(rounds):
-        for contender in in_turn([EVERYTHING, BARE], number):
-            run = workshop.run(contender, "A", size.rows["A"], size.overhead_passes, number)
-            found[contender.name].append(run)
-    including, excluding = [], []
-    for everything, bare in zip(found[EVERYTHING.name], found[BARE.name], strict=True):
-        if "timed_passes_s" in everything and "timed_passes_s" in bare:
-            spent, steps = everything["timed_passes_s"], bare["timed_passes_s"]
-            including.append(spent / steps - 1)
-            excluding.append((spent - everything["evaluation_s"]) / steps - 1)
+    runs = [workshop.run(EVERYTHING, "A", size.rows["A"], size.overhead_passes, number) for number in range(rounds)]
+    whole = [run for run in runs if "fit_s" in run]
     return {
         "passes": size.overhead_passes,
-        "runs": found,
-        "cost_with_evaluation": spread(including),
-        "cost_without_evaluation": spread(excluding),
+        "runs": runs,
+        "cost_with_evaluation": spread([run["fit_s"] / run["alone_s"] - 1 for run in whole]),
+        "cost_without_evaluation": spread([(run["fit_s"] - run["evaluation_s"]) / run["alone_s"] - 1 for run in whole]),
     }
 
 

@@ -23,7 +23,7 @@ from lowerbound.nn import MLP, apply, products, seeded
 from lowerbound.objectives import free_bits, iwae
 from lowerbound.training import Metrics
 from lowerbound.training.captured import Captured
-from lowerbound.training.compiled import Compiled, backward
+from lowerbound.training.compiled import Backward, Compiled
 from oracles import rng
 
 ROWS, VALUES, LATENTS = 12, 8, 3
@@ -64,6 +64,10 @@ def gradients(ascent: Ascent) -> list[torch.Tensor | None]:
 def untouched(graph, examples):
     """A backend that runs the traced graph as it is."""
     return graph
+
+
+def by_autograd(ascent: Ascent) -> Backward:
+    return Backward(ascent.state.modules, ascent.loss)
 
 
 def of(ascent: Ascent, backend=untouched, tolerance: float = 1e-3) -> Compiled:
@@ -132,7 +136,7 @@ def test_the_traced_step_is_that_of_autograd(case, masked):
     for step in range(3):  # the first is checked against autograd itself, the next ones are not
         noise, rows = one.noise(ROWS, rng(step)), batch(masked=masked)
         found, true = [], []
-        for ascent, run, result in ((one, compiled, found), (other, partial(backward, other.loss), true)):
+        for ascent, run, result in ((one, compiled, found), (other, other._backward, true)):
             with seeded(step), products(ascent.settings.precision):
                 result += [run(rows, noise, scalars()), gradients(ascent)]
         for name, value in true[0].items():
@@ -150,9 +154,9 @@ def test_gradients_of_parts_add_up_and_each_shape_has_its_graph():
     compiled = of(ascent, lambda graph, examples: seen.append(1) or graph)
     noise = ascent.noise(ROWS, rng())
     for part in (slice(0, 5), slice(5, 10), slice(10, 12)):
-        compiled(batch()[part], noise[:, part], scalars())
+        compiled(batch()[part], noise[:, part], scalars(), anew=False)
     added = gradients(ascent)
-    backward(ascent.loss, batch(), noise, scalars())
+    by_autograd(ascent)(batch(), noise, scalars())
     for mine, its in zip(added, gradients(ascent), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
     assert len(seen) == 2
@@ -173,7 +177,7 @@ def test_a_wrong_graph_is_not_used_and_that_is_said(backend, why):
     with pytest.warns(RuntimeWarning, match=f"the step runs uncompiled.*{why}"):
         compiled(batch(), noise, scalars())
     found = gradients(ascent)
-    backward(ascent.loss, batch(), noise, scalars())
+    by_autograd(ascent)(batch(), noise, scalars())
     assert all(torch.equal(mine, its) for mine, its in zip(found, gradients(ascent), strict=True))
     compiled(batch(), noise, scalars())  # and it is said once
 
@@ -241,7 +245,7 @@ def test_bf16_gradients_are_those_of_float32_to_their_rounding(compile):
     exact, rounded = built(), built(precision="bf16", compile=compile)
     rounded._backward = of(rounded, tolerance=5e-2) if compile else rounded._backward
     noise = exact.noise(ROWS, rng())
-    backward(exact.loss, batch(), noise, scalars())
+    by_autograd(exact)(batch(), noise, scalars())
     with products("bf16"):
         rounded._backward(batch(), noise, scalars())
     true, found = (torch.cat([g.flatten() for g in gradients(ascent)]) for ascent in (exact, rounded))

@@ -1,6 +1,8 @@
-"""What stands around the steps: ``fit`` with everything on, against a bare loop over the same steps.
+"""What stands around the steps: ``fit`` with everything on, against steps alone.
 
-Both take the steps of workload A under the same settings, a KL warm-up among them, on the same batches.
+At each look of the fit (a callback, every 100 steps) as many steps as it took since the last are taken alone, by a
+second procedure of the same settings, in the same process: the two are paired within half a second, so that what else
+the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,17 @@ HELD_OUT = 0.1
 CHECKPOINT_EVERY = 1000
 
 
-def train(job: Job, laps: Laps, everything: bool) -> dict[str, float]:
-    torch.set_num_threads(job.threads)
+def train(job: Job, laps: Laps) -> dict[str, float]:
     rows = lb.data.Rows.from_array(load_rows(job.cache, job.rows))
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(job.seed))
     few = round(HELD_OUT * len(rows))
     rows, held_out = rows.subset(order[few:]), rows.subset(order[:few])
-    model, posterior = lowerbound_fit.build(job)
-    warm_up = lb.training.WarmUp(passes=job.passes - 1)
-    rate = lb.training.Cosine(1e-3, passes=job.passes)
-    inference = lowerbound_fit.inference(job, posterior, beta=warm_up, learning_rate=rate)
-    one_step(job, rows)
     laps.start()
-    if not everything:
-        steps_alone(job, laps, inference.start(model), rows)
-        return _timed(laps)
-    fit_with_everything(job, laps, model, inference, rows, held_out)
-    return _timed(laps) | {"evaluation_s": _evaluation(job, model, inference, held_out)}
-
-
-def one_step(job: Job, rows: lb.data.Rows) -> None:
-    """A fit of one step, for both: whatever ``fit`` sets in the process holds for the bare loop too."""
-    model, posterior = lowerbound_fit.build(job)
-    few = rows.subset(torch.arange(job.workload.batch))
-    lb.fit(model, few, lowerbound_fit.inference(job, posterior), passes=1, validation=0, threads=job.threads)
-
-
-def fit_with_everything(
-    job: Job,
-    laps: Laps,
-    model: lb.LatentVariableModel,
-    inference: lb.AEVB,
-    rows: lb.data.Rows,
-    held_out: lb.data.Rows,
-) -> None:
+    alternately = Alternately(job, laps, rows)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=job.cache))
         stack.enter_context(contextlib.redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+        model, inference = learning(job)
         lb.fit(
             model,
             rows,
@@ -74,39 +49,55 @@ def fit_with_everything(
             patience=job.passes,
             seed=job.seed,
             threads=job.threads,
-            callbacks=[lambda event: event.step < 0, _ends(laps)],
+            callbacks=[lambda event: event.step < 0, alternately],
             progress=True,
             run_dir=folder,
             checkpoint_every=CHECKPOINT_EVERY,
         )
+    return alternately.figures() | {"evaluation_s": evaluation(job, model, inference, held_out)}
 
 
-def steps_alone(job: Job, laps: Laps, procedure: Any, rows: lb.data.Rows) -> None:
-    cursor = Cursor(rows, job.workload.batch, job.seed)
-    scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(0.5)}
-    state = procedure.state
-    for _ in range(job.passes):
-        for _ in range(cursor.steps_per_pass):
-            batch, _ = cursor.next()
-            noise = procedure.noise(len(batch.index), cursor.rng)
-            state, metrics = procedure.step(state, batch, noise, scalars)
-        laps.end_pass(-float(metrics["objective"]))
+def learning(job: Job) -> tuple[lb.LatentVariableModel, lb.AEVB]:
+    model, posterior = lowerbound_fit.build(job)
+    warm_up = lb.training.WarmUp(passes=job.passes - 1)
+    rate = lb.training.Cosine(1e-3, passes=job.passes)
+    return model, lowerbound_fit.inference(job, posterior, beta=warm_up, learning_rate=rate)
 
 
-def _ends(laps: Laps) -> Callable[[Any], None]:
-    def watch(event: Any) -> None:
+class Alternately:
+    """A callback: after each stretch of the fit, the same number of steps alone; the first pass warms both up."""
+
+    def __init__(self, job: Job, laps: Laps, rows: lb.data.Rows) -> None:
+        model, inference = learning(job)
+        self.procedure, self.cursor = inference.start(model), Cursor(rows, job.workload.batch, job.seed)
+        self.laps, self.steps, self.since = laps, 0, time.perf_counter()
+        self.fit_s, self.alone_s = 0.0, 0.0
+
+    def __call__(self, event: Any) -> None:
+        start = time.perf_counter()
+        self.take(event.step - self.steps)
+        end = time.perf_counter()
+        if self.laps.losses:
+            self.fit_s += start - self.since
+            self.alone_s += end - start
+        self.steps = event.step
         if event.record is not None:
-            laps.end_pass(-event.record["train_objective"])
+            self.laps.end_pass(-event.record["train_objective"])
+        self.since = time.perf_counter()
 
-    return watch
+    def take(self, steps: int) -> None:
+        scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(0.5)}
+        for _ in range(steps):
+            batch, _ = self.cursor.next()
+            noise = self.procedure.noise(len(batch.index), self.cursor.rng)
+            self.procedure.step(self.procedure.state, batch, noise, scalars)
+
+    def figures(self) -> dict[str, float]:
+        """Seconds of the fit and of the steps alone, after the first pass."""
+        return {"fit_s": self.fit_s, "alone_s": self.alone_s}
 
 
-def _timed(laps: Laps) -> dict[str, float]:
-    """Seconds of all passes after the first: a checkpoint falls into some of them, so not their median."""
-    return {"timed_passes_s": sum(laps.seconds[1:])}
-
-
-def _evaluation(job: Job, model: lb.LatentVariableModel, inference: lb.AEVB, held_out: lb.data.Rows) -> float:
+def evaluation(job: Job, model: lb.LatentVariableModel, inference: lb.AEVB, held_out: lb.data.Rows) -> float:
     """Seconds to evaluate the held-out rows as often as in the timed passes."""
     procedure = inference.start(model)
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}

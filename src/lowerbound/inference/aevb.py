@@ -23,7 +23,7 @@ from lowerbound.objectives import elbo
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 from lowerbound.training.captured import Captured, Step
-from lowerbound.training.compiled import Compiled, backward
+from lowerbound.training.compiled import Backward, Compiled
 
 Penalty = Callable[[Draw, Tensor], Tensor]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -102,7 +102,7 @@ class Ascent:
     state: State
 
     def __post_init__(self) -> None:
-        self._backward: Callable[[Batch, Tensor, Scalars], Metrics] = partial(backward, self.loss)
+        self._backward: Callable[[Batch, Tensor, Scalars, bool], Metrics] = Backward(self.state.modules, self.loss)
         self._update: Step = self._plain_update
         like = next(self.model.parameters())
         self._dtype = like.dtype
@@ -126,13 +126,10 @@ class Ascent:
         return state, self._update(state, batch, noise, scalars)
 
     def _plain_update(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-        for group in state.optimizer.param_groups:  # as zero_grad does, for less
-            for parameter in group["params"]:
-                parameter.grad = None
         total: Metrics = {}
         with self._room(state, len(batch.index)):
             for part, its_noise in _in_parts(state.parts, batch, noise):
-                total = _sum(total, self._backward(part, its_noise, scalars))
+                total = _sum(total, self._backward(part, its_noise, scalars, not total))
         for group in state.optimizer.param_groups:
             on_device = group.get("fused") or group.get("capturable")  # others take a number
             group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])

@@ -17,18 +17,34 @@ TRIES = 3  # lower learning rates in a pass, before a fit gives up
 
 
 class Meter:
-    """Running means of metrics, weighted by rows; they stay on the device until read."""
+    """Running means of metrics, weighted by rows; they stay on the device, and are added up when looked at."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.total: Tensor | None = None
         self.rows = 0
+        self._total: Tensor | None = None
+        self._new: list[Tensor] = []
+        self._new_rows: list[int] = []
 
     def add(self, metrics: Metrics, rows: int) -> None:
-        values = torch.stack(list(metrics.values())) * rows
         self.names = list(metrics)
-        self.total = values if self.total is None else self.total + values
         self.rows += rows
+        self._new += metrics.values()
+        self._new_rows.append(rows)
+
+    @property
+    def total(self) -> Tensor | None:
+        """The sum over rows of each metric; None before the first."""
+        if self._new:
+            values = torch.stack(self._new).view(len(self._new_rows), -1)
+            sums = values.new_tensor(self._new_rows) @ values
+            self._total = sums if self._total is None else self._total + sums
+            self._new, self._new_rows = [], []
+        return self._total
+
+    @total.setter
+    def total(self, total: Tensor | None) -> None:
+        self._total, self._new, self._new_rows = total, [], []
 
     def finite(self) -> bool:
         return self.total is None or bool(self.total.isfinite().all())
@@ -40,16 +56,19 @@ class Meter:
 
 
 class Clock:
-    """The scalars of a step at a time, as tensors that are filled anew each step."""
+    """The scalars of a step at a time, as tensors that are filled anew where it changed."""
 
     def __init__(self, procedure: Procedure, like: Tensor) -> None:
         self._schedules = dict(procedure.schedules)
         self._scalars = {name: like.new_zeros(()) for name in self._schedules}
+        self._held = dict.fromkeys(self._schedules, 0.0)
         self.slowed = 1.0
 
     def at(self, time: float) -> Scalars:
         for name, value in self.read(time).items():
-            self._scalars[name].fill_(value)
+            if value != self._held[name]:
+                self._scalars[name].fill_(value)
+                self._held[name] = value
         return self._scalars
 
     def read(self, time: float) -> Record:

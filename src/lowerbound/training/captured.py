@@ -65,7 +65,8 @@ class Captured:
         recording = self._recordings[shapes]
         torch._foreach_copy_(recording.inputs, inputs)
         recording.replay()
-        return recording.metrics
+        values = torch.stack(list(recording.metrics.values()))  # copies: the next replay writes there
+        return dict(zip(recording.metrics, values.unbind(), strict=True))
 
     def _recorded(self, shapes: object, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> bool:
         """Record the step for inputs of these shapes; whether that could be done."""

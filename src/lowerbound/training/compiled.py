@@ -20,13 +20,25 @@ Loss = Callable[[Batch, Tensor, Scalars], tuple[Tensor, Metrics]]
 Gradients = Sequence[Tensor | None]
 Run = Callable[..., Sequence[Tensor | None]]
 Backend = Callable[[torch.fx.GraphModule, list[Any]], Run]
+# random numbers stay those of torch's own generators; shapes and strides are the key of each graph, not looked at again
+_OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 
 
-def backward(loss: Loss, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-    """Add the gradients of ``loss`` to those of the parameters, by autograd; its metrics."""
-    total, metrics = loss(batch, noise, scalars)
-    total.backward()
-    return metrics
+class Backward:
+    """Gradients of a ``loss`` of ``modules`` by autograd."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
+        self._loss = loss
+        self._learned = [p for p in nn.ModuleDict(modules).parameters() if p.requires_grad]
+
+    def __call__(self, batch: Batch, noise: Tensor, scalars: Scalars, anew: bool = True) -> Metrics:
+        """Give the parameters the gradients of the loss, or add these to what they have; the metrics."""
+        total, metrics = self._loss(batch, noise, scalars)
+        if anew:  # not before: what the old gradients leave is for the new ones, in one piece
+            for parameter in self._learned:
+                parameter.grad = None
+        total.backward()
+        return metrics
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,12 @@ def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its torch.jit
         from torch import _inductor  # takes a second to import
 
-        run: Run = _inductor.compile(graph, examples, options={"fallback_random": True})
+        run: Run = _inductor.compile(graph, examples, options=_OPTIONS)
     return run
 
 
 class Compiled:
-    """``backward`` for a ``loss`` of ``modules``, compiled by ``backend`` for each shape of batch.
+    """``Backward``, compiled by ``backend`` for each shape of batch.
 
     A trace freezes every branch as the first batch took it. So the first gradients of each graph are held against
     autograd's: where they differ by more than ``tolerance`` of their norm, or where the loss cannot be traced or
@@ -59,6 +71,7 @@ class Compiled:
         self, modules: Mapping[str, nn.Module], loss: Loss, tolerance: float, backend: Backend = inductor
     ) -> None:
         self._loss, self._tolerance, self._backend = loss, tolerance, backend
+        self._by_autograd = Backward(modules, loss)
         self._whole = _Whole(modules, loss)
         named = dict(self._whole.named_parameters())
         self._learned = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
@@ -68,9 +81,9 @@ class Compiled:
         self._graphs: dict[object, Graph] = {}
         self._gave_up = False
 
-    def __call__(self, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
+    def __call__(self, batch: Batch, noise: Tensor, scalars: Scalars, anew: bool = True) -> Metrics:
         if self._gave_up:
-            return backward(self._loss, batch, noise, scalars)
+            return self._by_autograd(batch, noise, scalars, anew)
         inputs = flat(batch, noise, scalars)
         shapes = tuple((tensor.shape, tensor.stride()) for tensor in inputs)
         try:
@@ -81,10 +94,12 @@ class Compiled:
             if is_out_of_memory(error):
                 raise
             self._give_up(error)
-            return backward(self._loss, batch, noise, scalars)
+            return self._by_autograd(batch, noise, scalars, anew)
         for parameter, gradient in zip(self._learned.values(), gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            if anew or parameter.grad is None:
+                parameter.grad = gradient
+            elif gradient is not None:
+                parameter.grad = parameter.grad + gradient
         return metrics
 
     def _run(self, graph: Graph, inputs: Sequence[Tensor]) -> tuple[Gradients, Metrics]:
