@@ -14,7 +14,8 @@ from lowerbound.draw import Batch
 from lowerbound.likelihoods import Normal as NormalLikelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, Chain, Standardise
-from lowerbound.posteriors import _MIN_SCALE, DiagonalNormal
+from lowerbound.posteriors import DiagonalNormal
+from lowerbound.posteriors.normal import MIN_SCALE
 from lowerbound.priors import Normal
 
 
@@ -77,7 +78,7 @@ class PPCA:
             linear.layers[0].weight.zero_()
             linear.layers[0].weight[:latents] = torch.linalg.solve(self.precision, self.weight.T) / self.variance
             linear.layers[0].bias.zero_()
-            linear.layers[0].bias[latents:] = inverse_positive(scale - _MIN_SCALE)
+            linear.layers[0].bias[latents:] = inverse_positive(scale - MIN_SCALE)
         return posterior
 
 

@@ -144,7 +144,35 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "schedules.Cosine": lb.training.Cosine(1.0, 3, 0.1),
         "schedules.WarmUp": lb.training.WarmUp(3, 2.0, 1.0),
     }
-    built["posteriors.DiagonalNormal"] = lb.posteriors.DiagonalNormal(1, built["networks.MLP"])
+    mlp = built["networks.MLP"]
+    built |= {
+        "gradients.LearnedBaseline": lb.gradients.LearnedBaseline(mlp, 0.5, True),
+        "likelihoods.Beta": lb.likelihoods.Beta(),
+        "likelihoods.BetaBinomial": lb.likelihoods.BetaBinomial(9),
+        "likelihoods.DiscretizedLogisticMixture": lb.likelihoods.DiscretizedLogisticMixture(17, 3),
+        "likelihoods.FullNormal": lb.likelihoods.FullNormal((4,)),
+        "likelihoods.LogNormal": lb.likelihoods.LogNormal("dimension", (4,)),
+        "likelihoods.LowRankNormal": lb.likelihoods.LowRankNormal((4,), 2),
+        "likelihoods.Ordinal": lb.likelihoods.Ordinal(5, (2,)),
+        "likelihoods.Product": lb.likelihoods.Product([lb.likelihoods.Bernoulli(), lb.likelihoods.Poisson()]),
+        "likelihoods.StudentT": lb.likelihoods.StudentT(scale="dimension", shape=(4,)),
+        "likelihoods.ZeroInflatedNegativeBinomial": lb.likelihoods.ZeroInflatedNegativeBinomial(),
+        "objectives.Constrained": lb.objectives.Constrained("kl", 3.0, 0.1, 0.5, 2.0),
+        "posteriors.Categorical": lb.posteriors.Categorical(2, 3, mlp),
+        "posteriors.Flow": lb.posteriors.Flow(2, mlp, "nsf", 3, (5,), 4),
+        "posteriors.LowRankNormal": lb.posteriors.LowRankNormal(3, 2, mlp),
+        "posteriors.NormalMixture": lb.posteriors.NormalMixture(3, 2, mlp),
+        "priors.Categorical": lb.priors.Categorical(2, 3),
+        "priors.ConditionalNormal": lb.priors.ConditionalNormal(2, mlp),
+        "priors.VampPrior": lb.priors.VampPrior((2,), (4,), 5),
+        "schedules.Cyclic": lb.training.Cyclic(3, 2, 0.3, 2.0, 1.0),
+    }
+    for name in ("Bernoulli", "Beta", "DiagonalNormal", "Dirichlet", "FullNormal", "Gamma", "LogisticNormal"):
+        built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
+    for name in ("VonMisesFisher", "Weibull"):
+        built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
+    for name in ("Bernoulli", "Beta", "Dirichlet", "Gamma", "LearnedNormal"):
+        built[f"priors.{name}"] = getattr(lb.priors, name)(3)
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )

@@ -59,6 +59,19 @@ def test_the_session_that_can_be_killed(tmp_path):
     assert len(SESSIONS) == 3
 
 
+def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+    assert len(blocks) == 6
+    for block in blocks:
+        assert sum(bool(line.strip()) and "import" not in line for line in block.splitlines()) <= 20
+    script = tmp_path / "own.py"
+    script.write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_first_session_is_short():
     assert len([line for line in SESSIONS[0].splitlines() if line]) <= 10
 

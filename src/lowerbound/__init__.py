@@ -9,7 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowerbound import data, distributions, likelihoods, nn, objectives, posteriors, priors, training
+    from lowerbound import (
+        data,
+        distributions,
+        gradients,
+        likelihoods,
+        nn,
+        objectives,
+        posteriors,
+        priors,
+        recipes,
+        training,
+    )
     from lowerbound.draw import Batch, Draw, Node
     from lowerbound.estimators import VAE, load
     from lowerbound.evidence import log_likelihood
@@ -29,6 +40,7 @@ __all__ = [
     "data",
     "distributions",
     "fit",
+    "gradients",
     "likelihoods",
     "load",
     "log_likelihood",
@@ -36,6 +48,7 @@ __all__ = [
     "objectives",
     "posteriors",
     "priors",
+    "recipes",
     "save",
     "training",
 ]

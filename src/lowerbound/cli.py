@@ -10,12 +10,13 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lowerbound.errors import (
     DataError,
@@ -100,7 +101,13 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--likelihood", default="auto", help="auto, or Bernoulli, Normal, Categorical, …"),
         click.option("--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Kind of networks."),
         click.option("--hidden", default="256,128", help="Sizes of the encoder's hidden layers."),
+        click.option("--activation", default="SiLU", help="Of hidden layers: SiLU, Tanh, ReLU or GELU."),
+        click.option(
+            "--prior", default=None, help="Normal, LearnedNormal, VampPrior, …  [default: what suits the posterior]"
+        ),
+        click.option("--posterior", default="DiagonalNormal", help="DiagonalNormal, Bernoulli, …"),
         click.option("--objective", default="elbo", help="elbo, elbo_sampled, elbo_entropy or iwae."),
+        click.option("--gradient", default=None, help="An estimator by name.  [default: what the posterior allows]"),
         click.option("--draws", type=at_least_1, default=1, help="Latents drawn for each row and step."),
         click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
         click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),
@@ -128,6 +135,8 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @data_argument
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @fit_options
+@click.option("--recipe", help="An assembly named after its paper, for all that is not given: iwae, vamp_prior, …")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, as latent_dim=20.")
 @click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Fixes every random draw.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
@@ -144,21 +153,22 @@ def fit(
     resume: bool,
     checkpoint_every: int,
     as_json: bool,
+    recipe: str | None,
+    pairs: tuple[str, ...],
     **options: Any,
 ) -> int | None:
     """Fit a variational auto-encoder to DATA.
 
-    A fit that was cut short, by a kill or a power cut, goes on with the same command and --resume, to the same bytes.
+    With --recipe, what is not given is as the paper of that name has it. A fit that was cut short, by a kill or a power
+    cut, goes on with the same command and --resume, to the same bytes.
     """
-    from lowerbound.estimators import VAE
-
     refuse_to_replace(out, force, resume)
-    check_names(options)
+    vae = estimator(recipe, options | {"hidden": sizes(hidden)}, settings(pairs))
     source = load(data)
     x = rows_of(source, "train")
-    if options["white"] is None and hasattr(source, "white"):
-        options["white"] = source.white
-    vae = VAE(hidden=sizes(hidden), random_state=seed, progress=sys.stderr.isatty(), **options)
+    if vae.white is None and hasattr(source, "white"):
+        vae.set_params(white=source.white)
+    vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
     words = f"{result['likelihood']}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
@@ -386,15 +396,40 @@ def sizes(text: str) -> tuple[int, ...]:
     return layers
 
 
-def check_names(options: dict[str, Any]) -> None:
-    """Refuse what the estimator would refuse as a mistake of usage, before data are read."""
-    from lowerbound.estimators import VAE
-    from lowerbound.estimators.parameters import check_parameters
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE each, the value as JSON where it is JSON and as text where it is not."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, as latent_dim=20.", param_hint="--set")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
+
+def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any]) -> VAE:
+    """The estimator of a recipe, or the plain one. Its mistakes are those of usage, refused before data are read."""
+    from lowerbound.estimators import VAE
+    from lowerbound.estimators.parameters import check_parameters, one_of
+    from lowerbound.recipes import RECIPES
+
+    source = click.get_current_context().get_parameter_source
     try:
-        check_parameters(VAE(**options).get_params(deep=False))
+        for name in more:
+            one_of("--set", name, list(VAE().get_params(deep=False)))
+        if recipe is None:
+            vae = VAE(**options | more)
+        else:
+            one_of("recipe", recipe, list(RECIPES))
+            told = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
+            vae = RECIPES[recipe](**told | more)
+        check_parameters(vae.get_params(deep=False))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    return vae
 
 
 def tell(result: dict[str, Any], as_json: bool, words: str) -> None:

@@ -15,7 +15,7 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.inference import Data, as_rows
 from lowerbound.model import LatentVariableModel, draw
-from lowerbound.posteriors import DiagonalNormal
+from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
@@ -63,7 +63,7 @@ class LogLikelihood:
 @torch.no_grad()
 def log_likelihood(
     model: LatentVariableModel,
-    posterior: DiagonalNormal,
+    posterior: Posterior,
     x: Data,
     *,
     samples: int = 1000,
@@ -93,7 +93,7 @@ def log_likelihood(
 
 @torch.no_grad()
 def score_rows(
-    model: LatentVariableModel, posterior: DiagonalNormal, batch: Batch, samples: int, rng: torch.Generator
+    model: LatentVariableModel, posterior: Posterior, batch: Batch, samples: int, rng: torch.Generator
 ) -> Tensor:
     """log mean_K w ``[B]`` with the *same* noise for every row, so that no row's score depends on its neighbours.
 

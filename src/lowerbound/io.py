@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import lowerbound
-from lowerbound import checkpoint, folder, likelihoods, model, objectives, posteriors, priors
+from lowerbound import checkpoint, folder, gradients, likelihoods, model, objectives, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.errors import FormatError
 from lowerbound.training import History, checkpoints, schedules
@@ -46,26 +47,77 @@ TABLE: dict[str, Callable[..., Any]] = {
     "activations.ReLU": nn.ReLU,
     "activations.SiLU": nn.SiLU,
     "activations.Tanh": nn.Tanh,
+    "gradients.LearnedBaseline": gradients.LearnedBaseline,
+    "gradients.bounded": gradients.bounded,
+    "gradients.control_variate": gradients.control_variate,
+    "gradients.doubly_reparameterised": gradients.doubly_reparameterised,
+    "gradients.enumerated": gradients.enumerated,
+    "gradients.leave_one_out": gradients.leave_one_out,
+    "gradients.partially_importance_weighted": gradients.partially_importance_weighted,
+    "gradients.rao_blackwellised": gradients.rao_blackwellised,
+    "gradients.rebar": gradients.rebar,
+    "gradients.relaxed": gradients.relaxed,
+    "gradients.reparameterised": gradients.reparameterised,
+    "gradients.score_function": gradients.score_function,
+    "gradients.sticking_the_landing": gradients.sticking_the_landing,
+    "gradients.straight_through": gradients.straight_through,
     "likelihoods.Bernoulli": likelihoods.Bernoulli,
+    "likelihoods.Beta": likelihoods.Beta,
+    "likelihoods.BetaBinomial": likelihoods.BetaBinomial,
     "likelihoods.Categorical": likelihoods.Categorical,
     "likelihoods.DiscretizedLogistic": likelihoods.DiscretizedLogistic,
+    "likelihoods.DiscretizedLogisticMixture": likelihoods.DiscretizedLogisticMixture,
+    "likelihoods.FullNormal": likelihoods.FullNormal,
+    "likelihoods.LogNormal": likelihoods.LogNormal,
+    "likelihoods.LowRankNormal": likelihoods.LowRankNormal,
     "likelihoods.NegativeBinomial": likelihoods.NegativeBinomial,
     "likelihoods.Normal": likelihoods.Normal,
+    "likelihoods.Ordinal": likelihoods.Ordinal,
     "likelihoods.Poisson": likelihoods.Poisson,
+    "likelihoods.Product": likelihoods.Product,
+    "likelihoods.StudentT": likelihoods.StudentT,
+    "likelihoods.ZeroInflatedNegativeBinomial": likelihoods.ZeroInflatedNegativeBinomial,
     "model.LatentVariableModel": model.LatentVariableModel,
     "networks.Chain": networks.Chain,
     "networks.ConvDecoder": networks.ConvDecoder,
     "networks.ConvEncoder": networks.ConvEncoder,
     "networks.MLP": networks.MLP,
     "networks.Standardise": networks.Standardise,
+    "objectives.Constrained": objectives.Constrained,
+    "objectives.capacity": objectives.capacity,
+    "objectives.combined_iwae": objectives.combined_iwae,
     "objectives.elbo": objectives.elbo,
     "objectives.elbo_entropy": objectives.elbo_entropy,
     "objectives.elbo_sampled": objectives.elbo_sampled,
     "objectives.iwae": objectives.iwae,
+    "objectives.minus_cubo": objectives.minus_cubo,
+    "objectives.multi_iwae": objectives.multi_iwae,
+    "objectives.renyi": objectives.renyi,
+    "posteriors.Bernoulli": posteriors.Bernoulli,
+    "posteriors.Beta": posteriors.Beta,
+    "posteriors.Categorical": posteriors.Categorical,
     "posteriors.DiagonalNormal": posteriors.DiagonalNormal,
+    "posteriors.Dirichlet": posteriors.Dirichlet,
+    "posteriors.Flow": posteriors.Flow,
+    "posteriors.FullNormal": posteriors.FullNormal,
+    "posteriors.Gamma": posteriors.Gamma,
+    "posteriors.LogisticNormal": posteriors.LogisticNormal,
+    "posteriors.LowRankNormal": posteriors.LowRankNormal,
+    "posteriors.NormalMixture": posteriors.NormalMixture,
+    "posteriors.VonMisesFisher": posteriors.VonMisesFisher,
+    "posteriors.Weibull": posteriors.Weibull,
+    "priors.Bernoulli": priors.Bernoulli,
+    "priors.Beta": priors.Beta,
+    "priors.Categorical": priors.Categorical,
+    "priors.ConditionalNormal": priors.ConditionalNormal,
+    "priors.Dirichlet": priors.Dirichlet,
+    "priors.Gamma": priors.Gamma,
+    "priors.LearnedNormal": priors.LearnedNormal,
     "priors.Normal": priors.Normal,
+    "priors.VampPrior": priors.VampPrior,
     "schedules.Constant": schedules.Constant,
     "schedules.Cosine": schedules.Cosine,
+    "schedules.Cyclic": schedules.Cyclic,
     "schedules.WarmUp": schedules.WarmUp,
 }
 _NAMES = {part: name for name, part in TABLE.items()}
@@ -76,7 +128,7 @@ class Saved:
     """What a folder held: p(x, z), q(z|x), what happened in their fit, and what else was saved beside them."""
 
     model: model.LatentVariableModel
-    posterior: posteriors.DiagonalNormal
+    posterior: posteriors.Posterior
     history: History
     extra: dict[str, Any]
 
@@ -86,16 +138,31 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     parts = {key.split(".")[1]: part for key, part in TABLE.items() if key.startswith(f"{kind}.")}
     plain = {_plain(key): part for key, part in parts.items()}
     if _plain(name) in plain:
-        return plain[_plain(name)]
+        return _ready(kind, plain[_plain(name)])
     near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.0)
     guess = next(key for key in parts if _plain(key) == near[0])
     raise ValueError(f"{name!r} is none of the {kind} ({', '.join(parts)}); did you mean {guess!r}?")
 
 
+def _ready(kind: str, part: Callable[..., Any]) -> Callable[..., Any]:
+    """``part``, unless its name alone is not enough: a function of a draw with settings that have no default."""
+    given = {"objectives": ("draw",), "gradients": ("draw", "objective")}.get(kind)
+    lacking = [
+        parameter.name
+        for parameter in inspect.signature(part).parameters.values()
+        if parameter.default is parameter.empty and parameter.name not in (given or ())
+    ]
+    if given is not None and lacking:
+        name, settings = part.__qualname__, ", ".join(f"{each}=…" for each in lacking)
+        call = f"{name}({settings})" if isinstance(part, type) else f"functools.partial({name}, {settings})"
+        raise ValueError(f"{name} needs more than its name: give {call}.")
+    return part
+
+
 def save(
     path: str | Path,
     model: model.LatentVariableModel,
-    posterior: posteriors.DiagonalNormal,
+    posterior: posteriors.Posterior,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
 ) -> None:
@@ -110,7 +177,7 @@ def save(
 
 def files(
     model: model.LatentVariableModel,
-    posterior: posteriors.DiagonalNormal,
+    posterior: posteriors.Posterior,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
     tensors: Mapping[str, Tensor] | None = None,
@@ -199,7 +266,7 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
 def rebuild(value: Mapping[str, Any], own: Mapping[str, Any], saved: Saved) -> dict[str, Any]:
     """What ``encode`` described beside a model, if its networks are no larger than the model's own."""
     for key, item in value.items():
-        networks_due = key in ("encoder", "decoder", "likelihood")
+        networks_due = key in ("encoder", "decoder", "likelihood", "prior", "objective", "gradient")
         if not networks_due and any(not name.startswith("schedules.") for name in _parts(item)):
             raise FormatError(f"{CONFIG} describes the {key} by a part that is none of its kind; restore it.")
     with torch.device("meta"), networks.seeded(0):
@@ -231,6 +298,8 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, partial) and not value.args and value.func in _NAMES:
+        return {"name": _NAMES[value.func], "given": {key: encode(item) for key, item in value.keywords.items()}}
     if callable(value) and value in _NAMES:
         return {"name": _NAMES[value]}
     if type(value) in _NAMES:
@@ -244,7 +313,7 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
     if isinstance(value, list):
         if len(value) > _LONGEST:
             raise FormatError(f"{CONFIG} gives {key} as a list of {len(value)}; no part has so many; restore it.")
-        if any(isinstance(item, dict) for item in value):
+        if key != "likelihoods" and any(isinstance(item, dict) for item in value):
             raise FormatError(f"{CONFIG} describes the {key} by a list of parts, which none takes; restore it.")
         return tuple(decode(item, own, key) for item in value)
     if not isinstance(value, dict):
@@ -254,7 +323,8 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
             raise FormatError(f"the {key} is your own {value['own']}: pass it back, as load(path, {key}=…).")
         return own[key]
     if "name" in value:
-        return _known(value["name"])
+        named, given = _known(value["name"]), value.get("given")
+        return partial(named, **{name: decode(item, own, name) for name, item in given.items()}) if given else named
     if "part" in value:
         chained = value["part"] == _NAMES[networks.Chain]  # its links answer to the name of the whole chain
         arguments = {name: decode(item, own, key if chained else name) for name, item in value["arguments"].items()}
@@ -298,7 +368,7 @@ def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> d
         raise FormatError(f"{path / CONFIG} lacks {error}; restore it or fit the model again.") from error
     except (AttributeError, TypeError, RecursionError) as error:
         raise _damaged(path) from error
-    kinds = {"model": model.LatentVariableModel, "posterior": posteriors.DiagonalNormal}
+    kinds = {"model": model.LatentVariableModel, "posterior": posteriors.Posterior}
     if not all(isinstance(modules[name], kind) for name, kind in kinds.items()):
         raise _damaged(path)
     return {name: module.to(_DTYPES[config["dtype"]]) for name, module in modules.items()}

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from lowerbound import distributions
-from lowerbound.distributions import kl_rule
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.nn import apply
-from lowerbound.posteriors import DiagonalNormal
-from lowerbound.priors import Normal
+from lowerbound.posteriors import Posterior
+from lowerbound.priors import Encode, Prior
 
 
 class LatentVariableModel(nn.Module):
     """p(z) by ``prior``, p(x|z) by ``likelihood`` with the parameters that ``decoder`` computes from z.
 
-    ``decoder``: ``[N, d] → [N, P, *X]`` with P the likelihood's parameters per value (``[N, *X]`` where P = 1).
+    ``decoder``: ``[N, *E] → [N, P, *X]`` with P the likelihood's parameters per value (``[N, *X]`` where P = 1).
     Any ``nn.Module`` of that shape can be the decoder.
     """
 
-    def __init__(self, prior: Normal, decoder: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
 
-    def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, d]``."""
-        out = apply(self.decoder, z.flatten(0, 1))
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, *E]``."""
+        if context is not None:
+            context = context.expand(len(z), *context.shape).flatten(0, 1)
+        out = apply(self.decoder, z.flatten(0, 1), context)
         parameters = self.likelihood.n_parameters
         if parameters == 1:
             out = out.unsqueeze(1)
@@ -41,26 +43,37 @@ class LatentVariableModel(nn.Module):
         params: Tensor = out.unflatten(0, z.shape[:2])
         return params
 
-    def log_lik(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x|z) ``[K, B]`` of ``x [B, *X]`` at ``z [K, B, d]``, over observed values."""
-        return self.likelihood.log_prob(self.decode(z), x, mask)
+    def log_lik(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """log p(x|z) ``[K, B]`` of ``x [B, *X]`` at ``z [K, B, *E]``, over observed values."""
+        return self.likelihood.log_prob(self.decode(z, context), x, mask)
 
-    def log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x, z) ``[K, B]``."""
-        prior: distributions.Normal = self.prior()
-        return self.log_lik(z, x, mask) + prior.log_prob(z)
+    def log_joint(
+        self,
+        z: Tensor,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        encode: Encode | None = None,
+    ) -> Tensor:
+        """log p(x, z) ``[K, B]``; ``encode``: the posterior, for a prior that is made of it."""
+        log_prior: Tensor = self.prior(context, encode).log_prob(z)
+        return self.log_lik(z, x, mask, context) + log_prior
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` rows from p(x), ``[n, *X]``."""
-        params = self.decode(self.prior.sample(n, generator).unsqueeze(0))
-        return self.likelihood.sample(params, generator).squeeze(0)
+    def sample(
+        self, n: int, generator: torch.Generator, context: Tensor | None = None, encode: Encode | None = None
+    ) -> Tensor:
+        """``n`` rows from p(x), ``[n, *X]``, one for each row of ``context`` if there is one."""
+        z = self.prior.sample(n, generator, context, encode)
+        return self.likelihood.sample(self.decode(z.unsqueeze(0), context), generator).squeeze(0)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Start where p(x|z) is each value's own distribution in ``x [N, *X]``, whatever z.
 
-        Sets what the likelihood learns or scales by, and the decoder's output bias where it has ``init_bias``.
+        Sets what the likelihood learns or scales by, and the decoder's output bias where it has ``init_bias``; a prior
+        may start from data too.
         """
+        self.prior.initialise(x if mask is None else torch.where(mask, x, 0))
         bias = self.likelihood.initialise(x, mask)
         init_bias = getattr(self.decoder, "init_bias", None)
         if init_bias is not None:
@@ -69,28 +82,27 @@ class LatentVariableModel(nn.Module):
 
 def draw(
     model: LatentVariableModel,
-    posterior: DiagonalNormal,
+    posterior: Posterior,
     batch: Batch,
     noise: Tensor | torch.Generator,
     K: int = 1,
+    plain: bool = False,
 ) -> Draw:
     """``K`` draws of each row's latent from q(z|x), with all that an objective may ask of them.
 
-    ``noise``: what ``posterior.noise`` gives, ``[K, B, *E]`` or broadcastable to it, or a generator to draw it
-    from (then ``K`` says how many).
+    ``noise``: what ``posterior.noise`` gives, ``[K, B, …]`` or broadcastable to it, or a generator to draw it
+    from (then ``K`` says how many). ``plain``: draws through which no gradient flows, as score functions need them.
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
-    q = posterior(batch.x, batch.mask)
-    p = model.prior()
+    q, p = posterior(batch.x, batch.mask, batch.context), model.prior(batch.context, posterior)
+    x = batch.x if batch.mask is None else torch.where(batch.mask, batch.x, 0)
+
+    def at(z: Tensor, noise: Tensor | None) -> Draw:
+        return Draw((Node("z", z, q, p, noise),), model.log_lik(z, batch.x, batch.mask, batch.context), evaluate, x)
+
+    def evaluate(latents: Mapping[str, Tensor]) -> Draw:
+        return at(latents["z"], None)
+
     z = q.sample(noise)
-    kl = kl_rule(q, p)
-    node = Node(
-        "z",
-        z,
-        log_p_term=lambda: p.log_prob(z),
-        log_q_term=lambda: q.log_prob(z),
-        kl_per_dim_term=None if kl is None else lambda: kl(q, p),
-        entropy_term=q.entropy,
-    )
-    return Draw((node,), model.log_lik(z, batch.x, batch.mask))
+    return at(z.detach() if plain or q.reparameterisation is None else z, noise)

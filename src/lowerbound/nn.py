@@ -37,13 +37,17 @@ def products(precision: Precision) -> Iterator[None]:
         _AUTOCAST.reset(token)
 
 
-def apply(network: nn.Module, x: Tensor) -> Tensor:
-    """``network(x)`` in the type of ``x``, with products in the precision that the block around asks for."""
+def apply(network: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """``network(x)`` in the type of ``x``, with products in the precision that the block around asks for.
+
+    A network that says how many numbers of ``context`` it takes, as an attribute of that name, is given them too.
+    """
+    inputs = (x,) if context is None or not getattr(network, "context", 0) else (x, context)
     if not _AUTOCAST.get():
-        out: Tensor = network(x)
+        out: Tensor = network(*inputs)
         return out
     with torch.autocast(x.device.type, torch.bfloat16):
-        out = network(x)
+        out = network(*inputs)
     return out.to(x.dtype)
 
 
@@ -56,7 +60,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class MLP(nn.Module):
-    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``."""
+    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``, beside ``context [N, C]`` if it takes any."""
 
     def __init__(
         self,
@@ -64,17 +68,25 @@ class MLP(nn.Module):
         out_shape: Sequence[int],
         hidden: Sequence[int] = (256,),
         activation: type[nn.Module] = nn.Tanh,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
-        self.hidden, self.activation = tuple(hidden), activation
-        sizes = [math.prod(self.in_shape), *self.hidden, math.prod(self.out_shape)]
+        self.hidden, self.activation, self.context = tuple(hidden), activation, context
+        sizes = [math.prod(self.in_shape) + context, *self.hidden, math.prod(self.out_shape)]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), activation()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if self.context:
+            if context is None or context.shape[1:] != (self.context,):
+                given = "none" if context is None else list(context.shape[1:])
+                raise ValueError(
+                    f"this network takes a context of [{self.context}] numbers a row, and was given {given}."
+                )
+            x = torch.cat([x.flatten(1), context], 1)
         out: Tensor = self.layers(x.flatten(1))
         return out.unflatten(1, self.out_shape) if len(self.out_shape) != 1 else out
 
@@ -120,9 +132,13 @@ class Chain(nn.Module):
         super().__init__()
         self.first, self.second = first, second
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(x))
-        return out
+    @property
+    def context(self) -> int:
+        """How many numbers of context ``second`` takes."""
+        return int(getattr(self.second, "context", 0))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return apply(self.second, self.first(x), context)
 
 
 class ResidualBlock(nn.Module):

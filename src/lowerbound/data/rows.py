@@ -19,7 +19,7 @@ Binarise = Literal["none", "fixed", "afresh", "mean"]
 
 
 class Rows:
-    """``x [N, *X]`` with an optional ``mask [N, *X]``, True where observed.
+    """``x [N, *X]`` with an optional ``mask [N, *X]``, True where observed, and ``context [N, C]`` that each is given.
 
     Bool and 8-bit values are kept as uint8, all others as ``dtype``, the type batches come in.
     ``binarise``: a grey value g in [0, white] becomes 1 with probability g / white, else 0; drawn once here
@@ -36,8 +36,10 @@ class Rows:
         white: float | None = None,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> None:
         _check(x, mask, binarise, dtype)
+        self._context = None if context is None else _checked_context(context, len(x)).to(x.device, dtype)
         self._dtype = dtype
         self._index: Tensor | None = None  # of a subset: its rows among those of _x
         self._binarise: Binarise = binarise
@@ -62,6 +64,7 @@ class Rows:
         white: float | None = None,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        context: NDArray[Any] | None = None,
     ) -> Rows:
         """Rows of a NumPy array of numbers, of any byte order; memory is shared where it can be.
 
@@ -69,7 +72,8 @@ class Rows:
         """
         x = arrays.to_tensor(array, mask, dtype)
         observed = None if mask is None else arrays.as_mask(mask)
-        return cls(x, observed, binarise=binarise, white=white, dtype=dtype, generator=generator)
+        given = None if context is None else arrays.to_tensor(context, None, dtype)
+        return cls(x, observed, binarise=binarise, white=white, dtype=dtype, generator=generator, context=given)
 
     def __len__(self) -> int:
         return len(self._x) if self._index is None else len(self._index)
@@ -98,6 +102,11 @@ class Rows:
         return self._mask if self._mask is None or self._index is None else self._mask[self._index]
 
     @property
+    def context(self) -> Tensor | None:
+        """What each row is given, ``[N, C]``."""
+        return self._context if self._context is None or self._index is None else self._context[self._index]
+
+    @property
     def binarise(self) -> Binarise:
         return self._binarise
 
@@ -116,7 +125,8 @@ class Rows:
         if self._binarise == "mean":
             x = x / self._white
         mask = None if self._mask is None else self._mask.index_select(0, chosen)
-        return Batch(x, mask, chosen, weight)
+        context = None if self._context is None else self._context.index_select(0, chosen)
+        return Batch(x, mask, chosen, weight, context)
 
     def subset(self, index: Tensor) -> Rows:
         """The rows ``index [M]`` (int64) under the same settings: a view, which copies no values."""
@@ -128,7 +138,8 @@ class Rows:
         """SHA-256 of the values, the mask and the settings: the same for the same rows."""
         about = (tuple(self._x.shape), str(self._x.dtype), str(self._dtype), self._binarise, self._white)
         digest = hashlib.sha256(repr(about).encode())
-        for tensor in (self._x, self._mask, self._index):
+        given = () if self._context is None else (self._context,)  # rows without one keep the digest they had
+        for tensor in (self._x, self._mask, self._index, *given):
             digest.update(b"none" if tensor is None else b"some")
             for chunk in () if tensor is None else tensor.split(_CHUNK):
                 digest.update(chunk.cpu().contiguous().numpy())
@@ -139,6 +150,7 @@ class Rows:
         rows = copy.copy(self)
         rows._x = self._x.to(device)
         rows._mask = None if self._mask is None else self._mask.to(device)
+        rows._context = None if self._context is None else self._context.to(device)
         rows._index = None if self._index is None else self._index.to(device)
         return rows
 
@@ -154,6 +166,15 @@ def _check(x: Tensor, mask: Tensor | None, binarise: str, dtype: torch.dtype) ->
         raise DataError(
             f"the mask's shape {tuple(mask.shape)} is not the data's {tuple(x.shape)}; give one bool a value."
         )
+
+
+def _checked_context(context: Tensor, rows: int) -> Tensor:
+    if context.ndim != 2 or len(context) != rows:
+        raise DataError(f"the context is {list(context.shape)}; give [{rows}, C], some numbers for each row.")
+    if not bool((finite := context.isfinite()).all()):
+        row = int((~finite).any(1).nonzero()[0])
+        raise DataError(f"the context of row {row} holds NaN or an infinity; each row needs all of its context.")
+    return context
 
 
 def _compact(x: Tensor, dtype: torch.dtype) -> Tensor:

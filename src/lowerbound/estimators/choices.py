@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,28 +11,50 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lowerbound import io
+from lowerbound import io, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.data import arrays
 from lowerbound.errors import DataError
 from lowerbound.estimators.inputs import CHUNK
 from lowerbound.likelihoods import (
     Bernoulli,
+    Beta,
+    BetaBinomial,
     Categorical,
     DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    FullNormal,
     Likelihood,
+    LogNormal,
+    LowRankNormal,
     NegativeBinomial,
     Normal,
+    Ordinal,
     Poisson,
+    Product,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
 )
+from lowerbound.posteriors import Posterior
+from lowerbound.priors import Prior
 
-COUNTS = (Poisson, NegativeBinomial)
+_SUITS: dict[type[Posterior], str] = {
+    posteriors.Bernoulli: "Bernoulli",
+    posteriors.Beta: "Beta",
+    posteriors.Categorical: "Categorical",
+    posteriors.Dirichlet: "Dirichlet",
+    posteriors.Gamma: "Gamma",
+    posteriors.Weibull: "Gamma",
+}
+"""The prior of a posterior's latents, where it is not N(0, I)."""
+COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
+_REAL = (Normal, StudentT, FullNormal, LowRankNormal)
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
 _SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
 _MOST_CLASSES = 2**16
-_BOUNDED = (Bernoulli, Categorical, DiscretizedLogistic)
+_BOUNDED = (Bernoulli, Beta, BetaBinomial, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture, Ordinal)
 
 
 def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, str]:
@@ -62,46 +85,83 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
     """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``white``: the largest 8-bit value."""
     part = io.find("likelihoods", name)
-    if part is Normal:
-        return Normal("dimension", shape=x.shape[1:])
-    if part is Categorical:
+    if part in (Normal, LogNormal, StudentT):
+        return part(scale="dimension", shape=x.shape[1:])
+    if part in (FullNormal, LowRankNormal):
+        return FullNormal(x.shape[1:]) if part is FullNormal else LowRankNormal(x.shape[1:], rank=1)
+    if part is Product:
+        raise ValueError("Product needs a likelihood for each column: give likelihood=Product([…]).")
+    if part in (Categorical, Ordinal, BetaBinomial):
         if float(x.max()) >= _MOST_CLASSES:
             where = arrays.place(arrays.first(x == x.max()))
             raise DataError(
-                f"{where} is {x.max():g}, and Categorical takes classes from 0 to {_MOST_CLASSES - 1}; number the "
+                f"{where} is {x.max():g}, and {part.__name__} takes classes from 0 to {_MOST_CLASSES - 1}; number the "
                 "classes from 0, or choose another likelihood."
             )
-        return Categorical(max(2, int(x.max()) + 1))
-    if part is DiscretizedLogistic:
+        largest = int(x.max())
+        return part(max(1, largest)) if part is BetaBinomial else part(max(2, largest + 1))
+    if part in (DiscretizedLogistic, DiscretizedLogisticMixture):
         if not 1 <= white < _MOST_CLASSES or white != int(white):
             raise ValueError(
-                f"white is {white:g}; DiscretizedLogistic takes a whole number from 1 to {_MOST_CLASSES - 1}: round "
+                f"white is {white:g}; {part.__name__} takes a whole number from 1 to {_MOST_CLASSES - 1}: round "
                 "the values and white, or choose another likelihood."
             )
-        return DiscretizedLogistic(int(white) + 1)
+        return part(int(white) + 1)
     likelihood: Likelihood = part()
     return likelihood
 
 
+def part_of(kind: str, part: Any) -> Any:
+    """A part of a kind ("objectives", "posteriors", …): the one of this name, or as it is."""
+    return io.find(kind, part) if isinstance(part, str) else part
+
+
+def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[int, ...], context: int | None) -> Prior:
+    """A prior by name, for the latents of ``posterior`` and rows of ``shape``; None for the one that suits."""
+    if isinstance(prior, Prior):
+        return copy.deepcopy(prior)
+    event, (latent_dim, *_) = posterior.event, posterior.event
+    if prior is None:
+        prior = _SUITS.get(type(posterior), "Normal")
+    part = io.find("priors", prior)
+    if part is priors.VampPrior:
+        return priors.VampPrior(event, shape)
+    if part is priors.ConditionalNormal:
+        if context is None:
+            raise ValueError('prior="ConditionalNormal" is p(z|context): give fit a context.')
+        return priors.ConditionalNormal(latent_dim, networks.MLP((context,), (2 * latent_dim,), (64,), nn.SiLU))
+    made: Prior = part(*event)
+    return made
+
+
 def build_networks(
-    network: str, latent_dim: int, hidden: Sequence[int], shape: tuple[int, ...], likelihood: Likelihood
+    network: str,
+    n_outputs: int,
+    event: tuple[int, ...],
+    hidden: Sequence[int],
+    activation: type[nn.Module],
+    shape: tuple[int, ...],
+    likelihood: Likelihood,
+    context: int,
 ) -> tuple[networks.Standardise, nn.Module, nn.Module]:
-    """What standardises rows of ``shape``, an encoder of the standardised, and a decoder."""
+    """What standardises rows of ``shape``, an encoder of the standardised, and a decoder of latents of ``event``."""
     one_scale = isinstance(likelihood, _BOUNDED) or len(shape) > 1
     standardise = networks.Standardise(() if one_scale else shape, log1p=isinstance(likelihood, COUNTS))
     out_shape = shape if likelihood.n_parameters == 1 else (likelihood.n_parameters, *shape)
     encoder: nn.Module
     decoder: nn.Module
     if network == "mlp":
-        encoder = networks.MLP(shape, (2 * latent_dim,), hidden, nn.SiLU)
-        decoder = networks.MLP((latent_dim,), out_shape, tuple(hidden)[::-1], nn.SiLU)
+        encoder = networks.MLP(shape, (n_outputs,), hidden, activation, context)
+        decoder = networks.MLP(event, out_shape, tuple(hidden)[::-1], activation, context)
     elif len(shape) not in (2, 3):
         raise ValueError(
             f'network="conv" needs rows of shape (H, W) or (C, H, W), not {shape}; reshape X, or use network="mlp".'
         )
+    elif context or len(event) > 1:
+        raise ValueError('network="conv" takes no context and latents of one axis only; use network="mlp".')
     else:
-        encoder = networks.ConvEncoder(shape, 2 * latent_dim)
-        decoder = networks.ConvDecoder(latent_dim, out_shape)
+        encoder = networks.ConvEncoder(shape, n_outputs)
+        decoder = networks.ConvDecoder(event[0], out_shape)
     return standardise, encoder, decoder
 
 
@@ -119,20 +179,24 @@ def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: S
         raise DataError(
             f"{source}: {arrays.place(where, names)} is {x[where]}, which "
             f"{type(likelihood).__name__} cannot produce; choose another likelihood"
-            + (", or give white, the largest value" if isinstance(likelihood, DiscretizedLogistic) else "")
+            + (
+                ", or give white, the largest value"
+                if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture)
+                else ""
+            )
             + ", or correct the value."
         )
 
 
 def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
     """Refuse columns that vary by less than single precision, in which models compute, can tell apart."""
-    if not isinstance(likelihood, (Normal, *COUNTS)) or x.dtype == np.uint8:
+    if not isinstance(likelihood, (*_REAL, *COUNTS)) or x.dtype == np.uint8:
         return
     mean, deviation, varies = _moments(x)
     blurred = varies & (deviation < 1e-5 * np.abs(mean))
     if isinstance(likelihood, COUNTS):
         blurred &= mean > _EXACT_BELOW
-    small = varies & (deviation < _SMALLEST_SPREAD) if isinstance(likelihood, Normal) else np.zeros_like(varies)
+    small = varies & (deviation < _SMALLEST_SPREAD) if isinstance(likelihood, _REAL) else np.zeros_like(varies)
     if not (blurred | small).any():
         return
     at = arrays.first(small if small.any() else blurred)

@@ -166,3 +166,28 @@ def _check_shape(shape: tuple[int, ...], fitted: Any) -> None:
     raise DataError(
         f"rows have shape {shape[1:]}, but this model was fitted to rows of {fitted.shape_}; reshape X or fit anew."
     )
+
+
+def context(given: Any, rows: int) -> NDArray[Any] | None:
+    """A context as single-precision numbers, ``[N, C]``."""
+    if given is None:
+        return None
+    values = np.asarray(given)
+    if values.dtype.kind not in "fiub" or values.shape[0:1] != (rows,) or values.ndim != 2:
+        raise ValueError(f"context is {values.dtype} of shape {values.shape}; give numbers, [{rows}, C].")
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise DataError(f"the context of row {row} holds NaN or an infinity; each row needs all of its context.")
+    return values.astype(np.float32)
+
+
+def fitted_context(given: Any, rows: int, due: int | None) -> NDArray[Any] | None:
+    """``context`` as it was fitted with: refused where that was another, or none."""
+    if given is None and due is not None:
+        raise ValueError(f"this model was fitted with a context of {due} numbers a row; give context=.")
+    values = context(given, rows)
+    have = None if values is None else values.shape[1]
+    if have != due:
+        was = "none" if due is None else f"one of {due}"
+        raise ValueError(f"the context has {have} numbers a row, and this model was fitted with {was}.")
+    return values

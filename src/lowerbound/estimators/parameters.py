@@ -16,6 +16,7 @@ from lowerbound import io
 from lowerbound.likelihoods import Likelihood
 from lowerbound.nn import Precision
 from lowerbound.objectives import elbo
+from lowerbound.priors import Prior
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
 _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
@@ -77,11 +78,13 @@ def _check_names(given: Mapping[str, Any]) -> None:
     one_of("network", given["network"], ("mlp", "conv"))
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
     one_of("precision", given["precision"], get_args(Precision))
-    for argument, kind in (("likelihood", "likelihoods"), ("objective", "objectives")):
-        value = given[argument]
+    for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
+        value, kind = given[argument], f"{argument}s"
         names = [key.split(".")[1] for key in io.TABLE if key.startswith(f"{kind}.")]
         if isinstance(value, str) and _plain(value) not in map(_plain, names):
             one_of(argument, value, (*(["auto"] if argument == "likelihood" else []), *names))
+        elif isinstance(value, str) and argument in ("objective", "gradient"):
+            io.find(kind, value)
 
 
 def one_of(argument: str, value: object, names: Sequence[str]) -> None:
@@ -106,6 +109,16 @@ def _check_parts(given: Mapping[str, Any]) -> None:
         raise ValueError(f'likelihood is {_shown(given["likelihood"])}; give a name, a Likelihood, or "auto".')
     if not isinstance(given["objective"], str) and not callable(given["objective"]):
         raise ValueError(f"objective is {_shown(given['objective'])}; give a name, or a function of a Draw.")
+    if not isinstance(given["gradient"], str | None) and not callable(given["gradient"]):
+        raise ValueError(
+            f"gradient is {_shown(given['gradient'])}; give a name, a function of a Draw and an objective, or None."
+        )
+    if not isinstance(given["posterior"], str) and not callable(given["posterior"]):
+        raise ValueError(f"posterior is {_shown(given['posterior'])}; give a name, or what makes a Posterior.")
+    if not isinstance(given["prior"], str | Prior | None):
+        raise ValueError(f"prior is {_shown(given['prior'])}; give a name, a Prior, or None.")
+    if not isinstance(given["activation"], str):
+        raise ValueError(f'activation is {_shown(given["activation"])}; give a name, as "SiLU".')
     callbacks = given["callbacks"]
     if not isinstance(callbacks, Iterable) or not all(callable(callback) for callback in callbacks):
         raise ValueError(f"callbacks is {_shown(callbacks)}; give a list of functions of an Event.")

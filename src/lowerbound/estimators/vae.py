@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,20 +30,23 @@ from lowerbound.estimators.choices import (
     COUNTS,
     build_likelihood,
     build_networks,
+    build_prior,
     check_precision,
     check_support,
     default_likelihood,
+    part_of,
 )
 from lowerbound.estimators.parameters import check_parameters, whole
-from lowerbound.gradients import Objective
+from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
-from lowerbound.posteriors import DiagonalNormal
-from lowerbound.priors import Normal
+from lowerbound.posteriors import Posterior
+from lowerbound.priors import Prior
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
 _USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
+_MOMENT_DRAWS = 1000
 _INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
 
 
@@ -61,9 +65,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     latent_dim : the number of latents, d.
     likelihood : "auto" picks it from the data (``lowerbound check`` says which); a name; or a ``Likelihood``.
     network : "mlp" with ``hidden`` layers, or "conv" for rows of shape (H, W) or (C, H, W).
-    hidden : sizes of the encoder's hidden layers; the decoder mirrors them.
+    hidden, activation : sizes of the encoder's hidden layers, which the decoder mirrors; "SiLU", "Tanh", …
     encoder, decoder : modules of your own, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
+    prior, posterior : names of ``lowerbound.priors`` and ``.posteriors``; a prior may be a ``Prior``, a posterior what
+        makes one of (latent_dim, encoder=…). None for the prior that suits the posterior.
     objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``.
+    gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
     draws : latents drawn for each row and step (K of "iwae").
     beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
         With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
@@ -92,7 +99,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     """
 
     model_: LatentVariableModel
-    posterior_: DiagonalNormal
+    posterior_: Posterior
     history_: History
 
     def __init__(
@@ -102,9 +109,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         likelihood: str | Likelihood = "auto",
         network: Literal["mlp", "conv"] = "mlp",
         hidden: Sequence[int] = (256, 128),
+        activation: str = "SiLU",
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
+        prior: str | Prior | None = None,
+        posterior: str | Callable[..., Posterior] = "DiagonalNormal",
         objective: str | Objective = "elbo",
+        gradient: str | GradientEstimator | None = None,
         draws: int = 1,
         beta: float = 1.0,
         warm_up: float = 0.0,
@@ -128,9 +139,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.likelihood = likelihood
         self.network = network
         self.hidden = hidden
+        self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.prior = prior
+        self.posterior = posterior
         self.objective = objective
+        self.gradient = gradient
         self.draws = draws
         self.beta = beta
         self.warm_up = warm_up
@@ -155,11 +170,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         X: ArrayLike,
         y: object = None,
         *,
+        context: ArrayLike | None = None,
         run_dir: str | Path | None = None,
         resume: inference.Resume = "auto",
         checkpoint_every: int = 1000,
     ) -> Self:
         """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
+
+        With ``context [N, C]`` it is p(x|context) that is learnt: prior, encoder and decoder are given it.
 
         With ``run_dir``, a folder, the fit can be cut short anywhere and goes on when called again as it was, with the
         same bytes in the end: ``lowerbound.fit`` tells how. The folder then holds what ``save`` writes.
@@ -167,7 +185,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         goes_on = run_dir is not None and resume == "auto" and self.random_state is None
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError):
             x = self._checked(X, reset=True)
-            rows = self._start(x, inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None)
+            given = inputs.context(context, len(x))
+            seed = inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None
+            rows = self._start(x, given, seed)
             held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
             try:
                 self.history_ = inference.fit(
@@ -202,7 +222,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
-            rows = self._start(x) if first else self._supported(x, self.binarise)
+            rows = self._start(x) if first else self._supported(x, self.binarise, None)
         if not hasattr(self, "_ascent"):
             self._ascent = self._aevb().start(self.model_)
         done = len(self.history_.records)
@@ -222,44 +242,60 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             raise KeyboardInterrupt
         return self
 
-    def transform(self, X: ArrayLike) -> NDArray[Any]:
+    def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The posterior means E_q[z|x], ``[N, d]``."""
-        return self.encode(X).mean
+        return self.encode(X, context).mean
 
-    def encode(self, X: ArrayLike) -> Encoding:
-        """The approximate posterior of each row."""
+    def encode(self, X: ArrayLike, context: ArrayLike | None = None) -> Encoding:
+        """The approximate posterior of each row: from 1,000 draws where it has no closed form."""
         x = self._checked(X)
-        out = [(q.loc[:real], q.scale[:real]) for q, _, real in self._posteriors(x)]
-        loc, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
-        return Encoding(self._given(loc, x.dtype), self._given(scale, x.dtype))
+        out = [[part[:real].flatten(1) for part in self._moments(q)] for q, _, real in self._posteriors(x, context)]
+        mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
+        return Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
 
-    def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
+    def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
         inputs.check_fitted(self)
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
         inputs.check_finite(z)
-        if z.shape[1] != self.latent_dim:
-            raise ValueError(f"latents have {z.shape[1]} columns, but this model has latent_dim={self.latent_dim}.")
-        rows = Rows.from_array(z).to(self.device)
-        means = [self._decode(batch.x)[:real] for batch, real in in_order(rows, _USE_BATCH)]
+        if z.shape[1] != self._n_features_out:
+            of = f"latent_dim={self.latent_dim}" + (
+                "" if len(self.posterior_.event) == 1 else f" of {self._n_features_out}"
+            )
+            raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
+        rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
+        means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, _USE_BATCH)]
         return self._given(torch.cat(means), z.dtype)
 
-    def reconstruct(self, X: ArrayLike) -> NDArray[Any]:
+    def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
         x = self._checked(X)
-        return self._given(torch.cat([self._decode(q.loc)[:real] for q, _, real in self._posteriors(x)]), x.dtype)
+        means = [self._decode(self._moments(q)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
+        return self._given(torch.cat(means), x.dtype)
 
     @torch.no_grad()
-    def sample(self, n_samples: int = 1, random_state: int | None = None) -> NDArray[Any]:
-        """Rows from the model, ``[n_samples, *X]``. Without ``random_state``, the same rows each time."""
+    def sample(
+        self, n_samples: int = 1, random_state: int | None = None, context: ArrayLike | None = None
+    ) -> NDArray[Any]:
+        """Rows from the model, ``[n_samples, *X]``. Without ``random_state``, the same rows each time.
+
+        ``context``: of each row, ``[n_samples, C]``, or one for all, ``[C]``.
+        """
         inputs.check_fitted(self)
         whole("n_samples", n_samples, 1)
+        if context is not None and np.ndim(context) == 1:
+            context = np.broadcast_to(np.asarray(context), (n_samples, np.size(context)))
+        given = inputs.fitted_context(context, n_samples, self.n_context_)
         rng = generator(self.seed_ if random_state is None else random_state, "sample", device=self.device)
-        sizes = [min(1000, n_samples - start) for start in range(0, n_samples, 1000)]
-        rows = torch.cat([self.model_.sample(size, rng) for size in sizes]).cpu().numpy()
+        parts = []
+        for start in range(0, n_samples, 1000):
+            size = min(1000, n_samples - start)
+            some = None if given is None else torch.from_numpy(given[start : start + size]).to(self.device)
+            parts.append(self.model_.sample(size, rng, some, self.posterior_))
+        rows = torch.cat(parts).cpu().numpy()
         return rows.astype(self._sample_dtype(), copy=False)
 
-    def score_samples(self, X: ArrayLike, samples: int = 100) -> NDArray[Any]:
+    def score_samples(self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None) -> NDArray[Any]:
         """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
 
         Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
@@ -267,7 +303,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """
         whole("samples", samples, 1)
         x = self._checked(X)
-        rows, scores = self._supported(x, "mean"), []
+        rows, scores = self._supported(x, "mean", context), []
         thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
         for batch, real in in_order(rows, _USE_BATCH):
             if rows.binarise == "mean":
@@ -276,13 +312,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             scores.append(log_p[:real])
         return self._given(torch.cat(scores), x.dtype)
 
-    def score(self, X: ArrayLike, y: object = None) -> float:
+    def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
         """Mean over rows of ``score_samples``, in nats per row."""
-        return float(np.mean(self.score_samples(X), dtype=np.float64))
+        return float(np.mean(self.score_samples(X, context=context), dtype=np.float64))
 
-    def log_likelihood(self, X: ArrayLike, samples: int = 1000) -> evidence.LogLikelihood:
+    def log_likelihood(
+        self, X: ArrayLike, samples: int = 1000, context: ArrayLike | None = None
+    ) -> evidence.LogLikelihood:
         """log p(x) by importance sampling, with draws of each row's own: estimates, their errors, effective sizes."""
-        rows = self._supported(self._checked(X), "afresh")
+        rows = self._supported(self._checked(X), "afresh", context)
         return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=self.seed_)
 
     def save(self, path: str | Path) -> None:
@@ -304,6 +342,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             "dtype": str(self.dtype_),
             "seed": self.seed_,
             "white": self.white_,
+            **({} if self.n_context_ is None else {"n_context": self.n_context_}),
         }
         return {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
 
@@ -318,6 +357,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             estimator.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
         estimator.shape_, estimator.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
         estimator.seed_, estimator.white_ = fitted["seed"], fitted["white"]
+        estimator.n_context_ = fitted.get("n_context")
         estimator.history_ = saved.history
         return estimator
 
@@ -332,12 +372,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         inputs.check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
-    def _start(self, x: NDArray[Any], seed: int | None = None) -> Rows:
+    def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
         seed, shape = _seed(self.random_state) if seed is None else seed, x.shape[1:]
         white = (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
         binarised = self.binarise != "none"
-        rows = _rows(x, "mean" if binarised else "none", white, seed, self.device)
+        rows = _rows(x, "mean" if binarised else "none", white, seed, self.device, context)
         likelihood = copy.deepcopy(self.likelihood)
         if isinstance(likelihood, str):
             name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
@@ -348,20 +388,31 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             check_precision(likelihood, x, "X", names)
         some = torch.randperm(len(x), generator=generator(seed, "initialise"))[:_INITIALISE_ROWS].to(rows.device)
         values = rows.batch(some, torch.ones(len(some))).x
+        n_context = None if context is None else context.shape[1]
+        make = part_of("posteriors", self.posterior)
+        like = make(self.latent_dim, encoder=nn.Identity())
         with networks.seeded(seed):
             standardise, encoder, decoder = build_networks(
-                self.network, self.latent_dim, self.hidden, shape, likelihood
+                self.network,
+                like.n_outputs,
+                like.event,
+                self.hidden,
+                part_of("activations", self.activation),
+                shape,
+                likelihood,
+                n_context or 0,
             )
-        encoder = encoder if self.encoder is None else copy.deepcopy(self.encoder)
-        decoder = decoder if self.decoder is None else copy.deepcopy(self.decoder)
-        standardise.to(self.device).fit(values)
-        model = LatentVariableModel(Normal(self.latent_dim), decoder, likelihood).to(self.device)
+            encoder = encoder if self.encoder is None else copy.deepcopy(self.encoder)
+            decoder = decoder if self.decoder is None else copy.deepcopy(self.decoder)
+            prior = build_prior(self.prior, like, shape, n_context)
+            posterior = make(self.latent_dim, encoder=networks.Chain(standardise, encoder)).to(self.device)
+        standardise.fit(values)
+        model = LatentVariableModel(prior, decoder, likelihood).to(self.device)
         model.initialise(values)
-        posterior = DiagonalNormal(self.latent_dim, networks.Chain(standardise, encoder)).to(self.device)
-        self.model_, self.posterior_, self.history_ = model, posterior, History()
+        self.model_, self.posterior_, self.history_, self.n_context_ = model, posterior, History(), n_context
         self.seed_, self.shape_, self.dtype_, self.white_ = seed, shape, x.dtype, white
         self.__dict__.pop("_ascent", None)
-        return self._rows(x, self.binarise) if binarised else rows
+        return self._rows(x, self.binarise, context) if binarised else rows
 
     @property
     def objective_is_bound(self) -> bool:
@@ -371,7 +422,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _aevb(self) -> inference.AEVB:
         beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
         penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
-        objective = io.find("objectives", self.objective) if isinstance(self.objective, str) else self.objective
+        objective = part_of("objectives", self.objective)
         if self.free_bits and objective is not objectives.elbo:
             raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
         return inference.AEVB(
@@ -380,34 +431,48 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             draws=self.draws,
             beta=beta,
             penalties=penalties,
+            gradient=None if self.gradient is None else part_of("gradients", self.gradient),
             learning_rate=self.learning_rate,
             precision=self.precision,
             compile=self.compile,
         )
 
-    def _rows(self, x: NDArray[Any], binarise: Binarise) -> Rows:
-        return _rows(x, binarise, self.white_, self.seed_, self.device)
+    def _rows(self, x: NDArray[Any], binarise: Binarise, context: NDArray[Any] | None) -> Rows:
+        return _rows(x, binarise, self.white_, self.seed_, self.device, context)
 
-    def _supported(self, x: NDArray[Any], binarise: Binarise) -> Rows:
+    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
         """Rows that the model can produce: as they are, or grey ones by ``binarise`` if it is of binarised ones."""
+        given = inputs.fitted_context(context, len(x), self.n_context_)
         if self.binarise != "none":
-            return self._rows(x, binarise)
+            return self._rows(x, binarise, given)
         check_support(self.model_.likelihood, x, "X", getattr(self, "feature_names_in_", None))
-        return self._rows(x, "none")
+        return self._rows(x, "none", given)
 
     def _rng(self, stream: str) -> torch.Generator:
         return generator(self.seed_, stream, device=self.device)
 
-    def _posteriors(self, x: NDArray[Any]) -> Iterator[tuple[distributions.Normal, Batch, int]]:
+    def _posteriors(
+        self, x: NDArray[Any], context: ArrayLike | None
+    ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
         """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
         with torch.no_grad():
-            rows = self._supported(x, "mean")
+            rows = self._supported(x, "mean", context)
             for batch, real in in_order(rows, _USE_BATCH):
-                yield self.posterior_(batch.x), batch, real
+                yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
+
+    def _moments(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z, ``[B, *E]``: every row meets the same draws where it takes draws."""
+        if isinstance(q, distributions.Normal):
+            return q.loc, q.scale
+        like = next(self.posterior_.parameters())
+        z = q.sample(self.posterior_.noise(_MOMENT_DRAWS, 1, self._rng("moments"), like.dtype))
+        mean = q.mean()
+        return z.mean(0) if mean is None else mean, z.std(0)
 
     @torch.no_grad()
-    def _decode(self, z: Tensor) -> Tensor:
-        return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0))).squeeze(0)
+    def _decode(self, z: Tensor, of: Batch) -> Tensor:
+        z = z.view(len(z), *self.posterior_.event)
+        return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
 
     def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
         """As NumPy, in the floating type that came in."""
@@ -415,14 +480,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _sample_dtype(self) -> np.dtype[Any]:
         """Whole numbers come as whole numbers where the data did: in their own type if it holds all of the support."""
-        if self.dtype_.kind == "f" or self.model_.likelihood.measure == "Lebesgue":
+        if self.dtype_.kind == "f" or self.model_.likelihood.measure != "counting":
             return self.dtype_ if self.dtype_.kind == "f" else np.dtype(np.float32)
         bounded = not isinstance(self.model_.likelihood, COUNTS)
         return self.dtype_ if bounded else np.dtype(np.int64)
 
     @property
     def _n_features_out(self) -> int:
-        return self.latent_dim
+        return math.prod(self.posterior_.event)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -431,9 +496,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return tags
 
 
-def _rows(x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str) -> Rows:
+def _rows(
+    x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str, context: NDArray[Any] | None
+) -> Rows:
     rng = generator(seed, "binarise")
-    return Rows.from_array(x, binarise=binarise, white=white, generator=rng).to(device)
+    return Rows.from_array(x, binarise=binarise, white=white, generator=rng, context=context).to(device)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
-from lowerbound.gradients import GradientEstimator, Objective, reparameterised
+from lowerbound.gradients import GradientEstimator, Objective, leave_one_out, reparameterised, traits
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
-from lowerbound.objectives import elbo
-from lowerbound.posteriors import DiagonalNormal
+from lowerbound.objectives import elbo, why_no_bound
+from lowerbound.posteriors import Posterior
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 from lowerbound.training.captured import Captured, Step
 from lowerbound.training.compiled import Backward, Compiled
@@ -36,21 +36,22 @@ class AEVB:
 
     ``posterior``: q(z|x). ``objective``: a draw → nats per row, ``[B]``. ``draws``: K (the paper's L), latents drawn
     for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
-    ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator. ``learning_rate``: a
-    number or a schedule of passes, for all parameters. ``optimizer``: parameters → a ``torch.optim`` optimiser, whose
-    own rate is not used.
+    ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator; None for what the
+    posterior allows, ``reparameterised`` or else ``leave_one_out``. An objective or an estimator that learns is learnt
+    beside the rest. ``learning_rate``: a number or a schedule of passes, for all parameters. ``optimizer``: parameters
+    → a ``torch.optim`` optimiser, whose own rate is not used.
 
     ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster where the processor has
     units for it, "tf32" is of GPUs. ``compile``: trace the step once and compile it, which takes the first step some
     20 seconds on a CPU; results are the same but for rounding. Where that fails it is said, and the step runs as it is.
     """
 
-    posterior: DiagonalNormal
+    posterior: Posterior
     objective: Objective = elbo
     draws: int = 1
     beta: float | Schedule = 1.0
     penalties: tuple[Penalty, ...] = ()
-    gradient: GradientEstimator = reparameterised
+    gradient: GradientEstimator | None = None
     learning_rate: float | Schedule = 1e-3
     optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
     precision: Precision = "float32"
@@ -61,11 +62,22 @@ class AEVB:
             raise ValueError(f'precision is {self.precision!r}; it takes "float32", "tf32" or "bf16".')
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}.")
+        if self.draws < (least := traits(self.estimator).least_draws):
+            raise ValueError(f"{_name(self.estimator)} needs draws of at least {least}, got {self.draws}.")
+        if self.penalties and traits(self.estimator).rescales:
+            raise ValueError(f"{_name(self.estimator)} rescales the gradient of the draws, so it allows no penalties.")
 
     @property
     def is_bound(self) -> bool:
-        """Whether what is ascended is the objective itself: with β ≠ 1 or a penalty it is weighted, and no bound."""
-        return as_schedule(self.beta) == Constant(1.0) and not self.penalties
+        """Whether what is ascended is a lower bound on log p(x): with β ≠ 1 or a penalty it is none."""
+        return as_schedule(self.beta) == Constant(1.0) and not self.penalties and not why_no_bound(self.objective)
+
+    @property
+    def estimator(self) -> GradientEstimator:
+        """The gradient estimator: the one given, or what the posterior allows."""
+        if self.gradient is not None:
+            return self.gradient
+        return leave_one_out if self.posterior.family.reparameterisation is None else reparameterised
 
     def describe(self) -> dict[str, Any]:
         """The settings that a fit cannot change half way, as JSON: functions by name."""
@@ -74,7 +86,7 @@ class AEVB:
             "draws": int(self.draws),
             "weighted": not self.is_bound,
             "penalties": [_name(penalty) for penalty in self.penalties],
-            "gradient": _name(self.gradient),
+            "gradient": _name(self.estimator),
             # left out where they are the default: checkpoints of before they were there go on
             **({} if self.precision == "float32" else {"precision": self.precision}),
             **({"compile": True} if self.compile else {}),
@@ -86,6 +98,8 @@ class AEVB:
         if self.precision == "tf32" and device.type != "cuda":
             raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
+        learning: dict[str, object] = {"objective": self.objective, "gradient": self.estimator}
+        modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}
         parameters = nn.ModuleDict(modules).parameters()  # each once, also where the two share a module
         return Ascent(self, model, State(modules, self.optimizer([p for p in parameters if p.requires_grad])))
 
@@ -140,7 +154,9 @@ class Ascent:
         total: Metrics = {}
         with self._room(state, len(batch.index)):
             for part, its_noise in _in_parts(state.parts, batch, noise):
-                total = _sum(total, self.loss(part, its_noise, scalars)[1])
+                plain, weighted = self._draw(part, its_noise, scalars)
+                penalty = self._penalty(weighted, part.weight)
+                total = _sum(total, self._metrics(plain, weighted, penalty, part.weight))
         return total
 
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
@@ -182,18 +198,28 @@ class Ascent:
     def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
         """−(mean_B surrogate − penalties), and the metrics of the batch."""
         settings = self.settings
-        plain = draw(self.model, settings.posterior, batch, noise)
-        weighted = plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
-        surrogate = batch.weight @ settings.gradient(weighted, settings.objective)
-        penalty = sum(penalty(weighted, batch.weight) for penalty in settings.penalties)
-        with torch.no_grad():
-            kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
-            metrics = {
-                "objective": batch.weight @ settings.objective(weighted) - penalty,
-                "log_lik": batch.weight @ plain.log_lik.mean(0),
-                "kl": batch.weight @ kl,
-            }
-        return penalty - surrogate, metrics
+        plain, weighted = self._draw(batch, noise, scalars)
+        surrogate = batch.weight @ settings.estimator(weighted, settings.objective)
+        penalty = self._penalty(weighted, batch.weight)
+        return penalty - surrogate, self._metrics(plain, weighted, penalty, batch.weight)
+
+    def _draw(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Draw, Draw]:
+        """The draw as it is, and with β applied."""
+        settings = self.settings
+        plain = draw(self.model, settings.posterior, batch, noise, plain=traits(settings.estimator).plain)
+        return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
+
+    def _penalty(self, weighted: Draw, weight: Tensor) -> Tensor | int:
+        return sum(penalty(weighted, weight) for penalty in self.settings.penalties)
+
+    @torch.no_grad()
+    def _metrics(self, plain: Draw, weighted: Draw, penalty: Tensor | int, weight: Tensor) -> Metrics:
+        kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
+        return {
+            "objective": weight @ self.settings.objective(weighted) - penalty,
+            "log_lik": weight @ plain.log_lik.mean(0),
+            "kl": weight @ kl,
+        }
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -20,7 +20,7 @@ from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.keeping import Resume, identity, kept
 from lowerbound.model import LatentVariableModel
-from lowerbound.posteriors import DiagonalNormal
+from lowerbound.posteriors import Posterior
 from lowerbound.training import Callback, History, metrics_file, progress_bar, train
 
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class Fit:
     """A fitted model: p(x, z), q(z|x), and what happened on the way."""
 
     model: LatentVariableModel
-    posterior: DiagonalNormal
+    posterior: Posterior
     history: History
 
 

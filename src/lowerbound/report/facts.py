@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lowerbound import distributions
 from lowerbound.diagnostics import active_units
 from lowerbound.model import LatentVariableModel
-from lowerbound.posteriors import DiagonalNormal
+from lowerbound.posteriors import Posterior
 from lowerbound.training import History
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ class FittedVAE(Protocol):
     @property
     def model_(self) -> LatentVariableModel: ...
     @property
-    def posterior_(self) -> DiagonalNormal: ...
+    def posterior_(self) -> Posterior: ...
     @property
     def history_(self) -> History: ...
     @property

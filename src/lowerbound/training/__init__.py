@@ -4,7 +4,7 @@ from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.loop import train
 from lowerbound.training.procedure import Callback, Event, History, Metrics, Procedure, Record, Scalars, TooLarge
-from lowerbound.training.schedules import Constant, Cosine, Schedule, WarmUp, as_schedule
+from lowerbound.training.schedules import Constant, Cosine, Cyclic, Schedule, WarmUp, as_schedule
 from lowerbound.training.state import State
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Cursor",
+    "Cyclic",
     "Event",
     "History",
     "Metrics",

@@ -71,7 +71,7 @@ class Captured:
     def _recorded(self, shapes: object, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> bool:
         """Record the step for inputs of these shapes; whether that could be done."""
         inputs = [tensor.clone() for tensor in flat(batch, noise, scalars)]
-        fixed = unflat(inputs, batch.mask is not None, scalars)
+        fixed = unflat(inputs, batch, scalars)
         state.optimizer.zero_grad(set_to_none=True)  # so that gradients come to lie in the recording's own memory
         try:
             replay, metrics = self._record(lambda: self._step(state, *fixed))

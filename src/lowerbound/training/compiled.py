@@ -115,7 +115,7 @@ class Compiled:
         def gradients(*tensors: Tensor) -> list[Tensor | None]:
             parts = dict(zip(self._tensors, tensors, strict=False))
             learned = [parts[name].requires_grad_() for name in self._learned]
-            inputs = unflat(tensors[len(parts) :], batch.mask is not None, scalars)
+            inputs = unflat(tensors[len(parts) :], batch, scalars)
             with torch.enable_grad():
                 total, metrics = torch.func.functional_call(self._whole, parts, inputs)
                 found = torch.autograd.grad(total, learned, allow_unused=True)
@@ -170,11 +170,13 @@ class _Whole(nn.Module):
 
 
 def flat(batch: Batch, noise: Tensor, scalars: Scalars) -> list[Tensor]:
-    masks = () if batch.mask is None else (batch.mask,)
-    return [batch.x, batch.index, batch.weight, noise, *masks, *scalars.values()]
+    some = (tensor for tensor in (batch.mask, batch.context) if tensor is not None)
+    return [batch.x, batch.index, batch.weight, noise, *some, *scalars.values()]
 
 
-def unflat(tensors: Sequence[Tensor], masked: bool, scalars: Scalars) -> tuple[Batch, Tensor, Scalars]:
+def unflat(tensors: Sequence[Tensor], like: Batch, scalars: Scalars) -> tuple[Batch, Tensor, Scalars]:
+    """What ``flat`` was given, of a batch that has what ``like`` has."""
     x, index, weight, noise, *rest = tensors
-    mask = rest.pop(0) if masked else None
-    return Batch(x, mask, index, weight), noise, dict(zip(scalars, rest, strict=True))
+    mask = None if like.mask is None else rest.pop(0)
+    context = None if like.context is None else rest.pop(0)
+    return Batch(x, mask, index, weight, context), noise, dict(zip(scalars, rest, strict=True))

@@ -45,6 +45,26 @@ class Cosine:
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
+@dataclass(frozen=True)
+class Cyclic:
+    """``WarmUp`` again and again: each ``passes`` long, rising over the first ``rising`` of them. Fu et al. 2019.
+
+    After ``cycles`` of them it stays at ``end``.
+    """
+
+    passes: float
+    cycles: int = 4
+    rising: float = 0.5
+    end: float = 1.0
+    start: float = 0.0
+
+    def __call__(self, passes: float) -> float:
+        if passes >= self.passes * self.cycles:
+            return self.end
+        share = min(passes % self.passes / (self.passes * self.rising), 1.0)
+        return self.start + (self.end - self.start) * share
+
+
 def as_schedule(value: float | Schedule) -> Schedule:
     """A number as a constant schedule; a schedule as it is."""
     return value if callable(value) else Constant(float(value))

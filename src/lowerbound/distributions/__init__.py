@@ -1,0 +1,62 @@
+"""Families of distributions: noise, sample, log-density. Draws take their noise from an explicit generator."""
+
+from lowerbound.distributions.covariance import FullNormal, LowRankNormal
+from lowerbound.distributions.densities import (
+    beta_binomial_log_prob,
+    beta_log_prob,
+    inverse_positive,
+    logistic_noise,
+    negative_binomial_log_prob,
+    normal_log_prob,
+    poisson_log_prob,
+    positive,
+    stirling_remainder,
+    student_t_log_prob,
+)
+from lowerbound.distributions.discrete import Bernoulli, Categorical, Discrete
+from lowerbound.distributions.family import Distribution, Reparameterisation
+from lowerbound.distributions.flow import Flow, Transforms
+from lowerbound.distributions.gamma import Gamma, Weibull
+from lowerbound.distributions.kl import kl, kl_per_dim
+from lowerbound.distributions.mixtures import Mixture
+from lowerbound.distributions.normal import Normal, kl_normal
+from lowerbound.distributions.normal_mixture import NormalMixture
+from lowerbound.distributions.simplex import Beta, Dirichlet, LogisticNormal
+from lowerbound.distributions.sphere import HypersphericalUniform, VonMisesFisher
+from lowerbound.distributions.streams import generator
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "Dirichlet",
+    "Discrete",
+    "Distribution",
+    "Flow",
+    "FullNormal",
+    "Gamma",
+    "HypersphericalUniform",
+    "LogisticNormal",
+    "LowRankNormal",
+    "Mixture",
+    "Normal",
+    "NormalMixture",
+    "Reparameterisation",
+    "Transforms",
+    "VonMisesFisher",
+    "Weibull",
+    "beta_binomial_log_prob",
+    "beta_log_prob",
+    "generator",
+    "inverse_positive",
+    "kl",
+    "kl_normal",
+    "kl_per_dim",
+    "logistic_noise",
+    "negative_binomial_log_prob",
+    "normal_log_prob",
+    "poisson_log_prob",
+    "positive",
+    "stirling_remainder",
+    "student_t_log_prob",
+]

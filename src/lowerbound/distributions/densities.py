@@ -1,0 +1,166 @@
+"""Elementwise densities and links, written so that large terms cancel in symbols and not in digits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus of this is 1
+_STIRLING_FROM = 16.0
+
+
+def positive(raw: Tensor) -> Tensor:
+    """A scale from an unconstrained number: softplus(raw + c) with c such that positive(0) = 1.
+
+    It grows linearly, so that a large raw value does not overflow as an exponential would.
+    """
+    return functional.softplus(raw + _UNIT_SOFTPLUS)
+
+
+def inverse_positive(value: Tensor) -> Tensor:
+    """The raw number whose ``positive`` is ``value``."""
+    return value + torch.log(-torch.expm1(-value)) - _UNIT_SOFTPLUS
+
+
+def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """log N(x; loc, scale²), elementwise."""
+    return -0.5 * ((x - loc) / scale).square() - scale.log() - HALF_LOG_2PI
+
+
+def poisson_log_prob(x: Tensor, log_rate: Tensor) -> Tensor:
+    """x log λ − λ − log x!, elementwise, to the last digits also where x and λ are large.
+
+    With u = log λ − log x it is −x(eᵘ − 1 − u) − R(x): the large terms cancel in symbols, not in digits.
+    """
+    some = x > 0
+    count = torch.where(some, x, 1)
+    u = log_rate - count.log()
+    return torch.where(some, -count * (torch.expm1(u) - u) - stirling_remainder(count), -log_rate.exp())
+
+
+def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
+    """log of the probability of x with mean m and variance m + m²/r, elementwise, exact also for large x, m or r.
+
+    log Γ(x+r) − log Γ(r) − log x! − r log(1 + m/r) + x log(m/(r+m))
+      = x·d − r·b + R(x+r) − R(r) − R(x) + log r − log(x+r), with b = log((r+m)/(r+x)), d = log(1+r/x) − log(1+r/m)
+    """
+    some = x > 0
+    count = torch.where(some, x, 1)
+    r = log_r.exp()
+    total = count + r
+    u = log_mean - count.log()
+    # b and d, each in whichever of two ways has the smaller terms to cancel.
+    change = count * torch.expm1(u) / total  # (m − x)/(r + x)
+    b = torch.logaddexp(log_r, log_mean) - total.log()
+    b = torch.where(change > -0.5, torch.log1p(change.clamp(min=-0.5)), b)
+    upper, lower = functional.softplus(log_r - count.log()), functional.softplus(log_r - log_mean)
+    d = torch.where(u.abs() < upper, u - b, upper - lower)
+    remainders = stirling_remainder(total) - stirling_remainder(r) - stirling_remainder(count)
+    value = count * d - r * b + remainders + log_r - total.log()
+    return torch.where(some, value, -r * functional.softplus(log_mean - log_r))
+
+
+def deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
+    """b − a − a log(b/a) ≥ 0 of b = a + ``change``, elementwise, for a ≥ 0 and b > 0; ``log_ratio`` is log(b/a).
+
+    Where b is near a, the logarithm is that of 1 + change/a; where a = 0, ``log_ratio`` may be any number.
+    """
+    near = change.abs() < 0.5 * a
+    relative = torch.where(near, change, 0) / torch.where(near, a, 1)
+    return change - a * torch.where(near, torch.log1p(relative), log_ratio)
+
+
+def student_t_log_prob(x: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
+    """log of Student's density with ν = ``df``, elementwise, to the last digits also where ν or x is large.
+
+    log Γ(a + ½) − log Γ(a) − ½ log 2πa = R(a + ½) − R(a) + (a − ½) log(1 + 1/2a) − ½ − ½ log 2π, with a = ν/2
+    """
+    a = 0.5 * df
+    remainders = stirling_remainder(a + 0.5) - stirling_remainder(a)
+    constant = remainders + (a - 0.5) * torch.log1p(0.5 / a) - 0.5 - HALF_LOG_2PI
+    u = ((x - loc) / (scale * df.sqrt())).abs()
+    far = u > 1  # there u² would overflow before its logarithm does
+    small, large = torch.where(far, 1 / torch.where(far, u, 1), u), torch.where(far, u, 1)
+    return constant - scale.log() - (a + 0.5) * (torch.log1p(small.square()) + 2 * large.log())
+
+
+def beta_log_prob(x: Tensor, logit_mean: Tensor, log_concentration: Tensor) -> Tensor:
+    """log of the density of Beta(α = mκ, β = (1 − m)κ), elementwise for x in (0, 1), exact also for large κ.
+
+    −D(α, κx) − D(β, κ(1 − x)) + R(κ) − R(α) − R(β) + log(κ m (1 − m)) − log x(1 − x), with D the ``deviance``
+    """
+    kappa, log_m, log_rest = (
+        log_concentration.exp(),
+        functional.logsigmoid(logit_mean),
+        functional.logsigmoid(-logit_mean),
+    )
+    alpha, beta = _shapes(logit_mean, kappa)
+    log_x, log_y = x.log(), torch.log1p(-x)
+    change = kappa * _above_mean(x, 1 - x, logit_mean)
+    deviances = deviance(alpha, change, log_x - log_m) + deviance(beta, -change, log_y - log_rest)
+    remainders = stirling_remainder(kappa) - stirling_remainder(alpha) - stirling_remainder(beta)
+    return remainders - deviances + log_concentration + (log_m - log_x) + (log_rest - log_y)
+
+
+def beta_binomial_log_prob(x: Tensor, trials: int, logit_mean: Tensor, log_concentration: Tensor) -> Tensor:
+    """log of the probability of x among n trials of probability Beta(α = mκ, β = (1 − m)κ), elementwise, exact also
+    for large n or κ.
+
+    With y = n − x, q = (x + α)/(n + κ), D the ``deviance`` and R Stirling's remainder:
+    −D(x, nq) − D(y, n(1−q)) − D(α, κq) − D(β, κ(1−q)) + log αβ(n+κ)/κ(x+α)(y+β)
+      + R(n) − R(x) − R(y) + R(x+α) + R(y+β) − R(n+κ) − R(α) − R(β) + R(κ)
+    """
+    n, y = torch.full_like(x, trials), trials - x
+    kappa, log_m, log_rest = (
+        log_concentration.exp(),
+        functional.logsigmoid(logit_mean),
+        functional.logsigmoid(-logit_mean),
+    )
+    alpha, beta = _shapes(logit_mean, kappa)
+    up, down, total = x + alpha, y + beta, n + kappa
+    log_q, log_p = up.log() - total.log(), down.log() - total.log()
+    # κq − α = x − nq = nκ/(n + κ) · (x/n − m)
+    change = n * torch.sigmoid(log_concentration - n.log()) * _above_mean(x / n, y / n, logit_mean)
+    deviances = (
+        deviance(x, -change, log_q - (x.clamp(min=1) / n).log())
+        + deviance(y, change, log_p - (y.clamp(min=1) / n).log())
+        + deviance(alpha, change, log_q - log_m)
+        + deviance(beta, -change, log_p - log_rest)
+    )
+    counts = stirling_remainder(n) - stirling_remainder(x) - stirling_remainder(y)
+    after = stirling_remainder(up) + stirling_remainder(down) - stirling_remainder(total)
+    before = stirling_remainder(kappa) - stirling_remainder(alpha) - stirling_remainder(beta)
+    logs = (log_m - log_q) + (log_rest - log_p) + (log_concentration - total.log())
+    return counts + after + before - deviances + logs
+
+
+def _shapes(logit_mean: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    """α and β of a beta distribution, above 0 also where rounding would lose them."""
+    tiny = torch.finfo(concentration.dtype).tiny
+    alpha, beta = concentration * logit_mean.sigmoid(), concentration * logit_mean.neg().sigmoid()
+    return alpha.clamp(min=tiny), beta.clamp(min=tiny)
+
+
+def _above_mean(x: Tensor, rest: Tensor, logit_mean: Tensor) -> Tensor:
+    """x − m of x and ``rest`` = 1 − x, by whichever of m and 1 − m is the smaller."""
+    return torch.where(logit_mean > 0, logit_mean.neg().sigmoid() - rest, x - logit_mean.sigmoid())
+
+
+def stirling_remainder(y: Tensor) -> Tensor:
+    """R(y) = log Γ(y + 1) − y log y + y, elementwise, for y > 0: by Stirling's series where y is large."""
+    large = y > _STIRLING_FROM
+    near, far = torch.where(large, 1.0, y), torch.where(large, y, _STIRLING_FROM)
+    direct = torch.lgamma(near + 1) - torch.xlogy(near, near) + near
+    inverse = 1 / far
+    series = inverse * (1 / 12 - inverse.square() * (1 / 360 - inverse.square() / 1260))
+    return torch.where(large, 0.5 * far.log() + HALF_LOG_2PI + series, direct)
+
+
+def logistic_noise(uniform: Tensor) -> Tensor:
+    """Standard logistic values by inverse CDF from uniform ones in [0, 1)."""
+    tiny = torch.finfo(uniform.dtype).eps / 2
+    return torch.logit(uniform.clamp(tiny, 1 - tiny))

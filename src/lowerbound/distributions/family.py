@@ -1,0 +1,97 @@
+"""What a family of distributions is."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "implicit"]
+
+
+class Distribution(ABC):
+    """A distribution of a latent ``z [*E]`` for each row of a batch (a posterior), or of one latent (a prior).
+
+    To write one: a frozen dataclass whose fields are its parameters, ``[B, *P]`` for a posterior and ``[*P]`` for a
+    prior (``batch_dims`` says which: 1 or 0), with ``noise``, ``sample`` and ``log_prob``. Parameters broadcast from
+    the left: the same formulas serve ``[K, B, *P]``. What a family has no closed form for returns None.
+    """
+
+    reparameterisation: ClassVar[Reparameterisation | None] = None
+    """How ``sample`` is differentiable in the parameters; None where it is not."""
+    batch_dims: int
+
+    @staticmethod
+    @abstractmethod
+    def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """What ``sample`` needs at random for ``lead + event`` values, whatever the parameters: ``[*lead, …]``."""
+
+    @abstractmethod
+    def sample(self, noise: Tensor) -> Tensor:
+        """z ``[K, B, *E]`` from ``noise [K, B, …]``."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log-density (or log-probability) of ``z [K, B, *E]``, ``[K, B]``."""
+
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        """``log_prob(z)`` of z = ``sample(noise)``: flows have it from the noise, for less."""
+        return self.log_prob(z)
+
+    def log_prob_per_dim(self, z: Tensor) -> Tensor | None:
+        """The terms ``[K, B, *E]`` that ``log_prob`` sums, where the dimensions of z are independent."""
+        return None
+
+    def entropy(self) -> Tensor | None:
+        """−E[log q] in nats, ``[B]``."""
+        return None
+
+    def mean(self) -> Tensor | None:
+        """E[z], ``[B, *E]``."""
+        return None
+
+    def states(self) -> Tensor | None:
+        """Every value that z can take, ``[S, *E]``, where they are few."""
+        return None
+
+    def stopped(self) -> Self:
+        """The same distribution, through whose parameters no gradient flows."""
+        changed = {name: value.detach() for name, value in self._tensors().items()}
+        inner = {name: value.stopped() for name, value in vars(self).items() if isinstance(value, Distribution)}
+        return dataclasses.replace(self, **changed, **inner)  # type: ignore[type-var]
+
+    def take(self, index: Tensor) -> Self:
+        """The distributions of the rows ``index``."""
+        taken = {name: value[index] for name, value in self._tensors().items()}
+        return dataclasses.replace(self, **taken)  # type: ignore[type-var]
+
+    def score(self, z: Tensor) -> Tensor:
+        """∂ log q(z) / ∂ parameters at ``z [K, B, *E]``, each draw's own: ``[K, B, P]``."""
+        with torch.enable_grad():
+            own = {
+                name: value.detach().expand(len(z), *value.shape).clone().requires_grad_()
+                for name, value in self._tensors().items()
+            }
+            log_prob = dataclasses.replace(self, **own).log_prob(z.detach())  # type: ignore[type-var]
+            found = torch.autograd.grad(log_prob.sum(), list(own.values()))
+        return torch.cat([gradient.reshape(*z.shape[:2], -1) for gradient in found], 2)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {field.name: getattr(self, field.name) for field in fields}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Uniform values strictly inside (0, 1)."""
+    tiny = torch.finfo(dtype).eps / 2
+    values = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
+    return values.clamp(tiny, 1 - tiny)
+
+
+def standard_normal(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Standard normal values."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)

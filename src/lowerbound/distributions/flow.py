@@ -1,0 +1,158 @@
+"""Normal values moved by a chain of invertible networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lowerbound.distributions.densities import HALF_LOG_2PI
+from lowerbound.distributions.family import Distribution, standard_normal
+
+Kind = Literal["iaf", "realnvp", "nsf"]
+_BINS = 8
+
+
+class Transforms(nn.Module):
+    """A chain of invertible maps of ``[…, d]``: the dimensions in groups, each moved given those before and a context.
+
+    "iaf": affine, each dimension a group: one pass forwards, d back. Kingma et al. 2016. "realnvp": affine, two halves:
+    one pass forwards, two back. Dinh et al. 2017. "nsf": the same with splines on [−5, 5]. Durkan et al. 2019. Groups
+    come in the opposite order at every second map. The chain starts as the identity.
+    """
+
+    def __init__(
+        self, dim: int, kind: Kind = "iaf", transforms: int = 2, hidden: Sequence[int] = (64,), context: int = 0
+    ) -> None:
+        super().__init__()
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind is {kind!r}; it takes {', '.join(get_args(Kind))}.")
+        if transforms < 1:
+            raise ValueError(f"transforms must be at least 1, got {transforms}.")
+        self.dim, self.kind = dim, kind
+        self.groups = dim if kind == "iaf" else min(2, dim)
+        self.sizes = (_BINS, _BINS, _BINS - 1) if kind == "nsf" else (1, 1)
+        of = torch.arange(dim) // math.ceil(dim / self.groups) + 1
+        self.networks = nn.ModuleList(
+            _Masked(self.groups + 1 - of if step % 2 else of, self.groups, hidden, sum(self.sizes), context)
+            for step in range(transforms)
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """The image of ``x […, d]`` and the log-determinant of its Jacobian, ``[…]``."""
+        maps = _zuko()
+        steps = [partial(self._map, network, context) for network in self.networks]
+        chain = maps.ComposedTransform(*[maps.AutoregressiveTransform(step, self.groups) for step in steps])
+        image, log_det = (chain.inv if inverse else chain).call_and_ladj(x)
+        return image, log_det
+
+    def _map(self, network: nn.Module, context: Tensor | None, x: Tensor) -> Any:
+        """The map of each dimension, given the groups before it in ``x``."""
+        parameters = network(x, context).unflatten(-1, (self.dim, -1)).split(self.sizes, -1)
+        if self.kind == "nsf":
+            each = _zuko().MonotonicRQSTransform(*parameters)
+        else:
+            each = _zuko().MonotonicAffineTransform(*(parameter.squeeze(-1) for parameter in parameters))
+        return _zuko().DependentTransform(each, 1)
+
+
+@dataclass(frozen=True)
+class Flow(Distribution):
+    """z = loc + scale · T(ε; context), ε ~ N(0, I): ``loc`` and ``scale`` ``[B, d]``, ``context [B, C]`` or None.
+
+    log q(z) = log N(ε; 0, I) − log |∂T/∂ε| − Σ log scale. Of its own draws that costs nothing more; of other values it
+    takes the way back. ``fixed``: no gradient flows to the parameters of T.
+    """
+
+    loc: Tensor
+    scale: Tensor
+    context: Tensor | None
+    transforms: Transforms
+    fixed: bool = False
+    batch_dims: int = 1
+    drawn: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """The last draw: its noise, its z and its log q(z)."""
+    reparameterisation = "composition"
+
+    @staticmethod
+    def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return standard_normal(lead + event, generator, dtype)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        moved, log_det = self._transform(noise)
+        z = self.loc + self.scale * moved
+        self.drawn.update(noise=noise, z=z, log_q=self._log_normal(noise) - log_det)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        noise, log_det = self._transform((z - self.loc) / self.scale, inverse=True)
+        return self._log_normal(noise) + log_det
+
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        # With z cut off from the parameters its gradient is another than that of the draw, and takes the way back.
+        same = self.drawn.get("z") is z or (not torch.is_grad_enabled() and self.drawn.get("noise") is noise)
+        return self.drawn["log_q"] if same else self.log_prob(z)
+
+    def stopped(self) -> Self:
+        return replace(super().stopped(), fixed=True)
+
+    def _transform(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        x = x.expand(torch.broadcast_shapes(x.shape, self.loc.shape))  # noise may be shared by the rows
+        arguments = (x, self.context, inverse)
+        if self.fixed:
+            own = {name: value.detach() for name, value in self.transforms.named_parameters()}
+            image, log_det = torch.func.functional_call(self.transforms, own, arguments)
+        else:
+            image, log_det = self.transforms(*arguments)
+        return image, log_det
+
+    def _log_normal(self, noise: Tensor) -> Tensor:
+        return (-0.5 * noise.square() - HALF_LOG_2PI - self.scale.log()).sum(-1)
+
+
+class _Masked(nn.Module):
+    """A network ``[…, d] → […, d · n]`` whose outputs of a group see only the inputs of groups before it.
+
+    Germain et al. 2015.
+    """
+
+    def __init__(self, of: Tensor, groups: int, hidden: Sequence[int], n: int, context: int) -> None:
+        super().__init__()
+        see = [of, *(torch.arange(size) % groups for size in hidden)]  # the last group that a unit has seen
+        masks = [later.unsqueeze(-1) >= earlier for earlier, later in pairwise(see)]
+        masks.append(of.repeat_interleave(n).unsqueeze(-1) > see[-1])
+        self.layers = nn.ModuleList(nn.Linear(mask.shape[1], mask.shape[0]) for mask in masks)
+        self.context = nn.Linear(context, masks[0].shape[0], bias=False) if context else None
+        for index, mask in enumerate(masks):
+            self.register_buffer(f"mask_{index}", mask, persistent=False)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
+            weight = torch.where(self.get_buffer(f"mask_{index}"), layer.weight, 0)
+            x = functional.linear(functional.elu(x) if index else x, weight, layer.bias)
+            if index == 0 and self.context is not None:
+                x = x + self.context(context)  # once for each row, not for each draw
+        return x
+
+
+@cache
+def _zuko() -> Any:
+    """zuko's transforms, imported without what its import changes for the process: how torch checks arguments."""
+    shared: Any = torch.distributions.Distribution
+    before = {name: vars(shared)[name] for name in ("_validate_args", "arg_constraints")}
+    try:
+        from zuko import transforms
+    finally:
+        for name, value in before.items():
+            setattr(shared, name, value)
+    return transforms

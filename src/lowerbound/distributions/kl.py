@@ -1,0 +1,70 @@
+"""KL(q ‖ p) in closed form, by the families of q and p."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lowerbound.distributions.covariance import FullNormal, LowRankNormal, kl_normals
+from lowerbound.distributions.discrete import Bernoulli, Categorical, kl_bernoulli, kl_categorical
+from lowerbound.distributions.family import Distribution
+from lowerbound.distributions.gamma import Gamma, Weibull, kl_gamma, kl_weibull_gamma
+from lowerbound.distributions.normal import Normal, kl_normal
+from lowerbound.distributions.simplex import (
+    Beta,
+    Dirichlet,
+    LogisticNormal,
+    kl_beta,
+    kl_dirichlet,
+    kl_logistic_normal,
+)
+from lowerbound.distributions.sphere import HypersphericalUniform, VonMisesFisher, kl_sphere
+
+Rule = Callable[[Any, Any], Tensor]
+
+_PER_DIM: dict[tuple[type, type], Rule] = {
+    (Normal, Normal): kl_normal,
+    (Bernoulli, Bernoulli): kl_bernoulli,
+    (Categorical, Categorical): kl_categorical,
+    (Gamma, Gamma): kl_gamma,
+    (Weibull, Gamma): kl_weibull_gamma,
+    (Beta, Beta): kl_beta,
+}
+"""Where the dimensions are independent in both: → ``[B, *E]``, whose sum over the event is the KL."""
+
+_WHOLE: dict[tuple[type, type], Rule] = {
+    (FullNormal, FullNormal): kl_normals,
+    (FullNormal, LowRankNormal): kl_normals,
+    (FullNormal, Normal): kl_normals,
+    (LowRankNormal, FullNormal): kl_normals,
+    (LowRankNormal, LowRankNormal): kl_normals,
+    (LowRankNormal, Normal): kl_normals,
+    (Normal, FullNormal): kl_normals,
+    (Normal, LowRankNormal): kl_normals,
+    (Dirichlet, Dirichlet): kl_dirichlet,
+    (LogisticNormal, LogisticNormal): kl_logistic_normal,
+    (VonMisesFisher, HypersphericalUniform): kl_sphere,
+}
+"""All else: → ``[B]``."""
+
+
+def kl_per_dim(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q ‖ p) of each latent dimension, ``[B, *E]``, or None where there is no closed form of each."""
+    rule = _PER_DIM.get((type(q), type(p)))
+    return None if rule is None else rule(q, p)
+
+
+def kl(q: Distribution, p: Distribution) -> Tensor | None:
+    """KL(q ‖ p), ``[B]``, or None where there is no closed form."""
+    rule = _WHOLE.get((type(q), type(p)))
+    if rule is not None:
+        return rule(q, p)
+    per_dim = kl_per_dim(q, p)
+    return None if per_dim is None else per_dim.flatten(1).sum(1)
+
+
+def has_kl(q: type[Distribution], p: type[Distribution]) -> bool:
+    """Whether KL(q ‖ p) has a closed form."""
+    return (q, p) in _PER_DIM or (q, p) in _WHOLE

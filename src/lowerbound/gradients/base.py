@@ -1,0 +1,99 @@
+"""What a gradient estimator is, and what it may ask about an objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lowerbound.draw import Draw, in_groups, of_terms
+
+Objective = Callable[[Draw], Tensor]
+GradientEstimator = Callable[[Draw, Objective], Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Traits:
+    """``plain``: the estimator is given draws through which no gradient flows. ``least_draws``: K it needs.
+    ``rescales``: it scales the gradient of the draws, whatever else looks at them.
+
+    ``biased``: why the mean of its gradient is not the gradient of the objective; "" where it is.
+    ``biased_means``: whether that is so too of objectives that are means over the draws.
+    """
+
+    plain: bool = False
+    least_draws: int = 1
+    biased: str = ""
+    biased_means: bool = True
+    rescales: bool = False
+
+
+def estimator(
+    plain: bool = False, least_draws: int = 1, biased: str = "", biased_means: bool = True, rescales: bool = False
+) -> Callable[[F], F]:
+    """Say what a gradient estimator is like, where it is not as ``reparameterised``."""
+
+    def mark(function: F) -> F:
+        function.traits = Traits(plain, least_draws, biased, biased_means, rescales)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def traits(gradient: GradientEstimator) -> Traits:
+    """What was said of a gradient estimator, given with or without some of its arguments."""
+    while isinstance(gradient, partial):
+        gradient = gradient.func
+    found: Traits = getattr(gradient, "traits", Traits())
+    return found
+
+
+def per_draw(draw: Draw, objective: Objective) -> Tensor:
+    """The objective of each draw alone, ``[K, B]``."""
+    return objective(in_groups(draw, len(draw.log_lik))).view_as(draw.log_lik)
+
+
+@lru_cache
+def is_mean(objective: Objective) -> bool:
+    """Whether an objective is a mean over the draws, as the ELBO is, so that each draw has its own share of it."""
+    log_lik = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
+    one = log_lik.new_ones(1)
+    probe = of_terms(log_lik, 3 * log_lik, 0.5 * log_lik, one, one)
+    with torch.no_grad():
+        return math.isclose(objective(probe).item(), per_draw(probe, objective).mean().item(), abs_tol=1e-9)
+
+
+def why_biased(gradient: GradientEstimator, objective: Objective) -> str:
+    """Why the mean of the estimator's gradient is not the gradient of this objective; "" where it is."""
+    found = traits(gradient)
+    return found.biased if found.biased_means or not is_mean(objective) else ""
+
+
+def needs_mean(name: str, objective: Objective) -> None:
+    """Refuse an objective that is no mean over the draws."""
+    if not is_mean(objective):
+        raise ValueError(f"{name} needs an objective that is a mean over the draws, such as elbo; use leave_one_out.")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """∂ objective / ∂ (log p(x|z), log p(z), log q(z|x)) of each draw, ``[K, B]``."""
+
+    log_lik: Tensor
+    log_p: Tensor
+    log_q: Tensor
+
+
+def sensitivity(draw: Draw, objective: Objective) -> Sensitivity:
+    """How the objective changes with the terms of each draw."""
+    with torch.enable_grad():
+        terms = [term.detach().requires_grad_() for term in (draw.log_lik, draw.log_prior, draw.log_q)]
+        value = objective(of_terms(*terms))
+        found = torch.autograd.grad(value.sum(), terms, allow_unused=True)
+    return Sensitivity(*(torch.zeros_like(t) if g is None else g for t, g in zip(terms, found, strict=True)))

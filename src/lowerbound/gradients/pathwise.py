@@ -1,0 +1,87 @@
+"""Estimators that differentiate through the draws: z = g_φ(ε, x)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowerbound.draw import Draw, in_groups, of_terms
+from lowerbound.gradients.base import Objective, estimator
+
+_LEAST_WEIGHT = 1e-12  # of a draw, beside weights that sum to 1
+
+
+def reparameterised(draw: Draw, objective: Objective) -> Tensor:
+    """Differentiate through the draws: ∂/∂φ E_q[f] = E_ε[∂f(g_φ(ε, x))/∂φ].
+
+    Needs every latent drawn by a reparameterisation. Kingma & Welling 2013, §2.4; Rezende et al. 2014.
+    """
+    _needs_path(draw)
+    return objective(draw)
+
+
+@estimator(biased="what it drops has mean zero in an objective that is a mean over the draws only", biased_means=False)
+def sticking_the_landing(draw: Draw, objective: Objective) -> Tensor:
+    """``reparameterised`` with φ stopped inside log q(z|x).
+
+    What is left out has mean zero in an ELBO (unbiased for any K); in a K-sample bound it has not, and there this is
+    biased: use ``doubly_reparameterised``. At q = posterior the gradient in φ has no variance. Roeder et al. 2017.
+    """
+    _needs_path(draw)
+    return objective(draw.stopped())
+
+
+@estimator(rescales=True)
+def doubly_reparameterised(draw: Draw, objective: Objective) -> Tensor:
+    """DReG: with gₖ = ∂L/∂log wₖ and hₖ = ∂²L/∂log wₖ², φ gets Σₖ (gₖ − hₖ) ∂(log p − log q̄)(zₖ)/∂zₖ ∂zₖ/∂φ.
+
+    θ gets Σₖ gₖ ∂log p. For IWAE, gₖ = w̃ₖ and gₖ − hₖ = w̃ₖ²; for the ELBO it is ``sticking_the_landing``. Unbiased
+    for any smooth function of the log-weights. Tucker et al. 2019.
+    """
+    _needs_path(draw)
+    stopped = draw.stopped()
+    first, second = _derivatives(stopped, objective)
+    return _weighted(stopped, first, first - second)
+
+
+@estimator(rescales=True)
+def partially_importance_weighted(draw: Draw, objective: Objective, groups: int) -> Tensor:
+    """PIWAE: θ ascends ``objective`` of all K draws, φ the mean of ``objective`` over ``groups`` of K/``groups``.
+
+    A large K tightens the bound for θ, but drowns φ's gradient in noise. Rainforth et al. 2018, §6.
+    """
+    _needs_path(draw)
+    rows = draw.log_lik.shape[1]
+    theta, _ = _derivatives(draw, objective)
+    phi, _ = _derivatives(draw, lambda whole: objective(in_groups(whole, groups)).view(groups, rows).mean(0))
+    direct = [node.beta * node.q.log_prob(node.z.detach()) for node in draw.nodes]
+    return _weighted(draw.stopped(), theta, phi) - (phi * torch.stack(direct).sum(0)).sum(0)
+
+
+def _derivatives(draw: Draw, objective: Objective) -> tuple[Tensor, Tensor]:
+    """∂L/∂log w and ∂²L/∂log w² of each draw, ``[K, B]``."""
+    with torch.enable_grad():
+        log_w = draw.log_w.detach().requires_grad_()
+        value = objective(of_terms(log_w, torch.zeros_like(log_w), torch.zeros_like(log_w)))
+        (first,) = torch.autograd.grad(value.sum(), log_w, create_graph=True)
+        if not first.requires_grad:
+            return first.detach(), torch.zeros_like(first)
+        each = torch.eye(len(log_w), dtype=log_w.dtype, device=log_w.device).unsqueeze(-1).expand(-1, *log_w.shape)
+        (second,) = torch.autograd.grad(first, log_w, each, is_grads_batched=True)
+    return first.detach(), second.diagonal().mT.detach()
+
+
+def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
+    """Σₖ θₖ log wₖ, ``[B]``, whose gradient in z is that of Σₖ latentₖ log wₖ: one pass serves both."""
+    theta = torch.where(theta.abs() < _LEAST_WEIGHT, _LEAST_WEIGHT, theta)
+    ratio = latent / theta
+    for node in (node for node in draw.nodes if node.z.requires_grad):
+        scale = ratio.view(*ratio.shape, *[1] * (node.z.dim() - 2))
+        node.z.register_hook(lambda gradient, scale=scale: gradient * scale)
+    return (theta * draw.log_w).sum(0)
+
+
+def _needs_path(draw: Draw) -> None:
+    for node in draw.nodes:
+        if node.q.reparameterisation is None:
+            raise ValueError(f"latent {node.name!r} has no reparameterisation: use another gradient estimator.")

@@ -1,0 +1,181 @@
+"""Estimators by the score function, ∂/∂φ E_q[f] = E_q[f ∂log q]: for any latent, and any objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.distributions import Normal
+from lowerbound.draw import Draw, Node, of_terms
+from lowerbound.gradients.base import Objective, Traits, estimator, is_mean, needs_mean, per_draw, sensitivity
+
+Control = Callable[[Draw], tuple[Tensor, Tensor]]
+"""A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``, the second differentiable in q's parameters."""
+
+
+@estimator(plain=True)
+def score_function(draw: Draw, objective: Objective) -> Tensor:
+    """E_q[f ∂log q], with no baseline: unbiased, of high variance. Williams 1992; Ranganath et al. 2014."""
+    return _surrogate(draw, objective, _signal(draw, objective))
+
+
+@estimator(plain=True, least_draws=2)
+def leave_one_out(draw: Draw, objective: Objective) -> Tensor:
+    """The score function with, for each draw, the objective of the others as its baseline.
+
+    Lₖ is L with the terms of draw k replaced by the mean of the others': then L − Lₖ is the learning signal. For the
+    ELBO it is RLOO, for the IWAE bound VIMCO. Latents drawn by a reparameterisation keep it. Mnih & Rezende 2016;
+    Kool et al. 2019.
+    """
+    return _surrogate(draw, objective, _leave_one_out(draw, objective))
+
+
+@estimator(plain=True, least_draws=2)
+def control_variate(draw: Draw, objective: Objective) -> Tensor:
+    """f − a*, a* = Cov(f·h, h)/Var(h) with h = ∂log q in q's parameters, for each row from the other draws.
+
+    E[h] = 0, so a* = E[f·|h|²]/E[|h|²]: a mean of f with weights |h|². Ranganath et al. 2014, §3.2.
+    """
+    needs_mean("control_variate", objective)
+    with torch.no_grad():
+        f = per_draw(draw, objective)
+        weight = sum((node.q.score(node.z).square().sum(2) for node in _scored(draw)), torch.zeros_like(f))
+        total, weighted = weight.sum(0) - weight, (f * weight).sum(0) - f * weight
+        a = weighted / total.clamp(min=torch.finfo(f.dtype).tiny)
+    return _surrogate(draw, objective, (f - a) / len(f))
+
+
+@estimator(plain=True)
+def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
+    """The score function with, for component z_i, only the terms of f that z_i is in.
+
+    Components are independent in q and in p: the priors' and posteriors' terms of the others are left out; the
+    likelihood stays whole, for a decoder sees all of z. Ranganath et al. 2014, §3.1.
+    """
+    needs_mean("rao_blackwellised", objective)
+    sampled = draw.sampled()
+    whole = per_draw(sampled, objective).detach()
+    share = sensitivity(sampled, objective)
+    score = torch.zeros_like(whole)
+    for node in _scored(draw):
+        log_p, log_q = node.p.log_prob_per_dim(node.z), node.q.log_prob_per_dim(node.z)
+        if log_p is None or log_q is None:
+            raise ValueError(f"rao_blackwellised needs independent components, and latent {node.name!r} has not.")
+        log_p, log_q = log_p.flatten(2), log_q.flatten(2)
+        own = _of_each(share.log_p, node, log_p) + _of_each(share.log_q, node, log_q)
+        all_nodes = share.log_p * sampled.log_prior + share.log_q * sampled.log_q
+        signal = whole.unsqueeze(2) / len(whole) - all_nodes.unsqueeze(2) + own
+        score = score + (signal.detach() * log_q).sum(2)
+    return objective(sampled) + score.sum(0)
+
+
+@estimator(plain=True)
+def bounded(draw: Draw, objective: Objective, control: Control, coefficient: float = 1.0) -> Tensor:
+    """f − a(g − E_q[g]): ``control`` gives g, near f and with a mean in closed form; a is ``coefficient``.
+
+    g is a bound on f, or ``second_order``. Paisley, Blei & Jordan 2012.
+    """
+    needs_mean("bounded", objective)
+    g, mean = control(draw)
+    signal = (per_draw(draw.sampled(), objective) - coefficient * g) / len(g)
+    return _surrogate(draw.sampled(), objective, signal) + coefficient * mean
+
+
+def second_order(draw: Draw) -> tuple[Tensor, Tensor]:
+    """A control for ``bounded``: log p(x, z) to second order around the mean of a normal q, its Hessian's diagonal."""
+    (node,) = draw.nodes
+    if not isinstance(node.q, Normal):
+        raise ValueError("second_order needs one latent, with a diagonal normal posterior.")
+    with torch.enable_grad():
+        centre = node.q.loc.detach().unsqueeze(0).requires_grad_()
+        there = draw.at({node.name: centre})
+        value = there.log_lik + there.log_prior
+        (slope,) = torch.autograd.grad(value.sum(), centre, create_graph=True)
+        flat = slope.flatten(2)
+        size = flat.shape[2]
+        each = torch.eye(size, dtype=flat.dtype, device=flat.device).view(size, 1, 1, size).expand(size, *flat.shape)
+        (bend,) = torch.autograd.grad(flat, centre, each, is_grads_batched=True)
+    bend = bend.flatten(3).diagonal(dim1=0, dim2=3).detach()
+    slope, value, centre = slope.flatten(2).detach(), value.detach(), centre.flatten(2).detach()
+    away = node.z.detach().flatten(2) - centre
+    g = value + (slope * away + 0.5 * bend * away.square()).sum(2)
+    shift, variance = node.q.loc.flatten(1) - centre[0], node.q.scale.flatten(1).square()
+    mean = value[0] + (slope[0] * shift + 0.5 * bend[0] * (variance + shift.square())).sum(1)
+    return g, mean
+
+
+class LearnedBaseline(nn.Module):
+    """NVIL: f − b_ψ(x) − c, with ``network`` b_ψ learned by least squares beside the rest, c a running mean.
+
+    ``network``: ``[B, *X] → [B, 1]``. ``normalise`` divides the signal by its running deviation where that is above 1,
+    as the paper does: that scales φ's gradient, and so is left out unless asked for. Mnih & Gregor 2014.
+    """
+
+    traits = Traits(plain=True)
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, network: nn.Module, decay: float = 0.8, normalise: bool = False) -> None:
+        super().__init__()
+        self.network, self.decay, self.normalise = network, decay, normalise
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("variance", torch.ones(()))
+
+    def forward(self, draw: Draw, objective: Objective) -> Tensor:
+        if draw.x is None:
+            raise ValueError("a learned baseline needs the rows that were drawn for, and this draw has none.")
+        f = _signal(draw, objective) * len(draw.log_lik)
+        predicted: Tensor = self.network(draw.x).squeeze(1)
+        error = f - predicted - self.mean
+        signal = error.detach()
+        if self.normalise:
+            signal = signal / self.variance.sqrt().clamp(min=1)
+        found: Tensor = _surrogate(draw, objective, signal / len(f)) - 0.5 * error.square().mean(0)
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(f.mean(), 1 - self.decay)
+                self.variance.lerp_(error.var(correction=0), 1 - self.decay)
+        return found
+
+
+def _surrogate(draw: Draw, objective: Objective, signal: Tensor) -> Tensor:
+    """L + Σₖ signalₖ log q(zₖ): the score, and what the objective's own dependence on θ and φ gives at fixed z."""
+    log_q = sum((node.log_density for node in _scored(draw)), torch.zeros_like(signal))
+    return objective(draw) + (signal.detach() * log_q).sum(0)
+
+
+def _scored(draw: Draw) -> list[Node]:
+    """The latents that no gradient flows through."""
+    return [node for node in draw.nodes if not node.path]
+
+
+@torch.no_grad()
+def _signal(draw: Draw, objective: Objective) -> Tensor:
+    """What each draw's score is multiplied by, ``[K, B]``: its share of a mean, or all of what is none."""
+    if is_mean(objective):
+        return per_draw(draw, objective) / len(draw.log_lik)
+    return objective(draw).expand_as(draw.log_lik)
+
+
+@torch.no_grad()
+def _leave_one_out(draw: Draw, objective: Objective) -> Tensor:
+    """L − Lₖ, ``[K, B]``."""
+    draws, rows = draw.log_lik.shape
+    if draws < 2:
+        raise ValueError("leave_one_out takes the other draws as its baseline: it needs draws of at least 2.")
+
+    own = torch.eye(draws, dtype=torch.bool, device=draw.log_lik.device).unsqueeze(2)
+
+    def without_each(term: Tensor) -> Tensor:
+        others = (term.sum(0) - term) / (draws - 1)
+        return torch.where(own, others, term.unsqueeze(1)).flatten(1)
+
+    kl, entropy = (None if t is None else t.expand(draws, rows).flatten() for t in (draw.kl, draw.entropy))
+    log_lik, log_prior, log_q = map(without_each, (draw.log_lik, draw.log_prior, draw.log_q))
+    return objective(draw) - objective(of_terms(log_lik, log_prior, log_q, kl, entropy)).view(draws, rows)
+
+
+def _of_each(share: Tensor, node: Node, term: Tensor) -> Tensor:
+    return (share * node.beta).unsqueeze(2) * term

@@ -1,0 +1,173 @@
+"""Likelihoods of real and of positive values."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
+from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles
+
+Scale = float | Literal["scalar", "dimension", "entry"]
+
+
+class LocationScale(Factorised):
+    """x, or a function of it, is μ + σ · noise, with μ = ``shift`` + ``spread`` · (first parameter).
+
+    ``scale``: a number fixes σ (in the data's units); "scalar" learns one σ, "dimension" one for each value of a
+    row (give its ``shape``), "entry" reads σ from the decoder. A learned σ is at least ``min_scale`` times the
+    data's spread: without that floor the density of repeated values grows without bound.
+    ``shift`` and ``spread`` are 0 and 1 until ``initialise`` takes them from data, for each value of ``shape``.
+    """
+
+    measure = "Lebesgue"
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, scale: Scale = "scalar", shape: tuple[int, ...] = (), min_scale: float = 1e-3) -> None:
+        super().__init__()
+        if isinstance(scale, str) and scale not in ("scalar", "dimension", "entry"):
+            raise ValueError(f'scale must be a number, "scalar", "dimension" or "entry", not {scale!r}.')
+        if not isinstance(scale, str) and not scale > 0:
+            raise ValueError(f"a fixed scale must be positive, got {scale}.")
+        if scale == "dimension" and not shape:
+            raise ValueError('scale="dimension" needs the shape of a row of data, as shape=(D,).')
+        self.scale = scale
+        self.shape = tuple(shape)
+        self.min_scale = min_scale
+        self.n_parameters = 2 if scale == "entry" else 1
+        self.register_buffer("shift", torch.zeros(self.shape))
+        self.register_buffer("spread", torch.ones(self.shape))
+        if scale in ("scalar", "dimension"):
+            self.raw_scale = nn.Parameter(torch.zeros(self.shape if scale == "dimension" else ()))
+
+    def mu(self, params: Tensor) -> Tensor:
+        """The location, ``[K, B, *X]``."""
+        return self.shift + self.spread * params[:, :, 0]
+
+    def sigma(self, params: Tensor | None = None) -> Tensor:
+        """The scale, broadcastable to ``[K, B, *X]``; "entry" needs the decoder's ``params``."""
+        if not isinstance(self.scale, str):
+            return torch.full_like(self.spread, self.scale)
+        if self.scale == "entry":
+            assert params is not None
+            return self.spread * (positive(params[:, :, 1]) + self.min_scale)
+        rms = self.spread.double().square().mean().sqrt().to(self.spread.dtype)
+        unit = rms if self.scale == "scalar" else self.spread
+        return unit * (positive(self.raw_scale) + self.min_scale)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        bias = x.new_zeros(self.n_parameters, *x.shape[1:])
+        if not self.shape:
+            x, mask = x.reshape(-1), None if mask is None else mask.reshape(-1)
+        shift, spread = self._location_and_spread(x, mask)
+        self.shift.copy_(shift)
+        self.spread.copy_(torch.where(spread > 0, spread, 1.0))
+        if isinstance(self.scale, str) and self.scale != "entry":
+            self.raw_scale.zero_()
+        return bias
+
+    @abstractmethod
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """μ and σ of each value's own distribution; a spread of 0 where it does not vary."""
+
+
+class Normal(LocationScale):
+    """x ∈ ℝ, N(μ, σ²); arguments as in ``LocationScale``."""
+
+    support = constraints.real
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        return normal_log_prob(x, self.mu(params), self.sigma(params))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.mu(params)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        return _normal_sample(self.mu(params), self.sigma(params), generator)
+
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return mean_of(x, mask), deviation_of(x, mask)
+
+
+class LogNormal(LocationScale):
+    """x > 0, log x ~ N(μ, σ²): p(x) = N(log x; μ, σ²) / x, a density in the data's units.
+
+    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x.
+    """
+
+    support = constraints.positive
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        inside = x > 0
+        log_x = torch.where(inside, x, 1).log()
+        return torch.where(inside, normal_log_prob(log_x, self.mu(params), self.sigma(params)) - log_x, -torch.inf)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return (self.mu(params) + 0.5 * self.sigma(params).square()).exp()
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        return _normal_sample(self.mu(params), self.sigma(params), generator).exp()
+
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return mean_of(x.log(), mask), deviation_of(x.log(), mask)
+
+
+class StudentT(LocationScale):
+    """x ∈ ℝ with tails as |x|^−(df + 1): μ + σ·t, t of Student's distribution. Lange, Little & Taylor 1989.
+
+    ``df``: a number above 1 (below there is no mean), or "learned": one for all values, 1 + 4 · softplus, from 5.
+    Other arguments as in ``LocationScale``; σ is the scale, the standard deviation is σ √(df/(df − 2)). It starts
+    from medians and quartiles, for outliers move the data's moments.
+    """
+
+    support = constraints.real
+
+    def __init__(
+        self,
+        df: float | Literal["learned"] = "learned",
+        scale: Scale = "scalar",
+        shape: tuple[int, ...] = (),
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(scale, shape, min_scale)
+        if isinstance(df, str) and df != "learned":
+            raise ValueError(f'df must be a number or "learned", not {df!r}.')
+        if not isinstance(df, str) and not df > 1:
+            raise ValueError(f"df must be above 1, where the distribution has a mean, got {df}.")
+        self.df = df
+        if df == "learned":
+            self.raw_df = nn.Parameter(torch.zeros(()))
+
+    def degrees(self) -> Tensor:
+        """df as a tensor."""
+        return 1 + 4 * positive(self.raw_df) if isinstance(self.df, str) else self.spread.new_full((), self.df)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        return student_t_log_prob(x, self.mu(params), self.sigma(params), self.degrees())
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.mu(params)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        loc, half = self.mu(params), 0.5 * self.degrees()
+        width = (half / torch._standard_gamma(half.expand(loc.shape), generator=generator)).sqrt()
+        return _normal_sample(loc, self.sigma(params) * width, generator)
+
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if isinstance(self.df, str):
+            self.raw_df.zero_()
+        inverse = 1 / self.degrees()
+        quartile = 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)  # of t, to 0.1 %: Cornish & Fisher 1938
+        median, half = median_and_quartiles(x, mask)
+        return median, torch.where(half > 0, half / quartile, deviation_of(x, mask))
+
+
+def _normal_sample(loc: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
+    return loc + scale * torch.randn(loc.shape, generator=generator, device=loc.device, dtype=loc.dtype)

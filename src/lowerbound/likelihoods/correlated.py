@@ -1,0 +1,161 @@
+"""Normal likelihoods whose values are correlated given z; one covariance, learned, for all rows."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from lowerbound.distributions import positive
+from lowerbound.distributions.densities import HALF_LOG_2PI
+from lowerbound.likelihoods.base import Likelihood
+from lowerbound.likelihoods.moments import deviation_of, mean_of
+
+
+class CorrelatedNormal(Likelihood):
+    """x ∈ ℝ^D, N(μ, S R S), D values of ``shape``; S = diag(``spread``), μ = ``shift`` + ``spread`` · (the parameter).
+
+    Unobserved values are integrated out: their rows and columns of R are left out. The eigenvalues of R are at least
+    ``min_scale``²: without that floor the density of values on a plane grows without bound. ``shift`` and ``spread``
+    are 0 and 1 until ``initialise`` takes them from data; R then starts from I, so that correlation is first the
+    latents' to explain.
+    """
+
+    measure = "Lebesgue"
+    support = constraints.real
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...], min_scale: float = 1e-3) -> None:
+        super().__init__()
+        if not shape:
+            raise ValueError("correlated values need the shape of a row of data, as shape=(D,).")
+        self.shape = tuple(shape)
+        self.min_scale = min_scale
+        self.register_buffer("shift", torch.zeros(self.shape))
+        self.register_buffer("spread", torch.ones(self.shape))
+
+    def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        known = x if mask is None else torch.where(mask, x, 0)
+        residual = ((known - self.mean(params)) / self.spread).flatten(2)
+        unit = (self.spread.log() + HALF_LOG_2PI).flatten()
+        if mask is None:  # all rows share one covariance: they are K·B draws of one row
+            seen = torch.ones(1, len(unit), dtype=torch.bool, device=unit.device)
+            value = self._log_prob_in_units(residual.flatten(0, 1).unsqueeze(1), seen).view(residual.shape[:2])
+            return value - unit.sum()
+        seen = mask.flatten(1)
+        value = self._log_prob_in_units(torch.where(seen, residual, 0), seen)
+        return value - torch.where(seen, unit, 0).sum(1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.shift + self.spread * params.squeeze(2)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        mean = self.mean(params)
+        return mean + self.spread * self._noise(mean.flatten(2), generator).view(mean.shape)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        deviation = deviation_of(x, mask)
+        self.shift.copy_(mean_of(x, mask))
+        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
+        self._start()
+        return x.new_zeros(1, *x.shape[1:])
+
+    @abstractmethod
+    def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
+        """−½ eᵀ R⁻¹ e − ½ log|R|, ``[K, B]``, of ``residual [K, B, D]``: 0 where it is not ``seen [B, D]``."""
+
+    @abstractmethod
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw from N(0, R), ``[K, B, D]`` as ``like``."""
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Let R be I."""
+
+
+class FullNormal(CorrelatedNormal):
+    """N(μ, S (L Lᵀ + ``min_scale``² I) S), L lower triangular; arguments as in ``CorrelatedNormal``.
+
+    With a mask it needs B·D² numbers, and B·D³ operations; without, D² and D³.
+    """
+
+    def __init__(self, shape: tuple[int, ...], min_scale: float = 1e-3) -> None:
+        super().__init__(shape, min_scale)
+        size = math.prod(self.shape)
+        self.raw_scale = nn.Parameter(torch.zeros(size))  # of the diagonal
+        self.below = nn.Parameter(torch.zeros(size, size))  # only what is below the diagonal is read
+
+    def _factor(self) -> Tensor:
+        """L, ``[D, D]``."""
+        return self.below.tril(-1) + positive(self.raw_scale).diag()
+
+    def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
+        factor = self._factor().double()  # in L Lᵀ single precision would lose small eigenvalues beside large ones
+        one = torch.eye(len(factor)).to(factor)
+        both = seen.unsqueeze(1) & seen.unsqueeze(2)
+        cholesky = torch.linalg.cholesky(torch.where(both, factor @ factor.T + self.min_scale**2 * one, one))
+        white = torch.linalg.solve_triangular(cholesky, residual.double().permute(1, 2, 0), upper=False)
+        log_scale = cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
+        value: Tensor = -0.5 * white.square().sum(1).T - log_scale
+        return value.to(residual.dtype)
+
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn((2, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
+        return noise[0] @ self._factor().T + self.min_scale * noise[1]
+
+    def _start(self) -> None:
+        self.raw_scale.zero_()
+        self.below.zero_()
+
+
+class LowRankNormal(CorrelatedNormal):
+    """N(μ, S (diag(d²) + W Wᵀ) S), W of ``rank`` columns; other arguments as in ``CorrelatedNormal``.
+
+    eᵀ R⁻¹ e = min over v of ‖(e − Wv)/d‖² + ‖v‖², at v = C⁻¹ Wᵀ (e/d²) with C = I + Wᵀ diag(d⁻²) W;
+    log|R| = log|C| + Σ log d². Woodbury's formula in that form has no large terms to cancel.
+    """
+
+    def __init__(self, shape: tuple[int, ...], rank: int, min_scale: float = 1e-3) -> None:
+        super().__init__(shape, min_scale)
+        size = math.prod(self.shape)
+        if not 1 <= rank <= size:
+            raise ValueError(f"the rank must be from 1 to the number of values, {size}, got {rank}.")
+        self.rank = rank
+        self.raw_scale = nn.Parameter(torch.zeros(size))
+        self.factors = nn.Parameter(self._first_factors())
+
+    def _first_factors(self) -> Tensor:
+        """Cosines, so small that they add 1 % to the variance at most: from W = 0 no gradient would lead away."""
+        size = math.prod(self.shape)
+        angles = torch.outer(torch.arange(size) + 0.5, torch.arange(self.rank)) * (math.pi / size)
+        return angles.cos() * (0.1 / math.sqrt(self.rank))
+
+    def _scale(self) -> Tensor:
+        return positive(self.raw_scale) + self.min_scale
+
+    def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
+        scale = self._scale()
+        scaled, white = self.factors / scale.unsqueeze(1), residual / scale
+        exact = scaled.double()  # small scales make C large beside I, which single precision would lose
+        inner = torch.einsum("bd,dr,ds->brs", seen.double(), exact, exact) + torch.eye(self.rank).to(exact)
+        cholesky = torch.linalg.cholesky(inner)
+        best = torch.cholesky_solve((white.double() @ exact).permute(1, 2, 0), cholesky).permute(2, 0, 1)
+        left = torch.where(seen, white - best.to(white.dtype) @ scaled.T, 0)
+        square = left.square().sum(2) + best.square().sum(2).to(white.dtype)
+        log_scale = torch.where(seen, scale.log(), 0).sum(1)
+        log_inner: Tensor = cholesky.diagonal(dim1=1, dim2=2).log().sum(1)
+        return -0.5 * square - log_scale - log_inner.to(white.dtype)
+
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        own = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+        shared = torch.randn((*like.shape[:2], self.rank), generator=generator, device=like.device, dtype=like.dtype)
+        return own * self._scale() + shared @ self.factors.T
+
+    def _start(self) -> None:
+        self.raw_scale.zero_()
+        self.factors.copy_(self._first_factors())

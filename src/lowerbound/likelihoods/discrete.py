@@ -1,0 +1,135 @@
+"""Likelihoods of classes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional
+
+from lowerbound.distributions import inverse_positive, logistic_noise, positive
+from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.moments import class_counts, mean_of, n_observed
+
+
+class Bernoulli(Factorised):
+    """x ∈ {0, 1}; the parameter is the logit of p(x = 1)."""
+
+    measure = "counting"
+    support = constraints.boolean
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        # x·logit − softplus(logit) without its cancellation, and in fewer passes over K·B·X values
+        return functional.logsigmoid((2 * x - 1) * params.squeeze(2))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.squeeze(2).sigmoid()
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(self.mean(params), generator=generator)
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        count = n_observed(x, mask)
+        return torch.logit((mean_of(x, mask) * count + 0.5) / (count + 1)).unsqueeze(0)
+
+
+class Categorical(Factorised):
+    """x ∈ {0, …, C − 1}; the parameters are C logits. Its ``mean`` is the probability of each class, last."""
+
+    measure = "counting"
+    one_hot_mean = True
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"a categorical needs at least 2 classes, got {n_classes}.")
+        self.n_classes = self.n_parameters = n_classes
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.n_classes - 1)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        known = (x >= 0) & (x < self.n_classes)  # what is no class, NaN too, has no probability
+        index = torch.where(known, x, 0).long().unsqueeze(1).expand(*params.shape[:2], 1, *x.shape[1:])
+        log_prob = (params.gather(2, index) - params.logsumexp(2, keepdim=True)).squeeze(2)
+        return torch.where(known, log_prob, -math.inf)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return params.softmax(2).movedim(2, -1)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        probs = self.mean(params)
+        classes = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
+        return classes.view(probs.shape[:-1]).to(params.dtype)
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.log(class_counts(x, mask, self.n_classes) / (n_observed(x, mask) + 0.5 * self.n_classes))
+
+
+class Ordinal(Factorised):
+    """x ∈ {0, …, C − 1}, in that order: p(x ≤ c) = F(θ_c − μ), F the logistic's CDF, θ_0 < … < θ_C−2 cut points.
+
+    The parameter is μ; the cut points are learned, for all values or for each value of ``shape``: the first, and
+    the gaps between them, which are positive. Its ``mean`` is the probability of each class, last. McCullagh 1980.
+    """
+
+    measure = "counting"
+    one_hot_mean = True
+    _LEAST_GAP = 1e-6  # a class that is never seen keeps a finite log-probability
+
+    def __init__(self, n_classes: int, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"an ordinal needs at least 2 classes, got {n_classes}.")
+        self.n_classes = n_classes
+        self.shape = tuple(shape)
+        self.first_cut = nn.Parameter(torch.full((*self.shape, 1), 1 - n_classes / 2))
+        self.raw_gaps = nn.Parameter(torch.zeros(*self.shape, n_classes - 2))
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.n_classes - 1)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        known = (x >= 0) & (x < self.n_classes)
+        log_probs = self._log_probs(params)
+        index = torch.where(known, x, 0).long().expand(log_probs.shape[:-1]).unsqueeze(-1)
+        return torch.where(known, log_probs.gather(-1, index).squeeze(-1), -math.inf)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._log_probs(params).exp()
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        loc = params.squeeze(2)
+        uniform = torch.rand(loc.shape, generator=generator, device=loc.device, dtype=loc.dtype)
+        cuts, _ = self._cuts_and_gaps()
+        return ((loc + logistic_noise(uniform)).unsqueeze(-1) > cuts).sum(-1).to(loc.dtype)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        bias = x.new_zeros(1, *x.shape[1:])
+        if not self.shape:
+            x, mask = x.reshape(-1), None if mask is None else mask.reshape(-1)
+        counts = class_counts(x, mask, self.n_classes).double()
+        below, above = counts.cumsum(0)[:-1], counts.flip(0).cumsum(0).flip(0)[1:]
+        cuts = (below.log() - above.log()).movedim(0, -1)
+        self.first_cut.copy_(cuts[..., :1])
+        self.raw_gaps.copy_(inverse_positive((cuts.diff() - self._LEAST_GAP).clamp(min=self._LEAST_GAP)))
+        return bias
+
+    def _cuts_and_gaps(self) -> tuple[Tensor, Tensor]:
+        gaps = positive(self.raw_gaps) + self._LEAST_GAP
+        return torch.cat([self.first_cut, self.first_cut + gaps.cumsum(-1)], -1), gaps
+
+    def _log_probs(self, params: Tensor) -> Tensor:
+        """log p of each class, ``[K, B, *X, C]``."""
+        cuts, gaps = self._cuts_and_gaps()
+        loc = params.squeeze(2).unsqueeze(-1)
+        zero = torch.zeros_like(loc)
+        # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which keeps its digits in both tails.
+        upper = torch.cat([functional.logsigmoid(cuts - loc), zero], -1)
+        lower = torch.cat([zero, functional.logsigmoid(loc - cuts)], -1)
+        return upper + lower + functional.pad(torch.log(-torch.expm1(-gaps)), (1, 1))

@@ -1,0 +1,143 @@
+"""Likelihoods of 8-bit values, and of others that are levels of something."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional
+
+from lowerbound.distributions import inverse_positive, logistic_noise, positive
+from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.moments import deviation_of, mean_of
+
+_MIN_SCALE = 0.01  # levels: there all mass is in one level, and less would only overflow
+
+
+class DiscretizedLogistic(Factorised):
+    """x ∈ {0, …, ``levels`` − 1}, 8-bit values by default: a logistic whose mass falls into the nearest level.
+
+    P(x) = F(x + ½) − F(x − ½), the first and last levels taking the tails; F is the logistic's CDF with location
+    and scale from two parameters. Salimans et al. 2017 (PixelCNN++), eq. 2.
+    """
+
+    measure = "counting"
+    n_parameters = 2
+
+    def __init__(self, levels: int = 256) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"a discretised logistic needs at least 2 levels, got {levels}.")
+        self.levels = levels
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        raw_loc, raw_scale = params.unbind(2)
+        return _in_levels(raw_loc, raw_scale, self.levels)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        return _log_mass(x, *self._loc_scale(params), self.levels)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return _mean(*self._loc_scale(params), self.levels)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        return _sample(*self._loc_scale(params), self.levels, generator)
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        middle = (self.levels - 1) / 2
+        deviation = deviation_of(x, mask).clamp(min=0.5)
+        return torch.stack([mean_of(x, mask) / middle - 1, _raw_scale(deviation, self.levels)])
+
+
+class DiscretizedLogisticMixture(Factorised):
+    """x ∈ {0, …, ``levels`` − 1}: P(x) = Σ_m π_m [F_m(x + ½) − F_m(x − ½)], M ``components`` for each value.
+
+    The 3M parameters are M logits of π, M locations and M scales, each as in ``DiscretizedLogistic``. The values of
+    a row, colours too, are independent given z. Salimans et al. 2017 (PixelCNN++), eq. 2.
+    """
+
+    measure = "counting"
+
+    def __init__(self, levels: int = 256, components: int = 5) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"a discretised logistic needs at least 2 levels, got {levels}.")
+        if components < 1:
+            raise ValueError(f"a mixture needs at least 1 component, got {components}.")
+        self.levels = levels
+        self.components = components
+        self.n_parameters = 3 * components
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def _parts(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights, locations and scales, ``[K, B, M, *X]`` each."""
+        logits, raw_loc, raw_scale = params.chunk(3, 2)
+        return logits.log_softmax(2), *_in_levels(raw_loc, raw_scale, self.levels)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        log_weight, loc, scale = self._parts(params)
+        return (log_weight + _log_mass(x.unsqueeze(1), loc, scale, self.levels)).logsumexp(2)
+
+    def mean(self, params: Tensor) -> Tensor:
+        log_weight, loc, scale = self._parts(params)
+        return (log_weight.exp() * _mean(loc, scale, self.levels)).sum(2)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        log_weight, loc, scale = self._parts(params)
+        weight = log_weight.exp().movedim(2, -1)
+        chosen = torch.multinomial(weight.flatten(0, -2), 1, generator=generator).view(weight.shape[:-1]).unsqueeze(2)
+        return _sample(loc.gather(2, chosen).squeeze(2), scale.gather(2, chosen).squeeze(2), self.levels, generator)
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Components side by side: half of the variance is between them, half within."""
+        middle = (self.levels - 1) / 2
+        deviation = deviation_of(x, mask).clamp(min=0.5)
+        at = torch.linspace(-1, 1, self.components, dtype=x.dtype, device=x.device)
+        between = at / at.square().mean().sqrt() * math.sqrt(0.5) if self.components > 1 else torch.zeros_like(at)
+        within = deviation * (1 - between.square().mean()).sqrt()
+        offsets = between.view(-1, *[1] * deviation.dim()) * deviation
+        locs = (mean_of(x, mask) + offsets) / middle - 1
+        return torch.cat([torch.zeros_like(locs), locs, _raw_scale(within, self.levels).expand(locs.shape)])
+
+
+def _in_levels(raw_loc: Tensor, raw_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Location and scale, in levels, from two unconstrained numbers."""
+    middle = (levels - 1) / 2
+    return middle * (1 + raw_loc), middle * positive(raw_scale) + _MIN_SCALE
+
+
+def _raw_scale(deviation: Tensor, levels: int) -> Tensor:
+    """The number from which ``_in_levels`` makes a scale of this standard deviation."""
+    return inverse_positive(deviation * (math.sqrt(3) / math.pi) / ((levels - 1) / 2))
+
+
+def _log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+    precision = 1 / scale
+    centred = (x - loc) * precision
+    # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which keeps its digits in both tails.
+    below_top, above_bottom = x < levels - 1, x > 0
+    upper = torch.where(below_top, functional.logsigmoid(centred + 0.5 * precision), 0)
+    lower = torch.where(above_bottom, functional.logsigmoid(0.5 * precision - centred), 0)
+    width = torch.where(below_top & above_bottom, torch.log(-torch.expm1(-precision)), 0)
+    return upper + lower + width
+
+
+def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+    mean = torch.zeros_like(loc)
+    for level in range(1, levels):  # E[x] = Σ_k P(x ≥ k)
+        mean += ((loc - level + 0.5) / scale).sigmoid()
+    return mean
+
+
+def _sample(loc: Tensor, scale: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+    uniform = torch.rand(loc.shape, generator=generator, device=loc.device, dtype=loc.dtype)
+    return (loc + scale * logistic_noise(uniform)).round().clamp(0, levels - 1)

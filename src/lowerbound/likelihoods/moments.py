@@ -1,0 +1,57 @@
+"""What likelihoods start from: moments of data, over observed rows, in double precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def n_observed(x: Tensor, mask: Tensor | None) -> Tensor:
+    """How many rows are observed, for each value of a row (at least 1)."""
+    return x.new_tensor(float(len(x))) if mask is None else mask.sum(0).clamp(min=1).to(x.dtype)
+
+
+def mean_of(x: Tensor, mask: Tensor | None) -> Tensor:
+    return exact_mean(x, mask).to(x.dtype)
+
+
+def deviation_of(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The standard deviation; 0 where x does not vary by more than its rounding."""
+    mean = exact_mean(x, mask)
+    deviation = exact_mean((x - mean).square(), mask).sqrt()
+    return torch.where(deviation > torch.finfo(x.dtype).eps * mean.abs(), deviation, 0).to(x.dtype)
+
+
+def exact_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over observed rows, in double precision."""
+    values = x.double() if mask is None else torch.where(mask, x, 0).double()
+    return values.sum(0) / n_observed(x, mask)
+
+
+def log_mean_count(x: Tensor, mask: Tensor | None) -> Tensor:
+    """log of the mean count, half a count added so that a column of zeros stays finite."""
+    return (mean_of(x, mask) + 0.5 / n_observed(x, mask)).log()
+
+
+def class_counts(x: Tensor, mask: Tensor | None, n_classes: int) -> Tensor:
+    """How often each class is observed, ``[C, *X]``, half a count added so that logarithms stay finite."""
+    rows = [(x == c).to(x.dtype) for c in range(n_classes)]
+    return torch.stack([mean_of(row, mask) * n_observed(x, mask) for row in rows]) + 0.5
+
+
+def median_and_quartiles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The median, and half the distance of the quartiles: 0 where x does not vary by more than its rounding."""
+    # torch.quantile refuses more than 16 million values; what is not observed is sorted to the end.
+    ordered = (x if mask is None else torch.where(mask, x, torch.inf)).sort(0).values
+    last = n_observed(x, mask).double() - 1
+    low, median, high = (_interpolated(ordered, last * q) for q in (0.25, 0.5, 0.75))
+    half = (high - low) / 2
+    return median.to(x.dtype), torch.where(half > torch.finfo(x.dtype).eps * median.abs(), half, 0).to(x.dtype)
+
+
+def _interpolated(ordered: Tensor, place: Tensor) -> Tensor:
+    """The value at a place between rows of ``ordered [N, *X]``, ``[*X]``; 0 where nothing is observed."""
+    place = place.expand(ordered.shape[1:]).unsqueeze(0)
+    below, above = (ordered.gather(0, at.long()).squeeze(0).double() for at in (place.floor(), place.ceil()))
+    value = below + (above - below) * place.frac().squeeze(0)
+    return torch.where(below.isfinite(), value, 0)

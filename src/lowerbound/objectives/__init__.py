@@ -1,0 +1,51 @@
+"""Objectives: a draw → a bound on log p(x) in nats per row, ``[B]``, to be maximised.
+
+They see tensors only. A penalty couples the rows of a batch: it is a scalar of its own, and no bound.
+"""
+
+from lowerbound.objectives.base import no_bound, why_no_bound
+from lowerbound.objectives.bits import DescriptionLength, description_length
+from lowerbound.objectives.bounds import (
+    combined_iwae,
+    cubo,
+    elbo,
+    elbo_entropy,
+    elbo_sampled,
+    iwae,
+    minus_cubo,
+    multi_iwae,
+    renyi,
+)
+from lowerbound.objectives.penalties import (
+    Decomposition,
+    decomposition,
+    disentangled,
+    free_bits,
+    maximum_mean_discrepancy,
+    total_correlation,
+)
+from lowerbound.objectives.weighted import Constrained, capacity
+
+__all__ = [
+    "Constrained",
+    "Decomposition",
+    "DescriptionLength",
+    "capacity",
+    "combined_iwae",
+    "cubo",
+    "decomposition",
+    "description_length",
+    "disentangled",
+    "elbo",
+    "elbo_entropy",
+    "elbo_sampled",
+    "free_bits",
+    "iwae",
+    "maximum_mean_discrepancy",
+    "minus_cubo",
+    "multi_iwae",
+    "no_bound",
+    "renyi",
+    "total_correlation",
+    "why_no_bound",
+]

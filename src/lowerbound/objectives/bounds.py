@@ -1,0 +1,88 @@
+"""Bounds on log p(x): a draw → nats per row, ``[B]``. They see tensors only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lowerbound.draw import Draw, in_groups
+from lowerbound.objectives.base import no_bound
+
+_NEGLIGIBLE = 46.0  # nats: e⁻⁴⁶ ≈ 1e-20
+
+
+def elbo(draw: Draw) -> Tensor:
+    """The evidence lower bound with the KL in closed form (SGVB-B of Kingma & Welling 2013, eq. 7).
+
+    mean_K log p(x|z) − KL(q(z|x) ‖ p(z)); where a latent has no closed-form KL, ``elbo_sampled``.
+    """
+    return elbo_sampled(draw) if draw.kl is None else draw.log_lik.mean(0) - draw.kl
+
+
+def elbo_sampled(draw: Draw) -> Tensor:
+    """The evidence lower bound by sampling alone (SGVB-A, eq. 6): mean_K [log p(x, z) − log q(z|x)]."""
+    return draw.log_w.mean(0)
+
+
+def elbo_entropy(draw: Draw) -> Tensor:
+    """The evidence lower bound with the entropy in closed form: mean_K log p(x, z) + H(q(z|x))."""
+    if draw.entropy is None:
+        raise ValueError("elbo_entropy needs a posterior whose entropy has a closed form; use elbo_sampled.")
+    return (draw.log_lik + draw.log_prior).mean(0) + draw.entropy
+
+
+def iwae(draw: Draw) -> Tensor:
+    """The importance-weighted bound: log mean_K w. With K = 1 it is ``elbo_sampled``. Burda et al. 2016.
+
+    Weights below 1e-20 of the largest get an exactly zero gradient: left alone they become subnormal numbers,
+    which slow every product that meets them; the value moves by less than K·1e-20.
+    """
+    return _log_mean_exp(draw.log_w)
+
+
+def _no_renyi_bound(alpha: float) -> str:
+    return "" if 0 <= alpha <= 1 else "the Rényi bound of K draws is one from below for α in [0, 1] only"
+
+
+@no_bound(_no_renyi_bound)
+def renyi(draw: Draw, alpha: float) -> Tensor:
+    """The variational Rényi bound, 1/(1 − α) · log mean_K w^(1−α). Li & Turner 2016.
+
+    α = 1 is ``elbo_sampled``, α = 0 is ``iwae``; in between, and for any K, a lower bound on log p(x).
+    """
+    if alpha == 1:
+        return elbo_sampled(draw)
+    return _log_mean_exp((1 - alpha) * draw.log_w) / (1 - alpha)
+
+
+@no_bound(lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, from an upper bound")
+def cubo(draw: Draw, order: float = 2.0) -> Tensor:
+    """The χ upper bound, 1/n · log mean_K wⁿ, as K → ∞. Dieng et al. 2017.
+
+    exp(n·CUBO) is unbiased; its log with finite K is no bound. It is finite where q has heavier tails than the
+    posterior. To fit q by it, ascend ``minus_cubo`` with the model's parameters fixed.
+    """
+    return _log_mean_exp(order * draw.log_w) / order
+
+
+@no_bound(lambda **_: "it is the negative of an upper bound")
+def minus_cubo(draw: Draw, order: float = 2.0) -> Tensor:
+    """−``cubo``: maximised by the q with the least χ-divergence from the posterior."""
+    return -cubo(draw, order)
+
+
+def multi_iwae(draw: Draw, groups: int) -> Tensor:
+    """The mean of ``groups`` importance-weighted bounds of K/``groups`` draws each (MIWAE of Rainforth et al. 2018)."""
+    return iwae(in_groups(draw, groups)).view(groups, -1).mean(0)
+
+
+def combined_iwae(draw: Draw, share: float) -> Tensor:
+    """``share`` · ELBO + (1 − ``share``) · IWAE of the same draws (CIWAE of Rainforth et al. 2018)."""
+    return share * elbo_sampled(draw) + (1 - share) * iwae(draw)
+
+
+def _log_mean_exp(values: Tensor) -> Tensor:
+    floor = values.detach().amax(0) - _NEGLIGIBLE
+    return torch.maximum(values, floor).logsumexp(0) - math.log(len(values))

@@ -1,0 +1,114 @@
+"""Penalties: (draw, weight of each row) → nats that couple the rows of a batch. Scalars of their own, and no bounds."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowerbound.distributions import Normal
+from lowerbound.draw import Draw, Node
+
+
+def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
+    """A penalty, in nats, that makes ELBO − penalty charge each latent dimension at least ``floor`` nats.
+
+    Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g); the mean is
+    taken with ``weight [B]``. Where β weighs the KL, KL_g here is β·KL_g. It couples the rows: no bound, and no row's
+    own. Kingma et al. 2016, eq. 15.
+    """
+    shortfall = torch.zeros((), device=weight.device)
+    for node in draw.nodes:
+        if node.kl_per_dim is None:
+            raise ValueError(f"free_bits needs a KL in closed form, and latent {node.name!r} has none.")
+        mean_kl = weight @ node.kl_per_dim.flatten(1)
+        shortfall = shortfall + (floor - mean_kl).clamp(min=0).sum()
+    return shortfall
+
+
+class Decomposition(NamedTuple):
+    """KL(q(z|x) ‖ p(z)) in the mean over rows = the sum of these, in nats. Chen et al. 2018, eq. 2."""
+
+    mutual_information: Tensor
+    """E[log q(z|x) − log q(z)]"""
+    total_correlation: Tensor
+    """E[log q(z) − Σ_d log q(z_d)]"""
+    dimension_kl: Tensor
+    """E[Σ_d log q(z_d) − log p(z_d)]"""
+
+
+def decomposition(node: Node, weight: Tensor) -> Decomposition:
+    """The parts of the mean KL, with q(z) the aggregate posterior of this batch: Σ_b weight_b q(z|x_b).
+
+    Of a batch of B rows the mutual information is at most log B. Needs independent dimensions in q and p.
+    """
+    pairs = node.q.log_prob_per_dim(node.z.unsqueeze(2))  # [K, B of z, B of q, *E]
+    log_p = node.p.log_prob_per_dim(node.z)
+    if pairs is None or log_p is None:
+        raise ValueError(f"the decomposition needs independent dimensions, and latent {node.name!r} has not.")
+    pairs, log_p, log_weight = pairs.flatten(3), log_p.flatten(2), weight.log()
+    joint = (pairs.sum(3) + log_weight).logsumexp(2)
+    each = (pairs + log_weight.unsqueeze(1)).logsumexp(2)
+    parts = (node.log_density - joint, joint - each.sum(2), (each - log_p).sum(2))
+    return Decomposition(*(weight @ part.mean(0) for part in parts))
+
+
+def total_correlation(draw: Draw, weight: Tensor, strength: float) -> Tensor:
+    """``strength`` · the total correlation of the batch's aggregate posterior: β-TCVAE with β = 1 + ``strength``.
+
+    Chen et al. 2018. See ``decomposition`` for what the batch stands for.
+    """
+    parts = [decomposition(node, weight).total_correlation for node in draw.nodes]
+    return strength * torch.stack(parts).sum()
+
+
+def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Literal["i", "ii"] = "i") -> Tensor:
+    """``off`` Σ_{i≠j} C_ij² + ``on`` Σ_i (C_ii − 1)², C the covariance of q's means ("i") or of its draws ("ii").
+
+    Kumar et al. 2018 (DIP-VAE).
+    """
+    total = torch.zeros((), device=weight.device)
+    for node in draw.nodes:
+        if not isinstance(node.q, Normal):
+            raise ValueError(f"this penalty needs a diagonal normal posterior, and {node.name!r} has another.")
+        loc = node.q.loc.flatten(1)
+        centred = loc - weight @ loc
+        covariance = centred.T @ (weight.unsqueeze(1) * centred)
+        if kind == "ii":
+            covariance = covariance + torch.diag(weight @ node.q.scale.flatten(1).square())
+        diagonal = covariance.diagonal()
+        total = total + off * (covariance.square().sum() - diagonal.square().sum()) + on * (diagonal - 1).square().sum()
+    return total
+
+
+def maximum_mean_discrepancy(
+    draw: Draw, weight: Tensor, strength: float, scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+) -> Tensor:
+    """``strength`` · MMD² between the batch's draws and a normal prior, without bias. Zhao et al. 2019 (InfoVAE).
+
+    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); what involves the prior is in closed form, so none is drawn.
+    """
+    total = torch.zeros((), device=weight.device)
+    for node in draw.nodes:
+        if not isinstance(node.p, Normal):
+            raise ValueError(f"this penalty needs a diagonal normal prior, and {node.name!r} has another.")
+        z = ((node.z - node.p.loc) / node.p.scale).flatten(2).flatten(0, 1)
+        total = total + _mmd(z, weight.repeat(len(node.z)) / len(node.z), scales)
+    return strength * total
+
+
+def _mmd(z: Tensor, weight: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """MMD² of weighted ``z [N, d]`` and N(0, I): E k(z, z') − 2 E k(z, ε) + E k(ε, ε')."""
+    size = z.shape[1]
+    norms = z.square().sum(1)
+    distances = (norms.unsqueeze(1) + norms - 2 * z @ z.T).clamp(min=0)
+    pairs = weight.unsqueeze(1) * weight
+    pairs = pairs - pairs.diagonal().diag()  # a draw is no other than itself
+    total = torch.zeros((), device=z.device, dtype=z.dtype)
+    for scale in scales:
+        width = scale**2 * size
+        own = (pairs * (-distances / (2 * width)).exp()).sum() / pairs.sum()
+        crossed = weight @ (-norms / (2 * (width + 1))).exp() * (width / (width + 1)) ** (size / 2)
+        total = total + own - 2 * crossed + (width / (width + 2)) ** (size / 2)
+    return total

@@ -1,0 +1,61 @@
+"""Objectives that weigh the terms of the ELBO: no bounds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.draw import Draw
+from lowerbound.objectives.base import no_bound
+
+
+def _kl(draw: Draw) -> Tensor:
+    return (draw.log_q - draw.log_prior).mean(0) if draw.kl is None else draw.kl
+
+
+@no_bound(lambda **_: "the KL is held at a capacity")
+def capacity(draw: Draw, nats: float, strength: float) -> Tensor:
+    """mean_K log p(x|z) − γ |KL − C|, C = ``nats``, γ = ``strength``. Burgess et al. 2018."""
+    return draw.log_lik.mean(0) - strength * (_kl(draw) - nats).abs()
+
+
+class Constrained(nn.Module):
+    """A Lagrangian: the least KL whose log-likelihood is ``log_lik`` in the mean, or the best under a KL of ``kl``.
+
+    "log_lik": −KL + λ (log p(x|z) − target); "kl": log p(x|z) − λ (KL − target). λ > 0 grows by e^(``rate`` ·
+    shortfall), in nats, at each step that falls short in a running mean, and shrinks where there is room.
+    Rezende & Viola 2018 (GECO).
+    """
+
+    multiplier: Tensor
+    shortfall: Tensor
+
+    def __init__(
+        self, of: Literal["log_lik", "kl"], target: float, rate: float = 1e-3, decay: float = 0.99, start: float = 1.0
+    ) -> None:
+        super().__init__()
+        if of not in ("log_lik", "kl"):
+            raise ValueError(f'the constraint is of "log_lik" or "kl", not {of!r}.')
+        self.of, self.target, self.rate, self.decay, self.start = of, target, rate, decay, start
+        self.register_buffer("multiplier", torch.tensor(float(start)))
+        self.register_buffer("shortfall", torch.zeros(()))
+
+    def forward(self, draw: Draw) -> Tensor:
+        log_lik, kl = draw.log_lik.mean(0), _kl(draw)
+        short = self.target - log_lik if self.of == "log_lik" else kl - self.target
+        if self.training and torch.is_grad_enabled():
+            self._update(short.detach().mean())
+        rest = -kl if self.of == "log_lik" else log_lik
+        return rest - self.multiplier.clone() * short  # the next step changes the multiplier in place
+
+    @staticmethod
+    def no_bound(**_: float) -> str:
+        return "it is a Lagrangian"
+
+    @torch.no_grad()
+    def _update(self, short: Tensor) -> None:
+        self.shortfall.lerp_(short, 1 - self.decay)
+        change = (self.rate * self.shortfall).clamp(-0.1, 0.1).exp()
+        self.multiplier.mul_(change).clamp_(1e-6, 1e6)

@@ -1,0 +1,21 @@
+"""Priors p(z) over the latent of a row."""
+
+from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.discrete import Bernoulli, Categorical
+from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
+from lowerbound.priors.positive import Beta, Dirichlet, Gamma
+from lowerbound.priors.vamp import VampPrior
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ConditionalNormal",
+    "Dirichlet",
+    "Encode",
+    "Gamma",
+    "LearnedNormal",
+    "Normal",
+    "Prior",
+    "VampPrior",
+]

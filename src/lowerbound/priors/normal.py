@@ -1,0 +1,73 @@
+"""Normal priors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound import distributions
+from lowerbound.distributions import positive
+from lowerbound.nn import apply
+from lowerbound.priors.base import Encode, Prior
+
+MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
+
+
+class Normal(Prior):
+    """p(z) = N(0, scale² I) in ``latent_dim`` dimensions."""
+
+    zero: Tensor
+    scales: Tensor
+
+    def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}.")
+        if not scale > 0:
+            raise ValueError(f"the prior's scale must be positive, got {scale}.")
+        self.latent_dim = latent_dim
+        self.scale = scale
+        self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scales", torch.full((latent_dim,), float(scale)), persistent=False)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+        return distributions.Normal(self.zero, self.scales, batch_dims=0)
+
+
+class LearnedNormal(Prior):
+    """p(z) = N(μ, diag σ²) with both learned, from N(0, I)."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.loc = nn.Parameter(torch.zeros(latent_dim))
+        self.raw_scale = nn.Parameter(torch.zeros(latent_dim))
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+        return distributions.Normal(self.loc, positive(self.raw_scale) + MIN_SCALE, batch_dims=0)
+
+
+class ConditionalNormal(Prior):
+    """p(z|c) = N(μ(c), diag σ²(c)): ``network`` gives μ and then the raw σ, ``[B, C] → [B, 2d]``. Sohn et al. 2015."""
+
+    def __init__(self, latent_dim: int, network: nn.Module) -> None:
+        super().__init__()
+        self.latent_dim, self.network = latent_dim, network
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+        if context is None:
+            raise ValueError("this prior is p(z|context), and no context was given.")
+        loc, raw_scale = apply(self.network, context).chunk(2, -1)
+        return distributions.Normal(loc, positive(raw_scale) + MIN_SCALE)

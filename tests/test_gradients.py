@@ -1,0 +1,410 @@
+"""Gradient estimators against gradients that are known: by enumeration, by quadrature and in closed form."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+import lowerbound as lb
+from enumeration import MODELS, belief_net, gradient, mixture
+from lowerbound import gradients
+from lowerbound.distributions import Normal
+from lowerbound.draw import Draw, Node, of_terms
+from lowerbound.gradients import (
+    LearnedBaseline,
+    bounded,
+    control_variate,
+    doubly_reparameterised,
+    enumerated,
+    leave_one_out,
+    partially_importance_weighted,
+    rao_blackwellised,
+    rebar,
+    relaxed,
+    reparameterised,
+    score_function,
+    second_order,
+    sticking_the_landing,
+    straight_through,
+)
+from lowerbound.model import LatentVariableModel, draw
+from lowerbound.nn import MLP, seeded
+from lowerbound.objectives import elbo, elbo_entropy, elbo_sampled, iwae, multi_iwae, renyi
+from oracles import PPCA, batch_of, rng
+
+FALSE_ALARM = 1e-4  # of one z-test of a whole gradient, divided over its components
+
+
+def refuted(samples: Tensor, truth: Tensor) -> bool:
+    """Whether the mean of independent gradients ``[R, P]`` is not ``truth``: t-tests, Bonferroni over components."""
+    error = samples.std(0) / math.sqrt(len(samples))
+    moves = error > 1e-12 * (1 + truth.abs())
+    if not torch.allclose(samples.mean(0)[~moves], truth[~moves], rtol=1e-9, atol=1e-12):
+        return True
+    t = ((samples.mean(0) - truth)[moves] / error[moves]).abs()
+    limit = stats.t.isf(FALSE_ALARM / (2 * max(1, len(t))), len(samples) - 1)
+    return bool((t > limit).any())
+
+
+def shown_unbiased(samples: Tensor, truth: Tensor) -> None:
+    """Not refuted, though an estimator that is 5 % off would be."""
+    assert not refuted(samples, truth)
+    assert refuted(1.05 * samples, truth)
+
+
+# Finite latents: the mean over draws is itself enumerated
+
+
+def baseline(features: int) -> LearnedBaseline:
+    with seeded(3):
+        return LearnedBaseline(MLP((features,), (1,), hidden=())).double().eval()
+
+
+EXACT = {
+    "score": (score_function, (elbo, elbo_sampled, elbo_entropy, iwae, partial(renyi, alpha=0.5)), 1),
+    "leave-one-out": (leave_one_out, (elbo, elbo_sampled, elbo_entropy, iwae, partial(renyi, alpha=2)), 2),
+    "control variate": (control_variate, (elbo, elbo_sampled, elbo_entropy), 2),
+    "Rao-Blackwell": (rao_blackwellised, (elbo, elbo_sampled), 1),
+    "enumerated": (enumerated, (elbo, elbo_sampled), 1),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("estimator", "objective", "draws"),
+    [(each, objective, K) for each, objectives, K in EXACT.values() for objective in objectives],
+)
+def test_the_enumerated_mean_of_an_estimator_is_the_exact_gradient(model, estimator, objective, draws, beta):
+    toy = MODELS[model]()
+    toy.beta = beta
+    truth = toy.exact(objective, draws)
+    assert truth.abs().max() > 1e-3
+    torch.testing.assert_close(toy.expected(estimator, objective, draws), truth, rtol=1e-10, atol=1e-10)
+
+
+def test_leave_one_out_is_exact_for_three_draws_and_grouped_bounds():
+    toy = mixture()
+    for objective in (iwae, partial(lb.objectives.combined_iwae, share=0.4)):
+        truth = toy.exact(objective, 3)
+        torch.testing.assert_close(toy.expected(leave_one_out, objective, 3), truth, rtol=1e-10, atol=1e-10)
+    four = belief_net(2)
+    truth = four.exact(partial(multi_iwae, groups=2), 4)
+    found = four.expected(leave_one_out, partial(multi_iwae, groups=2), 4)
+    torch.testing.assert_close(found, truth, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("objective", "needed"), [(elbo_sampled, False), (iwae, True)])
+def test_the_direct_term_is_needed_where_it_has_no_zero_mean(objective, needed):
+    """The score alone misses ∂L/∂φ at fixed z, which vanishes in the mean of a sampled ELBO only."""
+    toy = mixture()
+    phi = sum(p.numel() for p in toy.model.parameters())
+    truth = toy.exact(objective, 2)[phi:]
+    found = toy.expected(lambda there, L: leave_one_out(there, L) - L(there), objective, 2)[phi:]
+    assert torch.allclose(found, truth, rtol=1e-9, atol=1e-10) != needed
+
+
+def test_a_learned_baseline_leaves_the_gradient_and_learns_by_least_squares():
+    toy = belief_net()
+    nvil = baseline(5)
+    truth = toy.exact(elbo_sampled, 1)
+    torch.testing.assert_close(toy.expected(nvil, elbo_sampled, 1), truth, rtol=1e-10, atol=1e-10)
+    there, probability = toy.tuples(1)
+    probability = probability.detach()
+    nvil.zero_grad()
+    f = elbo_sampled(there).detach()
+    (probability * nvil(there, elbo_sampled)).sum().backward()
+    predicted = nvil.network(toy.x).squeeze()
+    least_squares = torch.autograd.grad(
+        -0.5 * (probability * (f - predicted).square()).sum(), list(nvil.network.parameters())
+    )
+    for parameter, due in zip(nvil.network.parameters(), least_squares, strict=True):
+        torch.testing.assert_close(parameter.grad, due, rtol=1e-10, atol=1e-12)
+
+
+def test_a_learned_baseline_keeps_running_moments_while_training():
+    toy, nvil = belief_net(), baseline(5).train()
+    there = toy.draw(rng(), 1, 500)
+    f = elbo_sampled(there).detach()
+    error = f - nvil.network(toy.x).squeeze().detach()
+    nvil(there, elbo_sampled)
+    assert float(nvil.mean) == pytest.approx(0.2 * float(f.mean()), rel=1e-9)
+    assert float(nvil.variance) == pytest.approx(0.8 + 0.2 * float(error.var(correction=0)), rel=1e-9)
+
+
+def replicates(toy, estimator, objective, K: int, R: int = 200, copies: int = 1000, plain: bool = True) -> Tensor:
+    """R gradients, each a mean over ``copies`` independent draws."""
+    found = []
+    for seed in range(R):
+        there = toy.draw(rng(seed), K, copies, plain)
+        found.append(toy.gradient(estimator(there, objective).mean()))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("model", ["mixture", "belief net"])
+@pytest.mark.parametrize(
+    ("estimator", "objective", "draws"),
+    [
+        (leave_one_out, elbo, 2),
+        (leave_one_out, iwae, 2),
+        (control_variate, elbo, 3),
+        (rao_blackwellised, elbo_sampled, 1),
+        (rebar, elbo, 1),
+        (rebar, elbo_sampled, 1),
+        (partial(rebar, temperature=0.1, coefficient=0.7), elbo, 2),
+    ],
+)
+def test_drawn_gradients_have_the_exact_mean(model, estimator, objective, draws):
+    toy = MODELS[model]()
+    shown_unbiased(replicates(toy, estimator, objective, draws), toy.exact(objective, draws))
+
+
+@pytest.mark.parametrize("estimator", [relaxed, straight_through])
+def test_relaxations_are_biased_and_say_so(estimator):
+    toy = belief_net()
+    truth = toy.exact(elbo, 1)
+    assert refuted(replicates(toy, estimator, elbo, 1), truth)
+    assert gradients.why_biased(estimator, elbo)
+    assert gradients.why_biased(partial(estimator, temperature=0.1), elbo)
+
+
+def test_a_relaxation_has_less_bias_where_it_is_colder():
+    toy = belief_net()
+    truth = toy.exact(elbo, 1)
+    errors = [
+        float((replicates(toy, partial(relaxed, temperature=t), elbo, 1, R=50).mean(0) - truth).norm())
+        for t in (2.0, 0.5, 0.1)
+    ]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_baselines_lower_the_variance():
+    toy = belief_net()
+    phi = sum(p.numel() for p in toy.model.parameters())
+
+    def spread(estimator, K: int) -> float:
+        found = replicates(toy, estimator, elbo, K, R=400, copies=12 // K)[:, phi:]
+        return float(found.var(0).sum())
+
+    plain = spread(score_function, 1)
+    assert spread(leave_one_out, 4) < 0.5 * plain
+    assert spread(control_variate, 4) < 0.5 * plain
+    assert spread(rebar, 1) < 0.5 * plain
+
+
+# Normal latents
+
+
+def quadratic(loc: Tensor, scale: Tensor, noise: Tensor, plain: bool) -> Draw:
+    """A draw for f = −½‖z‖²."""
+    q = Normal(loc, scale)
+    z = q.sample(noise)
+    z = z.detach() if plain else z
+    p = Unnormalised(torch.zeros(loc.shape[1]).double(), torch.ones(loc.shape[1]).double(), 0)
+    node = Node("z", z, q, p, noise)
+    return Draw((node,), torch.zeros(z.shape[:2]).double())
+
+
+class Unnormalised(Normal):
+    """A standard normal prior without its constant: log p(z) = −½‖z‖²."""
+
+    def log_prob_per_dim(self, z: Tensor) -> Tensor:
+        return -0.5 * z.square()
+
+
+def log_prior(there: Draw) -> Tensor:
+    return there.log_prior.mean(0)
+
+
+@pytest.mark.parametrize(("mu", "s"), [(1.0, 0.1), (0.5, 0.5), (1.0, 2.0)])
+def test_variances_are_those_of_the_closed_forms(mu, s):
+    """∂μ of E[−z²/2]: s² reparameterised, μ⁴/4s² + 3.5μ² + 15s²/4 by the score function."""
+    draws = 400_000
+    noise = torch.randn(1, draws, 1, dtype=torch.float64, generator=rng())
+    due = {reparameterised: s**2, score_function: mu**4 / (4 * s**2) + 3.5 * mu**2 + 15 * s**2 / 4}
+    for estimator, variance in due.items():
+        loc = torch.full((draws, 1), mu, dtype=torch.float64, requires_grad=True)
+        scale = torch.full((draws, 1), s, dtype=torch.float64)
+        there = quadratic(loc, scale, noise, plain=estimator is score_function)
+        (found,) = torch.autograd.grad(estimator(there, log_prior).sum(), loc)
+        assert float(found.mean()) == pytest.approx(-mu, abs=5 * math.sqrt(variance / draws))
+        assert float(found.var()) == pytest.approx(variance, rel=0.05)
+
+
+def test_rao_blackwell_is_what_is_known():
+    """f = −½‖z‖², μ = 1, d = 10, s = .5: 5.44 against 181.5 a component (Ranganath et al. 2014, checked)."""
+    draws, d = 200_000, 10
+    noise = torch.randn(1, draws, d, dtype=torch.float64, generator=rng())
+    for estimator, due in ((rao_blackwellised, 5.44), (score_function, 181.5)):
+        loc = torch.ones(draws, d, dtype=torch.float64, requires_grad=True)
+        there = quadratic(loc, torch.full((draws, d), 0.5).double(), noise, plain=True)
+        (found,) = torch.autograd.grad(estimator(there, log_prior).sum(), loc)
+        assert float(found.var(0).mean()) == pytest.approx(due, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> PPCA:
+    data = np.random.default_rng(0).normal(size=(200, 4)) @ np.random.default_rng(1).normal(size=(4, 4))
+    return PPCA.of(data, 2)
+
+
+@pytest.mark.parametrize("estimator", [sticking_the_landing, doubly_reparameterised])
+@pytest.mark.parametrize("draws", [1, 5])
+def test_at_the_posterior_the_gradient_in_phi_has_no_variance(oracle, estimator, draws):
+    """With R = I the best diagonal q is the posterior: each draw's gradient is zero; reparameterised, it is not."""
+    x = torch.randn(6, 4, dtype=torch.float64, generator=rng())
+    model, posterior = oracle.model(), oracle.posterior()
+    there = draw(model, posterior, batch_of(x), rng(), draws)
+    phi = gradient(estimator(there, elbo).mean(), list(posterior.parameters()))
+    assert phi.abs().max() < 1e-10
+    there = draw(model, posterior, batch_of(x), rng(), draws)
+    plain = gradient(reparameterised(there, elbo).mean(), list(posterior.parameters()))
+    assert plain.abs().max() > 1e-2
+
+
+def test_dreg_at_the_posterior_has_no_zero_over_zero(oracle):
+    x = torch.randn(6, 4, dtype=torch.float64, generator=rng())
+    model, posterior = oracle.model(), oracle.posterior()
+    there = draw(model, posterior, batch_of(x), rng(), 8)
+    phi = gradient(doubly_reparameterised(there, iwae).mean(), list(posterior.parameters()))
+    assert phi.abs().max() < 1e-10
+
+
+class OneLatent:
+    """x | z ~ N(az + b, s²) with one latent and q ≠ posterior: E of any objective of two draws is a plane integral."""
+
+    def __init__(self) -> None:
+        with seeded(4):
+            decoder, encoder = MLP((1,), (1,), hidden=()), MLP((1,), (2,), hidden=())
+        self.model = LatentVariableModel(lb.priors.Normal(1), decoder, lb.likelihoods.Normal(0.7, shape=(1,))).double()
+        self.posterior = lb.posteriors.DiagonalNormal(1, encoder).double()
+        self.x = torch.tensor([[0.8]], dtype=torch.float64)
+        self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
+
+    def draw(self, noise, K: int, copies: int = 1, plain: bool = False) -> Draw:
+        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 1)), noise, K, plain)
+
+    def gradient(self, value: Tensor) -> Tensor:
+        return gradient(value, self.parameters)
+
+    def exact(self, objective, K: int) -> Tensor:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+        grid = torch.tensor(np.stack(np.meshgrid(*[nodes] * K))).reshape(K, -1, 1)
+        weight = torch.tensor(np.stack(np.meshgrid(*[weights / weights.sum()] * K))).reshape(K, -1).prod(0)
+        there = self.draw(grid, K, grid.shape[1])
+        return self.gradient((weight * objective(there)).sum())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "objective", "draws"),
+    [
+        (reparameterised, elbo, 1),
+        (reparameterised, iwae, 2),
+        (sticking_the_landing, elbo, 1),
+        (sticking_the_landing, elbo_sampled, 2),
+        (doubly_reparameterised, iwae, 2),
+        (doubly_reparameterised, iwae, 3),
+        (doubly_reparameterised, partial(renyi, alpha=0.5), 2),
+        (doubly_reparameterised, partial(lb.objectives.combined_iwae, share=0.3), 2),
+        (doubly_reparameterised, elbo, 2),
+        (score_function, elbo, 1),
+        (leave_one_out, iwae, 2),
+        (leave_one_out, elbo, 2),
+        (partial(bounded, control=second_order), elbo, 1),
+        (partial(bounded, control=second_order, coefficient=0.5), elbo, 2),
+    ],
+)
+def test_gradients_of_a_normal_latent_have_the_exact_mean(estimator, objective, draws):
+    toy = OneLatent()
+    plain = gradients.traits(estimator).plain
+    shown_unbiased(replicates(toy, estimator, objective, draws, plain=plain), toy.exact(objective, draws))
+
+
+def test_piwae_gives_each_its_own_bound():
+    toy, groups = OneLatent(), 2
+    theta = sum(p.numel() for p in toy.model.parameters())
+    estimator = partial(partially_importance_weighted, groups=groups)
+    found = replicates(toy, estimator, iwae, 2, plain=False)
+    whole, parts = toy.exact(iwae, 2), toy.exact(partial(multi_iwae, groups=groups), 2)
+    truth = torch.cat([whole[:theta], parts[theta:]])
+    shown_unbiased(found, truth)
+    assert refuted(found, whole)
+    assert refuted(found, parts)
+
+
+def test_sticking_the_landing_is_biased_for_a_bound_of_several_draws_and_says_so():
+    toy = OneLatent()
+    found = replicates(toy, sticking_the_landing, iwae, 2, plain=False)
+    assert refuted(found, toy.exact(iwae, 2))
+    assert gradients.why_biased(sticking_the_landing, iwae)
+    assert not gradients.why_biased(sticking_the_landing, elbo)
+
+
+def test_the_signal_of_dreg_grows_with_the_draws_where_that_of_iwae_falls(oracle):
+    """|mean|/deviation of a component of φ's gradient, at q ≠ posterior. Rainforth et al. 2018; Tucker et al. 2019."""
+    x = torch.randn(1, 4, dtype=torch.float64, generator=rng(3))
+    model, posterior = oracle.model(), oracle.posterior(widen=1.2)
+
+    def signal(estimator, K: int, copies: int = 400) -> float:
+        rows = batch_of(x.expand(copies, 4))
+        q = posterior(rows.x)
+        loc = q.loc.detach().requires_grad_()
+        own = Normal(loc, q.scale.detach() * 1.0)
+        z = own.sample(torch.randn(K, copies, 2, dtype=torch.float64, generator=rng(K)))
+        node = Node("z", z, own, model.prior())
+        there = Draw((node,), model.log_lik(z, rows.x))
+        (found,) = torch.autograd.grad(estimator(there, iwae).sum(), loc)
+        return float((found.mean(0).abs() / found.std(0)).mean())
+
+    shifted = posterior.encoder.second.layers[0].bias
+    with torch.no_grad():
+        shifted[:2] += 0.3
+    falls = [signal(reparameterised, K) for K in (5, 50, 500)]
+    grows = [signal(doubly_reparameterised, K) for K in (5, 50, 500)]
+    assert grows[0] < grows[1] < grows[2]
+    assert grows[2] > 3 * grows[0]
+    assert falls[2] < falls[0]
+
+
+# What is refused, and what is chosen
+
+
+def test_the_posterior_says_what_is_used():
+    normal = lb.posteriors.DiagonalNormal(2, MLP((3,), (4,), hidden=()))
+    finite = lb.posteriors.Bernoulli(2, MLP((3,), (2,), hidden=()))
+    assert lb.AEVB(normal).estimator is reparameterised
+    assert lb.AEVB(finite, draws=2).estimator is leave_one_out
+    with pytest.raises(ValueError, match="leave_one_out needs draws of at least 2, got 1"):
+        lb.AEVB(finite)
+
+
+def test_a_path_through_finite_latents_is_refused():
+    there = belief_net().draw(rng(), 2)
+    for estimator in (reparameterised, sticking_the_landing, doubly_reparameterised):
+        with pytest.raises(ValueError, match="latent 'z' has no reparameterisation"):
+            estimator(there, elbo)
+
+
+def test_estimators_of_means_refuse_a_bound_of_several_draws():
+    there = belief_net().draw(rng(), 2)
+    for estimator in (control_variate, rao_blackwellised, rebar, enumerated):
+        with pytest.raises(ValueError, match="needs an objective that is a mean over the draws"):
+            estimator(there, iwae)
+
+
+def test_dreg_allows_no_penalty():
+    normal = lb.posteriors.DiagonalNormal(2, MLP((3,), (4,), hidden=()))
+    with pytest.raises(ValueError, match="doubly_reparameterised rescales"):
+        lb.AEVB(normal, gradient=doubly_reparameterised, penalties=(partial(lb.objectives.free_bits, floor=0.1),))
+
+
+def test_a_draw_of_terms_alone_cannot_be_evaluated_elsewhere():
+    there = of_terms(*torch.zeros(3, 2, 4))
+    with pytest.raises(ValueError, match="cannot evaluate its model"):
+        there.at({"z": torch.zeros(1)})

@@ -1,0 +1,239 @@
+"""Objectives and penalties against closed forms, brute force and each other."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.distributions import Normal
+from lowerbound.draw import Draw, Node, of_terms, tempered
+from lowerbound.model import draw
+from lowerbound.objectives import (
+    Constrained,
+    capacity,
+    combined_iwae,
+    cubo,
+    decomposition,
+    description_length,
+    disentangled,
+    elbo,
+    elbo_sampled,
+    iwae,
+    maximum_mean_discrepancy,
+    minus_cubo,
+    multi_iwae,
+    renyi,
+    total_correlation,
+    why_no_bound,
+)
+from oracles import PPCA, batch_of, rng, z_score
+
+D, WIDE = 5, 1.3
+
+
+@pytest.fixture(scope="module")
+def log_w() -> torch.Tensor:
+    """log w − log p(x) of a posterior widened by 1.3 in 5 dimensions, on pPCA: ``[K, B]``."""
+    x = np.random.default_rng(0).normal(size=(100, 8)) @ np.random.default_rng(1).normal(size=(8, 8))
+    oracle = PPCA.of(x, D)
+    rows = torch.tensor(x[:1]).expand(40_000, 8)
+    with torch.no_grad():
+        there = draw(oracle.model(), oracle.posterior(WIDE), batch_of(rows), rng(), 10)
+        return there.log_w - oracle.log_prob(rows[:1])
+
+
+def of(log_w: torch.Tensor) -> Draw:
+    return of_terms(log_w, torch.zeros_like(log_w), torch.zeros_like(log_w))
+
+
+def log_moment(power: float) -> float:
+    """log E_q[(p/q)^power] of one dimension, p = N(0, 1) and q = N(0, c²)."""
+    precision = power + (1 - power) / WIDE**2
+    return (power - 1) * math.log(WIDE) - 0.5 * math.log(precision)
+
+
+def test_the_exponential_of_cubo_is_unbiased_and_its_log_is_no_bound(log_w):
+    exact = 0.5 * D * log_moment(2)
+    assert exact == pytest.approx(0.228, abs=1e-3)
+    assert abs(z_score((2 * cubo(of(log_w))).exp(), math.exp(2 * exact))) < 4
+    one = cubo(of(log_w[:1]))
+    assert float(one.mean()) == pytest.approx(-0.413, abs=0.01)  # far below log p(x), which an upper bound is not
+    assert why_no_bound(cubo)
+    assert why_no_bound(partial(minus_cubo, order=2.0))
+    assert torch.equal(minus_cubo(of(log_w)), -cubo(of(log_w)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9, 1.0, 1.5])
+def test_renyi_is_that_of_the_closed_form(log_w, alpha):
+    many = log_w.reshape(-1, 4)  # 100,000 draws: the bias is gone
+    found = renyi(of(many), alpha)
+    power = 1 - alpha
+    due = -D * (0.5 * (WIDE**2 - 1) - math.log(WIDE)) if alpha == 1 else D * log_moment(power) / power
+    assert float(found.mean()) == pytest.approx(due, abs=0.01)
+
+
+def test_renyi_falls_with_alpha_from_iwae_over_the_elbo(log_w):
+    there = of(log_w)
+    assert torch.equal(renyi(there, 0), iwae(there))
+    assert torch.equal(renyi(there, 1), elbo_sampled(there))
+    values = torch.stack([renyi(there, alpha) for alpha in (-1.0, 0.0, 0.5, 1.0, 2.0)])
+    assert (values.diff(dim=0) < 1e-12).all()
+    assert [bool(why_no_bound(partial(renyi, alpha=a))) for a in (-1, 0, 0.5, 1, 2)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_bounds_of_groups_lie_between(log_w):
+    there = of(log_w)
+    torch.testing.assert_close(multi_iwae(there, 1), iwae(there))
+    torch.testing.assert_close(multi_iwae(there, 10), elbo_sampled(there))
+    means = [float(multi_iwae(there, groups).mean()) for groups in (10, 5, 2, 1)]
+    assert means == sorted(means)
+    by_hand = torch.stack([iwae(of(log_w[:5])), iwae(of(log_w[5:]))]).mean(0)
+    torch.testing.assert_close(multi_iwae(there, 2), by_hand)
+    mixed = combined_iwae(there, 0.3)
+    torch.testing.assert_close(mixed, 0.3 * elbo_sampled(there) + 0.7 * iwae(there))
+    with pytest.raises(ValueError, match="10 draws are no 3 groups"):
+        multi_iwae(there, 3)
+
+
+def normal_draw(K: int = 3, B: int = 7, d: int = 2, seed: int = 0) -> Draw:
+    noise = partial(torch.randn, generator=rng(seed), dtype=torch.float64)
+    q, p = Normal(noise(B, d), noise(B, d).exp()), Normal(0.3 * noise(d), noise(d).exp(), 0)
+    eps = noise(K, B, d)
+    return Draw((Node("z", q.sample(eps), q, p, eps),), noise(K, B))
+
+
+def weights(B: int = 7) -> torch.Tensor:
+    weight = torch.rand(B, generator=rng(9), dtype=torch.float64)
+    return weight / weight.sum()
+
+
+def test_capacity_and_description_length_are_their_formulas():
+    there = normal_draw()
+    kl = there.kl
+    torch.testing.assert_close(capacity(there, 2.0, 10.0), there.log_lik.mean(0) - 10 * (kl - 2).abs())
+    latent, data = description_length(there)
+    torch.testing.assert_close((latent + data) * math.log(2), -elbo(there))
+    sampled = description_length(there.sampled())
+    torch.testing.assert_close((sampled.latent + sampled.data) * math.log(2), -elbo_sampled(there))
+    assert why_no_bound(partial(capacity, nats=1.0, strength=1.0))
+
+
+def test_the_parts_of_the_kl_are_those_of_brute_force_and_add_up():
+    there, weight = normal_draw(), weights()
+    (node,) = there.nodes
+    found = decomposition(node, weight)
+    q, p, z = node.q, node.p, node.z
+    density = torch.distributions.Normal(q.loc, q.scale)
+    totals = torch.zeros(3, dtype=torch.float64)
+    for k in range(3):
+        for b in range(7):
+            each = density.log_prob(z[k, b])  # [B of q, d]
+            own, joint = each[b].sum(), (each.sum(1).exp() @ weight).log()
+            marginals = (weight @ each.exp()).log()
+            prior = torch.distributions.Normal(p.loc, p.scale).log_prob(z[k, b])
+            parts = torch.stack([own - joint, joint - marginals.sum(), (marginals - prior).sum()])
+            totals += weight[b] * parts / 3
+    torch.testing.assert_close(torch.stack(found), totals)
+    torch.testing.assert_close(sum(found), weight @ (there.log_q - there.log_prior).mean(0))
+    torch.testing.assert_close(total_correlation(there, weight, 4.0), 4 * found.total_correlation)
+    assert float(found.mutual_information) <= math.log(7)
+
+
+def test_padding_has_no_part_in_penalties():
+    there, weight = normal_draw(), weights()
+    weight[-1] = 0
+    weight = weight / weight.sum()
+    (node,) = there.nodes
+    q = Normal(node.q.loc[:-1], node.q.scale[:-1])
+    short = Draw((Node("z", node.z[:, :-1], q, node.p),), there.log_lik[:, :-1])
+    for penalty in (
+        partial(total_correlation, strength=1.0),
+        partial(disentangled, off=1.0, on=1.0),
+        partial(maximum_mean_discrepancy, strength=1.0),
+    ):
+        torch.testing.assert_close(penalty(there, weight), penalty(short, weight[:-1]))
+
+
+@pytest.mark.parametrize("kind", ["i", "ii"])
+def test_dip_penalises_the_covariance_of_means_or_draws(kind):
+    there, weight = normal_draw(), weights()
+    q = there.nodes[0].q
+    covariance = torch.cov(q.loc.T, correction=0, aweights=weight)
+    if kind == "ii":
+        covariance += torch.diag((weight.unsqueeze(1) * q.scale**2).sum(0))
+    off = 2 * covariance[0, 1] ** 2
+    on = ((covariance.diagonal() - 1) ** 2).sum()
+    found = disentangled(there, weight, off=3.0, on=0.5, kind=kind)
+    torch.testing.assert_close(found, 3 * off + 0.5 * on)
+
+
+def test_mmd_is_that_of_draws_from_the_prior():
+    """The closed forms of the prior's part against 4,000 draws from it."""
+    there, weight = normal_draw(K=1, B=30), torch.full((30,), 1 / 30).double()
+    (node,) = there.nodes
+    prior = node.p.sample(torch.randn(1, 4000, 2, generator=rng(5), dtype=torch.float64))[0]
+    a, b = ((v - node.p.loc) / node.p.scale for v in (node.z[0], prior))
+
+    def kernel(u, v):
+        distance = torch.cdist(u, v).square()
+        return sum((-distance / (2 * s**2 * 2)).exp() for s in (0.5, 1.0, 2.0))
+
+    def off_diagonal(k):
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    due = off_diagonal(kernel(a, a)) - 2 * kernel(a, b).mean() + off_diagonal(kernel(b, b))
+    found = maximum_mean_discrepancy(there, weight, strength=1.0)
+    assert float(found) == pytest.approx(float(due), abs=0.02)
+    assert float(found) > 0.05
+
+
+def test_mmd_of_the_prior_itself_is_zero_in_the_mean():
+    weight, found = torch.full((50,), 0.02).double(), []
+    zero, one = torch.zeros(50, 2).double(), torch.ones(50, 2).double()
+    for seed in range(200):
+        q = Normal(zero, one)
+        z = q.sample(torch.randn(1, 50, 2, generator=rng(seed), dtype=torch.float64))
+        there = Draw((Node("z", z, q, Normal(zero[0], one[0], 0)),), torch.zeros(1, 50).double())
+        found.append(maximum_mean_discrepancy(there, weight, strength=1.0))
+    assert abs(z_score(torch.stack(found), 0.0)) < 4
+
+
+@pytest.mark.parametrize(("of", "target"), [("log_lik", -20.0), ("kl", 6.0)])
+def test_a_constraint_is_met_in_the_end(of, target):
+    data = lb.data.digits()
+    x = (data.train > 8).astype(np.float32)
+    objective = Constrained(of, target, rate=2e-3, decay=0.9)
+    model = lb.LatentVariableModel(lb.priors.Normal(8), lb.nn.MLP((8,), x.shape[1:], (64,)), lb.likelihoods.Bernoulli())
+    posterior = lb.posteriors.DiagonalNormal(8, lb.nn.MLP(x.shape[1:], (16,), (64,)))
+    inference = lb.AEVB(posterior, objective=objective, learning_rate=3e-3)
+    assert not inference.is_bound
+    record = lb.fit(model, x, inference, passes=40, validation=0).history.records[-1]
+    found = record["train_log_lik" if of == "log_lik" else "train_kl"]
+    assert found == pytest.approx(target, abs=0.7)
+
+
+def test_a_tempered_draw_shares_what_was_computed():
+    there = normal_draw()
+    kl = there.kl
+    warm = tempered(there, 0.5)
+    torch.testing.assert_close(warm.kl, 0.5 * kl)
+    assert warm.nodes[0].terms is there.nodes[0].terms
+    torch.testing.assert_close(tempered(warm, 0.5).log_q, 0.25 * there.log_q)
+    torch.testing.assert_close(warm.nodes[0].log_density, there.log_q)
+
+
+def test_a_cyclic_schedule_rises_and_starts_again():
+    beta = lb.training.schedules.Cyclic(passes=10, cycles=2, rising=0.5)
+    times, due = (0, 2.5, 5, 9.9, 10, 12.5, 20, 99), (0, 0.5, 1, 1, 0, 0.5, 1, 1)
+    assert [beta(time) for time in times] == pytest.approx(due)
