@@ -100,6 +100,29 @@ def test_fit_score_and_info_on_digits(fitted):
     assert "whole: every file is as it was written" in words
 
 
+def test_a_recipe_and_any_argument(tmp_path):
+    out = tmp_path / "run"
+    more = ("--recipe", "iwae", "--set", "draws=2", "--set", "hidden=[16]", "--latent-dim", 3, "--passes", 2)
+    run("fit", "digits", "--out", out, "--white", 16, *more)
+    vae = lb.load(out)
+    assert (vae.latent_dim, vae.draws, tuple(vae.hidden), vae.passes) == (3, 2, (16,), 2)  # as told
+    assert (vae.objective, vae.activation, vae.binarise, vae.batch_size) == (
+        "iwae",
+        "Tanh",
+        "afresh",
+        20,
+    )  # the paper's
+    wrong = {
+        ("--recipe", "iwea"): "did you mean 'iwae'",
+        ("--set", "latentdim=3"): "did you mean 'latent_dim'",
+        ("--set", "latent_dim"): "is not NAME=VALUE",
+        ("--gradient", "rebra"): "did you mean 'rebar'",
+    }
+    for arguments, words in wrong.items():
+        done = run("fit", "digits", "--out", tmp_path / "other", *arguments, code=2)
+        assert words in " ".join(done.stderr.split())
+
+
 def test_words_go_to_stderr_and_only_json_to_stdout(fitted):
     assert run("info", fitted).stdout == ""
     assert "\x1b[" not in run("info", fitted / "nowhere", code=66, NO_COLOR="1").stderr

@@ -164,6 +164,8 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "posteriors.NormalMixture": lb.posteriors.NormalMixture(3, 2, mlp),
         "priors.Categorical": lb.priors.Categorical(2, 3),
         "priors.ConditionalNormal": lb.priors.ConditionalNormal(2, mlp),
+        "priors.Flow": lb.priors.Flow(3, "nsf", 2, (5,)),
+        "priors.NormalMixture": lb.priors.NormalMixture(2, 4),
         "priors.VampPrior": lb.priors.VampPrior((2,), (4,), 5),
         "schedules.Cyclic": lb.training.Cyclic(3, 2, 0.3, 2.0, 1.0),
     }

@@ -390,8 +390,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         values = rows.batch(some, torch.ones(len(some))).x
         n_context = None if context is None else context.shape[1]
         make = part_of("posteriors", self.posterior)
-        like = make(self.latent_dim, encoder=nn.Identity())
         with networks.seeded(seed):
+            like = make(self.latent_dim, encoder=nn.Identity())  # to know what an encoder must give
             standardise, encoder, decoder = build_networks(
                 self.network,
                 like.n_outputs,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import positive
 from lowerbound.distributions.flow import Kind
-from lowerbound.nn import seeded
 from lowerbound.posteriors.base import Posterior
 from lowerbound.posteriors.normal import MIN_SCALE
 
@@ -38,8 +36,7 @@ class Flow(Posterior):
             raise ValueError(f"features must be at least 0, got {features}.")
         self.kind: Kind = kind
         self.transforms, self.hidden, self.features = transforms, tuple(hidden), features
-        with seeded(torch.initial_seed()):  # the seed of the block around, whose generator stays where it is
-            self.chain = distributions.Transforms(latent_dim, kind, transforms, self.hidden, features)
+        self.chain = distributions.Transforms(latent_dim, kind, transforms, self.hidden, features)
 
     @property
     def n_outputs(self) -> int:

@@ -2,6 +2,7 @@
 
 from lowerbound.priors.base import Encode, Prior
 from lowerbound.priors.discrete import Bernoulli, Categorical
+from lowerbound.priors.flexible import Flow, NormalMixture
 from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, Dirichlet, Gamma
 from lowerbound.priors.vamp import VampPrior
@@ -13,9 +14,11 @@ __all__ = [
     "ConditionalNormal",
     "Dirichlet",
     "Encode",
+    "Flow",
     "Gamma",
     "LearnedNormal",
     "Normal",
+    "NormalMixture",
     "Prior",
     "VampPrior",
 ]
