@@ -123,6 +123,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "schedules.WarmUp": schedules.WarmUp,
 }
 _NAMES = {part: name for name, part in TABLE.items()}
+_ADDED = {networks.MLP: {"context": 0}}
+"""Arguments that came later, left out where they are as before: so that older checkpoints are of the same fit."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +307,8 @@ def encode(value: Any) -> Any:
     if callable(value) and value in _NAMES:
         return {"name": _NAMES[value]}
     if type(value) in _NAMES:
-        arguments = {key: encode(getattr(value, key)) for key in _arguments(type(value))}
+        added, given = _ADDED.get(type(value), {}), {key: getattr(value, key) for key in _arguments(type(value))}
+        arguments = {key: encode(item) for key, item in given.items() if key not in added or item != added[key]}
         return {"part": _NAMES[type(value)], "arguments": arguments}
     return {"own": type(value).__qualname__}
 
