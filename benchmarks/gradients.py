@@ -145,8 +145,8 @@ def page(r: dict[str, Any]) -> str:
             f"- The gradient in φ of the ELBO of one batch of {ROWS} rows, {r['draws']} draws each, in nats per row; "
             f"its variance summed over components, from {r['replicates']} replicates. Cost: median time of one "
             "gradient, over the cheapest.",
-            "- Along the exact gradient: the mean of (estimate · exact)/|exact|², with its standard error; 1 where there "
-            "is no bias in that direction.",
+            "- Along the exact gradient: the mean of (estimate · exact)/|exact|², with its standard error; 1 where "
+            "there is no bias in that direction.",
             f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
             f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
             "",
