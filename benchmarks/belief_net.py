@@ -1,6 +1,6 @@
 """A sigmoid belief net on real binary data, learned by four estimators of the same cost in draws, over several seeds.
 
-    python benchmarks/belief_net.py [--passes 200] [--seeds 5] [--draws 5]
+    python benchmarks/belief_net.py [--passes 60] [--seeds 5] [--draws 5]
 
 scikit-learn's digits as 64 bits, ten binary latents, linear networks: log p(x) of held-out rows is exact, by summing
 over the 1,024 states. Every estimator takes the same number of draws a row and of passes, from the same start on the
@@ -33,7 +33,7 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, default=200)
+    parser.add_argument("--passes", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
