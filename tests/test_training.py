@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import time
 import warnings
+import weakref
 from functools import partial
 
 import numpy as np
@@ -176,6 +178,20 @@ def test_beta_multiplies_every_form_of_the_prior_and_posterior_terms():
     kl = d.nodes[0].terms["kl_per_dim", True]
     assert elbo(half).isfinite().all()
     assert half.nodes[0].terms["kl_per_dim", True] is kl  # computed once for both
+
+
+def test_a_draw_is_freed_as_soon_as_it_is_let_go():
+    """No cycle holds a step's graph until the garbage collector comes by."""
+    model, inference, x = small()
+    d = draw(model, inference.posterior, batch_of(x), rng(), K=3)
+    assert elbo(d).isfinite().all()
+    watched = weakref.ref(d.nodes[0].q)
+    gc.disable()
+    try:
+        del d
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_free_bits_charge_each_latent_at_least_the_floor():

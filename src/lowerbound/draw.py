@@ -84,10 +84,7 @@ class Node:
     @property
     def kl(self) -> Tensor | None:
         """β KL(q ‖ p) ``[B]`` in closed form, or None."""
-        if self.sampled:
-            return None
-        per_dim = self.kl_per_dim
-        return self._weighted_or_none("kl", distributions.kl) if per_dim is None else per_dim.flatten(1).sum(1)
+        return None if self.sampled else self._weighted_or_none("kl", self._kl)
 
     @property
     def entropy(self) -> Tensor | None:
@@ -97,6 +94,10 @@ class Node:
     def stopped(self) -> Node:
         """The node with the parameters of q stopped in log q: what is left of them flows through z."""
         return replace(self, q=self.q.stopped(), noise=None, sampled=True, terms={})
+
+    def _kl(self, q: Distribution, p: Distribution) -> Tensor | None:
+        per_dim = self._once_or_none("kl_per_dim", lambda: distributions.kl_per_dim(q, p))
+        return distributions.kl(q, p) if per_dim is None else per_dim.flatten(1).sum(1)
 
     def _log_q(self) -> Tensor:
         return self.q.log_prob(self.z) if self.noise is None else self.q.log_prob_of_sample(self.z, self.noise)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lowerbound.distributions import Distribution
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.nn import apply
@@ -95,14 +97,28 @@ def draw(
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
-    q, p = posterior(batch.x, batch.mask, batch.context), model.prior(batch.context, posterior)
-    x = batch.x if batch.mask is None else torch.where(batch.mask, batch.x, 0)
-
-    def at(z: Tensor, noise: Tensor | None) -> Draw:
-        return Draw((Node("z", z, q, p, noise),), model.log_lik(z, batch.x, batch.mask, batch.context), evaluate, x)
-
-    def evaluate(latents: Mapping[str, Tensor]) -> Draw:
-        return at(latents["z"], None)
-
+    q = posterior(batch.x, batch.mask, batch.context)
+    there = _Rows(model, batch, q, model.prior(batch.context, posterior))
     z = q.sample(noise)
-    return at(z.detach() if plain or q.reparameterisation is None else z, noise)
+    return there.draw(z.detach() if plain or q.reparameterisation is None else z, noise)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a batch under a model, to be evaluated at any latents. A draw refers to it, and it to no draw: a
+    cycle would keep a step's graph until the garbage collector comes by."""
+
+    model: LatentVariableModel
+    batch: Batch
+    q: Distribution
+    p: Distribution
+
+    def draw(self, z: Tensor, noise: Tensor | None) -> Draw:
+        x, mask = self.batch.x, self.batch.mask
+        log_lik = self.model.log_lik(z, x, mask, self.batch.context)
+        return Draw(
+            (Node("z", z, self.q, self.p, noise),), log_lik, self.at, x if mask is None else torch.where(mask, x, 0)
+        )
+
+    def at(self, latents: Mapping[str, Tensor]) -> Draw:
+        return self.draw(latents["z"], None)
