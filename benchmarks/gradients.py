@@ -37,8 +37,9 @@ FINITE: dict[str, Callable[..., Tensor]] = {
     "Rao-Blackwell": g.rao_blackwellised,
     "control variate a*": g.control_variate,
     "leave-one-out": g.leave_one_out,
-    "learned baseline": None,  # made below, for it has a network
+    "learned baseline": None,  # made below, for it has a network of its own, as RELAX has
     "REBAR": g.rebar,
+    "RELAX": None,
     "Gumbel-softmax": g.relaxed,
     "straight-through": g.straight_through,
     "enumerated": g.enumerated,
@@ -78,15 +79,18 @@ def study(x: np.ndarray, posterior: str, those: dict[str, Any], options: argpars
     batch = Batch(rows, None, torch.arange(ROWS), torch.full((ROWS,), 1 / ROWS))
     truth = gradient(model, q, batch, options.draws, g.enumerated, 0) if posterior == "Bernoulli" else None
     return {
-        name: measure(model, q, batch, baseline(model, q, batch, options) if each is None else each, truth, options)
+        name: measure(model, q, batch, each or learned(name, model, q, batch, options), truth, options)
         for name, each in those.items()
     }
 
 
-def baseline(model: Any, q: Any, batch: Batch, options: argparse.Namespace) -> Any:
-    """A baseline learned on the batch."""
+def learned(name: str, model: Any, q: Any, batch: Batch, options: argparse.Namespace) -> Any:
+    """A baseline, or a control, learned on the batch."""
     with lb.nn.seeded(options.seed):
-        found = g.LearnedBaseline(lb.nn.MLP((64,), (1,), (64,), torch.nn.SiLU)).train()
+        if name == "RELAX":
+            found = g.Relax(lb.nn.MLP((LATENTS,), (1,), (64,), torch.nn.SiLU)).train()
+        else:
+            found = g.LearnedBaseline(lb.nn.MLP((64,), (1,), (64,), torch.nn.SiLU)).train()
     optimizer = torch.optim.Adam(found.network.parameters(), 3e-3)
     for step in range(500):
         there = one_draw(model, q, batch, options.draws, found, step)

@@ -43,7 +43,7 @@ class Case:
             posterior = self.posterior(D, encoder=MLP((X,), (like.n_outputs,), (8,)))
             model = LatentVariableModel(prior, MLP(like.event, (X,), (8,)), likelihoods.Bernoulli())
             model.initialise(BITS)
-            gradient = baseline() if self.gradient is gradients.LearnedBaseline else self.gradient
+            gradient = LEARNED[self.gradient]() if self.gradient in LEARNED else self.gradient
             objective = copy.deepcopy(self.objective) if isinstance(self.objective, nn.Module) else self.objective
         return model, lb.AEVB(
             posterior,
@@ -55,8 +55,11 @@ class Case:
         )
 
 
-def baseline() -> gradients.LearnedBaseline:
-    return gradients.LearnedBaseline(MLP((X,), (1,), (8,)))
+LEARNED = {
+    gradients.LearnedBaseline: lambda: gradients.LearnedBaseline(MLP((X,), (1,), (8,))),
+    gradients.Relax: lambda: gradients.Relax(MLP((D,), (1,), (8,))),
+}
+"""Estimators with a network of their own."""
 
 
 BINARY = partial(Case, posteriors.Bernoulli, partial(priors.Bernoulli, D))
@@ -114,6 +117,7 @@ CASES = {
     "binary, concrete": BINARY(gradient=gradients.relaxed),
     "binary, straight-through": BINARY(gradient=gradients.straight_through),
     "binary, REBAR": BINARY(gradient=gradients.rebar),
+    "binary, RELAX": BINARY(gradient=gradients.Relax),
     "binary, enumerated": BINARY(gradient=gradients.enumerated),
     "categorical, RLOO": FINITE(draws=3),
     "categorical, VIMCO": FINITE(objective=objectives.iwae, draws=3),

@@ -147,6 +147,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
     mlp = built["networks.MLP"]
     built |= {
         "gradients.LearnedBaseline": lb.gradients.LearnedBaseline(mlp, 0.5, True),
+        "gradients.Relax": lb.gradients.Relax(mlp, 0.3),
         "likelihoods.Beta": lb.likelihoods.Beta(),
         "likelihoods.BetaBinomial": lb.likelihoods.BetaBinomial(9),
         "likelihoods.DiscretizedLogisticMixture": lb.likelihoods.DiscretizedLogisticMixture(17, 3),

@@ -48,6 +48,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "activations.SiLU": nn.SiLU,
     "activations.Tanh": nn.Tanh,
     "gradients.LearnedBaseline": gradients.LearnedBaseline,
+    "gradients.Relax": gradients.Relax,
     "gradients.bounded": gradients.bounded,
     "gradients.control_variate": gradients.control_variate,
     "gradients.doubly_reparameterised": gradients.doubly_reparameterised,

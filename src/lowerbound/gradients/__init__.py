@@ -7,6 +7,7 @@ from lowerbound.gradients.pathwise import (
     reparameterised,
     sticking_the_landing,
 )
+from lowerbound.gradients.relax import Relax
 from lowerbound.gradients.relaxed import enumerated, rebar, relaxed, straight_through
 from lowerbound.gradients.score import (
     LearnedBaseline,
@@ -22,6 +23,7 @@ __all__ = [
     "GradientEstimator",
     "LearnedBaseline",
     "Objective",
+    "Relax",
     "Traits",
     "bounded",
     "control_variate",

@@ -1,0 +1,56 @@
+"""RELAX: a control variate that is itself learned, to leave the least variance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.distributions import Bernoulli, Categorical
+from lowerbound.draw import Draw
+from lowerbound.gradients.base import Objective, Traits, needs_mean, per_draw
+
+
+class Relax(nn.Module):
+    """[f(z) − c_ψ(z̃)] ∂log q(z) + ∂c_ψ(soft) − ∂c_ψ(z̃): unbiased whatever ``network`` c_ψ, ``[N, *E] → [N, 1]``.
+
+    z̃ is the relaxed variable drawn anew given z. ψ descends |g|², g the estimate in the logits of q: the gradient of
+    its variance, without bias. Grathwohl et al. 2018.
+    """
+
+    traits = Traits(plain=True)
+
+    def __init__(self, network: nn.Module, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, draw: Draw, objective: Objective) -> Tensor:
+        needs_mean("Relax", objective)
+        (node,) = draw.nodes
+        q, noise = node.q, node.noise
+        if not isinstance(q, Bernoulli | Categorical) or noise is None:
+            raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
+        soft, given = q.relaxed(noise, self.temperature), q.relaxed_given(node.z, noise, self.temperature)
+        f = per_draw(draw, objective)
+        fixed = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        at_soft, at_given = self._control(soft, fixed), self._control(given, fixed)
+        surrogate = ((f - at_given).detach() * node.log_density + f + at_soft - at_given).mean(0)
+        return surrogate + self._least_variance(f.detach(), node.log_density, soft, given, q.logits)
+
+    def _control(self, z: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """c(z) ``[K, B]``, with the network's own parameters or with these."""
+        flat = z.flatten(0, 1)
+        out: Tensor = (
+            self.network(flat) if parameters is None else torch.func.functional_call(self.network, parameters, flat)
+        )
+        return out.view(z.shape[:2])
+
+    def _least_variance(self, f: Tensor, log_q: Tensor, soft: Tensor, given: Tensor, logits: Tensor) -> Tensor:
+        """0 ``[B]``, whose gradient in ψ is that of −|g|² of each row, and which has no other gradient."""
+        at_soft, at_given = self._control(soft), self._control(given)
+        (score,) = torch.autograd.grad(log_q, logits, f - at_given, create_graph=True)
+        (path,) = torch.autograd.grad((at_soft - at_given).sum(), logits, create_graph=True)
+        squares = ((score + path) / len(f)).square().flatten(1).sum(1)
+        learned = list(self.network.parameters())
+        found = torch.autograd.grad(squares.mean(), learned, retain_graph=True)
+        value = torch.stack([(p * g.detach()).sum() for p, g in zip(learned, found, strict=True)]).sum()
+        return (value.detach() - value).expand(log_q.shape[1])
