@@ -210,15 +210,14 @@ def test_a_compiled_fit_ends_where_the_other_does():
     assert ends[0] != fitted(decoder=decoder, random_state=1).history_.records[-1]["train_objective"]
 
 
-def test_without_a_compiler_the_fit_goes_on(monkeypatch):
+def test_without_a_compiler_the_fit_goes_on():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.warns(RuntimeWarning, match="the step runs uncompiled"):
+    without = config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    with without, pytest.warns(RuntimeWarning, match="the step runs uncompiled"):
         vae = fitted(compile=True, passes=1)
     assert vae.history_.stopped == "passes"
+    assert not config.force_disable_caches  # and no other test meets it
 
 
 # --- precision ---
