@@ -209,8 +209,8 @@ def test_relax_descends_the_variance_of_its_own_gradient():
         optimizer.step()
     after = replicates(toy, learned, elbo, 1, R=300, copies=20)[:, phi:].var(0).sum()
     plain = replicates(toy, score_function, elbo, 1, R=300, copies=20)[:, phi:].var(0).sum()
-    assert after < 0.5 * before
-    assert after < 0.2 * plain
+    assert after < 0.9 * before
+    assert after < 0.1 * plain
 
 
 @pytest.mark.parametrize("estimator", [relaxed, straight_through])

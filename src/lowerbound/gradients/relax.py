@@ -11,10 +11,10 @@ from lowerbound.gradients.base import Objective, Traits, needs_mean, per_draw
 
 
 class Relax(nn.Module):
-    """[f(z) − c_ψ(z̃)] ∂log q(z) + ∂c_ψ(soft) − ∂c_ψ(z̃): unbiased whatever ``network`` c_ψ, ``[N, *E] → [N, 1]``.
+    """[f(z) − c(z̃)] ∂log q(z) + ∂c(soft) − ∂c(z̃), c = f + r_ψ: unbiased whatever ``network`` r_ψ, ``[N, *E] → [N, 1]``.
 
-    z̃ is the relaxed variable drawn anew given z. ψ descends |g|², g the estimate in the logits of q: the gradient of
-    its variance, without bias. Grathwohl et al. 2018.
+    z̃ is the relaxed variable drawn anew given z; with r = 0 it is ``rebar``. ψ descends |g|², g the estimate in the
+    logits of q: the gradient of its variance, without bias. Grathwohl et al. 2018.
     """
 
     traits = Traits(plain=True)
@@ -31,26 +31,29 @@ class Relax(nn.Module):
             raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
         soft, given = q.relaxed(noise, self.temperature), q.relaxed_given(node.z, noise, self.temperature)
         f = per_draw(draw, objective)
+        f_soft, f_given = (per_draw(draw.at({node.name: each}), objective) for each in (soft, given))
         fixed = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
-        at_soft, at_given = self._control(soft, fixed), self._control(given, fixed)
+        at_soft, at_given = f_soft + self._rest(soft, fixed), f_given + self._rest(given, fixed)
         surrogate = ((f - at_given).detach() * node.log_density + f + at_soft - at_given).mean(0)
-        return surrogate + self._least_variance(f.detach(), node.log_density, soft, given, q.logits)
+        signal = (f - f_given).detach() - self._rest(given)
+        (score,) = torch.autograd.grad(node.log_density, q.logits, signal, create_graph=True)
+        (path,) = torch.autograd.grad((f_soft - f_given).sum(), q.logits, retain_graph=True)
+        rest = (self._rest(soft) - self._rest(given)).sum()
+        (path_of_rest,) = torch.autograd.grad(rest, q.logits, create_graph=True)
+        return surrogate + self._descent((score + path.detach() + path_of_rest) / len(f))
 
-    def _control(self, z: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """c(z) ``[K, B]``, with the network's own parameters or with these."""
+    def _rest(self, z: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """r(z) ``[K, B]``, with the network's own parameters or with these."""
         flat = z.flatten(0, 1)
         out: Tensor = (
             self.network(flat) if parameters is None else torch.func.functional_call(self.network, parameters, flat)
         )
         return out.view(z.shape[:2])
 
-    def _least_variance(self, f: Tensor, log_q: Tensor, soft: Tensor, given: Tensor, logits: Tensor) -> Tensor:
+    def _descent(self, gradient: Tensor) -> Tensor:
         """0 ``[B]``, whose gradient in ψ is that of −|g|² of each row, and which has no other gradient."""
-        at_soft, at_given = self._control(soft), self._control(given)
-        (score,) = torch.autograd.grad(log_q, logits, f - at_given, create_graph=True)
-        (path,) = torch.autograd.grad((at_soft - at_given).sum(), logits, create_graph=True)
-        squares = ((score + path) / len(f)).square().flatten(1).sum(1)
+        squares = gradient.square().flatten(1).sum(1)
         learned = list(self.network.parameters())
         found = torch.autograd.grad(squares.mean(), learned, retain_graph=True)
         value = torch.stack([(p * g.detach()).sum() for p, g in zip(learned, found, strict=True)]).sum()
-        return (value.detach() - value).expand(log_q.shape[1])
+        return (value.detach() - value).expand(len(squares))
