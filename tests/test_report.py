@@ -408,3 +408,12 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "A report needs matplotlib and jinja2: pip install 'lowerbound[report]'\n"
+
+
+def test_a_model_that_the_report_cannot_show_is_refused_in_a_sentence(tmp_path):
+    x = (np.arange(60).reshape(20, 3) % 2).astype(np.float32)
+    for settings in ({"posterior": "Bernoulli", "draws": 2}, {"prior": "VampPrior"}):
+        vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0, **settings).fit(x)
+        evidence = vae.log_likelihood(x, samples=10)
+        with pytest.raises(ValueError, match="the report shows diagonal normal posteriors under a normal prior"):
+            write_report(tmp_path, vae, x, None, evidence, held_out=True, title="Other")

@@ -14,6 +14,7 @@ from lowerbound import distributions
 from lowerbound.diagnostics import active_units
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
+from lowerbound.priors import LearnedNormal, Normal
 from lowerbound.training import History
 
 Array = NDArray[Any]
@@ -69,8 +70,14 @@ class Latents:
     @classmethod
     def of(cls, vae: FittedVAE, x: Array) -> Latents:
         """Of the posteriors of rows ``x [N, *X]``."""
+        q, p = vae.posterior_, vae.model_.prior
+        if q.family is not distributions.Normal or not isinstance(p, Normal | LearnedNormal):
+            raise ValueError(
+                "the report shows diagonal normal posteriors under a normal prior, and this model has "
+                f"{type(q).__name__} under {type(p).__name__}; score, encode and sample serve it as well."
+            )
         means, scales = vae.encode(x)
-        prior = vae.model_.prior()
+        prior = p()
         loc, scale = (torch.as_tensor(values).to(prior.loc) for values in (means, scales))
         kl = distributions.kl_normal(distributions.Normal(loc, scale), prior)
         return cls(means, kl.double().mean(0).cpu().numpy(), active_units(means))
