@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 
-from lowerbound.data import arrays, frames
+from lowerbound.data import Rows, arrays, frames
+from lowerbound.data.rows import Binarise
+from lowerbound.distributions import generator
 from lowerbound.errors import DataError
 
 TOO_LARGE = "too large for float32"
@@ -191,3 +193,20 @@ def fitted_context(given: Any, rows: int, due: int | None) -> NDArray[Any] | Non
         was = "none" if due is None else f"one of {due}"
         raise ValueError(f"the context has {have} numbers a row, and this model was fitted with {was}.")
     return values
+
+
+def rows(
+    x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str, context: NDArray[Any] | None
+) -> Rows:
+    """``x`` as rows on ``device``."""
+    rng = generator(seed, "binarise")
+    return Rows.from_array(x, binarise=binarise, white=white, generator=rng, context=context).to(device)
+
+
+def seed(random_state: int | np.random.RandomState | None) -> int:
+    """A seed; None takes fresh entropy, so that no global generator is read or moved."""
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)

@@ -374,10 +374,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
-        seed, shape = _seed(self.random_state) if seed is None else seed, x.shape[1:]
+        seed, shape = inputs.seed(self.random_state) if seed is None else seed, x.shape[1:]
         white = (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
         binarised = self.binarise != "none"
-        rows = _rows(x, "mean" if binarised else "none", white, seed, self.device, context)
+        rows = inputs.rows(x, "mean" if binarised else "none", white, seed, self.device, context)
         likelihood = copy.deepcopy(self.likelihood)
         if isinstance(likelihood, str):
             name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
@@ -438,7 +438,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         )
 
     def _rows(self, x: NDArray[Any], binarise: Binarise, context: NDArray[Any] | None) -> Rows:
-        return _rows(x, binarise, self.white_, self.seed_, self.device, context)
+        return inputs.rows(x, binarise, self.white_, self.seed_, self.device, context)
 
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
         """Rows that the model can produce: as they are, or grey ones by ``binarise`` if it is of binarised ones."""
@@ -494,19 +494,3 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _rows(
-    x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str, context: NDArray[Any] | None
-) -> Rows:
-    rng = generator(seed, "binarise")
-    return Rows.from_array(x, binarise=binarise, white=white, generator=rng, context=context).to(device)
-
-
-def _seed(random_state: int | np.random.RandomState | None) -> int:
-    """A seed; None takes fresh entropy, so that no global generator is read or moved."""
-    if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    return int(random_state)
