@@ -218,6 +218,7 @@ def test_a_constraint_is_met_in_the_end(of, target):
     posterior = lb.posteriors.DiagonalNormal(8, lb.nn.MLP(x.shape[1:], (16,), (64,)))
     inference = lb.AEVB(posterior, objective=objective, learning_rate=3e-3)
     assert not inference.is_bound
+    assert inference.describe()["objective"]["arguments"]["target"] == target  # another target is another fit
     record = lb.fit(model, x, inference, passes=80, validation=0).history.records[-1]
     found = record["train_log_lik" if of == "log_lik" else "train_kl"]
     assert found == pytest.approx(target, abs=0.7)

@@ -171,7 +171,9 @@ def test_vamp_prior_raises_the_bound_of_a_fit():
 )
 def test_the_estimator_takes_other_posteriors(posterior, draws, columns, tmp_path):
     x = (lb.data.digits().train[:300] > 8).astype(np.float32).reshape(300, 64)
+    before = torch.random.get_rng_state()
     vae = lb.VAE(4, posterior=posterior, draws=draws, hidden=(16,), passes=10, random_state=0).fit(x)
+    assert torch.equal(torch.random.get_rng_state(), before)
     z = vae.transform(x[:20])
     assert z.shape == (20, columns)
     assert np.isfinite(z).all()

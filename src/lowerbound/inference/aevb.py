@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowerbound import io
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
 from lowerbound.gradients import GradientEstimator, Objective, leave_one_out, reparameterised, traits
@@ -82,11 +83,11 @@ class AEVB:
     def describe(self) -> dict[str, Any]:
         """The settings that a fit cannot change half way, as JSON: functions by name."""
         return {
-            "objective": _name(self.objective),
+            "objective": _described(self.objective),
             "draws": int(self.draws),
             "weighted": not self.is_bound,
             "penalties": [_name(penalty) for penalty in self.penalties],
-            "gradient": _name(self.estimator),
+            "gradient": _described(self.estimator),
             # left out where they are the default: checkpoints of before they were there go on
             **({} if self.precision == "float32" else {"precision": self.precision}),
             **({"compile": True} if self.compile else {}),
@@ -220,6 +221,11 @@ class Ascent:
             "log_lik": weight @ plain.log_lik.mean(0),
             "kl": weight @ kl,
         }
+
+
+def _described(function: Callable[..., Any]) -> Any:
+    """A function by its name; one that learns, a module, by its settings too."""
+    return io.encode(function) if isinstance(function, nn.Module) else _name(function)
 
 
 def _name(function: Callable[..., Any]) -> str:
