@@ -1025,3 +1025,14 @@ def test_priors_start_at_what_they_are_given(learned):
     assert not prior.state_dict() or learned
     z = prior.sample(10, rng())
     np.testing.assert_allclose(z.detach().sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_the_density_of_each_under_each_is_that_of_pairs(spread):
+    """By products, to the last digits of single precision, also of draws near a narrow component."""
+    loc, scale = (1 + normals(7, 5)).float(), spread * normals(7, 5, seed=1).exp().float()
+    z = (loc + scale * normals(7, 5, seed=2)).float()
+    each = Normal(loc, scale).log_prob_of_each(z)
+    pairs = oracle.Normal(loc.double(), scale.double()).log_prob(z.double().unsqueeze(1)).sum(2)
+    assert each.dtype == torch.float32
+    torch.testing.assert_close(each, pairs.float(), rtol=1e-6, atol=1e-6)

@@ -45,6 +45,10 @@ class Distribution(ABC):
         """The terms ``[K, B, *E]`` that ``log_prob`` sums, where the dimensions of z are independent."""
         return None
 
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        """log-density of each of ``z [N, *E]`` under each row's distribution, ``[N, B]``; of no batch, ``[N, 1]``."""
+        return self.log_prob(z.unsqueeze(1))
+
     def entropy(self) -> Tensor | None:
         """−E[log q] in nats, ``[B]``."""
         return None

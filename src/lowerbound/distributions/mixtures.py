@@ -40,7 +40,7 @@ class Mixture(Distribution):
 
     def log_prob(self, z: Tensor) -> Tensor:
         draws, rows = z.shape[:2]
-        each = self.components.log_prob(z.flatten(0, 1).unsqueeze(1))  # [K·B, C]: a draw, at every component
+        each = self.components.log_prob_of_each(z.flatten(0, 1))  # [K·B, C]
         return (each + self.logits.log_softmax(0)).logsumexp(1).view(draws, rows)
 
     def mean(self) -> Tensor | None:

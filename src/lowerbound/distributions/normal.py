@@ -36,6 +36,15 @@ class Normal(Distribution):
     def log_prob_per_dim(self, z: Tensor) -> Tensor:
         return normal_log_prob(z, self.loc, self.scale)
 
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        """Two matrix products, z²·τ and z·μτ with τ = 1/σ², in double precision, for their large terms cancel."""
+        z = z.flatten(1).double()
+        loc, scale = (each.reshape(-1, z.shape[1]).double() for each in (self.loc, self.scale))
+        precision = scale.square().reciprocal()
+        peak = -(0.5 * loc.square() * precision + scale.log() + HALF_LOG_2PI).sum(1)
+        each = torch.addmm(peak, z, (loc * precision).mT) - (0.5 * z.square()) @ precision.mT
+        return each.to(self.loc.dtype)
+
     def entropy(self) -> Tensor:
         """½ Σ log(2πe σ²), ``[B]``."""
         return (self.scale.log() + (HALF_LOG_2PI + 0.5)).flatten(self.batch_dims).sum(self.batch_dims)
