@@ -59,10 +59,10 @@ def main() -> None:
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
-    train = lb.data.Rows.from_array(data.train, binarise="afresh")
+    rows = lb.data.Rows.from_array(data.train, binarise="afresh")
     test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(options.seed, "test"))
     for name in options.only.split(","):
-        found = learn(WAYS[name], train, test, options)
+        found = learn(WAYS[name], rows, test, options)
         np.save(options.cache / f"{name}.npy", found.pop("rows"))
         (options.cache / f"{name}.json").write_text(json.dumps(found))
         print(name, found, flush=True)
@@ -70,26 +70,32 @@ def main() -> None:
     if all(path.exists() for path in there.values()):
         result = record.context(options.seed) | {"passes": options.passes, "samples": SAMPLES}
         result["ways"] = {name: json.loads(path.read_text()) for name, path in there.items()}
-        rows = {name: np.load(options.cache / f"{name}.npy") for name in WAYS}
+        scores = {name: np.load(options.cache / f"{name}.npy") for name in WAYS}
         for name, found in result["ways"].items():
-            found["over_the_vae"] = paired(rows[name], rows["VAE"])
+            found["over_the_vae"] = paired(scores[name], scores["VAE"])
         record.write("mnist_bounds", result, page(result))
         print(page(result))
 
 
-def learn(way: Way, train: lb.data.Rows, test: lb.data.Rows, options: argparse.Namespace) -> dict[str, Any]:
-    with lb.nn.seeded(options.seed):
+def train(way: Way, rows: lb.data.Rows, passes: int, seed: int) -> tuple[lb.LatentVariableModel, Posterior, float]:
+    """A fitted model with its posterior, and the seconds that the fit took."""
+    with lb.nn.seeded(seed):
         width = way.posterior(LATENTS, encoder=torch.nn.Identity()).n_outputs
         encoder = lb.nn.MLP((28, 28), (width,), HIDDEN, torch.nn.Tanh)
         decoder = lb.nn.MLP((LATENTS,), (28, 28), HIDDEN, torch.nn.Tanh)
         posterior: Posterior = way.posterior(LATENTS, encoder=encoder)
         prior = lb.priors.VampPrior((LATENTS,), (28, 28)) if way.vamp else lb.priors.Normal(LATENTS)
     model = lb.LatentVariableModel(prior, decoder, lb.likelihoods.Bernoulli())
-    model.initialise(train.x[:10_000].float() / 255)
-    rate = lb.training.Cosine(1e-3, passes=options.passes)
+    model.initialise(rows.x[:10_000].float() / 255)
+    rate = lb.training.Cosine(1e-3, passes=passes)
     inference = lb.AEVB(posterior, learning_rate=rate, compile=True, **way.settings)
     start = time.perf_counter()
-    lb.fit(model, train, inference, passes=options.passes, batch_size=BATCH, validation=0, seed=options.seed)
+    lb.fit(model, rows, inference, passes=passes, batch_size=BATCH, validation=0, seed=seed)
+    return model, posterior, time.perf_counter() - start
+
+
+def learn(way: Way, rows: lb.data.Rows, test: lb.data.Rows, options: argparse.Namespace) -> dict[str, Any]:
+    model, posterior, seconds = train(way, rows, options.passes, options.seed)
     trained = time.perf_counter()
     found = lb.log_likelihood(model, posterior, test, samples=SAMPLES, seed=options.seed)
     return {
@@ -98,7 +104,7 @@ def learn(way: Way, train: lb.data.Rows, test: lb.data.Rows, options: argparse.N
         "standard_error": found.mean_standard_error,
         "monte_carlo_error": found.mean_monte_carlo_error,
         "elbo": found.mean_elbo,
-        "minutes_training": (trained - start) / 60,
+        "minutes_training": seconds / 60,
         "minutes_scoring": (time.perf_counter() - trained) / 60,
         "commit": record.context(options.seed)["commit"],
     }

@@ -137,7 +137,13 @@ def test_encode_and_sample_write_files(fitted, tmp_path):
     run("sample", fitted, "-n", 5, "--seed", 3, "--out", tmp_path / "s.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "s.npy"), vae.sample(5, random_state=3))
     run("score", fitted, "digits", "--samples", 10, "--out", tmp_path / "scores.parquet")
-    assert lb.data.read(tmp_path / "scores.parquet").names == ("log_likelihood", "standard_error", "ess")
+    assert lb.data.read(tmp_path / "scores.parquet").names == (
+        "log_likelihood",
+        "standard_error",
+        "ess",
+        "pareto_k",
+        "samples",
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])

@@ -67,6 +67,15 @@ CLASSES = partial(posteriors.Categorical, n_classes=4)
 FINITE = partial(Case, CLASSES, partial(priors.Categorical, D, 4))
 NORMAL = partial(Case, posteriors.DiagonalNormal)
 
+NONE = nn.Identity()
+BOTH = partial(
+    Case,
+    lambda latents, encoder: posteriors.Joint(
+        ("k", "z"), (posteriors.Categorical(1, 4, NONE), posteriors.DiagonalNormal(latents, NONE)), encoder
+    ),
+    lambda: priors.Joint(("k", "z"), (priors.Categorical(1, 4), priors.Normal(D))),
+)
+
 CASES = {
     "plain": NORMAL(),
     "learned prior": NORMAL(partial(priors.LearnedNormal, D)),
@@ -123,6 +132,12 @@ CASES = {
     "categorical, VIMCO": FINITE(objective=objectives.iwae, draws=3),
     "categorical, Gumbel-softmax": FINITE(gradient=gradients.relaxed),
     "categorical, REBAR": FINITE(gradient=gradients.rebar),
+    "class and normal": BOTH(draws=3),
+    "class and normal, iwae": BOTH(objective=objectives.iwae, draws=3),
+    "class and normal, Gumbel-softmax": BOTH(gradient=gradients.relaxed),
+    "class and normal, REBAR and DReG": BOTH(
+        gradient=gradients.ByNode(("k", "z"), (gradients.rebar, gradients.doubly_reparameterised))
+    ),
     "categorical, enumerated": FINITE(gradient=gradients.enumerated),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 
@@ -336,7 +337,7 @@ class OneLatent:
         self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
 
     def draw(self, noise, K: int, copies: int = 1, plain: bool = False) -> Draw:
-        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 1)), noise, K, plain)
+        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, *self.x.shape[1:])), noise, K, plain)
 
     def gradient(self, value: Tensor) -> Tensor:
         return gradient(value, self.parameters)
@@ -418,6 +419,137 @@ def test_the_signal_of_dreg_grows_with_the_draws_where_that_of_iwae_falls(oracle
     assert grows[0] < grows[1] < grows[2]
     assert grows[2] > 3 * grows[0]
     assert falls[2] < falls[0]
+
+
+class Logistic(OneLatent):
+    """x | z ~ Bernoulli(σ(wz + b)), five values of one latent."""
+
+    def __init__(self) -> None:
+        with seeded(6):
+            decoder, encoder = MLP((1,), (5,), hidden=()), MLP((5,), (2,), hidden=())
+        self.model = LatentVariableModel(lb.priors.Normal(1), decoder, lb.likelihoods.Bernoulli()).double()
+        self.posterior = lb.posteriors.DiagonalNormal(1, encoder).double()
+        self.x = torch.tensor([[1.0, 0, 1, 1, 0]], dtype=torch.float64)
+        self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
+
+    def lower(self, there: Draw) -> tuple[Tensor, Tensor]:
+        """Jaakkola & Jordan's bound on log p(x, z), log σ(t) ≥ log σ(ξ) + (t − ξ)/2 − λ(ξ)(t² − ξ²), and its mean."""
+        (node,) = there.nodes
+        layer = self.model.decoder.layers[0]
+        w, b, sign = layer.weight.detach()[:, 0], layer.bias.detach(), 2 * there.x - 1
+
+        def bound(t, t2, z2, xi):
+            lam = (0.5 * xi).tanh() / (4 * xi)
+            return (xi.sigmoid().log() + 0.5 * (t - xi) - lam * (t2 - xi.square())).sum(-1) - 0.5 * z2
+
+        t = sign * (w * node.z.detach() + b)
+        mean, variance = node.q.loc, node.q.scale.square()
+        expected, second = sign * (w * mean + b), (w * mean + b).square() + w.square() * variance
+        xi = second.detach().sqrt()
+        g = bound(t, t.square(), node.z.detach().square().sum(-1), xi)
+        return g, bound(expected, second, (mean.square() + variance).sum(-1), xi)
+
+
+def test_a_bound_as_control_variate_lowers_the_variance_and_not_the_mean():
+    """Paisley et al. 2012, §3: with Jaakkola & Jordan's bound on a logistic model, and with a Taylor series."""
+    toy = Logistic()
+    truth, theta = toy.exact(elbo_sampled, 1), sum(p.numel() for p in toy.model.parameters())
+    (node,), g = (there := toy.draw(rng(), 1, 1000)).nodes, toy.lower(there)[0]
+    joint = there.log_lik - 0.5 * node.z.square().sum(-1)
+    assert bool((g <= joint + 1e-12).all()), "a lower bound"
+    plain = replicates(toy, score_function, elbo_sampled, 1)
+    for control in (toy.lower, second_order):
+        found = replicates(toy, partial(bounded, control=control), elbo_sampled, 1)
+        shown_unbiased(found, truth)
+        assert found[:, theta:].var(0).sum() < 0.4 * plain[:, theta:].var(0).sum()
+
+
+# Latents of different kinds in one model
+
+
+class Several:
+    """x | k, b, z ~ N(w_k + vb + az, s²): a class, a bit and a number; k and b are enumerated, z is integrated."""
+
+    def __init__(self) -> None:
+        with seeded(7):
+            decoder, encoder = MLP((5,), (2,), hidden=()), MLP((2,), (6,), hidden=())
+            torch.nn.init.normal_(decoder.layers[0].weight)
+        names, none = ("k", "b", "z"), torch.nn.Identity()
+        latents = (lb.posteriors.Categorical(1, 3, none), lb.posteriors.Bernoulli(1, none))
+        self.posterior = lb.posteriors.Joint(names, (*latents, lb.posteriors.DiagonalNormal(1, none)), encoder).double()
+        prior = lb.priors.Joint(names, (lb.priors.Categorical(1, 3), lb.priors.Bernoulli(1), lb.priors.Normal(1)))
+        self.model = LatentVariableModel(prior, decoder, lb.likelihoods.Normal(0.8, shape=(2,))).double()
+        self.x = torch.tensor([[0.5, -0.4]], dtype=torch.float64)
+        self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
+
+    def draw(self, noise, K: int, copies: int = 1, plain: bool = False) -> Draw:
+        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 2)), noise, K, plain)
+
+    def gradient(self, value: Tensor) -> Tensor:
+        return gradient(value, self.parameters)
+
+    def exact(self, objective, K: int) -> Tensor:
+        points, weights = np.polynomial.hermite_e.hermegauss(20)
+        weights = torch.tensor(weights / weights.sum())
+        q = self.posterior(self.x).nodes()
+        each = [(k, b, z) for k in range(3) for b in range(2) for z in range(len(points))]
+        index = torch.tensor(list(itertools.product(range(len(each)), repeat=K))).T
+        k, b, z = torch.tensor(each)[index].unbind(-1)
+        latents = {
+            "k": q["k"].states()[k],
+            "b": q["b"].states()[b],
+            "z": q["z"].sample(torch.tensor(points)[z].unsqueeze(-1)),
+        }
+        there = self.draw(rng(), K, index.shape[1]).at(latents)
+        finite = sum(node.log_density.sum(0) for node in there.nodes if node.name != "z").exp()
+        return self.gradient((finite * weights[z].prod(0) * objective(there)).sum())
+
+
+BY_NODE = partial(gradients.ByNode, ("k", "b", "z"))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "objective", "draws"),
+    [
+        (gradients.by_family, elbo, 2),
+        (gradients.by_family, iwae, 2),
+        (leave_one_out, elbo_sampled, 2),
+        (rebar, elbo, 1),
+        (BY_NODE((leave_one_out, leave_one_out, reparameterised)), iwae, 2),
+        (BY_NODE((leave_one_out, score_function, doubly_reparameterised)), iwae, 2),
+        (BY_NODE((rebar, rao_blackwellised, sticking_the_landing)), elbo, 1),
+        (BY_NODE((control_variate, rebar, score_function)), elbo, 2),
+    ],
+)
+def test_each_latent_has_its_own_estimator(estimator, objective, draws):
+    toy = Several()
+    plain = gradients.traits(estimator).plain
+    found = replicates(toy, estimator, objective, draws, copies=400, plain=plain)
+    shown_unbiased(found, toy.exact(objective, draws))
+
+
+def test_latents_of_different_kinds_are_what_their_parts_are():
+    toy = Several()
+    there = toy.draw(rng(), 4, 6)
+    assert [node.name for node in there.nodes] == ["k", "b", "z"]
+    assert [node.path for node in there.nodes] == [False, False, True]
+    q = toy.posterior(toy.x.expand(6, 2))
+    z = q.join({node.name: node.z for node in there.nodes})
+    assert z.shape == (4, 6, 5)
+    torch.testing.assert_close(q.log_prob(z), there.log_q)
+    torch.testing.assert_close(toy.model.prior().log_prob(z), there.log_prior)
+    torch.testing.assert_close(q.entropy(), there.entropy)
+    torch.testing.assert_close(toy.model.log_joint(z, toy.x.expand(6, 2)) - there.log_q, there.log_w)
+    assert q.mean().shape == (6, 5)
+    assert toy.model.sample(7, rng()).shape == (7, 2)
+    assert lb.AEVB(toy.posterior, draws=2).estimator is gradients.by_family
+    with pytest.raises(ValueError, match="the posterior is of the latents k, b, z and the prior of z; name them alike"):
+        draw(LatentVariableModel(lb.priors.Normal(5), toy.model.decoder, toy.model.likelihood), toy.posterior,
+             batch_of(toy.x), rng())  # fmt: skip
+    with pytest.raises(ValueError, match="ByNode has estimators of a"):
+        gradients.ByNode(("a",), (leave_one_out,))(there, elbo)
+    with pytest.raises(ValueError, match="enumerated is of models with one latent, and this has 3"):
+        enumerated(there, elbo)
 
 
 # What is refused, and what is chosen

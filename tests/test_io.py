@@ -148,6 +148,9 @@ def test_every_module_in_the_table_keeps_its_arguments():
     built |= {
         "gradients.LearnedBaseline": lb.gradients.LearnedBaseline(mlp, 0.5, True),
         "gradients.Relax": lb.gradients.Relax(mlp, 0.3),
+        "gradients.ByNode": lb.gradients.ByNode(("k",), (lb.gradients.rebar,)),
+        "networks.Cells": lb.nn.Cells((0, 3), (True, False)),
+        "networks.Identity": torch.nn.Identity(),
         "likelihoods.Beta": lb.likelihoods.Beta(),
         "likelihoods.BetaBinomial": lb.likelihoods.BetaBinomial(9),
         "likelihoods.DiscretizedLogisticMixture": lb.likelihoods.DiscretizedLogisticMixture(17, 3),
@@ -176,6 +179,13 @@ def test_every_module_in_the_table_keeps_its_arguments():
         built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
     for name in ("Bernoulli", "Beta", "Dirichlet", "Gamma", "LearnedNormal"):
         built[f"priors.{name}"] = getattr(lb.priors, name)(3)
+    names = ("a", "b")
+    built["posteriors.Joint"] = lb.posteriors.Joint(
+        names,
+        (lb.posteriors.Bernoulli(2, torch.nn.Identity()), lb.posteriors.DiagonalNormal(1, torch.nn.Identity())),
+        mlp,
+    )
+    built["priors.Joint"] = lb.priors.Joint(names, (lb.priors.Bernoulli(2), lb.priors.Normal(1)))
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )

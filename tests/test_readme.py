@@ -50,13 +50,20 @@ def test_the_session_of_parts(tmp_path):
     assert log_p(pasted(SESSIONS[1], tmp_path)) > -25
 
 
+def test_the_session_of_evidence(tmp_path):
+    said = pasted(SESSIONS[2], tmp_path)
+    assert re.match(r"log p\(x\) = −\d+\.\d+ ± \d+\.\d+ nats per row \([\d.]+ bits per dimension\)", said)
+    assert "validated" in said
+    assert "FAILED" in said or "passed" in said
+
+
 def test_the_session_that_can_be_killed(tmp_path):
-    pasted(SESSIONS[2], tmp_path)
+    pasted(SESSIONS[3], tmp_path)
     before = tree(tmp_path)
     assert "runs/long/checkpoints/00000200/state.json" in before
-    pasted(SESSIONS[2], tmp_path)
+    pasted(SESSIONS[3], tmp_path)
     assert tree(tmp_path) == before
-    assert len(SESSIONS) == 3
+    assert len(SESSIONS) == 4
 
 
 def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
@@ -70,6 +77,18 @@ def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
         [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=200
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_written_elsewhere_is_judged_as_the_page_says(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/evidence.md").read_text(), re.S)
+    script = tmp_path / "foreign.py"
+    script.write_text(block)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    (by_sampling, by_annealing) = (float(line.split()[0]) for line in done.stdout.splitlines())
+    assert abs(by_sampling - by_annealing) < 0.1
 
 
 def test_the_first_session_is_short():

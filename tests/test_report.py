@@ -20,6 +20,7 @@ from sklearn.datasets import load_diabetes
 import lowerbound as lb
 from lowerbound.errors import DataError
 from lowerbound.evidence import LogLikelihood
+from lowerbound.evidence.verdict import judge
 from lowerbound.likelihoods import Bernoulli, DiscretizedLogistic, Normal, Poisson
 from lowerbound.report import figures, style, tables, words, write_report
 from lowerbound.report.colours import Colouring
@@ -111,7 +112,9 @@ def likelihood_of(estimate, elbo=None, ess=None, error=None, samples=100):
         filled[0] if error is None else np.asarray(error, dtype=float),
         filled[1] if ess is None else np.asarray(ess, dtype=float),
         estimate - 1 if elbo is None else np.asarray(elbo, dtype=float),
-        samples,
+        pareto_k=np.full(len(estimate), 0.3),
+        samples=np.full(len(estimate), samples),
+        work=samples * len(estimate),
     )
 
 
@@ -141,7 +144,8 @@ def test_densities_are_said_to_be_densities_and_have_no_bits(table, images):
 @pytest.mark.parametrize(("few", "warned"), [(5, False), (6, True)])
 def test_a_warning_where_more_than_one_row_in_twenty_has_few_draws(table, few, warned):
     ess = np.where(np.arange(100) < few, 9.9, 10)
-    warning = words.Evidence.of(likelihood_of(np.zeros(100), ess=ess), table[0]).warning
+    found = likelihood_of(np.zeros(100), ess=ess)
+    warning = words.Evidence.of(found, judge(found, "Lebesgue", (10,), ()), table[0]).warning
     assert (warning is not None) == warned
     assert not warned or "In 6 of 100 rows fewer than 10 draws" in warning
 
@@ -410,10 +414,16 @@ except ImportError as error:
     assert done.stdout == "A report needs matplotlib and jinja2: pip install 'lowerbound[report]'\n"
 
 
-def test_a_model_that_the_report_cannot_show_is_refused_in_a_sentence(tmp_path):
+def test_models_of_other_latents_are_shown(tmp_path):
     x = (np.arange(60).reshape(20, 3) % 2).astype(np.float32)
     for settings in ({"posterior": "Bernoulli", "draws": 2}, {"prior": "VampPrior"}):
         vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0, **settings).fit(x)
         evidence = vae.log_likelihood(x, samples=10)
-        with pytest.raises(ValueError, match="the report shows diagonal normal posteriors under a normal prior"):
-            write_report(tmp_path, vae, x, None, evidence, held_out=True, title="Other")
+        page = Page(write_report(tmp_path, vae, x, None, evidence, held_out=True, title="Other").read_text())
+        known = "prior" not in settings
+        assert ("KL(q ‖ p) of each latent, averaged over the rows" in page.text) == known
+        assert ("has no closed form under this prior and posterior" in page.text) != known
+        assert (vae.kl(x) is not None) == known
+    vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)
+    mean, scale = vae.encode(x)
+    np.testing.assert_allclose(vae.kl(x), 0.5 * (scale**2 + mean**2 - 1) - np.log(scale), rtol=1e-5, atol=1e-6)

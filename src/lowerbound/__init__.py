@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lowerbound import (
         data,
         distributions,
+        evidence,
         gradients,
         likelihoods,
         nn,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
         training,
     )
     from lowerbound.draw import Batch, Draw, Node
-    from lowerbound.estimators import VAE, load
+    from lowerbound.estimators import VAE, compare, load
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import AEVB, Fit, fit
     from lowerbound.io import save
@@ -37,8 +38,10 @@ __all__ = [
     "Fit",
     "LatentVariableModel",
     "Node",
+    "compare",
     "data",
     "distributions",
+    "evidence",
     "fit",
     "gradients",
     "likelihoods",
@@ -61,6 +64,7 @@ _HOMES = {
     "LatentVariableModel": "model",
     "Node": "draw",
     "VAE": "estimators",
+    "compare": "estimators",
     "fit": "inference",
     "load": "estimators",
     "log_likelihood": "evidence",

@@ -43,7 +43,7 @@ class Node:
 
     Terms are computed when first asked for, and once. ``beta`` multiplies those that an objective joins: log p(z),
     log q(z|x), KL and entropy. ``noise``: z = q.sample(noise); None where z is from elsewhere. ``sampled``: KL and
-    entropy are not to be had in closed form.
+    entropy are not to be had in closed form. ``given``: nobody estimates a gradient in the parameters of q.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Node:
     noise: Tensor | None = None
     beta: Tensor | float = 1.0
     sampled: bool = False
+    given: bool = False
     terms: dict[tuple[str, bool], Tensor | None] = field(default_factory=dict, repr=False)
     """What has been computed, whatever β, with gradients and without; a node with other terms has its own."""
 
@@ -94,6 +95,10 @@ class Node:
     def stopped(self) -> Node:
         """The node with the parameters of q stopped in log q: what is left of them flows through z."""
         return replace(self, q=self.q.stopped(), noise=None, sampled=True, terms={})
+
+    def fixed(self) -> Node:
+        """The node with z as it is, and q stopped: no gradient in q's parameters is left."""
+        return replace(self, z=self.z.detach(), q=self.q.stopped(), noise=None, given=True, terms={})
 
     def _kl(self, q: Distribution, p: Distribution) -> Tensor | None:
         per_dim = self._once_or_none("kl_per_dim", lambda: distributions.kl_per_dim(q, p))
@@ -179,6 +184,23 @@ class Draw:
     def stopped(self) -> Draw:
         """The draw with the posterior's parameters stopped in log q (``Node.stopped``)."""
         return replace(self, nodes=tuple(node.stopped() for node in self.nodes))
+
+    def only(self, name: str | None = None, plain: bool = False) -> Draw:
+        """The same draw as the estimator of one latent sees it, evaluated anew: the others, or all, are ``given``.
+
+        ``plain``: no gradient flows through the draws of that latent either.
+        """
+        own = {node.name: node for node in self.nodes}
+        latents = {key: node.z if key == name and not plain else node.z.detach() for key, node in own.items()}
+
+        def evaluate(latents: Mapping[str, Tensor]) -> Draw:
+            there = self.at(latents)
+            return replace(
+                there, nodes=tuple(n if n.name == name else n.fixed() for n in there.nodes), evaluate=evaluate
+            )
+
+        found = evaluate(latents)
+        return replace(found, nodes=tuple(n if n.given else replace(n, noise=own[n.name].noise) for n in found.nodes))
 
     def sampled(self) -> Draw:
         """The draw without closed forms: objectives take KL and entropy from the draws."""

@@ -47,9 +47,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     "activations.ReLU": nn.ReLU,
     "activations.SiLU": nn.SiLU,
     "activations.Tanh": nn.Tanh,
+    "gradients.ByNode": gradients.ByNode,
     "gradients.LearnedBaseline": gradients.LearnedBaseline,
     "gradients.Relax": gradients.Relax,
     "gradients.bounded": gradients.bounded,
+    "gradients.by_family": gradients.by_family,
     "gradients.control_variate": gradients.control_variate,
     "gradients.doubly_reparameterised": gradients.doubly_reparameterised,
     "gradients.enumerated": gradients.enumerated,
@@ -79,9 +81,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     "likelihoods.StudentT": likelihoods.StudentT,
     "likelihoods.ZeroInflatedNegativeBinomial": likelihoods.ZeroInflatedNegativeBinomial,
     "model.LatentVariableModel": model.LatentVariableModel,
+    "networks.Cells": networks.Cells,
     "networks.Chain": networks.Chain,
     "networks.ConvDecoder": networks.ConvDecoder,
     "networks.ConvEncoder": networks.ConvEncoder,
+    "networks.Identity": nn.Identity,
     "networks.MLP": networks.MLP,
     "networks.Standardise": networks.Standardise,
     "objectives.Constrained": objectives.Constrained,
@@ -102,6 +106,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "posteriors.Flow": posteriors.Flow,
     "posteriors.FullNormal": posteriors.FullNormal,
     "posteriors.Gamma": posteriors.Gamma,
+    "posteriors.Joint": posteriors.Joint,
     "posteriors.LogisticNormal": posteriors.LogisticNormal,
     "posteriors.LowRankNormal": posteriors.LowRankNormal,
     "posteriors.NormalMixture": posteriors.NormalMixture,
@@ -114,6 +119,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "priors.Dirichlet": priors.Dirichlet,
     "priors.Flow": priors.Flow,
     "priors.Gamma": priors.Gamma,
+    "priors.Joint": priors.Joint,
     "priors.LearnedNormal": priors.LearnedNormal,
     "priors.Normal": priors.Normal,
     "priors.NormalMixture": priors.NormalMixture,
@@ -124,6 +130,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "schedules.WarmUp": schedules.WarmUp,
 }
 _NAMES = {part: name for name, part in TABLE.items()}
+_SEVERAL = ("likelihoods", "parts", "estimators")  # arguments that are lists of parts
 _ADDED = {networks.MLP: {"context": 0}}
 """Arguments that came later, left out where they are as before: so that older checkpoints are of the same fit."""
 
@@ -319,7 +326,7 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
     if isinstance(value, list):
         if len(value) > _LONGEST:
             raise FormatError(f"{CONFIG} gives {key} as a list of {len(value)}; no part has so many; restore it.")
-        if key != "likelihoods" and any(isinstance(item, dict) for item in value):
+        if key not in _SEVERAL and any(isinstance(item, dict) for item in value):
             raise FormatError(f"{CONFIG} describes the {key} by a list of parts, which none takes; restore it.")
         return tuple(decode(item, own, key) for item in value)
     if not isinstance(value, dict):

@@ -98,9 +98,15 @@ def draw(
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
     q = posterior(batch.x, batch.mask, batch.context)
-    there = _Rows(model, batch, q, model.prior(batch.context, posterior))
-    z = q.sample(noise)
-    return there.draw(z.detach() if plain or q.reparameterisation is None else z, noise)
+    p = model.prior(batch.context, posterior)
+    if q.nodes().keys() != p.nodes().keys():
+        ours, theirs = (", ".join(each.nodes()) for each in (q, p))
+        raise ValueError(f"the posterior is of the latents {ours} and the prior of {theirs}; name them alike.")
+    latents, noises = {}, {}
+    for name, (z, own) in q.draw(noise).items():
+        path = not plain and q.nodes()[name].reparameterisation is not None
+        latents[name], noises[name] = z if path else z.detach(), own
+    return _Rows(model, batch, q, p).draw(latents, noises)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +119,12 @@ class _Rows:
     q: Distribution
     p: Distribution
 
-    def draw(self, z: Tensor, noise: Tensor | None) -> Draw:
+    def draw(self, latents: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> Draw:
         x, mask = self.batch.x, self.batch.mask
-        log_lik = self.model.log_lik(z, x, mask, self.batch.context)
-        return Draw(
-            (Node("z", z, self.q, self.p, noise),), log_lik, self.at, x if mask is None else torch.where(mask, x, 0)
-        )
+        log_lik = self.model.log_lik(self.q.join(latents), x, mask, self.batch.context)
+        p = self.p.nodes()
+        nodes = tuple(Node(name, latents[name], q, p[name], noise.get(name)) for name, q in self.q.nodes().items())
+        return Draw(nodes, log_lik, self.at, x if mask is None else torch.where(mask, x, 0))
 
     def at(self, latents: Mapping[str, Tensor]) -> Draw:
-        return self.draw(latents["z"], None)
+        return self.draw(latents, {})

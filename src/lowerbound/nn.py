@@ -37,17 +37,19 @@ def products(precision: Precision) -> Iterator[None]:
         _AUTOCAST.reset(token)
 
 
-def apply(network: nn.Module, x: Tensor, context: Tensor | None = None) -> Tensor:
+def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """``network(x)`` in the type of ``x``, with products in the precision that the block around asks for.
 
-    A network that says how many numbers of ``context`` it takes, as an attribute of that name, is given them too.
+    A network that says how many numbers of ``context`` it takes, as an attribute of that name, is given them too; one
+    whose attribute ``masked`` is true is given the ``mask``, True where x is observed.
     """
     inputs = (x,) if context is None or not getattr(network, "context", 0) else (x, context)
+    named = {"mask": mask} if mask is not None and getattr(network, "masked", False) else {}
     if not _AUTOCAST.get():
-        out: Tensor = network(*inputs)
+        out: Tensor = network(*inputs, **named)
         return out
     with torch.autocast(x.device.type, torch.bfloat16):
-        out = network(*inputs)
+        out = network(*inputs, **named)
     return out.to(x.dtype)
 
 
@@ -125,6 +127,60 @@ class Standardise(nn.Module):
         self.spread.copy_(torch.where(varies, deviation, 1.0))
 
 
+class Cells(nn.Module):
+    """Rows of a table as an encoder sees them: ``[N, D]`` → ``[N, Σ_j max(1, C_j) + D]``.
+
+    ``classes [D]``: C_j classes of column j become as many values of 0 and 1; where it is 0, numbers are standardised
+    (after log(1 + x) where ``log1p [D]``). What is missing is 0, which is the mean of numbers, and D flags say what is
+    there. Nazábal et al. 2020; Mattei & Frellsen 2019.
+    """
+
+    masked = True
+    shift: Tensor
+    spread: Tensor
+    logs: Tensor
+
+    def __init__(self, classes: Sequence[int], log1p: Sequence[bool]) -> None:
+        super().__init__()
+        if len(classes) != len(log1p):
+            raise ValueError(f"there are classes of {len(classes)} columns and log1p of {len(log1p)}.")
+        self.classes, self.log1p = tuple(classes), tuple(log1p)
+        self.register_buffer("shift", torch.zeros(len(classes)))
+        self.register_buffer("spread", torch.ones(len(classes)))
+        self.register_buffer("logs", torch.tensor(self.log1p), persistent=False)
+
+    @property
+    def out_features(self) -> int:
+        """Numbers that a row becomes."""
+        return sum(max(1, each) for each in self.classes) + len(self.classes)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        there = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        numbers = (self._scaled(x) - self.shift) / self.spread * there
+        parts = [
+            numbers[:, j : j + 1] if count == 0 else self._one_hot(x[:, j : j + 1], count) * there[:, j : j + 1]
+            for j, count in enumerate(self.classes)
+        ]
+        return torch.cat([*parts, there], 1)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return torch.where(self.logs, x.clamp(min=0).log1p(), x)
+
+    @staticmethod
+    def _one_hot(codes: Tensor, count: int) -> Tensor:
+        return (codes == torch.arange(count, dtype=codes.dtype, device=codes.device)).to(codes.dtype)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, mask: Tensor) -> None:
+        """Take the means and deviations of numbers from observed values of ``x [N, D]``."""
+        values, count = self._scaled(torch.where(mask, x, 0)).double(), mask.sum(0).clamp(min=1)
+        mean = torch.where(mask, values, 0).sum(0) / count
+        deviation = (torch.where(mask, values - mean, 0).square().sum(0) / count).sqrt()
+        numbers = torch.tensor([each == 0 for each in self.classes], device=x.device)
+        self.shift.copy_(torch.where(numbers, mean, 0))
+        self.spread.copy_(torch.where(numbers & (deviation > 0), deviation, 1))
+
+
 class Chain(nn.Module):
     """One network after another: ``first`` then ``second``."""
 
@@ -137,8 +193,13 @@ class Chain(nn.Module):
         """How many numbers of context ``second`` takes."""
         return int(getattr(self.second, "context", 0))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return apply(self.second, self.first(x), context)
+    @property
+    def masked(self) -> bool:
+        """Whether ``first`` takes a mask."""
+        return bool(getattr(self.first, "masked", False))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return apply(self.second, apply(self.first, x, mask=mask), context)
 
 
 class ResidualBlock(nn.Module):

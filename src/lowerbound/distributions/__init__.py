@@ -17,6 +17,7 @@ from lowerbound.distributions.discrete import Bernoulli, Categorical, Discrete
 from lowerbound.distributions.family import Distribution, Reparameterisation
 from lowerbound.distributions.flow import Flow, Transforms
 from lowerbound.distributions.gamma import Gamma, Weibull
+from lowerbound.distributions.joint import Joint
 from lowerbound.distributions.kl import kl, kl_per_dim
 from lowerbound.distributions.mixtures import Mixture
 from lowerbound.distributions.normal import Normal, kl_normal
@@ -36,6 +37,7 @@ __all__ = [
     "FullNormal",
     "Gamma",
     "HypersphericalUniform",
+    "Joint",
     "LogisticNormal",
     "LowRankNormal",
     "Mixture",

@@ -18,6 +18,7 @@ class CorrelatedNormal(Distribution):
 
     loc: Tensor
     reparameterisation = "location-scale"
+    unconstrained = True
 
     @abstractmethod
     def squared(self, x: Tensor) -> Tensor:

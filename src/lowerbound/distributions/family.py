@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -22,6 +23,8 @@ class Distribution(ABC):
 
     reparameterisation: ClassVar[Reparameterisation | None] = None
     """How ``sample`` is differentiable in the parameters; None where it is not."""
+    unconstrained: ClassVar[bool] = False
+    """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
     batch_dims: int
 
     @staticmethod
@@ -60,6 +63,18 @@ class Distribution(ABC):
     def states(self) -> Tensor | None:
         """Every value that z can take, ``[S, *E]``, where they are few."""
         return None
+
+    def nodes(self) -> Mapping[str, Distribution]:
+        """Its latents by name, each a node of a draw."""
+        return {"z": self}
+
+    def draw(self, noise: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """z and the noise it was drawn from, of each of ``nodes``."""
+        return {"z": (self.sample(noise), noise)}
+
+    def join(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """z of its latents by name: the way back from ``draw``."""
+        return latents["z"]
 
     def stopped(self) -> Self:
         """The same distribution, through whose parameters no gradient flows."""

@@ -80,6 +80,7 @@ class Flow(Distribution):
     drawn: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     """The last draw: its noise, its z and its log q(z)."""
     reparameterisation = "composition"
+    unconstrained = True
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

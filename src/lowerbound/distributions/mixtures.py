@@ -21,6 +21,10 @@ class Mixture(Distribution):
     logits: Tensor
     batch_dims: int = 0
 
+    @property
+    def unconstrained(self) -> bool:  # type: ignore[override]  # as its components are
+        return self.components.unconstrained
+
     def noise(  # type: ignore[override]  # of the components' family
         self, lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
     ) -> Tensor:

@@ -22,6 +22,7 @@ class Normal(Distribution):
     scale: Tensor
     batch_dims: int = 1
     reparameterisation = "location-scale"
+    unconstrained = True
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

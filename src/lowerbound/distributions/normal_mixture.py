@@ -25,6 +25,7 @@ class NormalMixture(Distribution):
     scale: Tensor
     batch_dims: int = 1
     reparameterisation = "implicit"
+    unconstrained = True
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

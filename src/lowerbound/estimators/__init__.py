@@ -8,10 +8,11 @@ from typing import Any
 from lowerbound import io
 from lowerbound.errors import FormatError
 from lowerbound.estimators.choices import default_likelihood
+from lowerbound.estimators.comparing import compare
 from lowerbound.estimators.vae import VAE, Encoding
 from lowerbound.inference import Fit
 
-__all__ = ["VAE", "Encoding", "default_likelihood", "load"]
+__all__ = ["VAE", "Encoding", "compare", "default_likelihood", "load"]
 
 
 def load(path: str | Path, **own: Any) -> VAE | Fit:

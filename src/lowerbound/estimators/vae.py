@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -18,7 +17,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor, nn
 
-from lowerbound import distributions, evidence, inference, io, objectives
+from lowerbound import distributions, inference, io, objectives
 from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
@@ -37,6 +36,7 @@ from lowerbound.estimators.choices import (
     part_of,
 )
 from lowerbound.estimators.parameters import check_parameters, whole
+from lowerbound.estimators.scoring import USE_BATCH, Scoring
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
@@ -44,7 +44,6 @@ from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
-_USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
 _MOMENT_DRAWS = 1000
 _INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
@@ -57,7 +56,7 @@ class Encoding(NamedTuple):
     scale: NDArray[Any]
 
 
-class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
     Parameters
@@ -253,6 +252,16 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
         return Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
 
+    def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
+        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
+        found = []
+        for q, batch, real in self._posteriors(self._checked(X), context):
+            each = distributions.kl_per_dim(q, self.model_.prior(batch.context, self.posterior_))
+            if each is None:
+                return None
+            found.append(each[:real].flatten(1))
+        return torch.cat(found).double().cpu().numpy()
+
     def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
         inputs.check_fitted(self)
@@ -264,7 +273,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             )
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
-        means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, _USE_BATCH)]
+        means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
         return self._given(torch.cat(means), z.dtype)
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
@@ -294,34 +303,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             parts.append(self.model_.sample(size, rng, some, self.posterior_))
         rows = torch.cat(parts).cpu().numpy()
         return rows.astype(self._sample_dtype(), copy=False)
-
-    def score_samples(self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None) -> NDArray[Any]:
-        """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
-
-        Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
-        Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
-        """
-        whole("samples", samples, 1)
-        x = self._checked(X)
-        rows, scores = self._supported(x, "mean", context), []
-        thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
-        for batch, real in in_order(rows, _USE_BATCH):
-            if rows.binarise == "mean":
-                batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
-            log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
-            scores.append(log_p[:real])
-        return self._given(torch.cat(scores), x.dtype)
-
-    def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
-        """Mean over rows of ``score_samples``, in nats per row."""
-        return float(np.mean(self.score_samples(X, context=context), dtype=np.float64))
-
-    def log_likelihood(
-        self, X: ArrayLike, samples: int = 1000, context: ArrayLike | None = None
-    ) -> evidence.LogLikelihood:
-        """log p(x) by importance sampling, with draws of each row's own: estimates, their errors, effective sizes."""
-        rows = self._supported(self._checked(X), "afresh", context)
-        return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=self.seed_)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
@@ -457,7 +438,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
         with torch.no_grad():
             rows = self._supported(x, "mean", context)
-            for batch, real in in_order(rows, _USE_BATCH):
+            for batch, real in in_order(rows, USE_BATCH):
                 yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
 
     def _moments(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Gradient estimators: a draw and an objective → a surrogate ``[B]`` whose gradient estimates the objective's."""
 
 from lowerbound.gradients.base import GradientEstimator, Objective, Traits, estimator, traits, why_biased
+from lowerbound.gradients.nodes import ByNode, by_family
 from lowerbound.gradients.pathwise import (
     doubly_reparameterised,
     partially_importance_weighted,
@@ -20,12 +21,14 @@ from lowerbound.gradients.score import (
 )
 
 __all__ = [
+    "ByNode",
     "GradientEstimator",
     "LearnedBaseline",
     "Objective",
     "Relax",
     "Traits",
     "bounded",
+    "by_family",
     "control_variate",
     "doubly_reparameterised",
     "enumerated",

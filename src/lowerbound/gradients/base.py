@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lowerbound.draw import Draw, in_groups, of_terms
+from lowerbound.draw import Draw, Node, in_groups, of_terms
 
 Objective = Callable[[Draw], Tensor]
 GradientEstimator = Callable[[Draw, Objective], Tensor]
@@ -79,6 +79,15 @@ def needs_mean(name: str, objective: Objective) -> None:
     """Refuse an objective that is no mean over the draws."""
     if not is_mean(objective):
         raise ValueError(f"{name} needs an objective that is a mean over the draws, such as elbo; use leave_one_out.")
+
+
+def only_node(name: str, draw: Draw) -> Node:
+    """The one latent of a draw; a draw of several is refused."""
+    if len(draw.nodes) > 1:
+        raise ValueError(
+            f"{name} is of models with one latent, and this has {len(draw.nodes)}; take by_family or ByNode."
+        )
+    return draw.nodes[0]
 
 
 @dataclass(frozen=True)

@@ -83,5 +83,5 @@ def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
 
 def _needs_path(draw: Draw) -> None:
     for node in draw.nodes:
-        if node.q.reparameterisation is None:
+        if node.q.reparameterisation is None and not node.given:
             raise ValueError(f"latent {node.name!r} has no reparameterisation: use another gradient estimator.")

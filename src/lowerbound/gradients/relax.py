@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lowerbound.distributions import Bernoulli, Categorical
 from lowerbound.draw import Draw
-from lowerbound.gradients.base import Objective, Traits, needs_mean, per_draw
+from lowerbound.gradients.base import Objective, Traits, needs_mean, only_node, per_draw
 
 
 class Relax(nn.Module):
@@ -25,7 +25,7 @@ class Relax(nn.Module):
 
     def forward(self, draw: Draw, objective: Objective) -> Tensor:
         needs_mean("Relax", objective)
-        (node,) = draw.nodes
+        node = only_node("Relax", draw)
         q, noise = node.q, node.noise
         if not isinstance(q, Bernoulli | Categorical) or noise is None:
             raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")

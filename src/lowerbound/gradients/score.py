@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from lowerbound.distributions import Normal
 from lowerbound.draw import Draw, Node, of_terms
-from lowerbound.gradients.base import Objective, Traits, estimator, is_mean, needs_mean, per_draw, sensitivity
+from lowerbound.gradients.base import (
+    Objective,
+    Traits,
+    estimator,
+    is_mean,
+    needs_mean,
+    only_node,
+    per_draw,
+    sensitivity,
+)
 
 Control = Callable[[Draw], tuple[Tensor, Tensor]]
 """A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``, the second differentiable in q's parameters."""
@@ -85,7 +94,7 @@ def bounded(draw: Draw, objective: Objective, control: Control, coefficient: flo
 
 def second_order(draw: Draw) -> tuple[Tensor, Tensor]:
     """A control for ``bounded``: log p(x, z) to second order around the mean of a normal q, its Hessian's diagonal."""
-    (node,) = draw.nodes
+    node = only_node("second_order", draw)
     if not isinstance(node.q, Normal):
         raise ValueError("second_order needs one latent, with a diagonal normal posterior.")
     with torch.enable_grad():
@@ -147,8 +156,8 @@ def _surrogate(draw: Draw, objective: Objective, signal: Tensor) -> Tensor:
 
 
 def _scored(draw: Draw) -> list[Node]:
-    """The latents that no gradient flows through."""
-    return [node for node in draw.nodes if not node.path]
+    """The latents that no gradient flows through, but that are not given."""
+    return [node for node in draw.nodes if not node.path and not node.given]
 
 
 @torch.no_grad()

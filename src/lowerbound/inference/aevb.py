@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowerbound import io
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
-from lowerbound.gradients import GradientEstimator, Objective, leave_one_out, reparameterised, traits
+from lowerbound.gradients import GradientEstimator, Objective, by_family, leave_one_out, reparameterised, traits
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
@@ -38,9 +38,9 @@ class AEVB:
     ``posterior``: q(z|x). ``objective``: a draw → nats per row, ``[B]``. ``draws``: K (the paper's L), latents drawn
     for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
     ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator; None for what the
-    posterior allows, ``reparameterised`` or else ``leave_one_out``. An objective or an estimator that learns is learnt
-    beside the rest. ``learning_rate``: a number or a schedule of passes, for all parameters. ``optimizer``: parameters
-    → a ``torch.optim`` optimiser, whose own rate is not used.
+    families of the latents allow, ``reparameterised`` or else ``leave_one_out``. An objective or an estimator that
+    learns is learnt beside the rest. ``learning_rate``: a number or a schedule of passes, for all parameters.
+    ``optimizer``: parameters → a ``torch.optim`` optimiser, whose own rate is not used.
 
     ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster where the processor has
     units for it, "tf32" is of GPUs. ``compile``: trace the step once and compile it, which takes the first step some
@@ -78,7 +78,8 @@ class AEVB:
         """The gradient estimator: the one given, or what the posterior allows."""
         if self.gradient is not None:
             return self.gradient
-        return leave_one_out if self.posterior.family.reparameterisation is None else reparameterised
+        paths = self.posterior.paths
+        return reparameterised if all(paths) else by_family if any(paths) else leave_one_out
 
     def describe(self) -> dict[str, Any]:
         """The settings that a fit cannot change half way, as JSON: functions by name."""

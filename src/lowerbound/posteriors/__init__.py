@@ -4,6 +4,7 @@ from lowerbound.posteriors.base import Posterior
 from lowerbound.posteriors.covariance import FullNormal, LowRankNormal
 from lowerbound.posteriors.discrete import Bernoulli, Categorical
 from lowerbound.posteriors.flow import Flow
+from lowerbound.posteriors.joint import Joint
 from lowerbound.posteriors.mixture import NormalMixture
 from lowerbound.posteriors.normal import DiagonalNormal
 from lowerbound.posteriors.positive import Gamma, Weibull
@@ -19,6 +20,7 @@ __all__ = [
     "Flow",
     "FullNormal",
     "Gamma",
+    "Joint",
     "LogisticNormal",
     "LowRankNormal",
     "NormalMixture",

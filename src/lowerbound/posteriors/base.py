@@ -35,21 +35,30 @@ class Posterior(nn.Module, ABC):
     def n_outputs(self) -> int:
         """Numbers that the encoder gives each row."""
 
+    @property
+    def paths(self) -> tuple[bool, ...]:
+        """Of each of its latents, whether gradients flow through its draws."""
+        return (self.family.reparameterisation is not None,)
+
     @abstractmethod
     def distribution(self, out: Tensor) -> Distribution:
         """The distributions of a batch's latents, from ``out [B, n_outputs]``."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Distribution:
-        """The distributions of a batch's latents, given what it is conditioned on."""
+    def outputs(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """What the encoder gives a batch of rows, ``[B, n_outputs]``, given what it is conditioned on."""
         if mask is not None:
             x = torch.where(mask, x, 0)
-        out = apply(self.encoder, x, context)
+        out = apply(self.encoder, x, context, mask)
         if out.shape[1:] != (self.n_outputs,):
             raise ValueError(
                 f"the encoder gave a row {tuple(out.shape[1:])} numbers, but {type(self).__name__} over "
                 f"{self.latent_dim} latents needs ({self.n_outputs},)."
             )
-        return self.distribution(out)
+        return out
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Distribution:
+        """The distributions of a batch's latents."""
+        return self.distribution(self.outputs(x, mask, context))
 
     def noise(self, draws: int, rows: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """What K draws of each row's latent need at random, ``[K, B, …]``."""

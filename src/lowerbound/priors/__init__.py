@@ -3,6 +3,7 @@
 from lowerbound.priors.base import Encode, Prior
 from lowerbound.priors.discrete import Bernoulli, Categorical
 from lowerbound.priors.flexible import Flow, NormalMixture
+from lowerbound.priors.joint import Joint
 from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, Dirichlet, Gamma
 from lowerbound.priors.vamp import VampPrior
@@ -16,6 +17,7 @@ __all__ = [
     "Encode",
     "Flow",
     "Gamma",
+    "Joint",
     "LearnedNormal",
     "Normal",
     "NormalMixture",

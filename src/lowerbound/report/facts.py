@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lowerbound import distributions
 from lowerbound.diagnostics import active_units
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
-from lowerbound.priors import LearnedNormal, Normal
 from lowerbound.training import History
 
 Array = NDArray[Any]
@@ -49,6 +46,7 @@ class FittedVAE(Protocol):
     def binarise(self) -> str: ...
 
     def encode(self, X: Any) -> Any: ...
+    def kl(self, X: Any) -> Array | None: ...
     def reconstruct(self, X: Any) -> Array: ...
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array: ...
 
@@ -61,26 +59,21 @@ def grey(vae: FittedVAE, x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means ``[N, d]``, KL(q ‖ p) of each latent ``[d]`` (nats, mean over rows), active ones ``[d]``."""
+    """Posterior means ``[N, D]``, KL(q ‖ p) of each of d latents (nats, mean over rows; None without a closed form),
+    and which are active, ``[d]``."""
 
     means: Array
-    kl: Array
+    kl: Array | None
     active: NDArray[np.bool_]
 
     @classmethod
     def of(cls, vae: FittedVAE, x: Array) -> Latents:
         """Of the posteriors of rows ``x [N, *X]``."""
-        q, p = vae.posterior_, vae.model_.prior
-        if q.family is not distributions.Normal or not isinstance(p, Normal | LearnedNormal):
-            raise ValueError(
-                "the report shows diagonal normal posteriors under a normal prior, and this model has "
-                f"{type(q).__name__} under {type(p).__name__}; score, encode and sample serve it as well."
-            )
-        means, scales = vae.encode(x)
-        prior = p()
-        loc, scale = (torch.as_tensor(values).to(prior.loc) for values in (means, scales))
-        kl = distributions.kl_normal(distributions.Normal(loc, scale), prior)
-        return cls(means, kl.double().mean(0).cpu().numpy(), active_units(means))
+        means, kl = vae.encode(x).mean, vae.kl(x)
+        # a latent of classes has a mean for each of them
+        each = np.asarray(active_units(means)).reshape(vae.latent_dim, -1)
+        active: NDArray[np.bool_] = np.logical_or.reduce(each, 1)
+        return cls(means, None if kl is None else kl.mean(0), active)
 
     def plane(self) -> tuple[Array, float]:
         """First two principal components of the means ``[N, 2]``, and their share of the variance."""

@@ -146,13 +146,13 @@ def _lines(ax: Axes, training: Training, curves: Mapping[str, Array]) -> int:
     return outside
 
 
-def draw_kl(ax: Axes, latents: Latents) -> None:
-    """KL of each latent as bars, largest first, the inactive ones marked."""
-    order = np.argsort(-latents.kl, kind="stable")
-    places, active = np.arange(1, len(order) + 1), latents.active[order]
-    ax.bar(places[active], latents.kl[order][active], color=BLUE, label="active")
+def draw_kl(ax: Axes, kl: Array, is_active: Array) -> None:
+    """KL of each latent ``[d]`` as bars, largest first, the inactive ones marked."""
+    order = np.argsort(-kl, kind="stable")
+    places, active = np.arange(1, len(order) + 1), is_active[order]
+    ax.bar(places[active], kl[order][active], color=BLUE, label="active")
     if not active.all():
-        heights = latents.kl[order][~active]
+        heights = kl[order][~active]
         ax.bar(places[~active], heights, color="white", edgecolor=SOFT, hatch="////", label="inactive")
         ax.legend(loc="upper right")
     if len(order) <= 30:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lowerbound import checkpoint
 from lowerbound.errors import DataError
-from lowerbound.evidence import LogLikelihood
+from lowerbound.evidence import Evidence, LogLikelihood
+from lowerbound.evidence.verdict import judge
 from lowerbound.report import figures, overview, style, words
 from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import FittedVAE, Latents, Training
@@ -39,7 +40,7 @@ def write_report(
     vae: FittedVAE,
     x: Array,
     labels: Array | None,
-    evidence: LogLikelihood,
+    evidence: LogLikelihood | Evidence,
     *,
     title: str,
     held_out: bool,
@@ -49,11 +50,13 @@ def write_report(
     """Write ``report.html``, which needs no other file, and ``overview.png`` into ``folder``; give the page's path.
 
     ``x [N, *X]``: at least 2 rows; ``held_out``: none of them was fitted. ``labels [N]`` colour the latents.
-    ``evidence`` is that of ``x``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
+    ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by ``VAE.evidence``.
+    ``names``: of the columns of a table. ``command``: what was run, to be shown.
     """
     folder = Path(folder)
     x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
-    _check(x, labels, evidence)
+    found = evidence.importance if isinstance(evidence, Evidence) else evidence
+    _check(x, labels, found)
     with style.drawing():
         latents, training, colouring = Latents.of(vae, x), Training.of(vae.history_), Colouring.of(labels)
         rows = rows_of(vae, x, names)
@@ -64,7 +67,7 @@ def write_report(
             _training_section(vae, training),
             _activity_section(latents),
         )
-        headline = words.headline(evidence, held_out)
+        headline = words.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
     page = _page(sections, vae, evidence, held_out, title, command)
     with checkpoint.atomic_write(folder / "overview.png") as file:
@@ -132,23 +135,30 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
 
 def _activity_section(latents: Latents) -> Section:
     active, total = int(latents.active.sum()), len(latents.active)
+    kl = (
+        ""
+        if latents.kl is None
+        else (f"KL(q ‖ p) of each latent, averaged over the rows: {latents.kl.sum():.3g} nats in all. ")
+    )
     text = (
-        f"KL(q ‖ p) of each latent, averaged over the rows: {latents.kl.sum():.3g} nats in all. A latent is "
+        f"{kl}A latent is "
         "active if its posterior mean varies over rows with a variance above 0.01 (Burda et al. 2016); an inactive one "
         "carries next to nothing of x."
     )
+    heading = f"{active} of {total} latent{'s' if total > 1 else ''} active"
+    if latents.kl is None:
+        why = "KL(q ‖ p) of each latent has no closed form under this prior and posterior, and is not shown."
+        return Section(heading, (text, why), ())
     figure = Figure((5.6, 2.7), layout="constrained")
-    figures.draw_kl(figure.subplots(), latents)
+    figures.draw_kl(figure.subplots(), latents.kl, latents.active)
     alt = f"Bars of the KL of each of {total} latents; {active} are active."
-    return Section(
-        f"{active} of {total} latent{'s' if total > 1 else ''} active", (text,), (Panel.of(style.png(figure), alt),)
-    )
+    return Section(heading, (text,), (Panel.of(style.png(figure), alt),))
 
 
 def _page(
     sections: tuple[Section, ...],
     vae: FittedVAE,
-    evidence: LogLikelihood,
+    evidence: LogLikelihood | Evidence,
     held_out: bool,
     title: str,
     command: str | None,
@@ -157,15 +167,19 @@ def _page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    if isinstance(evidence, Evidence):
+        found, judged = evidence.importance, evidence.verdict
+    else:
+        found, judged = evidence, judge(evidence, vae.model_.likelihood.measure, vae.shape_, ())
     latents = f"{vae.latent_dim} latent{'s' if vae.latent_dim > 1 else ''}"
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,
         lead=f"A variational auto-encoder with {latents} and a {type(vae.model_.likelihood).__name__} likelihood.",
-        evidence=words.Evidence.of(evidence, vae),
+        evidence=words.Evidence.of(found, judged, vae),
         sections=sections,
         reading=words.READING,
-        configuration=words.configuration(vae, len(evidence.estimate)),
+        configuration=words.configuration(vae, len(found.estimate)),
         networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
         command=command,
     )

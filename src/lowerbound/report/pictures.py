@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.distributions import constraints
 
-from lowerbound.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, Likelihood
+from lowerbound.likelihoods import Categorical, Likelihood
 
 Array = NDArray[Any]
 _LEAST_PIXELS = 64  # a flat row of fewer values is taken for a table
@@ -30,8 +31,8 @@ class Look:
         shape = x.shape[1:]
         if len(shape) == 1:
             side = math.isqrt(shape[0])
-            bounded = isinstance(likelihood, Bernoulli | DiscretizedLogistic)
-            if not bounded or side * side != shape[0] or shape[0] < _LEAST_PIXELS:
+            grey = _interval(likelihood) is not None and not isinstance(likelihood, Categorical)
+            if not grey or side * side != shape[0] or shape[0] < _LEAST_PIXELS:
                 return None
             shape = (side, side)
         return cls(shape, *_bounds(likelihood, x)) if len(shape) in (2, 3) else None
@@ -52,13 +53,17 @@ class Look:
 
 
 def _bounds(likelihood: Likelihood, x: Array) -> tuple[float, float]:
-    if isinstance(likelihood, Bernoulli):
+    interval = _interval(likelihood)
+    return (float(x.min()), float(x.max())) if interval is None else interval
+
+
+def _interval(likelihood: Likelihood) -> tuple[float, float] | None:
+    """The smallest and the largest value that rows can have; None where there are none, or not of all columns."""
+    support = likelihood.support
+    if support is constraints.boolean:
         return 0.0, 1.0
-    if isinstance(likelihood, DiscretizedLogistic):
-        return 0.0, likelihood.levels - 1.0
-    if isinstance(likelihood, Categorical):
-        return 0.0, likelihood.n_classes - 1.0
-    return float(x.min()), float(x.max())
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def grid(tiles: Array, columns: int) -> Array:

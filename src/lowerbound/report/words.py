@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 import lowerbound
-from lowerbound.evidence import LogLikelihood, bits_per_dimension
+from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
+from lowerbound.evidence.verdict import draws_words
+from lowerbound.likelihoods.base import Measure
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
 
 _FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
@@ -29,34 +31,38 @@ class Evidence:
     how: str
     facts: Pairs
     warning: str | None
+    verdict: Verdict
 
     @classmethod
-    def of(cls, evidence: LogLikelihood, vae: FittedVAE) -> Evidence:
+    def of(cls, evidence: LogLikelihood, verdict: Verdict, vae: FittedVAE) -> Evidence:
         digits = decimals(evidence.mean_standard_error)
         discrete = vae.model_.likelihood.measure == "counting"
         bits = number(bits_per_dimension(evidence.mean, vae.shape_), 3) if discrete else None
         how = (
-            f"Over {len(evidence.estimate):,} rows, by importance sampling with {evidence.samples:,} draws a row: a "
+            f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws a row: a "
             "lower bound in expectation. ± is one standard error over rows; Monte Carlo error on these very rows is "
             f"{evidence.mean_monte_carlo_error:.2g}."
         )
         if vae.binarise != "none":
             how += " Grey values were binarised at random, once, to be scored."
         mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
-        return cls(mean, error, bits, how, _facts(evidence, discrete), _warning(evidence))
+        return cls(mean, error, bits, how, _facts(evidence, vae.model_.likelihood.measure), _warning(evidence), verdict)
 
 
-def _facts(evidence: LogLikelihood, discrete: bool) -> Pairs:
+def _facts(evidence: LogLikelihood, measure: Measure) -> Pairs:
     digits = decimals(evidence.mean_elbo_standard_error)
     elbo = f"{number(evidence.mean_elbo, digits)} ± {number(evidence.mean_elbo_standard_error, digits)} nats per row"
     gap = evidence.mean - evidence.mean_elbo
-    counting = "counting: these are log probabilities"
-    lebesgue = "Lebesgue: log densities in the data's units, which change with the units and can be above\u00a00"
+    measures = {
+        "counting": "counting: these are log probabilities",
+        "Lebesgue": "Lebesgue: log densities in the data's units, which change with the units and can be above\u00a00",
+        "mixed": "mixed: log densities of some columns, in their units, and log probabilities of the others",
+    }
     ess = f"{_round(evidence.ess.min())} in the worst row, {_round(np.median(evidence.ess))} in the median row"
-    ess += f", of {evidence.samples:,} draws"
+    ess += f", of {draws_words(evidence)} draws"
     return (
         ("ELBO", f"{elbo}; {number(gap, decimals(gap))} below the estimate"),
-        ("Base measure", counting if discrete else lebesgue),
+        ("Base measure", measures[measure]),
         ("Effective sample size", ess),
     )
 

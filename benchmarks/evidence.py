@@ -1,0 +1,217 @@
+"""How fast log p(x) is found: importance sampling and annealing, beside the matrix products that they need.
+
+    python benchmarks/evidence.py [--rows 10000] [--samples 5000] [--folder DIR] [--cache DIR] [--rounds 5]
+
+A 784-200-200-50 model of MNIST (``benchmarks/mnist_bounds.py`` trains it; here 5 passes, kept in ``--cache``). The
+floor: the decoder's products alone, of the same shapes, in turn with what is measured. Adaptive: the draws that give
+every row the error of the worst row, against as many for all. Annealing: gradients in z, beside forward and backward
+products and beside a loop over a PyTorch decoder. Result: benchmarks/results/evidence.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lowerbound as lb
+import record
+from lowerbound.distributions import generator
+from lowerbound.evidence import Settings, annealed, importance_sampling, of_model, to_precision
+from lowerbound.evidence.hmc import Path as HamiltonianPath
+from lowerbound.evidence.hmc import transition
+
+LATENTS, HIDDEN, CHUNK = 50, 200, 4096
+SHAPES = ((LATENTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 784))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/evidence")
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    model, posterior, rows = prepared(options)
+    targets = of_model(model, posterior)
+    result = record.context(0) | {"rows": options.rows, "samples": options.samples}
+    result["importance"] = of_importance(targets, rows, options)
+    result["adaptive"] = of_adaptive(targets, rows)
+    result["annealing"] = of_annealing(model, targets, rows, options.rounds)
+    result["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    record.write("evidence", result, page(result))
+    print(page(result))
+
+
+def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, lb.data.Rows]:
+    """A model trained for five passes, and test rows binarised once."""
+    options.cache.mkdir(parents=True, exist_ok=True)
+    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    rows = lb.data.Rows.from_array(data.test[: options.rows], binarise="fixed", generator=generator(0, "test"))
+    if not (options.cache / "model" / "config.json").exists():
+        with lb.nn.seeded(0):
+            encoder = lb.nn.MLP((28, 28), (2 * LATENTS,), (HIDDEN, HIDDEN), torch.nn.Tanh)
+            decoder = lb.nn.MLP((LATENTS,), (28, 28), (HIDDEN, HIDDEN), torch.nn.Tanh)
+        model = lb.LatentVariableModel(lb.priors.Normal(LATENTS), decoder, lb.likelihoods.Bernoulli())
+        train = lb.data.Rows.from_array(data.train, binarise="afresh")
+        model.initialise(train.x[:10_000].float() / 255)
+        posterior = lb.posteriors.DiagonalNormal(LATENTS, encoder)
+        lb.fit(model, train, lb.AEVB(posterior), passes=5, validation=0)
+        lb.save(options.cache / "model", model, posterior)
+    found = lb.load(options.cache / "model")
+    return found.model.eval(), found.posterior.eval(), rows
+
+
+def products(rows: int, backward: bool = False) -> Callable[[], None]:
+    """The decoder's matrix products for so many rows; ``backward``: those of the gradient in z too."""
+    inputs = [torch.randn(rows, shape[0]) for shape in SHAPES]
+    weights = [torch.randn(shape[1], shape[0]) for shape in SHAPES]
+    outputs = [torch.empty(rows, shape[1]) for shape in SHAPES]
+
+    def run() -> None:
+        for x, w, out in zip(inputs, weights, outputs, strict=True):
+            torch.mm(x, w.T, out=out)
+        if backward:
+            for x, w, out in zip(inputs, weights, outputs, strict=True):
+                torch.mm(out, w, out=x)
+
+    return run
+
+
+def seconds(run: Callable[[], Any], repeat: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    return (time.perf_counter() - start) / repeat
+
+
+def of_importance(targets: Any, rows: lb.data.Rows, options: argparse.Namespace) -> dict[str, Any]:
+    """The whole, and in turn with the floor on 200 of the rows."""
+    some, draws = rows.subset(torch.arange(200)), 200 * options.samples
+    floor, ours = products(CHUNK), generator(0, "bench")
+    with torch.no_grad():
+        floor()
+        shares = []
+        for _ in range(options.rounds):
+            least = seconds(floor, draws // CHUNK) * (draws / CHUNK)
+            shares.append(least / seconds(lambda: importance_sampling(targets, some, ours, options.samples)))
+    start = time.perf_counter()
+    found = importance_sampling(targets, rows, ours, options.samples)
+    return {
+        "share_of_floor": statistics.median(shares),
+        "quartiles": np.quantile(shares, [0.25, 0.75]).tolist(),
+        "seconds": time.perf_counter() - start,
+        "log_likelihood": found.mean,
+        "standard_error": found.mean_standard_error,
+        "not_believed": int((~found.believed).sum()),
+    }
+
+
+def of_adaptive(targets: Any, rows: lb.data.Rows, worst: float = 0.1) -> dict[str, Any]:
+    """Draws for an error of ``worst`` in every row, and as many for each as the hardest row needs."""
+    rng = generator(1, "bench")
+    start = time.perf_counter()
+    found = to_precision(targets, rows, rng, worst)
+    taken = time.perf_counter() - start
+    error = float(found.standard_error.max())
+    needed = float((found.samples * np.square(found.standard_error / error)).max())
+    return {
+        "asked": worst,
+        "worst_error": error,
+        "draws": found.work,
+        "uniform_draws": needed * len(rows),
+        "share": found.work / (needed * len(rows)),
+        "seconds": taken,
+        "largest": int(found.samples.max()),
+        "median": int(np.median(found.samples)),
+        "not_believed": int((~found.believed).sum()),
+        "log_likelihood": found.mean,
+        "standard_error": found.mean_standard_error,
+    }
+
+
+def of_annealing(model: lb.LatentVariableModel, targets: Any, rows: lb.data.Rows, rounds: int) -> dict[str, Any]:
+    """Gradients of log p(x, z) in z per second: ours in a Hamiltonian path, a plain loop's, and the floor's."""
+    chains, count, leapfrogs = 16, CHUNK // 16, 10
+    batch = rows.batch(torch.arange(count), torch.full((count,), 1 / count))
+    target = targets(batch)
+    path = HamiltonianPath(target.log_joint, target.prior)
+    z = torch.randn(chains, count, LATENTS, generator=generator(0, "z"))
+    step, rng, floor = torch.full((count,), 0.01), generator(0, "path"), products(CHUNK, backward=True)
+    point = path.at(z)
+    layers = [layer for layer in model.decoder.modules() if isinstance(layer, torch.nn.Linear)]
+
+    def plain() -> None:
+        at = z.clone().requires_grad_()
+        logits = layers[2](torch.tanh(layers[1](torch.tanh(layers[0](at)))))
+        target_x = batch.x.flatten(1).expand(chains, -1, -1)
+        log_lik = -torch.nn.functional.binary_cross_entropy_with_logits(logits, target_x, reduction="none").sum(-1)
+        (log_lik - 0.5 * at.square().sum(-1)).sum().backward()
+
+    def ours() -> None:
+        transition(path, point, 0.5, step, leapfrogs, rng)
+
+    floor(), plain(), ours()
+    times: dict[str, list[float]] = {"floor": [], "plain": [], "ours": []}
+    for _ in range(4 * rounds):
+        times["floor"].append(seconds(floor, leapfrogs))
+        times["plain"].append(seconds(plain, leapfrogs))
+        times["ours"].append(seconds(ours) / leapfrogs)
+    shares = {name: [a / b for a, b in zip(times["floor"], times[name], strict=True)] for name in ("ours", "plain")}
+    some, settings = rows.subset(torch.arange(50)), Settings(200, 8)
+    start = time.perf_counter()
+    found = annealed(targets, some, generator(0, "annealed"), settings)
+    return {
+        "share_of_floor": statistics.median(shares["ours"]),
+        "quartiles": np.quantile(shares["ours"], [0.25, 0.75]).tolist(),
+        "plain_share_of_floor": statistics.median(shares["plain"]),
+        "gradients_per_second": CHUNK / statistics.median(times["ours"]),
+        "fifty_rows_200_temperatures_seconds": time.perf_counter() - start,
+        "fifty_rows_log_likelihood": found.mean,
+    }
+
+
+def page(r: dict[str, Any]) -> str:
+    i, a, n = r["importance"], r["adaptive"], r["annealing"]
+    low, high = i["quartiles"]
+    below, above = n["quartiles"]
+    return "\n".join(
+        [
+            "# Evidence: speed",
+            "",
+            "| what | measured |",
+            "|---|---|",
+            f"| importance sampling, share of the floor of its matrix products | {i['share_of_floor']:.2f} "
+            f"[{low:.2f}–{high:.2f}] |",
+            f"| IS-{r['samples']} of {r['rows']:,} rows | {i['seconds']:.0f} s |",
+            f"| draws for an error of {a['worst_error']:.3f} in the worst row, over as many for every row | "
+            f"{a['share']:.3f} ({a['draws']:,} of {a['uniform_draws']:,.0f}) |",
+            f"| the same in seconds | {a['seconds']:.0f} |",
+            f"| annealing: gradients in z, share of the floor of forward and backward products | "
+            f"{n['share_of_floor']:.2f} [{below:.2f}–{above:.2f}] |",
+            f"| a plain loop over the PyTorch decoder, share of the floor | {n['plain_share_of_floor']:.2f} |",
+            f"| gradients in z per second | {n['gradients_per_second']:,.0f} |",
+            f"| peak memory of the process | {r['peak_memory_mb']:.0f} MB |",
+            "",
+            f"- IS-{r['samples']}: {i['log_likelihood']:.2f} ± {i['standard_error']:.2f} nats per row, "
+            f"{i['not_believed']:,} rows not believed (k̂); adaptive: {a['log_likelihood']:.2f} ± "
+            f"{a['standard_error']:.2f}, {a['median']:,} draws in the median row, {a['largest']:,} at most, "
+            f"{a['not_believed']:,} not believed.",
+            "- 784-200-200-50 tanh, Bernoulli, 5 passes of MNIST. Medians [quartiles] of ratios in turn, one process.",
+            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
+            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What verbs share: the group, arguments and options, where data and models come from, how results are told."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowerbound.errors import FormatError
+
+if TYPE_CHECKING:
+    from lowerbound.data import Dataset, Table
+    from lowerbound.estimators import VAE
+
+BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
+
+data_argument = click.argument("data")
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+part_option = click.option(
+    "--part", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Of a named dataset."
+)
+samples_option = click.option(
+    "--samples", type=click.IntRange(min=2), default=1000, show_default=True, help="Draws of importance sampling."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lowerbound")
+def commands() -> None:
+    """Learn, use and check deep latent-variable models by auto-encoding variational Bayes.
+
+    DATA is a name (digits, mnist) or a path: .npy, .npz, .csv, .parquet, an idx file (.gz too), or a folder of MNIST's
+    idx files. RUN is the folder of a fitted model.
+    """
+
+
+def table_path(context: click.Context, option: click.Parameter, out: str | None) -> Path | None:
+    """A path that figures can be written to, by its suffix: refused before they are computed."""
+    if out is None or Path(out).suffix.lower() in (".npy", ".csv", ".parquet"):
+        return None if out is None else Path(out)
+    raise click.BadParameter(f"{out} cannot be written by its suffix; use .npy, .csv or .parquet.")
+
+
+def load(data: str) -> Dataset | Table:
+    """A named dataset, or a file's table."""
+    from lowerbound.data import load
+
+    return load(data)
+
+
+def rows_of(source: Dataset | Table, part: str) -> Any:
+    """The rows to use: a part of a named dataset, or all of a file; with their column names where they have them."""
+    from lowerbound.data import Dataset
+
+    if isinstance(source, Dataset):
+        return source.train if part == "train" else source.test
+    if source.names is None:
+        return source.x
+    import pyarrow
+
+    return pyarrow.table({name: source.x[:, i] for i, name in enumerate(source.names)})
+
+
+def is_held_out(source: Dataset | Table, part: str) -> bool:
+    """Whether a fit by the command line cannot have seen these rows: of a file, nobody knows."""
+    from lowerbound.data import Dataset
+
+    return isinstance(source, Dataset) and part == "test"
+
+
+def fitted(run: Path) -> VAE:
+    """The estimator saved in ``run``."""
+    from lowerbound.estimators import VAE, load
+
+    found = load(run)
+    if not isinstance(found, VAE):
+        raise FormatError(f"{run} holds a model but no VAE estimator: read it in Python, with lowerbound.load.")
+    return found
+
+
+def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
+    """The result: JSON on stdout where asked for (null for what is not finite), and words on stderr."""
+    if as_json:
+        click.echo(json.dumps(finite(result), allow_nan=False))
+    say(words)
+
+
+def finite(value: Any) -> Any:
+    """The same with null for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def say(words: str, colour: str | None = None) -> None:
+    words = "".join(c if c.isprintable() or c == "\n" else "?" for c in words)  # names may come from a file
+    click.secho(words, err=True, fg=None if os.environ.get("NO_COLOR") else colour)
+
+
+def in_words(error: OSError) -> OSError:
+    """The system's own error as a sentence; one that is a sentence already, as it is."""
+    if error.errno is None:
+        return error
+    where = f"{error.filename}: " if error.filename else ""
+    return OSError(f"{where}{error.strerror}; give another path, or mend what is in the way.")

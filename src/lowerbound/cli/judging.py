@@ -1,0 +1,207 @@
+"""``lowerbound score``, ``compare`` and ``report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowerbound.cli.base import (
+    commands,
+    data_argument,
+    fitted,
+    is_held_out,
+    json_option,
+    load,
+    part_option,
+    rows_of,
+    run_argument,
+    samples_option,
+    table_path,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from lowerbound.estimators import VAE
+    from lowerbound.evidence import LogLikelihood
+
+
+def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``--evidence``: each is an argument of ``VAE.evidence`` or of its ``Settings``."""
+    options = [
+        click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
+        click.option("--standard-error", type=click.FloatRange(0, min_open=True), default=0.1, help="Of each row."),
+        click.option("--budget", type=click.FloatRange(256), default=2000, help="Draws a row, in the mean."),
+        click.option("--anneal", type=click.IntRange(0), default=50, help="Rows to anneal too."),
+        click.option("--simulate", type=click.IntRange(0), default=50, help="Rows to simulate for the sandwich."),
+        click.option("--temperatures", type=click.IntRange(1), default=1000, help="Of annealing."),
+        click.option("--chains", type=click.IntRange(2), default=8, help="Of annealing, for each row."),
+        click.option("--start", type=click.Choice(["posterior", "prior"]), default="posterior", help="Of annealing."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@samples_option
+@evidence_options
+@click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
+@json_option
+def score(
+    run: Path,
+    data: str,
+    part: str,
+    samples: int,
+    judge: bool,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Estimate log p(x) of DATA by importance sampling.
+
+    With --evidence, each row gets the draws that it needs; some rows are annealed too, and rows simulated from the
+    model are held between two bounds. A verdict says what was measured, how it can be wrong, and what to do next.
+    """
+    vae, source = fitted(run), load(data)
+    x = rows_of(source, part)
+    if judge:
+        from lowerbound.evidence import Settings
+
+        settings = Settings(options["temperatures"], options["chains"], start=options["start"])
+        given = {name: options[name] for name in ("standard_error", "budget", "anneal", "simulate")}
+        train = rows_of(source, "train") if is_held_out(source, part) else None
+        found = vae.evidence(x, settings=settings, train=train, **given)
+        result, words = found.summary(), str(found)
+        write_rows(out, found.importance)
+    else:
+        estimate = vae.log_likelihood(x, samples=samples)
+        result, words = plainly(vae, estimate, samples, is_held_out(source, part))
+        write_rows(out, estimate)
+    tell(result, as_json, words)
+
+
+def write_rows(out: Path | None, found: LogLikelihood) -> None:
+    """Figures of each row into ``out``, if anywhere."""
+    import numpy as np
+
+    from lowerbound.data import write
+
+    if out is None:
+        return
+    columns = {
+        "log_likelihood": found.estimate,
+        "standard_error": found.standard_error,
+        "ess": found.ess,
+        "pareto_k": found.pareto_k,
+        "samples": found.samples,
+    }
+    write(out, np.column_stack(list(columns.values())), list(columns))
+
+
+def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tuple[dict[str, Any], str]:
+    """The result of importance sampling alone, and in words."""
+    from lowerbound.evidence import bits_per_dimension
+
+    counting = vae.model_.likelihood.measure == "counting"
+    result = {
+        "rows": len(found.estimate),
+        "log_likelihood": found.mean,
+        "standard_error": found.mean_standard_error,
+        "monte_carlo_error": found.mean_monte_carlo_error,
+        "elbo": found.mean_elbo,
+        "elbo_standard_error": found.mean_elbo_standard_error,
+        "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting else None,
+        "estimator": f"importance sampling, {samples} draws a row",
+        "bound": "lower, in expectation",
+        "measure": vae.model_.likelihood.measure,
+        "smallest_ess": float(found.ess.min()),
+        "rows_with_ess_below_10": int((found.ess < 10).sum()),
+        "rows_not_believed": int((~found.believed).sum()),
+    }
+    bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting else ""
+    return (
+        result,
+        f"{'held-out ' if held_out else ''}log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row"
+        f"{bits}, {result['rows']} rows\n"
+        f"  by importance sampling, {samples} draws a row: a lower bound in expectation; ± is one standard error over "
+        f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
+        f"  {result['rows_not_believed']} rows are not to be believed (Pareto k̂ above its threshold), "
+        f"{result['rows_with_ess_below_10']} have an effective sample size below 10: theirs are rough, and low; "
+        "--evidence gives them more draws\n"
+        f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
+    )
+
+
+@commands.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data_argument
+@part_option
+@samples_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of draws and of binarising.")
+@json_option
+def compare(runs: tuple[Path, ...], data: str, part: str, samples: int, seed: int, as_json: bool) -> None:
+    """Compare the models of RUNS on DATA: differences of log p(x) row by row.
+
+    Runs that differ in their seed alone count as fits of one model.
+    """
+    from lowerbound.estimators import compare as compared
+
+    if len(runs) < 2:
+        raise click.UsageError("give two runs or more to compare, and then DATA.")
+    models: dict[str, list[VAE]] = {}
+    for vaes in of_one_kind(runs).values():
+        models[" ".join(str(run) for run, _ in vaes)] = [vae for _, vae in vaes]
+    if len(models) < 2:
+        raise click.UsageError("these runs differ in their seed alone: they are fits of one model.")
+    found = compared(models, rows_of(load(data), part), samples=samples, seed=seed)
+    tell({"differences": found.table()}, as_json, str(found))
+
+
+def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
+    """Runs together that were fitted alike but for their seed."""
+    from lowerbound.io import read_config
+
+    found: dict[str, list[tuple[Path, VAE]]] = {}
+    for run in runs:
+        vae = fitted(run)
+        settings = dict(read_config(run)["extra"]["parameters"])
+        settings.pop("random_state", None)
+        found.setdefault(json.dumps(settings, sort_keys=True), []).append((run, vae))
+    return found
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@samples_option
+@click.option("--evidence", "judge", is_flag=True, help="With every check of score --evidence; takes minutes.")
+@json_option
+def report(run: Path, data: str, part: str, samples: int, judge: bool, as_json: bool) -> None:
+    """Write RUN/report.html: pictures and figures of the model on DATA."""
+    import numpy as np
+
+    from lowerbound.report import write_report
+
+    vae, source = fitted(run), load(data)
+    x = rows_of(source, part)
+    labels = getattr(source, f"{part}_labels", getattr(source, "labels", None))
+    page = write_report(
+        run,
+        vae,
+        np.asarray(x),
+        labels,
+        vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples),
+        title=f"{Path(data).name}: VAE with {vae.latent_dim} latents",
+        held_out=is_held_out(source, part),
+        names=getattr(source, "names", None),
+        command=f"lowerbound report {run} {data}",
+    )
+    tell({"report": str(page)}, as_json, f"report → {page}")

@@ -1,0 +1,26 @@
+"""Fitted models beside each other, on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from numpy.typing import ArrayLike
+
+from lowerbound import evidence
+from lowerbound.estimators.vae import VAE
+
+
+def compare(
+    models: Mapping[str, VAE | Sequence[VAE]], X: ArrayLike, samples: int = 1000, seed: int = 0
+) -> evidence.Comparison:
+    """Which model gives rows ``X`` more probability: paired differences; errors of rows, draws and seeds apart.
+
+    ``models``: by name; several under one name are fits of one model with different seeds. Grey values are binarised
+    alike for all.
+    """
+    fits = {name: [each] if isinstance(each, VAE) else list(each) for name, each in models.items()}
+    measures = {name: each[0].model_.likelihood.measure for name, each in fits.items() if each}
+    estimates = {
+        name: [one.log_likelihood(X, samples=samples, seed=seed) for one in each] for name, each in fits.items()
+    }
+    return evidence.compare(estimates, measures)

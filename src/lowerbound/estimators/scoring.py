@@ -1,0 +1,109 @@
+"""What a fitted estimator says of rows in nats: log p(x), and how far to trust it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lowerbound import evidence
+from lowerbound.data import Rows
+from lowerbound.data.rows import Binarise
+from lowerbound.estimators.parameters import whole
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.training import in_order
+
+USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
+
+
+class Scoring:
+    """What an estimator with a model and a posterior says of rows."""
+
+    model_: LatentVariableModel
+    posterior_: Posterior
+    seed_: int
+    shape_: tuple[int, ...]
+    device: str
+
+    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
+        raise NotImplementedError
+
+    def _rng(self, stream: str) -> torch.Generator:
+        raise NotImplementedError
+
+    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def score_samples(self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None) -> NDArray[Any]:
+        """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
+
+        Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
+        Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
+        """
+        whole("samples", samples, 1)
+        x = self._checked(X)
+        rows, scores = self._supported(x, "mean", context), []
+        thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
+        for batch, real in in_order(rows, USE_BATCH):
+            if rows.binarise == "mean":
+                batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
+            log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
+            scores.append(log_p[:real])
+        return self._given(torch.cat(scores), x.dtype)
+
+    def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
+        """Mean over rows of ``score_samples``, in nats per row."""
+        return float(np.mean(self.score_samples(X, context=context), dtype=np.float64))
+
+    def log_likelihood(
+        self, X: ArrayLike, samples: int = 1000, context: ArrayLike | None = None, seed: int | None = None
+    ) -> evidence.LogLikelihood:
+        """log p(x) by importance sampling, with draws of each row's own: estimates, errors, effective sizes, k̂.
+
+        ``seed`` fixes the draws, and how grey values are binarised; without one they are the model's own.
+        """
+        rows = self._supported(self._checked(X), "afresh", context)
+        seed = self.seed_ if seed is None else seed
+        return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=seed)
+
+    def evidence(
+        self,
+        X: ArrayLike,
+        *,
+        standard_error: float = 0.1,
+        budget: float | None = 2000,
+        anneal: int = 50,
+        simulate: int = 50,
+        settings: evidence.Settings | None = None,
+        gaps: int = 50,
+        simulations: int = 500,
+        train: ArrayLike | None = None,
+        context: ArrayLike | None = None,
+    ) -> evidence.Evidence:
+        """log p(x) of rows, by as many draws as each needs, with annealing, a sandwich and a verdict: ``judge_model``.
+
+        Print it for the verdict; ``importance`` holds each row's estimate, its standard error, ESS and k̂.
+        """
+        rows = self._supported(self._checked(X), "afresh", context)
+        return evidence.judge_model(
+            self.model_,
+            self.posterior_,
+            rows,
+            standard_error=standard_error,
+            budget=budget,
+            anneal=anneal,
+            simulate=simulate,
+            settings=settings,
+            gaps=gaps,
+            simulations=simulations,
+            train=None if train is None else self._supported(self._checked(train), "afresh", None),
+            seed=self.seed_,
+        )

@@ -1,0 +1,231 @@
+"""log p(x) by annealed importance sampling, and between two bounds by running it both ways."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.distributions import Distribution
+from lowerbound.evidence.hmc import Path, Point, transition
+from lowerbound.evidence.targets import Source, Target, Targets
+from lowerbound.training import in_order
+
+Array = NDArray[np.float64]
+_ACCEPT = 0.65  # the rate at which a trajectory of fixed length moves farthest. Beskos et al. 2013
+_PILOT, _TRIES = 50, 2  # temperatures of a pilot, and transitions at each
+_CHAIN_ROWS = 2**12  # chains × rows at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to anneal: β over ``temperatures`` steps from ``start`` to p(x, z), ``chains`` for each row, each moved by a
+    Hamiltonian trajectory of ``leapfrogs`` at every step.
+
+    ``schedule``: "sigmoid" has small steps at both ends; "adaptive" spaces them by how the weights vary on a pilot.
+    """
+
+    temperatures: int = 1000
+    chains: int = 8
+    leapfrogs: int = 10
+    start: Source = "posterior"
+    schedule: Literal["sigmoid", "adaptive"] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.temperatures < 1 or self.leapfrogs < 1:
+            raise ValueError(f"temperatures and leapfrogs must be at least 1; got {self}.")
+        if self.chains < 2:
+            raise ValueError(f"chains must be at least 2, to have a standard error; got {self.chains}.")
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """What annealing found for each row, in nats.
+
+    ``estimate [N]``: log mean over chains of w, a lower bound on log p(x) in expectation; of chains run backwards
+    (``upper``) −log mean 1/w, an upper bound. ``standard_error [N]``: over chains, by the delta method.
+    ``log_weights [C, N]``. ``acceptance [N]``: mean over steps. ``effective_temperatures [N]``: over how many of the
+    steps the weights' variation is spread, (Σ s_t)²/Σ s_t² with s_t the deviation of step t's increments over chains.
+    """
+
+    estimate: Array
+    standard_error: Array
+    log_weights: Array
+    acceptance: Array
+    effective_temperatures: Array
+    settings: Settings
+    upper: bool = False
+
+    @property
+    def mean(self) -> float:
+        return float(self.estimate.mean())
+
+    @property
+    def mean_monte_carlo_error(self) -> float:
+        """Of ``mean``, on these very rows."""
+        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
+
+
+def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Array:
+    """β_0 = 0 … β_T = 1 along a logistic curve. Wu et al. 2017."""
+    ramp = 1 / (1 + np.exp(-sharpness * np.linspace(-1, 1, temperatures + 1)))
+    betas: Array = (ramp - ramp[0]) / (ramp[-1] - ramp[0])
+    betas[-1] = 1.0
+    return betas
+
+
+@torch.no_grad()
+def annealed(
+    targets: Targets,
+    rows: Rows,
+    rng: torch.Generator,
+    settings: Settings | None = None,
+    exact: Tensor | None = None,
+) -> Annealed:
+    """log p(x) of each row by annealing: log w = Σ_t (β_t − β_{t−1}) log [p(x, z_{t−1})/start(z_{t−1})].
+
+    Step sizes, one for each row and step, are adapted on a pilot with draws of its own and then frozen: were they
+    adapted on the way, the bound would not hold. ``exact [N, *E]``: a draw of p(z|x) for each row, from which chains
+    are run backwards, β from 1 to 0: then an upper bound. Neal 2001; Wu et al. 2017; Grosse et al. 2015.
+    """
+    settings = Settings() if settings is None else settings
+    results = []
+    size = max(1, _CHAIN_ROWS // settings.chains)
+    for batch, real in in_order(rows, min(size, len(rows)), rng):
+        target = targets(batch)
+        start = _start(target, settings.start)
+        path, dtype = Path(target.log_joint, start), batch.x.dtype
+        betas, steps = _pilot(path, target, settings, len(batch.x), rng, dtype)
+        if exact is None:
+            noise = start.noise((settings.chains, len(batch.x)), target.event, rng, dtype)
+            run = _forwards(path, start.sample(noise), betas, steps, settings.leapfrogs, rng)
+        else:
+            z = exact[batch.index].to(dtype).expand(settings.chains, *batch.index.shape, *target.event)
+            run = _backwards(path, z, betas, steps, settings.leapfrogs, rng)
+        results.append([part[..., :real].cpu().double().numpy() for part in run])
+    log_weights, acceptance, effective = (np.concatenate(parts, -1) for parts in zip(*results, strict=True))
+    estimate, error = log_mean(log_weights if exact is None else -log_weights)
+    estimate = estimate if exact is None else -estimate
+    return Annealed(estimate, error, log_weights, acceptance, effective, settings, exact is not None)
+
+
+def log_mean(log_weights: Array) -> tuple[Array, Array]:
+    """log mean w over chains ``[C, N]``, and its standard error by the delta method."""
+    largest = log_weights.max(0)
+    weights = np.exp(log_weights - largest)
+    mean = weights.mean(0)
+    return largest + np.log(mean), weights.std(0, ddof=1) / math.sqrt(len(weights)) / mean
+
+
+def _start(target: Target, name: Source) -> Distribution:
+    found = target.source(name)
+    for latent, part in found.nodes().items():
+        if not part.unconstrained:
+            raise ValueError(
+                f"annealing moves latents over all real numbers, and latent {latent!r} is a {type(part).__name__}: use "
+                "importance sampling, or enumerate its states where they are few."
+            )
+    return found
+
+
+Run = tuple[Tensor, Tensor, Tensor]  # log weights [C, B], acceptance [B], effective temperatures [B]
+
+
+def _forwards(path: Path, z: Tensor, betas: Array, steps: Tensor, leapfrogs: int, rng: torch.Generator) -> Run:
+    point, book = path.at(z), _Book(len(betas) - 1)
+    for t in range(1, len(betas)):
+        book.add(betas[t] - betas[t - 1], point)
+        if t < len(betas) - 1:
+            point, probability = transition(path, point, betas[t], steps[t], leapfrogs, rng)
+            book.accept(probability)
+    return book.run()
+
+
+def _backwards(path: Path, z: Tensor, betas: Array, steps: Tensor, leapfrogs: int, rng: torch.Generator) -> Run:
+    point, book = path.at(z), _Book(len(betas) - 1)
+    for t in range(len(betas) - 1, 0, -1):
+        point, probability = transition(path, point, betas[t], steps[t], leapfrogs, rng)
+        book.accept(probability)
+        book.add(betas[t] - betas[t - 1], point)
+    return book.run()
+
+
+class _Book:
+    """Sums along a path, in double precision."""
+
+    def __init__(self, temperatures: int) -> None:
+        self.temperatures, self.accepted = temperatures, 0
+        self.log_w: Tensor | float = 0.0
+        self.spread: Tensor | float = 0.0
+        self.spread_squares: Tensor | float = 0.0
+        self.probability: Tensor | None = None
+
+    def add(self, change: float, point: Point) -> None:
+        increment = change * point.ratio
+        deviation = increment.std(0)
+        self.log_w = self.log_w + increment
+        self.spread, self.spread_squares = self.spread + deviation, self.spread_squares + deviation.square()
+
+    def accept(self, probability: Tensor) -> None:
+        mean = probability.mean(0)
+        self.probability = mean if self.probability is None else self.probability + mean
+        self.accepted += 1
+
+    def run(self) -> Run:
+        assert isinstance(self.log_w, Tensor)  # one step at least
+        assert isinstance(self.spread, Tensor)
+        assert isinstance(self.spread_squares, Tensor)
+        acceptance = torch.ones_like(self.spread) if self.probability is None else self.probability / self.accepted
+        effective = torch.nan_to_num(self.spread.square() / self.spread_squares, nan=float(self.temperatures))
+        return self.log_w, acceptance, effective
+
+
+def _pilot(
+    path: Path, target: Target, settings: Settings, rows: int, rng: torch.Generator, dtype: torch.dtype
+) -> tuple[Array, Tensor]:
+    """Temperatures ``[T + 1]`` and step sizes ``[T + 1, B]``, from chains that are then thrown away.
+
+    The logarithm of a step grows while chains accept more often than they should, at each temperature in turn.
+    """
+    coarse = sigmoid_schedule(min(_PILOT, settings.temperatures))
+    noise = path.start.noise((settings.chains, rows), target.event, rng, dtype)
+    point = path.at(path.start.sample(noise))
+    log_step = torch.full((rows,), math.log(0.1), dtype=dtype, device=point.z.device)
+    found, speed = [], []
+    for t, beta in enumerate(coarse):
+        for attempt in range(_TRIES if t else 10 * _TRIES):
+            point, probability = transition(path, point, beta, log_step.exp(), settings.leapfrogs, rng)
+            rate = 1.0 if t == 0 and attempt < 5 * _TRIES else 0.3
+            log_step = log_step + rate * (probability.mean(0) - _ACCEPT).to(dtype)
+        found.append(log_step)
+        speed.append(float(point.ratio.std(0).mean()))
+    betas = sigmoid_schedule(settings.temperatures)
+    if settings.schedule == "adaptive":
+        betas = _evenly(coarse, np.array(speed), settings.temperatures)
+    return betas, _interpolated(torch.stack(found), coarse, betas)
+
+
+def _evenly(coarse: Array, speed: Array, temperatures: int) -> Array:
+    """β such that the deviation of the weights' increments is the same at each step. Gelman & Meng 1998."""
+    lengths = np.diff(coarse) * 0.5 * (speed[1:] + speed[:-1])
+    along = np.concatenate([[0.0], np.cumsum(lengths + 1e-3 * lengths.sum() / len(lengths))])
+    betas: Array = np.interp(np.linspace(0, along[-1], temperatures + 1), along, coarse)
+    betas[0], betas[-1] = 0.0, 1.0
+    return betas
+
+
+def _interpolated(log_steps: Tensor, coarse: Array, betas: Array) -> Tensor:
+    """Step sizes at ``betas``: smoothed over five temperatures of the pilot, on a line between them."""
+    width = min(5, len(log_steps))
+    padded = torch.cat([log_steps[:1].expand(width // 2, -1), log_steps, log_steps[-1:].expand(width // 2, -1)])
+    smooth = padded.unfold(0, width, 1).mean(-1)[: len(log_steps)]
+    place = np.clip(np.searchsorted(coarse, betas, side="right") - 1, 0, len(coarse) - 2)
+    share = (betas - coarse[place]) / (coarse[place + 1] - coarse[place])
+    below, weight = torch.from_numpy(place).to(smooth.device), torch.from_numpy(share).to(smooth).unsqueeze(1)
+    return torch.lerp(smooth[below], smooth[below + 1], weight).exp()

@@ -1,0 +1,164 @@
+"""Which model gives the rows more probability, by differences row by row, with each source of error apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.evidence.importance import LogLikelihood, error_of_mean
+
+Array = NDArray[np.float64]
+_HEAD = ("first", "second", "difference", "± rows", "± Monte Carlo", "± seeds", "first better", "not believed")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """log p(x) of the ``first`` model less that of the ``second``, mean over ``rows``, in nats per row.
+
+    Each fit gives d_nab = log p_a(x_n) − log p_b(x_n); d_n is its mean over fits. Three standard errors of the mean,
+    each with the other sources as they are; Monte Carlo error, which has no other way to show, is part of all three:
+
+    ``row_error``: were there other rows, std(d_n)/√N. ``monte_carlo_error``: were the latents drawn anew for these
+    rows and fits. ``seed_error``: were the models fitted anew and scored on these rows, from the variance over fits of
+    each model's mean; NaN if either was fitted once.
+
+    ``first_better``: the share of rows where d_n > 0. ``fits``: how many of each. ``not_believed``: rows whose k̂ is
+    too large in any fit of either, where neither estimate nor error is to be believed.
+    """
+
+    first: str
+    second: str
+    mean: float
+    row_error: float
+    monte_carlo_error: float
+    seed_error: float
+    first_better: float
+    fits: tuple[int, int]
+    rows: int
+    not_believed: int
+
+    @property
+    def note(self) -> str:
+        """What a reader of the figures has to know, or nothing."""
+        once = [name for name, fits in zip((self.first, self.second), self.fits, strict=True) if fits == 1]
+        notes = [f"one seed only of {' and of '.join(once)}: how fits vary is not known" if once else ""]
+        notes.append("" if math.isfinite(self.mean) else "a row is at −∞ under a model")
+        notes.append(f"{self.not_believed} of {self.rows} rows are not to be believed" if self.not_believed else "")
+        return "; ".join(filter(None, notes))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of every pair of models, in the order given, under one base ``measure``."""
+
+    differences: tuple[Difference, ...]
+    measure: str
+
+    def table(self) -> list[dict[str, object]]:
+        """A dict for each pair, for JSON: what is not a finite number is None, and the note says why."""
+        return [
+            {name: _for_json(value) for name, value in asdict(d).items()} | {"measure": self.measure, "note": d.note}
+            for d in self.differences
+        ]
+
+    def __str__(self) -> str:
+        lines = [_HEAD, *map(_cells, self.differences)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+        body = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+        title = f"log p(x) of the first less the second: nats per row, {self.differences[0].rows} rows, {self.measure}"
+        notes = [f"{d.first} − {d.second}: {d.note}." for d in self.differences if d.note]
+        return "\n".join([title, *body, *notes])
+
+
+def compare(
+    estimates: Mapping[str, LogLikelihood | Sequence[LogLikelihood]], measures: Mapping[str, str]
+) -> Comparison:
+    """Compare models by name, each fitted once or with several seeds, on the same rows in the same order.
+
+    ``measures``: the base measure of each name, as "counting" or "Lebesgue"; densities and probabilities are not
+    compared. Monte Carlo errors assume draws of their own for each row and fit, as ``log_likelihood`` takes them.
+    """
+    fits = {name: [one] if isinstance(one, LogLikelihood) else list(one) for name, one in estimates.items()}
+    _check(fits, measures)
+    pairs = combinations(fits, 2)
+    differences = tuple(_difference(a, fits[a], b, fits[b]) for a, b in pairs)
+    return Comparison(differences, measures[next(iter(fits))])
+
+
+def _check(fits: Mapping[str, Sequence[LogLikelihood]], measures: Mapping[str, str]) -> None:
+    if len(fits) < 2:
+        raise ValueError(f"estimates holds {len(fits)} models; give two or more to compare.")
+    for name, of_name in fits.items():
+        if not of_name:
+            raise ValueError(f"estimates holds no fit of {name!r}; give at least one.")
+        if name not in measures:
+            raise ValueError(f"measures does not say the base measure of {name!r}; give that of its likelihood.")
+    first = next(iter(fits))
+    rows = len(fits[first][0].estimate)
+    for name, of_name in fits.items():
+        if measures[name] != measures[first]:
+            raise ValueError(
+                f"{name!r} has the base measure {measures[name]} and {first!r} {measures[first]}, and log p(x) under "
+                "different measures is not comparable; compare models of one measure."
+            )
+        for one in of_name:
+            if len(one.estimate) != rows:
+                raise ValueError(
+                    f"a fit of {name!r} is of {len(one.estimate)} rows and the first of {first!r} of {rows}; "
+                    "estimate all on the same rows in the same order."
+                )
+
+
+def _difference(a: str, of_a: Sequence[LogLikelihood], b: str, of_b: Sequence[LogLikelihood]) -> Difference:
+    with np.errstate(invalid="ignore"):  # −∞ less −∞
+        per_row = _mean_of(of_a) - _mean_of(of_b)
+    believed = np.all([one.believed for one in (*of_a, *of_b)], 0)
+    return Difference(
+        first=a,
+        second=b,
+        mean=float(per_row.mean()),
+        row_error=error_of_mean(per_row),
+        monte_carlo_error=math.hypot(_monte_carlo_error(of_a), _monte_carlo_error(of_b)),
+        seed_error=math.hypot(_seed_error(of_a), _seed_error(of_b)),
+        first_better=float((per_row > 0).mean()),
+        fits=(len(of_a), len(of_b)),
+        rows=len(per_row),
+        not_believed=int((~believed).sum()),
+    )
+
+
+def _mean_of(fits: Sequence[LogLikelihood]) -> Array:
+    """log p(x) ``[N]``, mean over fits."""
+    mean: Array = np.mean([one.estimate for one in fits], 0)
+    return mean
+
+
+def _monte_carlo_error(fits: Sequence[LogLikelihood]) -> float:
+    """Of the mean over rows and fits, whose draws are independent."""
+    return math.hypot(*(one.mean_monte_carlo_error for one in fits)) / len(fits)
+
+
+def _seed_error(fits: Sequence[LogLikelihood]) -> float:
+    """Of the mean over fits of the mean over rows; NaN for one fit."""
+    return error_of_mean(np.array([one.mean for one in fits]))
+
+
+def _for_json(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cells(d: Difference) -> tuple[str, ...]:
+    errors = [f"± {e:.4f}" if math.isfinite(e) else "unknown" for e in (d.row_error, d.monte_carlo_error, d.seed_error)]
+    return d.first, d.second, f"{d.mean:+.4f}", *errors, f"{d.first_better:.1%}", f"{d.not_believed} of {d.rows}"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Names to the left, figures to the right."""
+    return [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]

@@ -1,0 +1,208 @@
+"""How far the ELBO is from log p(x), and why: what the encoder loses, and what the family of q cannot reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lowerbound.distributions import generator
+from lowerbound.evidence.importance import LogLikelihood, error_of_mean
+from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
+from lowerbound.evidence.targets import settled
+from lowerbound.inference import Data
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+
+Array = NDArray[np.float64]
+_CONVERGED = 0.01  # nats that the last steps may still gain
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two quantities of each row, in nats: ``estimate [N]``, ``standard_error [N]`` its Monte Carlo error."""
+
+    estimate: Array
+    standard_error: Array
+
+    @property
+    def mean(self) -> float:
+        """Over rows, in nats per row."""
+        return float(self.estimate.mean())
+
+    @property
+    def mean_standard_error(self) -> float:
+        """Standard error of ``mean`` as an estimate for new rows: rows vary, and each is estimated."""
+        return error_of_mean(self.estimate)
+
+    @property
+    def mean_monte_carlo_error(self) -> float:
+        """The part of it that is Monte Carlo error on these very rows."""
+        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """log p(x) − ELBO = amortisation + approximation, for each row and in the mean, in nats.
+
+    ``elbo [N]``: of the encoder's q(z|x). ``local [N]``: of the best q found for each row by itself, by the name of its
+    family, that of the encoder (``family``) first. ``log_p [N]``: estimates of log p(x); ``believed [N]``: where k̂ lets
+    them be. ``standard_error [N]``: Monte Carlo errors, of "elbo", of "log_p", and by the names of families.
+    ``gained``: local − ELBO, of the same noise where two families share it. ``late``: what the last tenth of the steps
+    gained.
+    """
+
+    elbo: Array
+    local: Mapping[str, Array]
+    log_p: Array
+    believed: NDArray[np.bool_]
+    standard_error: Mapping[str, Array]
+    gained: Mapping[str, Difference]
+    late: Mapping[str, Difference]
+
+    @property
+    def family(self) -> str:
+        """The name of the encoder's family."""
+        return next(iter(self.local))
+
+    @property
+    def amortisation(self) -> Difference:
+        """ELBO of the best q of the encoder's family − ELBO of the encoder's q."""
+        return self.gained[self.family]
+
+    def approximation(self, family: str | None = None) -> Difference:
+        """log p(x) − ELBO of the best q of ``family``, the encoder's unless given another of ``local``.
+
+        Too small, in expectation, by as much as ``log_p`` is too low.
+        """
+        name = self.family if family is None else family
+        if name not in self.local:
+            raise ValueError(f"family is {name!r}; the report is of {', '.join(self.local)}.")
+        return self._above(self.local[name], self.standard_error[name])
+
+    @property
+    def total(self) -> Difference:
+        """log p(x) − ELBO: the sum of the two."""
+        return self._above(self.elbo, self.standard_error["elbo"])
+
+    def converged(self, family: str | None = None) -> bool:
+        """Whether the last tenth of the steps gained at most 0.01 nats a row, or no more than twice its own error."""
+        late = self.late[self.family if family is None else family]
+        return late.mean <= max(_CONVERGED, 2 * late.mean_monte_carlo_error)
+
+    def words(self) -> str:
+        """The report in a few sentences; ± is the Monte Carlo error on these very rows."""
+        name, *rest = self.local
+        said = [
+            f"Over {len(self.elbo):,} rows log p(x) is {self.log_p.mean():.2f} nats a row and the ELBO "
+            f"{self.elbo.mean():.2f}: a gap of {_figure(self.total)}, with a standard error of "
+            f"{self.total.mean_standard_error:.1g} over rows.",
+            f"{_figure(self.amortisation)} of it is amortisation: a {name} fitted to each row by itself reaches "
+            f"{self.local[name].mean():.2f}.",
+            f"{_figure(self.approximation())} of it is approximation: no {name} that was found comes nearer.",
+        ]
+        said += [f"The best {other} found leaves {_figure(self.approximation(other))}." for other in rest]
+        late = ", ".join(f"{_figure(each)} ({name})" for name, each in self.late.items())
+        said.append(f"The last tenth of the search gained {late}.")
+        if unfinished := [each for each in self.local if not self.converged(each)]:
+            said.append(f"It has not converged for {' and '.join(unfinished)}: take more steps.")
+        if doubtful := int((~self.believed).sum()):
+            said.append(f"Of {doubtful:,} rows log p(x) is not to be believed (k̂): most likely it is higher.")
+        return " ".join(said)
+
+    def _above(self, bound: Array, error: Array) -> Difference:
+        with np.errstate(invalid="ignore"):  # −∞ − (−∞), of a row too far out
+            return Difference(self.log_p - bound, np.hypot(self.standard_error["log_p"], error))
+
+
+def gap_report(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Data,
+    log_p: LogLikelihood | None = None,
+    *,
+    steps: int = 500,
+    draws: int = 8,
+    samples: int = 1000,
+    richer: Sequence[Richer | Posterior] | None = None,
+    learning_rate: float = 0.1,
+    rows_at_once: int = 500,
+    seed: int = 0,
+) -> Gaps:
+    """Split log p(x) − ELBO of each row ``x [N, *X]`` into amortisation and approximation, in nats.
+
+    The best q of a row is sought from what the encoder gives it by ``steps`` of Adam, each with ``draws`` of z, at a
+    rate that falls from ``learning_rate`` to 0: a top of its own, where there are several. Networks that belong to the
+    family, as a flow's, stay as they are. ``richer``: other families, each from the mean and covariance of the first
+    one's best; a posterior stands for its family, and its encoder is not asked (``nn.Identity()``). None: "FullNormal"
+    where z is a real vector.
+
+    All bounds are of ``samples`` fresh draws. ``log_p``: what ``log_likelihood`` found for these rows; None: as many
+    draws of importance sampling from the best q found. Model and posterior are left as they are. Cremer et al. 2018.
+    """
+    if min(steps, rows_at_once) < 1 or min(samples, draws) < 2:
+        raise ValueError("steps and rows_at_once must be at least 1, and draws and samples at least 2.")
+    others, ascent = families(posterior, richer), Ascent(steps, draws, learning_rate)
+    device = (like := next(model.parameters())).device
+    # the stream of ``log_likelihood``: rows that are binarised afresh come out the same as there
+    rows = settled(x, like, generator(seed, "evidence", device=device))
+    if log_p is not None and len(log_p.estimate) != len(rows):
+        raise ValueError(f"log_p is of {len(log_p.estimate)} rows and x has {len(rows)}; give that of the same rows.")
+    rng, found, estimates = generator(seed, "gaps", device=device), [], []
+    for number, index in enumerate(torch.arange(len(rows), device=rows.device).split(rows_at_once)):
+        part = Part.of(model, posterior, rows.subset(index))
+        start = part.encoded()
+        best = [ascent.run(part, posterior, start, rng)]
+        best += [ascent.richer(part, family, best[0], rng) for family in others]
+        bounds = _bounds(part, best, samples, seed, number)
+        found.append(bounds)
+        if log_p is None:
+            proposal = max(best, key=lambda local: float(bounds[local.name, "local"][0].mean()))
+            estimates.append(part.log_p(proposal, samples, rng))
+    return _report(found, _concatenated(estimates) if log_p is None else log_p)
+
+
+Bounds = Mapping[tuple[str, str], Array]  # by a family's name and a kind, means over draws and errors, [2, B]
+
+
+def _bounds(part: Part, best: Sequence[Local], samples: int, seed: int, stream: int) -> Bounds:
+    """Of fresh draws: the ELBO, each local bound, what it gained on it and what it gained in the last steps."""
+    start = part.log_weights(part.posterior, part.encoded(), samples, seed, stream)
+    found = {("", "elbo"): _mean(start)}
+    for local in best:
+        before, end = (part.log_weights(local.family, at, samples, seed, stream) for at in (local.before, local.end))
+        found[local.name, "local"] = _mean(end)
+        found[local.name, "gained"] = _mean(end, start)
+        found[local.name, "late"] = _mean(end, before)
+    return found
+
+
+def _mean(values: Array, less: Array | None = None) -> Array:
+    """The mean over draws ``[S, B]``, or of a difference, and its standard error: ``[2, B]``."""
+    with np.errstate(invalid="ignore"):
+        values = values if less is None else values - less
+        return np.stack([values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values))])
+
+
+def _report(parts: Sequence[Bounds], log_p: LogLikelihood) -> Gaps:
+    found = {key: np.concatenate([part[key] for part in parts], 1) for key in parts[0]}
+    by_kind = {kind: {name: each for (name, its), each in found.items() if its == kind} for _, kind in found}
+    elbo, local = by_kind["elbo"][""], by_kind["local"]
+    errors = {"elbo": elbo[1], "log_p": log_p.standard_error} | {name: each[1] for name, each in local.items()}
+    gained, late = ({name: Difference(*each) for name, each in by_kind[kind].items()} for kind in ("gained", "late"))
+    bounds = {name: each[0] for name, each in local.items()}
+    return Gaps(elbo[0], bounds, log_p.estimate, log_p.believed, errors, gained, late)
+
+
+def _concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
+    names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return LogLikelihood(**arrays, work=sum(part.work for part in parts))
+
+
+def _figure(difference: Difference) -> str:
+    return f"{difference.mean:.3f} ± {difference.mean_monte_carlo_error:.1g}"

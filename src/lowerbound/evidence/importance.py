@@ -1,0 +1,253 @@
+"""log p(x) by importance sampling, with the posterior as proposal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.distributions import generator
+from lowerbound.draw import Batch
+from lowerbound.evidence import pareto
+from lowerbound.evidence.targets import Source, Targets, of_model, settled
+from lowerbound.inference import Data
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.training import in_order
+
+_CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
+_CHUNK_ROWS = 2**12  # and rows through the decoder at once, whose hidden layers may be wider than its output
+_ROWS = 100  # of a batch
+_PILOT = 128
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Estimates of log p(x) in nats, one for each row.
+
+    ``estimate [N]``: log mean_K w, a lower bound on log p(x) in expectation. ``standard_error [N]``: Monte Carlo error
+    by the delta method. ``ess [N]``: effective sample size, of ``samples [N]``. ``elbo [N]``: mean_K log w.
+    ``pareto_k [N]``: the shape of the weights' tail. ``work``: draws in all, a pilot's among them.
+    """
+
+    estimate: Array
+    standard_error: Array
+    ess: Array
+    elbo: Array
+    pareto_k: Array
+    samples: NDArray[np.int64]
+    work: int
+
+    @property
+    def believed(self) -> NDArray[np.bool_]:
+        """Rows whose k̂ is at most min(1 − 1/log₁₀K, 0.7); of the others neither estimate nor error is to be believed.
+
+        k̂ cannot see a mode of p(z|x) that the posterior misses.
+        """
+        return self.pareto_k <= pareto.threshold(self.samples)
+
+    @property
+    def errors_hold(self) -> NDArray[np.bool_]:
+        """Rows whose k̂ is at most ½: of others the variance of the weights, and so the standard error, is infinite."""
+        return self.believed & (self.pareto_k <= 0.5)
+
+    @property
+    def mean(self) -> float:
+        """Mean over rows of the estimate, in nats per row."""
+        return float(self.estimate.mean())
+
+    @property
+    def mean_standard_error(self) -> float:
+        """Standard error of ``mean`` as an estimate for new rows: rows vary, and each is estimated."""
+        return error_of_mean(self.estimate)
+
+    @property
+    def mean_monte_carlo_error(self) -> float:
+        """The part of it that is Monte Carlo error on these very rows (their draws are independent)."""
+        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
+
+    @property
+    def mean_elbo(self) -> float:
+        return float(self.elbo.mean())
+
+    @property
+    def mean_elbo_standard_error(self) -> float:
+        return error_of_mean(self.elbo)
+
+
+def log_likelihood(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Data,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    batch_size: int = _ROWS,
+) -> LogLikelihood:
+    """Estimate log p(x) of each row by importance sampling: log mean_K p(x, z_k)/q(z_k|x), z_k ~ q(z|x).
+
+    ``x``: rows ``[N, *X]``. ``samples``: K, drawn afresh for every row. Memory does not grow with K or N. A row too far
+    out for the model's precision gets −∞. The estimate is low by about Var(w)/(2K p(x)²) in expectation.
+    Burda et al. 2016; Kingma & Welling 2013, §3.
+    """
+    rng = generator(seed, "evidence", device=(like := next(model.parameters())).device)
+    return importance_sampling(of_model(model, posterior), settled(x, like, rng), rng, samples, batch_size)
+
+
+@torch.no_grad()
+def importance_sampling(
+    targets: Targets,
+    rows: Rows,
+    rng: torch.Generator,
+    samples: int = 1000,
+    batch_size: int = _ROWS,
+    source: Source = "posterior",
+) -> LogLikelihood:
+    """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
+    if samples < 2:
+        raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
+    results, tails = [], []
+    for batch, real in in_order(rows, min(batch_size, len(rows)), rng):
+        target = targets(batch)
+        proposal = target.source(source)
+        total = WeightTotal(pareto.tail_size(samples) + 1)
+        for draws in chunks(samples, len(batch.x), target.width):
+            noise = proposal.noise((draws, len(batch.x)), target.event, rng, batch.x.dtype)
+            total.add(target.log_weights(proposal, noise))
+        results.append(total.result()[:, :real])
+        tails.append(total.largest()[:, :real])
+    estimate, error, ess, bound = torch.cat(results, 1).cpu().numpy()
+    shape = pareto.pareto_k(torch.cat(tails, 1).cpu().numpy())
+    return LogLikelihood(estimate, error, ess, bound, shape, np.full(len(rows), samples), samples * len(rows))
+
+
+def to_precision(
+    targets: Targets,
+    rows: Rows,
+    rng: torch.Generator,
+    standard_error: float = 0.05,
+    budget: float | None = None,
+    most: int = 2**16,
+) -> LogLikelihood:
+    """Importance sampling with as many draws for each row as it needs for ``standard_error``, at most ``most``.
+
+    K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
+    pilot happened to see cannot bias it. ``budget``: draws per row in the mean, the pilot's among them; the error is
+    raised for all rows alike until it is kept.
+    """
+    if not standard_error > 0:
+        raise ValueError(f"standard_error must be above 0, got {standard_error}.")
+    if budget is not None and budget < 2 * _PILOT:
+        raise ValueError(f"budget must be at least {2 * _PILOT} draws a row, pilot and estimate; got {budget:g}.")
+    pilot = importance_sampling(targets, rows, rng, _PILOT)
+    variance = np.divide(_PILOT, pilot.ess, out=np.full(len(rows), math.inf), where=pilot.ess > 0) - 1
+    variance = np.minimum(variance, _PILOT - 1)
+    asked = standard_error**2
+    draws = _at_least(variance / asked, most)
+    while budget is not None and draws.mean() > budget - _PILOT:
+        asked *= 1.2
+        draws = _at_least(variance / asked, most)
+    return _with(targets, rows, rng, draws, pilot.work)
+
+
+def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
+    """The next power of two, for rows with as many draws are taken together."""
+    return np.minimum(2 ** np.ceil(np.log2(np.maximum(needed, _PILOT))).astype(np.int64), most)
+
+
+def _with(targets: Targets, rows: Rows, rng: torch.Generator, draws: NDArray[np.int64], spent: int) -> LogLikelihood:
+    """Estimates with ``draws [N]`` for each row: rows that have as many are taken together."""
+    found = {name: np.empty(len(rows)) for name in ("estimate", "standard_error", "ess", "elbo", "pareto_k")}
+    for size in np.unique(draws):
+        index = np.flatnonzero(draws == size)
+        some = importance_sampling(targets, rows.subset(torch.from_numpy(index).to(rows.device)), rng, int(size))
+        for name, values in found.items():
+            values[index] = getattr(some, name)
+        spent += some.work
+    return LogLikelihood(**found, samples=draws, work=spent)
+
+
+@torch.no_grad()
+def score_rows(
+    model: LatentVariableModel, posterior: Posterior, batch: Batch, samples: int, rng: torch.Generator
+) -> Tensor:
+    """log mean_K w ``[B]`` with the *same* noise for every row, so that no row's score depends on its neighbours.
+
+    Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
+    """
+    target, total = of_model(model, posterior)(batch), WeightTotal()
+    for draws in chunks(samples, len(batch.x), target.width):
+        noise = target.posterior.noise((draws, 1), target.event, rng, batch.x.dtype)
+        total.add(target.log_weights(target.posterior, noise))
+    return total.result()[0]
+
+
+class WeightTotal:
+    """Sums over importance weights, taken in chunks of draws, in double precision, on the scale of the largest.
+
+    ``tail``: how many of the largest are kept of each row.
+    """
+
+    def __init__(self, tail: int = 0) -> None:
+        self.draws, self.tail = 0, tail
+        self.top: Tensor | None = None
+        self.scale: Tensor | None = None
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in ``log_w [K, B]``."""
+        log_w = log_w.double()
+        largest = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)  # −∞ − (−∞) is no number
+        if self.scale is None:
+            self.scale = largest
+            self.sum = self.sum_squares = self.sum_logs = torch.zeros_like(largest)
+        else:
+            largest = torch.maximum(self.scale, largest)
+            shrink = (self.scale - largest).exp()
+            self.sum, self.sum_squares, self.scale = self.sum * shrink, self.sum_squares * shrink**2, largest
+        weights = (log_w - self.scale).exp()
+        self.sum = self.sum + weights.sum(0)
+        self.sum_squares = self.sum_squares + weights.square().sum(0)
+        self.sum_logs = self.sum_logs + log_w.sum(0)
+        self.draws += len(log_w)
+        if self.tail:
+            seen = log_w if self.top is None else torch.cat([self.top, log_w])
+            self.top = seen if len(seen) <= self.tail else seen.topk(self.tail, 0, sorted=False).values
+
+    def largest(self) -> Tensor:
+        """The logarithms of the largest weights, ``[tail, B]``."""
+        assert self.top is not None
+        return self.top
+
+    def result(self) -> Tensor:
+        """log mean w, its standard error, the effective sample size, mean log w: ``[4, B]``."""
+        assert self.scale is not None
+        ess = torch.where(self.sum > 0, self.sum.square() / self.sum_squares, 0)
+        relative_variance = (self.draws / ess - 1).clamp(min=0) / max(1, self.draws - 1)
+        estimate = self.scale + self.sum.log() - math.log(self.draws)
+        return torch.stack([estimate, relative_variance.sqrt(), ess, self.sum_logs / self.draws])
+
+
+def chunks(draws: int, rows: int, values_per_row: int) -> Iterator[int]:
+    """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw)."""
+    most = max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, values_per_row)) // rows)
+    while draws > 0:
+        yield min(most, draws)
+        draws -= most
+
+
+def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
+    """−nats/(D ln 2): what a value costs to store, on average."""
+    return -nats_per_row / (math.prod(shape) * math.log(2))
+
+
+def error_of_mean(values: Array) -> float:
+    """Of the mean; NaN where the spread is unknown: for a single row, or one at −∞."""
+    known = len(values) > 1 and bool(np.isfinite(values).all())
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan

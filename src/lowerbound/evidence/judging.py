@@ -1,0 +1,205 @@
+"""All that is asked of a fitted model at once: estimates, checks, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lowerbound.data import Rows
+from lowerbound.distributions import generator
+from lowerbound.evidence import export, verdict
+from lowerbound.evidence.annealing import Settings
+from lowerbound.evidence.baselines import Baseline, baselines, kind_of
+from lowerbound.evidence.calibration import Calibration, calibrate
+from lowerbound.evidence.collapse import Collapse, collapse
+from lowerbound.evidence.gaps import Gaps, gap_report
+from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, to_precision
+from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
+from lowerbound.evidence.targets import of_model, settled
+from lowerbound.inference import Data
+from lowerbound.likelihoods.base import Measure
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.training import in_order
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """log p(x) of rows, and what was done to find out how far to trust it.
+
+    ``importance``: of all rows. ``annealed``: of the rows ``index``, with as many temperatures and with twice as many.
+    ``simulated``: the sandwich of rows drawn from the model. ``gaps``: of the same rows ``index``. ``collapse``,
+    ``calibration`` and ``baselines`` as their names say. ``measure`` and ``shape``: of the data.
+    """
+
+    importance: LogLikelihood
+    measure: Measure
+    shape: tuple[int, ...]
+    index: NDArray[np.int64]
+    annealed: Steadiness | None = None
+    simulated: Sandwich | None = None
+    gaps: Gaps | None = None
+    collapse: Collapse | None = None
+    calibration: Calibration | None = None
+    baselines: tuple[Baseline, ...] = ()
+
+    @property
+    def verdict(self) -> verdict.Verdict:
+        checks = []
+        if self.annealed is not None:
+            checks += [verdict.agreement(self.importance, self.index, self.annealed), verdict.steady(self.annealed)]
+        if self.simulated is not None:
+            checks.append(verdict.validated(self.simulated))
+        if self.gaps is not None:
+            checks.append(verdict.split(self.gaps))
+        if self.calibration is not None:
+            checks.append(verdict.calibrated(self.calibration))
+        if self.collapse is not None:
+            checks.append(verdict.used(self.collapse))
+        if self.baselines:
+            checks.append(verdict.beaten(self.importance, self.baselines))
+        return verdict.judge(self.importance, self.measure, self.shape, checks)
+
+    def __str__(self) -> str:
+        return str(self.verdict)
+
+    @property
+    def bits_per_dimension(self) -> NDArray[np.float64] | None:
+        """Of each row; None for densities, which no code of so many bits stores."""
+        if self.measure != "counting":
+            return None
+        return np.array([bits_per_dimension(nats, self.shape) for nats in self.importance.estimate])
+
+    def to_arviz(self) -> Any:
+        """An ``arviz.InferenceData`` (the extra ``diag``)."""
+        return export.to_arviz(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Means with their errors, and the verdict, as JSON."""
+        found, judged = self.importance, self.verdict
+        return {
+            "rows": len(found.estimate),
+            "log_likelihood": found.mean,
+            "standard_error": found.mean_standard_error,
+            "monte_carlo_error": found.mean_monte_carlo_error,
+            "total": float(found.estimate.sum()),
+            "elbo": found.mean_elbo,
+            "elbo_standard_error": found.mean_elbo_standard_error,
+            "bits_per_dimension": bits_per_dimension(found.mean, self.shape) if self.measure == "counting" else None,
+            "measure": self.measure,
+            "estimator": "importance sampling",
+            "bound": "lower, in expectation",
+            "draws": {"fewest": int(found.samples.min()), "most": int(found.samples.max()), "in_all": found.work},
+            "rows_not_believed": int((~found.believed).sum()),
+            "annealed": None if self.annealed is None else _of_annealed(self.annealed),
+            "sandwich": None if self.simulated is None else _of_sandwich(self.simulated),
+            "baselines": [_of_baseline(each) for each in self.baselines],
+            "verdict": {
+                "measured": judged.measured,
+                "direction": judged.direction,
+                "checks": [vars(check) for check in judged.checks],
+                "next": list(judged.advice),
+            },
+        }
+
+
+def judge_model(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Data,
+    *,
+    standard_error: float = 0.1,
+    budget: float | None = 2000,
+    anneal: int = 50,
+    simulate: int = 50,
+    settings: Settings | None = None,
+    gaps: int = 50,
+    simulations: int = 500,
+    train: Data | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """log p(x) of rows ``x`` with every check: importance sampling of all, annealing of some, a sandwich of simulated.
+
+    ``standard_error``, ``budget``: see ``to_precision``. ``anneal``: how many of the rows, chosen at random, are
+    annealed too (0 for none). ``simulate``: how many rows are drawn from the model for the sandwich. Both need latents
+    that are real numbers, and are left out where they are not. ``gaps``: for how many of the annealed rows the best q
+    is searched. ``simulations``: of calibration. ``train``: rows to fit simple models to; None for none.
+    """
+    like = next(model.parameters())
+    rng = generator(seed, "evidence", device=like.device)
+    rows, targets = settled(x, like, rng), of_model(model, posterior)
+    importance = to_precision(targets, rows, rng, standard_error, budget)
+    index = np.sort(np.random.default_rng(seed).choice(len(rows), min(anneal, len(rows)), replace=False))
+    result = Evidence(importance, model.likelihood.measure, rows.shape, index)
+    settings = Settings() if settings is None else settings
+    result = replace(result, collapse=collapse(model, posterior, rows, samples=1, seed=seed))
+    if simulations:
+        found = calibrate(model, posterior, simulations=simulations, seed=seed, context=rows.context)
+        result = replace(result, calibration=found)
+    if gaps:
+        first = rows.subset(torch.from_numpy(index[:gaps]).to(rows.device))
+        result = replace(result, gaps=gap_report(model, posterior, first, seed=seed))
+    if train is not None:
+        result = replace(result, baselines=_simple(model, settled(train, like, rng), rows, seed))
+    one, _ = next(in_order(rows, 1, rng))
+    if not all(part.unconstrained for part in targets(one).posterior.nodes().values()):
+        return result
+    if simulate:
+        drawn = simulator(model, posterior, rows.context)
+        result = replace(result, simulated=sandwich(targets, drawn, rng, simulate, settings))
+    if anneal:
+        some = rows.subset(torch.from_numpy(index).to(rows.device))
+        lower = None if result.simulated is None else result.simulated.lower
+        result = replace(result, annealed=steadiness(targets, some, rng, settings, lower))
+    return result
+
+
+def _simple(model: LatentVariableModel, train: Rows, rows: Rows, seed: int) -> tuple[Baseline, ...]:
+    """Simple models of the same measure; none where columns differ in kind, or cells are missing."""
+    kind, levels, _ = kind_of(model.likelihood)
+    if kind is None or rows.mask is not None or train.mask is not None or rows.context is not None:
+        return ()
+    learnt, scored = (each.x.to(torch.float64).cpu().numpy() for each in (train, rows))
+    return baselines(learnt, scored, kind, levels=max(2, levels), seed=seed)
+
+
+def _of_baseline(simple: Baseline) -> dict[str, Any]:
+    return {
+        "name": simple.name,
+        "log_likelihood": simple.mean,
+        "standard_error": simple.mean_standard_error,
+        "bound": simple.bound,
+        "measure": simple.measure,
+        "note": simple.note,
+    }
+
+
+def _of_annealed(real: Steadiness) -> dict[str, Any]:
+    moved, error = real.moved
+    return {
+        "rows": len(real.twice.estimate),
+        "settings": vars(real.twice.settings),
+        "log_likelihood": real.twice.mean,
+        "monte_carlo_error": real.twice.mean_monte_carlo_error,
+        "bound": "lower, in expectation",
+        "acceptance": float(real.twice.acceptance.mean()),
+        "effective_temperatures": float(real.twice.effective_temperatures.mean()),
+        "moved_by_twice_the_temperatures": moved,
+        "moved_standard_error": error,
+    }
+
+
+def _of_sandwich(both: Sandwich) -> dict[str, Any]:
+    return {
+        "rows": len(both.gap),
+        "settings": vars(both.lower.settings),
+        "lower": both.lower.mean,
+        "upper": both.upper.mean,
+        "gap": both.mean_gap,
+        "gap_standard_error": both.mean_gap_error,
+        "of": "rows simulated from the model",
+    }

@@ -1,0 +1,204 @@
+"""Whether data sets that the model makes look like the one it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.distributions import generator
+from lowerbound.draw import Batch
+from lowerbound.errors import DataError
+from lowerbound.evidence.importance import chunks
+from lowerbound.evidence.targets import settled
+from lowerbound.evidence.typicality import bonferroni, two_sided
+from lowerbound.inference import Data
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.training import in_order
+
+Array = NDArray[np.float64]
+Given = Literal["prior", "posterior"]
+Statistic = Callable[[NDArray[Any]], float]
+"""A number of a data set ``[N, *X]``, in which unobserved values are NaN."""
+
+
+@dataclass(frozen=True)
+class PredictiveCheck:
+    """Statistics of a data set, ``observed [T]``, and of data sets of its size made by the model, ``replicated
+    [R, T]``, of latents drawn ``given`` the prior or each row's posterior."""
+
+    names: tuple[str, ...]
+    observed: Array
+    replicated: Array
+    given: Given
+
+    @property
+    def mean(self) -> Array:
+        """Over replicated data sets, ``[T]``."""
+        found: Array = self.replicated.mean(0)
+        return found
+
+    @property
+    def standard_deviation(self) -> Array:
+        """Over replicated data sets, ``[T]``."""
+        found: Array = self.replicated.std(0, ddof=1)
+        return found
+
+    @property
+    def p_values(self) -> Array:
+        """Two-sided, ``[T]``: twice the share of the replicated that are as extreme on one side, the data among them.
+
+        From the prior, with parameters that the data had no part in, they are uniform; after a fit to these very data,
+        or from the posterior, which uses them twice, they are too large: a small one still tells.
+        """
+        found: Array = two_sided(self.replicated, self.observed[None])[0]
+        return found
+
+    @property
+    def p_value(self) -> float:
+        """Of all statistics together, by Bonferroni's correction."""
+        return float(bonferroni(self.p_values))
+
+    def verdict(self) -> str:
+        """What was found, in words and numbers."""
+        worst = int(self.p_values.argmin())
+        return (
+            f"of {len(self.names)} statistics the data's {self.names[worst]} is least like the model's: "
+            f"{self.observed[worst]:.4g}, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} in "
+            f"{len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
+            f"{self.p_value:.2g} over all statistics."
+        )
+
+
+@torch.no_grad()
+def predictive_check(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Data,
+    *,
+    statistics: Mapping[str, Statistic] | None = None,
+    replications: int = 200,
+    given: Given = "prior",
+    seed: int = 0,
+) -> PredictiveCheck:
+    """Compare ``statistics`` of the data set ``x [N, *X]`` with those of ``replications`` data sets of the model.
+
+    ``given="prior"``: z ~ p(z), x ~ p(x|z), whole new rows. ``"posterior"``: z_i ~ q(z|x_i), x ~ p(x|z_i), each row
+    made again, which checks p(x|z) where q looks. What the data leave unobserved is so in the replicated.
+    ``statistics``: by name, functions of an array; see ``STATISTICS`` for those taken if none are given.
+    Box 1980; Rubin 1984; Gelman, Meng & Stern 1996.
+    """
+    if given not in get_args(Given):
+        raise ValueError(f'given takes "prior" or "posterior", and not {given!r}.')
+    if replications < 2:
+        raise ValueError(f"replications must be at least 2, got {replications}.")
+    like = next(model.parameters())
+    rng = generator(seed, "predictive check", device=like.device)
+    rows = settled(x, like, rng)
+    wanted = STATISTICS if statistics is None else statistics
+    data = np.concatenate([_values(batch.x, batch.mask, real) for batch, real in in_order(rows, len(rows))])
+    observed = _computed(wanted, data)
+    replicated = [_computed(wanted, _replicated(model, posterior, rows, given, rng)) for _ in range(replications)]
+    return PredictiveCheck(tuple(wanted), observed, np.stack(replicated), given)
+
+
+def share_of_zeros(x: NDArray[Any]) -> float:
+    """Among observed values."""
+    return float((x == 0).sum() / (~np.isnan(x)).sum())
+
+
+def neighbour_correlation(x: NDArray[Any]) -> float:
+    """The mean over neighbouring values of a row, flattened, of their absolute correlation over rows in which both are
+    observed; 0 where none of them varies, by more than 10⁻⁶ of its size."""
+    flat = x.reshape(len(x), -1)
+    seen = ~np.isnan(flat)
+    known = flat if seen.all() else np.where(seen, flat, 0)
+    least = 1e-12 * _sums(known, known)
+    # Where not all is seen any centre will do: it keeps sums from cancelling.
+    centred = known - known.mean(0, dtype=np.float64).astype(x.dtype)
+    if seen.all():
+        product, squares = _sums(centred[:, :-1], centred[:, 1:]), _sums(centred, centred)
+        left, right = squares[:-1], squares[1:]
+    else:
+        product, left, right = _of_pairs(np.where(seen, centred, 0), seen.astype(x.dtype))
+    varies = (left > least[:-1]) & (right > least[1:])
+    found = np.abs(product[varies]) / np.sqrt(left[varies] * right[varies])
+    return float(found.mean()) if varies.any() else 0.0
+
+
+def _of_pairs(x: NDArray[Any], seen: NDArray[Any]) -> tuple[Array, Array, Array]:
+    """Of neighbouring columns of ``x [N, D]``, over rows in which both are ``seen`` (1, else 0, as is x there): Σ of
+    the product, and of the squares of each, about their means, ``[D − 1]``."""
+    (left, right), (of_left, of_right) = ((each[:, :-1], each[:, 1:]) for each in (x, seen))
+    count = np.maximum(_sums(of_left, of_right), 1)
+    first, second = _sums(left, of_right), _sums(of_left, right)
+    squares = (_sums(left, left, of_right) - first**2 / count, _sums(right, right, of_left) - second**2 / count)
+    return _sums(left, right) - first * second / count, *squares
+
+
+def _sums(*factors: NDArray[Any]) -> Array:
+    """Over rows of the product of ``factors [N, D]``, ``[D]``."""
+    letters = ",".join(["nd"] * len(factors))
+    found: Array = np.einsum(f"{letters}->d", *factors, dtype=np.float64)
+    return found
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    "mean": lambda x: float(np.nanmean(x, dtype=np.float64)),
+    "standard deviation": lambda x: float(np.nanstd(x, dtype=np.float64)),
+    "share of zeros": share_of_zeros,
+    "smallest": lambda x: float(np.nanmin(x)),
+    "largest": lambda x: float(np.nanmax(x)),
+    "correlation of neighbours": neighbour_correlation,
+}
+"""Of all values of a data set together, but for the last, which is of pairs of columns."""
+
+
+def _replicated(
+    model: LatentVariableModel, posterior: Posterior, rows: Rows, given: Given, rng: torch.Generator
+) -> NDArray[Any]:
+    """A data set like ``rows``, ``[N, *X]``."""
+    at_once = next(chunks(len(rows), 1, math.prod(rows.shape) * model.likelihood.n_parameters))
+    parts = []
+    for batch, real in in_order(rows, at_once):
+        z = _latents(model, posterior, batch, given, rng)
+        x = model.likelihood.sample(model.decode(z, batch.context), rng).squeeze(0)
+        if x.shape != batch.x.shape:
+            raise DataError(f"rows of the model are {tuple(x.shape[1:])} and those of the data {rows.shape}.")
+        parts.append(_values(x, batch.mask, real))
+    return np.concatenate(parts)
+
+
+def _latents(
+    model: LatentVariableModel, posterior: Posterior, batch: Batch, given: Given, rng: torch.Generator
+) -> Tensor:
+    """One for each row, ``[1, B, *E]``."""
+    if given == "prior":
+        return model.prior.sample(len(batch.x), rng, batch.context, posterior).unsqueeze(0)
+    q = posterior(batch.x, batch.mask, batch.context)
+    z: Tensor = q.sample(posterior.noise(1, len(batch.x), rng, batch.x.dtype))
+    return z
+
+
+def _values(x: Tensor, mask: Tensor | None, real: int) -> NDArray[Any]:
+    """Of the first ``real`` rows; NaN where unobserved."""
+    found: NDArray[Any] = (x if mask is None else torch.where(mask, x, torch.nan))[:real].cpu().numpy()
+    return found
+
+
+def _computed(statistics: Mapping[str, Statistic], data: NDArray[Any]) -> Array:
+    found = np.array([statistic(data) for statistic in statistics.values()], dtype=np.float64)
+    if not np.isfinite(found).all():
+        name = list(statistics)[int(np.flatnonzero(~np.isfinite(found))[0])]
+        raise ValueError(
+            f"the statistic {name!r} is no finite number on data of shape {data.shape}; unobserved values are NaN."
+        )
+    return found

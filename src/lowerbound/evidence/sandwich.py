@@ -1,0 +1,120 @@
+"""Bidirectional Monte Carlo: log p(x) of simulated rows from below and from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.evidence.annealing import Annealed, Settings, annealed
+from lowerbound.evidence.importance import error_of_mean
+from lowerbound.evidence.targets import Targets
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+
+Array = NDArray[np.float64]
+Simulate = Callable[[int, torch.Generator], tuple[Tensor, Rows]]
+"""How many, and a generator → z ``[n, *E]`` and the rows x that were drawn with them."""
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Both bounds on the same rows, simulated from the model: ``lower`` ≤ log p(x) ≤ ``upper`` in expectation."""
+
+    lower: Annealed
+    upper: Annealed
+
+    @property
+    def gap(self) -> Array:
+        """Upper less lower bound of each row, ``[N]``."""
+        return self.upper.estimate - self.lower.estimate
+
+    @property
+    def mean_gap(self) -> float:
+        return float(self.gap.mean())
+
+    @property
+    def mean_gap_error(self) -> float:
+        """Its standard error over rows, each with its own Monte Carlo error."""
+        return error_of_mean(self.gap)
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """Annealing of real rows with ``once`` and with twice as many temperatures, and of ``simulated`` rows.
+
+    On real rows there is no upper bound: that the estimate stays where it is as the path grows finer, and that weights
+    vary and chains accept as they do on simulated rows, is all that can be said.
+    """
+
+    once: Annealed
+    twice: Annealed
+    simulated: Annealed | None = None
+
+    @property
+    def moved(self) -> tuple[float, float]:
+        """By how many nats per row the estimate rose, and the standard error of that over rows."""
+        change = self.twice.estimate - self.once.estimate
+        return float(change.mean()), error_of_mean(change)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The deviation of log w over chains, in the mean over real and over simulated rows (NaN without them)."""
+        deviations = [math.nan if a is None else _deviation(a) for a in (self.once, self.simulated)]
+        return deviations[0], deviations[1]
+
+    @property
+    def acceptance(self) -> tuple[float, float]:
+        """Of real and of simulated rows."""
+        rates = [math.nan if a is None else float(a.acceptance.mean()) for a in (self.once, self.simulated)]
+        return rates[0], rates[1]
+
+
+def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor | None = None) -> Simulate:
+    """Rows from p(x, z); where the model is conditioned, given the first rows of ``context [N, C]``."""
+
+    @torch.no_grad()
+    def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, Rows]:
+        given = None if context is None else context[:n]
+        z = model.prior.sample(n, rng, given, posterior)
+        x = model.likelihood.sample(model.decode(z.unsqueeze(0), given), rng).squeeze(0)
+        return z, Rows(x, dtype=z.dtype, context=given)
+
+    return simulate
+
+
+@torch.no_grad()
+def sandwich(
+    targets: Targets,
+    simulate: Simulate,
+    rng: torch.Generator,
+    rows: int = 100,
+    settings: Settings | None = None,
+) -> Sandwich:
+    """Anneal ``rows`` simulated rows forwards from draws of q or p(z), and backwards from the z they were made with.
+
+    That z is a draw from p(z|x), so that E[1/w] = 1/p(x): the gap of the two bounds holds their errors together. It
+    validates the sampler's settings for rows that the model draws, and says nothing of others. Grosse et al. 2015.
+    """
+    z, drawn = simulate(rows, rng)
+    lower = annealed(targets, drawn, rng, settings)
+    return Sandwich(lower, annealed(targets, drawn, rng, settings, exact=z))
+
+
+def steadiness(
+    targets: Targets, rows: Rows, rng: torch.Generator, settings: Settings, simulated: Annealed | None = None
+) -> Steadiness:
+    """Anneal ``rows`` twice, the second time with twice the temperatures."""
+    finer = replace(settings, temperatures=2 * settings.temperatures)
+    once = annealed(targets, rows, rng, settings)
+    return Steadiness(once, annealed(targets, rows, rng, finer), simulated)
+
+
+def _deviation(a: Annealed) -> float:
+    return float(a.log_weights.std(0, ddof=1).mean())

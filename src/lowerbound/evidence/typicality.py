@@ -1,0 +1,118 @@
+"""Which rows are out of the model's distribution: by log p(x), and by how typical the terms of its bound are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lowerbound.distributions import generator
+from lowerbound.draw import Batch
+from lowerbound.errors import DataError
+from lowerbound.evidence.importance import WeightTotal, chunks
+from lowerbound.evidence.targets import settled
+from lowerbound.inference import Data
+from lowerbound.model import LatentVariableModel, draw
+from lowerbound.posteriors import Posterior
+from lowerbound.training import in_order
+
+Array = NDArray[np.float64]
+_ROWS = 100  # of a batch
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of each row, in nats, ``[N]``: ``log_p``, an estimate of log p(x); ``log_lik``, E_q[log p(x|z)]; ``kl``,
+    KL(q(z|x) ‖ p(z))."""
+
+    log_p: Array
+    log_lik: Array
+    kl: Array
+
+
+@dataclass(frozen=True)
+class Typicality:
+    """How far out each row lies among those of a reference, as p-values: small where it is unlike them.
+
+    ``p_values [N, 3]``: two-sided, of the terms ``names``. ``p_value [N]``: of the three together, by Bonferroni's
+    correction. ``low_density [N]``: one-sided, of log p(x) alone, that sees a row whose density is too low only.
+    """
+
+    p_values: Array
+    p_value: Array
+    low_density: Array
+    names: tuple[str, str, str] = ("log p(x)", "E log p(x|z)", "KL")
+
+
+@torch.no_grad()
+def terms(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples: int = 100, seed: int = 0) -> Terms:
+    """log p(x) of rows ``x [N, *X]`` by importance sampling, and the two terms of its bound, from the same draws.
+
+    ``samples``: K of each row. Where the KL has no closed form it is the draws' mean of log q(z|x) − log p(z).
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}.")
+    like = next(model.parameters())
+    rng = generator(seed, "typicality", device=like.device)
+    rows = settled(x, like, rng)
+    width = math.prod(rows.shape) * model.likelihood.n_parameters
+    parts = []
+    for batch, real in in_order(rows, min(_ROWS, len(rows)), rng):
+        weights, sums = WeightTotal(), torch.zeros(2, len(batch.x), dtype=torch.float64, device=like.device)
+        for some in chunks(samples, len(batch.x), width):
+            log_w, both = _of_draws(model, posterior, batch, some, rng)
+            weights.add(log_w)
+            sums = sums + both
+        parts.append(torch.cat([weights.result()[:1], sums / samples])[:, :real])
+    return Terms(*torch.cat(parts, 1).cpu().numpy())
+
+
+def typicality(reference: Terms, new: Terms) -> Typicality:
+    """Where the rows of ``new`` lie among those of ``reference``.
+
+    A row whose density is *high* can be as much out of distribution as one whose density is low: in many dimensions
+    the mode is where no row is. The p-values are exact, for any model, where the reference is of rows that are like
+    the new ones and that neither was fitted to; the smallest of M of them is 2/(M + 1). Nalisnick et al. 2019.
+    """
+    if not len(reference.log_p):
+        raise DataError("the reference has no rows; give terms of held-out rows that are in distribution.")
+    known, asked = _columns(reference), _columns(new)
+    p_values = two_sided(known, asked)
+    below = np.searchsorted(np.sort(reference.log_p), new.log_p, side="right")
+    return Typicality(p_values, bonferroni(p_values), (1 + below) / (1 + len(known)))
+
+
+def two_sided(reference: Array, new: Array) -> Array:
+    """p-values ``[N, T]`` of ``new [N, T]`` among ``reference [M, T]``, of columns: twice the smaller of the shares of
+    values, its own among them, that are no larger and no smaller; 1 at most."""
+    found = []
+    for known, values in zip(np.sort(reference, 0).T, new.T, strict=True):
+        no_larger = np.searchsorted(known, values, side="right")
+        no_smaller = len(known) - np.searchsorted(known, values, side="left")
+        found.append(2 * (1 + np.minimum(no_larger, no_smaller)) / (1 + len(known)))
+    p_values: Array = np.minimum(1.0, np.stack(found, 1))
+    return p_values
+
+
+def bonferroni(p_values: Array) -> Array:
+    """The p-value ``[…]`` of all of ``p_values […, T]`` together: T times the smallest, 1 at most."""
+    together: Array = np.minimum(1.0, p_values.shape[-1] * p_values.min(-1))
+    return together
+
+
+def _of_draws(
+    model: LatentVariableModel, posterior: Posterior, batch: Batch, draws: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """log w ``[K, B]``, and the sums over K draws of log p(x|z) and of the KL, ``[2, B]``."""
+    drawn = draw(model, posterior, batch, rng, draws)
+    kl = drawn.kl
+    total = (drawn.log_q - drawn.log_prior).double().sum(0) if kl is None else draws * kl.double()
+    return drawn.log_w, torch.stack([drawn.log_lik.double().sum(0), total])
+
+
+def _columns(terms: Terms) -> Array:
+    return np.stack([terms.log_p, terms.log_lik, terms.kl], 1)

@@ -1,0 +1,51 @@
+"""Estimators of models with several latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lowerbound.draw import Draw
+from lowerbound.gradients.base import GradientEstimator, Objective, Traits, estimator, traits
+from lowerbound.gradients.score import leave_one_out
+
+
+@estimator(least_draws=2)
+def by_family(draw: Draw, objective: Objective) -> Tensor:
+    """What the family of each latent allows: differentiate through its draws, or else ``leave_one_out``."""
+    return leave_one_out(draw, objective)
+
+
+class ByNode(nn.Module):
+    """An estimator for each latent: Σ_n g_n(draw with the others given) − (N − 1) objective(draw with all given).
+
+    g_n is ``estimators[n]``, of the latent ``names[n]``. The last term takes back what the model's own parameters were
+    given too often. It evaluates the model once more for each latent, and once more.
+    """
+
+    def __init__(self, names: Sequence[str], estimators: Sequence[GradientEstimator]) -> None:
+        super().__init__()
+        if len(names) != len(estimators) or not names:
+            raise ValueError(f"ByNode needs an estimator for each name; got {len(estimators)} for {len(names)}.")
+        self.names, self.estimators = tuple(names), tuple(estimators)
+        self.learned = nn.ModuleList(each for each in estimators if isinstance(each, nn.Module))
+
+    @property
+    def traits(self) -> Traits:
+        each = [traits(one) for one in self.estimators]
+        return Traits(
+            least_draws=max(one.least_draws for one in each),
+            biased="; ".join(one.biased for one in each if one.biased),
+            biased_means=any(one.biased and one.biased_means for one in each),
+            rescales=any(one.rescales for one in each),
+        )
+
+    def forward(self, draw: Draw, objective: Objective) -> Tensor:
+        there = {node.name for node in draw.nodes}
+        if there != set(self.names):
+            raise ValueError(f"ByNode has estimators of {', '.join(self.names)}; the latents are {', '.join(there)}.")
+        total = objective(draw.only()) * (1 - len(self.names))
+        for name, one in zip(self.names, self.estimators, strict=True):
+            total = total + one(draw.only(name, plain=traits(one).plain), objective)
+        return total

@@ -1,0 +1,152 @@
+"""The cells of a frame, read exactly and put back exactly, whichever library it is of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+from narwhals import to_native
+from narwhals.dependencies import is_pandas_dataframe, is_polars_dataframe, is_pyarrow_table
+from numpy.typing import NDArray
+
+from lowerbound.errors import DataError
+from lowerbound.schema import in_arrow, in_pandas, in_polars
+from lowerbound.schema.column import Name, Storage
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+Backend = Literal["pandas", "polars", "pyarrow"]
+_IN: dict[Backend, ModuleType] = {"pandas": in_pandas, "polars": in_polars, "pyarrow": in_arrow}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """One column: ``values [N]`` where ``mask [N]``, and anything where not.
+
+    float64 of floats, int64 or uint64 of whole numbers, int64 of times and durations in their own unit, bool, or
+    Python objects (text, categories, decimals).
+    """
+
+    values: Array
+    mask: Mask
+
+    def same(self, other: Cells) -> bool:
+        """Whether the other holds these very cells: the same bits of floats."""
+        if len(self.mask) != len(other.mask) or (self.mask != other.mask).any():
+            return False
+        mine, theirs = self.values[self.mask], other.values[self.mask]
+        if mine.dtype.kind == "f" and theirs.dtype == mine.dtype:
+            return mine.tobytes() == theirs.tobytes()
+        return bool((mine == theirs).all())
+
+    def over(self, other: Cells) -> Cells:
+        """These cells, and the other's where these hold nothing."""
+        if self.mask.all() or not other.mask.any():
+            return self
+        if not self.mask.any():
+            return other
+        return Cells(np.where(self.mask, self.values, other.values), self.mask | other.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a frame is beside its cells: library, names of columns, how they lie, and pandas' labels of rows."""
+
+    backend: Backend
+    names: tuple[Name, ...]
+    storages: tuple[Storage, ...]
+    index: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame that was read: a copy of its cells, which nothing done to the frame changes."""
+
+    source: Source
+    cells: tuple[Cells, ...]
+    rows: int
+
+    def ordered(self, names: Sequence[Name], what: str = "the frame") -> list[tuple[Storage, Cells]]:
+        """Its columns in the order of ``names``. Raises ``DataError`` where it lacks some or holds others."""
+        mine = self.source.names
+        lacking, added = [name for name in names if name not in mine], [name for name in mine if name not in names]
+        if lacking or added:
+            wrong = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"holds {_listed(added)} beside"] * bool(added)
+            raise DataError(
+                f"{what} {' and '.join(wrong)}; give the columns of the schema, in any order: {_listed(names)}."
+            )
+        place = {name: j for j, name in enumerate(mine)}
+        return [(self.source.storages[place[name]], self.cells[place[name]]) for name in names]
+
+
+def read(frame: Any, what: str = "the frame") -> Frame:
+    """Read a frame of pandas, polars or pyarrow (or narwhals' of one). Raises ``DataError`` for what cannot be used."""
+    if hasattr(frame, "collect"):
+        raise DataError(f"{what} is lazy; give {what}.collect().")
+    frame = to_native(frame, pass_through=True)
+    backend = _backend(frame)
+    if backend is None:
+        raise DataError(f"{what} is a {type(frame).__name__}, not a table; give a frame of pandas, polars or pyarrow.")
+    names = _names(frame, what)
+    columns = [_IN[backend].read(column, name) for column, name in zip(_columns(frame, backend), names, strict=True)]
+    found = tuple(Cells(values, mask) for _, values, mask in columns)
+    index = frame.index if backend == "pandas" else None
+    source = Source(backend, names, tuple(storage for storage, *_ in columns), index)
+    return Frame(source, found, len(frame))
+
+
+def write(source: Source, storages: Sequence[Storage], cells: Sequence[Cells], rows: int) -> Any:
+    """A frame of ``source``'s library and names, its columns as ``storages`` say."""
+    module = _IN[source.backend]
+    columns = [module.build(storage, each.values, each.mask) for storage, each in zip(storages, cells, strict=True)]
+    index = source.index if source.index is not None and len(source.index) == rows else None
+    return module.frame(source.names, columns, rows, index)
+
+
+def plain(backend: Backend, storage: Storage) -> Storage:
+    """The plain type of a library for cells of a family that another library's type holds."""
+    text = storage.family == "category" and all(isinstance(level, str) for level in storage.categories or ())
+    family = "text" if text else "float" if storage.family in ("category", "decimal") else storage.family
+    unit = "us" if family in ("time", "duration") else None
+    dtype: str = _IN[backend].PLAIN[family]
+    if backend == "pandas" and storage.zone is not None:
+        dtype = dtype.replace("]", f", {storage.zone}]")
+    return Storage(family, dtype, unit, storage.zone)
+
+
+def _backend(frame: Any) -> Backend | None:
+    if is_pandas_dataframe(frame):
+        return "pandas"
+    if is_polars_dataframe(frame):
+        return "polars"
+    return "pyarrow" if is_pyarrow_table(frame) else None
+
+
+def _columns(frame: Any, backend: Backend) -> list[Any]:
+    if backend == "pandas":
+        return [frame.iloc[:, j] for j in range(frame.shape[1])]  # a name may be there twice, or be a number
+    return frame.get_columns() if backend == "polars" else list(frame.columns)
+
+
+def _names(frame: Any, what: str) -> tuple[Name, ...]:
+    """The names of a frame's columns: each is text or a whole number, and there once."""
+    names: list[Name] = []
+    for name in getattr(frame, "column_names", frame.columns):
+        if isinstance(name, str):
+            names.append(str(name))
+        elif isinstance(name, int | np.integer) and not isinstance(name, bool | np.bool_):
+            names.append(int(name))
+        else:
+            raise DataError(f"{what} has a column called {name!r}, which is not text; rename it.")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{what} has two columns called {twice!r}; give each a name of its own.")
+    return tuple(names)
+
+
+def _listed(names: Sequence[Name]) -> str:
+    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,234 @@
+"""Cells as double-precision numbers for a model, and numbers as cells."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.errors import DataError
+from lowerbound.schema import in_arrow, measures, times
+from lowerbound.schema.cells import Cells
+from lowerbound.schema.column import CLASSES, Column, Level, Storage
+from lowerbound.schema.rules import shown
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+_GROUPS = {"float": "numbers", "int": "numbers", "decimal": "numbers", "bool": "numbers", "text": "text"}
+_GROUPS |= {"time": "times", "duration": "durations", "null": "nothing"}
+
+
+def group(storage: Storage) -> str:
+    """What cells are, whichever type holds them: numbers, text, times, durations or nothing."""
+    if storage.family == "category":
+        text = any(isinstance(level, str) for level in storage.categories or ("",))
+        return "text" if text else "numbers"
+    return _GROUPS[storage.family]
+
+
+def holds(storage: Storage, column: Column) -> bool:
+    """Whether a type can hold a column's cells."""
+    due = column.storage
+    if column.form is not None and storage.family == "time":
+        return storage.zone is None
+    return group(storage) == group(due) and (storage.zone is None) == (due.zone is None)
+
+
+def check_type(column: Column, storage: Storage, cells: Cells) -> None:
+    """Refuse cells of another type than the schema's, where there are any."""
+    if not cells.mask.any() or holds(storage, column) or column.kind in ("constant", "identifier"):
+        return
+    row = int(np.argmax(cells.mask))
+    theirs, due = (
+        f"{group(each)}{', of a time zone' if each.zone is not None else ''} ({each.dtype})"
+        for each in (storage, column.storage)
+    )
+    raise DataError(
+        f"column {column.name!r} holds {theirs}, of which row {row} is {shown(cells.values[row], storage)}, and the "
+        f"schema's holds {due}; turn it into that type."
+    )
+
+
+def refuse_infinite(column: Column, cells: Cells) -> None:
+    """Refuse ±∞, naming the first."""
+    if cells.values.dtype.kind != "f":
+        return
+    wrong = cells.mask & np.isinf(cells.values)
+    if wrong.any():
+        raise DataError(
+            f"row {int(np.argmax(wrong))} of column {column.name!r} is infinite; drop the row, or put a finite value "
+            "or none there."
+        )
+
+
+def numbers(column: Column, storage: Storage, cells: Cells) -> Floats:
+    """Cells of numbers or times as encoded values ``[N]``, NaN where there are none."""
+    if storage.family in ("int", "time", "duration", "text"):
+        found = _stepped(column, storage, cells)
+    elif storage.family == "decimal":
+        found = np.where(cells.mask, cells.values, 0).astype(np.float64) - column.offset
+    else:
+        found = cells.values.astype(np.float64) - column.offset if column.offset else cells.values.astype(np.float64)
+    return np.where(cells.mask, found, np.nan)
+
+
+def codes(column: Column, cells: Cells) -> Floats:
+    """Cells of classes as codes ``[N]``: NaN where there are none, −1 of a level that the schema does not know."""
+    place: dict[Level, int] = {level: code for code, level in enumerate(column.levels)}
+    place |= dict.fromkeys(column.pooled, len(column.levels))
+    if cells.values.dtype == object:
+        found = np.array([place.get(value, -1) for value in cells.values], np.float64)
+    else:
+        levels, at = np.unique(cells.values, return_inverse=True)
+        found = np.array([place.get(level.item(), -1) for level in levels], np.float64)[at.reshape(-1)]
+    return np.where(cells.mask, found, np.nan)
+
+
+def check_range(column: Column, values: Floats, cells: Cells) -> None:
+    """Refuse encoded values that the kind cannot take, naming the first."""
+    low, high = column.low, column.high
+    with np.errstate(invalid="ignore"):
+        if column.kind == "count":
+            wrong, due = (values < 0) | (values != np.floor(values)), "a whole number of 0 or more"
+        elif column.kind == "positive":
+            wrong, due = (values < 0, "0 or more") if low == 0 else (values <= 0, "above 0")
+        elif column.kind == "interval" and low is not None and high is not None:
+            wrong, due = (values < low) | (values > high), f"from {low:g} to {high:g}"
+        else:
+            return
+    if (wrong := wrong & cells.mask).any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"row {row} of column {column.name!r} is {shown(cells.values[row])}, and a column of kind {column.kind} "
+            f"holds what is {due}; put no value there, or declare another kind by schema={{{column.name!r}: 'real'}}."
+        )
+
+
+def draws(column: Column, values: Floats) -> Floats:
+    """Values as the column could have held them: on its grid, and in its range."""
+    if column.kind in CLASSES:
+        return np.clip(np.rint(values), 0, column.n_classes - 1)
+    found = values if column.precision is None else measures.snap(values, column.precision)
+    if column.kind == "count":
+        return np.maximum(np.rint(found), 0)
+    if column.kind == "positive":
+        return np.maximum(found, 0 if column.low == 0 else column.precision or _smallest(column.storage))
+    return np.clip(found, column.low, column.high) if column.kind == "interval" else found
+
+
+def _smallest(storage: Storage) -> float:
+    """The smallest number above 0 that a type holds."""
+    if storage.family == "decimal" and storage.digits is not None:
+        return float(Decimal(1).scaleb(-storage.digits[1]))
+    return float(np.finfo(storage.floating).smallest_subnormal)
+
+
+def cells(
+    column: Column, storage: Storage, values: Floats, observed: Mask, generator: np.random.Generator | None = None
+) -> Cells:
+    """Encoded values as cells of ``storage``: those ``observed`` as they are, others as ``draws``; none where NaN.
+
+    A level is drawn for "other", by how often each was seen; without a ``generator`` it is no cell.
+    """
+    mask = ~np.isnan(values)
+    safe = np.where(mask, values, 0.0)
+    if not observed.all():
+        safe = np.where(observed, safe, draws(column, safe))
+    if column.kind in CLASSES:
+        return _levels(column, storage, safe.astype(np.int64), mask, generator)
+    if storage.family in ("int", "time", "duration", "text"):
+        return Cells(_from_steps(column, storage, safe), mask)
+    if storage.family == "decimal":
+        return Cells(_decimals(safe + column.offset, storage), mask)
+    found = safe + column.offset if column.offset else safe
+    if storage.family == "bool":
+        return Cells(found >= 0.5, mask)
+    limit = float(np.finfo(storage.floating).max)
+    return Cells(np.where(observed, found, np.clip(found, -limit, limit)), mask)
+
+
+def constant(column: Column, storage: Storage, rows: int) -> Cells:
+    """The cells of a constant column."""
+    values = _typed([column.value] * rows, storage)
+    if storage.unit is not None and column.unit is not None:
+        values = times.in_unit(values, column.unit, storage.unit)
+    return Cells(values, np.full(rows, column.value is not None))
+
+
+def _stepped(column: Column, storage: Storage, given: Cells) -> Floats:
+    values, unit = given.values, storage.unit
+    if storage.family == "text":
+        values, unit = _parsed(column, given), column.unit
+    if unit == column.unit or unit is None or column.unit is None:
+        return times.steps(values, column.offset, column.step)
+    ratio = times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
+    if ratio:  # theirs is finer: the offset and the step are whole numbers of it
+        return times.steps(values, column.offset * ratio, column.step * ratio)
+    return times.steps(times.in_unit(values, unit, column.unit), column.offset, column.step)
+
+
+def _parsed(column: Column, given: Cells) -> NDArray[Any]:
+    found = np.zeros(len(given.mask), np.int64)
+    rows = np.flatnonzero(given.mask)
+    try:
+        found[rows] = times.read(given.values[rows].tolist(), column.form or "date")
+    except ValueError:
+        row = next(row for row in rows if times.written_form([given.values[row]]) != column.form)
+        raise DataError(
+            f"row {row} of column {column.name!r} is {shown(given.values[row])}, which is not written as its other "
+            "times are; write it so, or turn the column into times."
+        ) from None
+    return found
+
+
+def _from_steps(column: Column, storage: Storage, values: Floats) -> NDArray[Any]:
+    unit = column.unit if storage.family == "text" else storage.unit
+    if unit is None or column.unit is None:
+        return times.whole(values, column.offset, column.step, storage.range)
+    ratio = times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
+    if ratio:
+        found = times.whole(values, column.offset * ratio, column.step * ratio, storage.range)
+    else:
+        found = times.whole(values, column.offset, column.step, column.storage.range)
+        found = np.clip(times.in_unit(found, column.unit, unit), *storage.range)
+    if storage.family == "text":
+        return in_arrow.objects(times.write(found, column.form or "date"))
+    return found
+
+
+def _levels(
+    column: Column, storage: Storage, at: NDArray[np.int64], mask: Mask, generator: np.random.Generator | None
+) -> Cells:
+    levels: list[Any] = list(column.levels)
+    if column.pooled:
+        shared = mask & (at == len(column.levels))
+        if generator is None:
+            mask, at = mask & ~shared, np.where(shared, 0, at)
+        else:
+            share = np.array(column.weights, np.float64)
+            drawn = generator.choice(len(share), int(shared.sum()), p=share / share.sum())
+            at = at.copy()
+            at[shared] = len(column.levels) + drawn
+            levels += column.pooled
+    if storage.family in ("text", "category"):
+        return Cells(in_arrow.objects(levels)[at], mask)
+    return Cells(_typed(levels, storage)[at], mask)
+
+
+def _typed(given: list[Any], storage: Storage) -> NDArray[Any]:
+    """Python objects as an array of what a storage's family is read as."""
+    if storage.family in ("text", "category", "null"):
+        return in_arrow.objects(given)
+    if storage.family == "decimal":
+        return in_arrow.objects([None if value is None else Decimal(str(value)) for value in given])
+    whole = np.uint64 if storage.range[1] >= 2**63 else np.int64
+    dtype = {"float": np.float64, "bool": np.bool_}.get(storage.family, whole)
+    return np.array([0 if value is None else value for value in given], dtype)
+
+
+def _decimals(values: Floats, storage: Storage) -> NDArray[Any]:
+    digits = (storage.digits or (38, 0))[1]
+    unit = Decimal(1).scaleb(-digits)
+    return in_arrow.objects([Decimal(repr(float(value))).quantize(unit) for value in values])

@@ -1,0 +1,151 @@
+"""What a column of a table is taken for, and how its cells lie in the frame."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+Kind = Literal[
+    "real",
+    "positive",
+    "interval",
+    "count",
+    "binary",
+    "categorical",
+    "ordinal",
+    "datetime",
+    "constant",
+    "identifier",
+]
+Family = Literal["float", "int", "bool", "text", "category", "time", "duration", "decimal", "null"]
+Level = str | int | float | bool
+Name = str | int
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
+ASIDE: tuple[Kind, ...] = ("constant", "identifier")
+OF_TEXT = {"date": "D", "T": "s", " ": "s"}
+"""Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
+_DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
+_FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How cells lie in the frame: ``dtype`` is the name of their type in its own library.
+
+    ``unit`` and ``zone``: of times. ``digits``: a decimal's precision and scale. ``categories`` (in their order, None
+    where the type does not say them) and whether they are ``ordered``. ``detail``: what else makes the type.
+    ``arrow``: an arrow type inside pandas.
+    """
+
+    family: Family
+    dtype: str = ""
+    unit: str | None = None
+    zone: str | None = None
+    digits: tuple[int, int] | None = None
+    categories: tuple[Level, ...] | None = None
+    ordered: bool = False
+    detail: tuple[str, ...] = ()
+    arrow: bool = False
+
+    @property
+    def floating(self) -> np.dtype[Any]:
+        """The floating type that the cells come in."""
+        name = self.dtype.lower()
+        known = self.family == "float" and re.fullmatch(r"(halffloat|float(16|32|64)?|double)", name)
+        return np.dtype(_FLOATS.get(name, name)) if known else np.dtype(np.float64)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest whole number that the type holds; of times, all but the one that is no time."""
+        if self.unit == "D":
+            return _DATES if self.dtype == "object" else (-(2**31), 2**31 - 1)
+        found = re.search(r"(u?)int(\d+)", self.dtype.lower()) if self.family == "int" else None
+        if found is None:
+            return -(2**63) + 1, 2**63 - 1
+        bits = int(found[2])
+        return (0, 2**bits - 1) if found[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column is taken for: its ``kind``, and ``why``, in words.
+
+    To override what is inferred, give the kind and, where the data do not tell them, ``low`` and ``high`` (of an
+    interval), ``levels`` (of classes; an ordinal's in their order) or ``precision``. The rest is found:
+
+    ``problems``: in words. ``missing``: the share of cells that hold nothing.
+    ``low``, ``high``: the range, declared or observed. ``precision``: the coarsest grid of a decimal step that holds
+    every observed value, or None. ``atoms``: the share of the most repeated value, which is ``atom``: a continuous
+    density has no bound there. ``heavy_tailed``: see ``measures.heavy_tailed``. All in encoded values: of whole
+    numbers and times these are (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
+    ``centre``, ``scale``: of ``Schema.standardise``.
+    ``levels``: the classes, coded 0, 1, …; ``pooled``: those that share one more class, "other", each seen as often as
+    ``weights`` say. ``form``: how times are written as text. ``value``: what a constant column holds, None if nothing.
+    """
+
+    kind: Kind
+    name: Name = ""
+    why: str = ""
+    problems: tuple[str, ...] = ()
+    missing: float = 0.0
+    storage: Storage = Storage("null")
+    low: float | None = None
+    high: float | None = None
+    precision: float | None = None
+    atom: float | None = None
+    atoms: float | None = None
+    heavy_tailed: bool = False
+    centre: float = 0.0
+    scale: float = 1.0
+    offset: int = 0
+    step: int = 1
+    levels: tuple[Level, ...] = ()
+    pooled: tuple[Level, ...] = ()
+    weights: tuple[int, ...] = ()
+    form: str | None = None
+    value: Level | None = None
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model sees it: constant columns and identifiers are kept aside."""
+        return self.kind not in ASIDE
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes it has, "other" among them; 0 of numbers and times."""
+        return len(self.levels) + bool(self.pooled)
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of its times, before ``step``."""
+        return self.storage.unit if self.form is None else OF_TEXT[self.form]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def column_from(found: dict[str, Any]) -> Column:
+    """A column from what ``as_dict`` gave. Raises TypeError, KeyError or ValueError for anything else."""
+    storage = Storage(**_tuples(_known(found["storage"], Storage)))
+    column = Column(**{**_tuples(_known(found, Column)), "storage": storage})
+    if column.kind not in KINDS or storage.family not in get_args(Family):
+        raise ValueError(f"a kind {column.kind!r}, of {storage.family!r}")
+    if column.step < 1 or not column.scale > 0 or column.form not in (None, *OF_TEXT):
+        raise ValueError(f"steps of {column.step!r}, a scale of {column.scale!r}, a form {column.form!r}")
+    return column
+
+
+def _known(found: Any, part: type[Any]) -> dict[str, Any]:
+    if not isinstance(found, dict) or set(found) != {field.name for field in fields(part)}:
+        raise ValueError(f"no {part.__name__}: {str(found)[:40]}")
+    return found
+
+
+def _tuples(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}

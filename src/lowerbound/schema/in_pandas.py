@@ -1,0 +1,229 @@
+"""Columns of pandas: cells out of series, and arrays for a frame out of cells."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lowerbound.errors import DataError
+from lowerbound.schema import in_arrow
+from lowerbound.schema.column import Family, Name, Storage
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+PLAIN = {"float": "float64", "int": "Int64", "bool": "boolean", "text": "object", "time": "datetime64[us]"}
+PLAIN |= {"null": "object", "duration": "timedelta64[us]"}
+_NO_TIME = np.iinfo(np.int64).min  # NumPy's NaT
+_OBJECTS: tuple[tuple[type[Any] | tuple[type[Any], ...], Family], ...] = (
+    (str, "text"),
+    ((bool, np.bool_), "bool"),
+    ((int, np.integer), "int"),
+    ((float, np.floating), "float"),
+    (Decimal, "decimal"),
+    (datetime.date, "time"),
+)
+
+
+def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
+    """How the cells of a series lie, their values, and which there are; NaN, NaT, None and pd.NA are none."""
+    pd = _pandas()
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _categories(series, name)
+    if dtype == np.dtype(object):
+        return _objects(series, name)
+    if isinstance(dtype, pd.ArrowDtype):
+        storage, values, mask = in_arrow.read(pa.array(series), name)
+        return replace(storage, arrow=True), values, mask
+    mask = series.notna().to_numpy(bool)
+    if isinstance(dtype, pd.StringDtype):
+        return Storage("text", _name(dtype)), in_arrow.shown_only(series.to_numpy(object), mask), mask
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        series = series.dt.tz_convert("UTC").dt.tz_localize(None)
+        storage = Storage("time", str(dtype), dtype.unit, _zone(dtype, name))
+        return storage, series.to_numpy().view(np.int64).copy(), mask
+    plain = dtype if isinstance(dtype, np.dtype) else getattr(dtype, "numpy_dtype", None)
+    if not isinstance(plain, np.dtype) or plain.kind not in "biufmM" or plain.itemsize > 8:
+        row = int(np.argmax(mask)) if mask.any() else None
+        raise in_arrow.refusal(name, str(dtype), row, None if row is None else series.iloc[row])
+    if plain.kind in "mM":
+        unit = np.datetime_data(plain)[0]
+        family: Family = "time" if plain.kind == "M" else "duration"
+        return (
+            Storage(family, str(dtype), unit),
+            series.to_numpy().astype(f"{plain.kind}8[{unit}]").view(np.int64),
+            mask,
+        )
+    values = series.to_numpy(plain, na_value=plain.type(0)) if isinstance(dtype, _extension()) else series.to_numpy()
+    return _numbers(str(dtype), values, mask)
+
+
+def build(storage: Storage, values: Array, mask: Mask) -> Any:
+    """An array of the cells, as a column of a frame. Types that hold no holes give way as they do in pandas."""
+    pd = _pandas()
+    if storage.arrow:
+        array = in_arrow.build(storage, values, mask)
+        return pd.ArrowDtype(array.type).__from_arrow__(array)
+    if storage.family == "category":
+        place = {level: code for code, level in enumerate(storage.categories or ())}
+        codes = [place.get(value, -1) if seen else -1 for value, seen in zip(values, mask, strict=True)]
+        levels = pd.Index(list(storage.categories or ()), dtype=_dtype(storage.detail[0]))
+        return pd.Categorical.from_codes(np.array(codes, np.int64), levels, ordered=storage.ordered)
+    if storage.dtype == "object":
+        return _as_objects(storage, values, mask)
+    dtype = _dtype(storage.dtype)
+    if storage.family == "text":
+        return pd.array(in_arrow.shown_only(values, mask), dtype=dtype)
+    if storage.family in ("time", "duration"):
+        code = "M8" if storage.family == "time" else "m8"
+        stamps = pd.Series(np.where(mask, values, _NO_TIME).astype(np.int64).view(f"{code}[{storage.unit}]"))
+        return (stamps if storage.zone is None else stamps.dt.tz_localize("UTC")).astype(dtype).array
+    if isinstance(dtype, _extension()):
+        numbers = np.where(mask, values, 0).astype(dtype.numpy_dtype)
+        return dtype.__from_arrow__(pa.array(numbers, mask=~mask))
+    if storage.family == "float" or (storage.family == "int" and not mask.all()):
+        return np.where(mask, values, np.nan).astype(dtype if storage.family == "float" else np.float64)
+    return values.astype(dtype) if mask.all() else in_arrow.shown_only(values, mask)
+
+
+def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
+    """A frame of the columns, its rows labelled by ``index``, or 0, 1, …"""
+    pd = _pandas()
+    held = [pd.Series(column, dtype=column.dtype) for column in columns]  # objects of text would else be no objects
+    table = pd.DataFrame(dict(enumerate(held)), index=pd.RangeIndex(rows))
+    table.columns = pd.Index(list(names))
+    return table if index is None else table.set_axis(index, axis=0)
+
+
+def _pandas() -> Any:
+    """The library, which only a frame of its own brings in."""
+    return importlib.import_module("pandas")
+
+
+def _extension() -> Any:
+    return _pandas().api.extensions.ExtensionDtype
+
+
+def _numbers(name: str, values: Array, mask: Mask) -> tuple[Storage, Array, Mask]:
+    if values.dtype.kind == "b":
+        return Storage("bool", name), values.astype(bool), mask
+    if values.dtype.kind == "f":
+        wide = values.astype(np.float64)
+        return Storage("float", name), wide, mask & ~np.isnan(wide)
+    exact = np.uint64 if values.dtype.kind == "u" and values.dtype.itemsize == 8 else np.int64
+    return Storage("int", name), values.astype(exact), mask
+
+
+def _categories(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
+    index, codes = series.cat.categories, series.cat.codes.to_numpy()
+    levels = index.tolist()
+    in_arrow.check_levels(levels, name, str(index.dtype))
+    values = in_arrow.objects([levels[code] if code >= 0 else None for code in codes])
+    ordered, detail = bool(series.cat.ordered), (_name(index.dtype),)
+    return Storage("category", "category", categories=tuple(levels), ordered=ordered, detail=detail), values, codes >= 0
+
+
+def _objects(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
+    """A column of Python objects: all of one type that can be read."""
+    mask = series.notna().to_numpy(bool)
+    values = in_arrow.shown_only(series.to_numpy(object), mask)
+    rows = np.flatnonzero(mask)
+    families = [_family(values[row], name, int(row)) for row in rows]
+    if not families:
+        return Storage("null", "object"), values, mask
+    family = families[0]
+    other = next((row for row, one in zip(rows, families, strict=True) if one != family), None)
+    if other is not None:
+        first, second = values[rows[0]], values[other]
+        raise DataError(
+            f"column {name!r} mixes {type(first).__name__} (row {rows[0]} is {first!r}) and {type(second).__name__} "
+            f"(row {other} is {second!r}); make its cells of one type, as .astype(str) or pandas.to_numeric do."
+        )
+    return _typed(family, values, mask, name)
+
+
+def _family(value: Any, name: Name, row: int) -> Family:
+    """What family a Python object is of. A datetime is a date to Python, but of a zone of its own."""
+    if not isinstance(value, datetime.datetime):
+        for kind, family in _OBJECTS:
+            if isinstance(value, kind):
+                return family
+        raise in_arrow.refusal(name, type(value).__name__, row, value)
+    way_out = "turn the column into times of one zone by pandas.to_datetime(…, utc=True)"
+    raise in_arrow.refusal(name, f"{type(value).__name__} as objects", row, value, way_out)
+
+
+def _typed(family: Family, values: Array, mask: Mask, name: Name) -> tuple[Storage, Array, Mask]:
+    """The objects of one family as an array of what the family is read as."""
+    if family == "text":
+        return Storage("text", "object"), values, mask
+    if family == "decimal":
+        return Storage("decimal", "object", digits=_digits(values[mask], name, np.flatnonzero(mask))), values, mask
+    if family == "time":
+        days = np.zeros(len(mask), np.int64)
+        days[mask] = values[mask].astype("M8[D]").view(np.int64)
+        return Storage("time", "object", "D"), days, mask
+    if family == "int":
+        largest = max(int(value) for value in values[mask])
+        smallest = min(int(value) for value in values[mask])
+        if smallest < -(2**63) or largest >= 2**63:
+            row = next(row for row in np.flatnonzero(mask) if not -(2**63) <= int(values[row]) < 2**63)
+            raise DataError(
+                f"row {row} of column {name!r} is {values[row]}, beyond 64 bits; turn the column into text."
+            )
+    made: dict[Family, type[np.generic]] = {"bool": np.bool_, "int": np.int64, "float": np.float64}
+    found = np.where(mask, values, 0).astype(made[family])
+    return Storage(family, "object"), found, mask & ~np.isnan(found) if family == "float" else mask
+
+
+def _digits(values: Array, name: Name, rows: Array) -> tuple[int, int]:
+    wrong = next((row for row, value in zip(rows, values, strict=True) if not value.is_finite()), None)
+    if wrong is not None:
+        raise DataError(f"row {wrong} of column {name!r} is not finite; drop the row, or put a number there.")
+    return 38, max(0, *(-int(value.as_tuple().exponent) for value in values))
+
+
+def _as_objects(storage: Storage, values: Array, mask: Mask) -> Array:
+    found = np.full(len(mask), None, object)
+    if storage.family == "time":
+        values = np.where(mask, values, 0).astype(np.int64).view(f"M8[{storage.unit}]").astype("M8[D]").astype(object)
+    found[mask] = in_arrow.objects(values[mask].tolist())
+    return found
+
+
+def _zone(dtype: Any, name: Name) -> str:
+    try:
+        known = _dtype(str(dtype)) == dtype
+    except TypeError:
+        known = False
+    if not known:
+        raise DataError(
+            f"column {name!r} is of a time zone without a name ({dtype.tz}); turn it into one that has, as "
+            ".dt.tz_convert('UTC') does."
+        )
+    return str(dtype.tz)
+
+
+def _name(dtype: Any) -> str:
+    """A name that ``_dtype`` finds again; pandas calls text of several kinds by one."""
+    pd = _pandas()
+    if not isinstance(dtype, pd.StringDtype):
+        return str(dtype)
+    return f"string[{dtype.storage}, {'NA' if dtype.na_value is pd.NA else 'nan'}]"
+
+
+def _dtype(name: str) -> Any:
+    pd = _pandas()
+    found = re.fullmatch(r"string\[(\w+), (NA|nan)\]", name)
+    if found is None:
+        return pd.api.types.pandas_dtype(name)
+    return pd.StringDtype(found[1]) if found[2] == "NA" else pd.StringDtype(found[1], na_value=np.nan)

@@ -1,0 +1,94 @@
+"""Columns of polars: cells out of series, and series out of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lowerbound.schema import in_arrow
+from lowerbound.schema.column import Name, Storage
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+PLAIN = {"float": "Float64", "int": "Int64", "bool": "Boolean", "text": "String", "time": "Datetime", "null": "Null"}
+PLAIN["duration"] = "Duration"
+_TAKEN = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)} | {
+    *("Float16", "Float32", "Float64", "Boolean", "String", "Categorical", "Enum"),
+    *("Date", "Datetime", "Duration", "Decimal", "Null"),
+}
+
+
+def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
+    """How the cells of a series lie, their values, and which there are; NaN is none, as null."""
+    dtype = series.dtype
+    base = dtype.base_type().__name__
+    if base not in _TAKEN:
+        row = next((row for row, null in enumerate(series.is_null()) if not null), None)
+        way_out = "turn it into a Duration by pl.col(…).cast(pl.Duration)" if base == "Time" else ""
+        raise in_arrow.refusal(
+            name, str(dtype), row, None if row is None else series.slice(row, 1).to_list()[0], way_out
+        )
+    # a name with a 0 in it stops polars
+    storage, values, mask = in_arrow.read(series.alias("").to_arrow(), name)
+    storage = replace(storage, dtype=base, detail=())
+    if base == "Enum":  # a set of names: that they have an order does not make them a scale
+        storage = replace(storage, categories=tuple(dtype.categories.to_list()), ordered=False)
+    elif base == "Categorical":
+        storage = replace(storage, categories=None, ordered=False, detail=_named_categories(dtype))
+    elif base == "Decimal":
+        storage = replace(storage, digits=(dtype.precision or 38, dtype.scale))
+    return storage, values, mask
+
+
+def build(storage: Storage, values: Array, mask: Mask) -> Any:
+    """A series of the cells."""
+    import polars as pl
+
+    if storage.family == "null":
+        return pl.Series([None] * len(mask), dtype=pl.Null)
+    dtype = _dtype(storage)
+    if storage.family in ("text", "category", "decimal"):
+        given = in_arrow.shown_only(values, mask).tolist()
+        return pl.Series(given, dtype=dtype if storage.family == "decimal" else pl.String).cast(dtype)
+    if not mask.any():
+        return pl.Series([None] * len(mask), dtype=dtype)
+    series = pl.from_arrow(pa.array(np.where(mask, values, 0).astype(values.dtype), mask=~mask))
+    assert isinstance(series, pl.Series)
+    return (series.cast(pl.Int32) if dtype == pl.Date else series).cast(dtype)
+
+
+def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
+    """A frame of the columns."""
+    import polars as pl
+
+    return pl.DataFrame([column.alias(str(name)) for name, column in zip(names, columns, strict=True)])
+
+
+def _dtype(storage: Storage) -> Any:
+    import polars as pl
+
+    if storage.dtype == "Enum":
+        return pl.Enum([str(level) for level in storage.categories or ()])
+    if storage.dtype == "Datetime":
+        return pl.Datetime(storage.unit, storage.zone)  # type: ignore[arg-type]
+    if storage.dtype == "Duration":
+        return pl.Duration(storage.unit)  # type: ignore[arg-type]
+    if storage.dtype == "Decimal" and storage.digits is not None:
+        return pl.Decimal(*storage.digits)
+    if storage.dtype == "Categorical" and storage.detail:
+        name, namespace, physical = storage.detail
+        return pl.Categorical(pl.Categories(name, namespace, getattr(pl, physical)))
+    return getattr(pl, storage.dtype)
+
+
+def _named_categories(dtype: Any) -> tuple[str, ...]:
+    """Of categories that have a name of their own: name, namespace and physical type."""
+    categories = getattr(dtype, "categories", None)
+    if categories is None or categories.is_global():
+        return ()
+    return categories.name(), categories.namespace(), categories.physical().__name__

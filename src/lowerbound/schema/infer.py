@@ -1,0 +1,266 @@
+"""A schema from a frame: the kind of each column, and what is found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.data.frames import is_number
+from lowerbound.errors import DataError
+from lowerbound.schema import cells as reading
+from lowerbound.schema import coding, measures, rules, times
+from lowerbound.schema.cells import Cells
+from lowerbound.schema.column import CLASSES, KINDS, Column, Level, Name, Storage
+from lowerbound.schema.rules import Look, shown
+from lowerbound.schema.table import Schema
+
+_MOST_LEVELS = 100_000
+_ATOM = 0.05  # of the cells: more on one value is said
+_HOLES = 0.9
+Floats = NDArray[np.float64]
+
+
+def infer(
+    df: Any, schema: Mapping[Name, str | Column] | None = None, *, max_categories: int = 100, what: str = "the frame"
+) -> Schema:
+    """What each column of a frame of pandas, polars or pyarrow is taken for. ``schema``: the kind of some, by name.
+
+    A cell that is null, None, NaN or NaT is missing. Of the others, the first rule that holds:
+
+    1. *constant*: they are all the same, or there are none.
+    2. Text all written as 2001-12-31, or with a time as 2001-12-31 23:59:59 (or with a T): *datetime*.
+    3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is not taken for a scale.)
+    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of 20 cells or more of which 95 %
+       differ; *categorical* otherwise. Of more than ``max_categories`` levels, all but the most frequent
+       ``max_categories`` − 1 share one class, "other". More than that of numbers stored as text are refused.
+    5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
+       Durations: *positive* if none is below 0, else *real*.
+    6. Whole numbers, floats too (those of a column with holes): *binary* of 0 and 1, or of any two in 20 cells or more;
+       *identifier* if they are stored as whole numbers, 20 or more without a hole or a repetition, and the name is a
+       key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1; *count* if none is
+       below 0 and all are up to 2^53; *ordinal* if some are below 0, but there are at most 20 different ones, each
+       10 times on average; *real* otherwise. Codes of categories cannot be told from counts: declare them.
+    7. Other numbers: *interval* [0, 1] if all lie there and spread over more than 0.8; *positive* if none is below 0
+       (an exact 0 among them is an atom, see ``Column.atoms``); *real* otherwise.
+
+    Raises ``DataError`` in a sentence for what cannot be used: columns with one name, mixed types, infinities, lists,
+    numbers stored as text, more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.
+    """
+    if max_categories < 2:
+        raise ValueError(f"max_categories is {max_categories}; give 2 or more, of which one is for all others.")
+    frame = reading.read(df, what)
+    names = frame.source.names
+    if not names or not frame.rows:
+        raise DataError(f"{what} holds {frame.rows} rows and {len(names)} columns; give at least one of each.")
+    given = {name: _given(name, kind) for name, kind in (schema or {}).items()}
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise DataError(f"schema names {unknown[0]!r}, which {what} has no column of; its columns are {list(names)}.")
+    columns = []
+    for name, storage, found in zip(names, frame.source.storages, frame.cells, strict=True):
+        columns.append(_column(name, storage, found, given.get(name), max_categories))
+    return Schema(tuple(columns), frame.source.backend, frame.rows)
+
+
+def _given(name: Name, kind: str | Column) -> Column:
+    column = kind if isinstance(kind, Column) else Column(kind)  # type: ignore[arg-type]
+    if column.kind not in KINDS:
+        raise ValueError(f"schema says that {name!r} is {column.kind!r}; the kinds are {', '.join(KINDS)}.")
+    return column
+
+
+def _column(name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int) -> Column:
+    bare = Column("constant" if given is None else given.kind, name, storage=storage)
+    if bare.kind != "identifier":
+        coding.refuse_infinite(bare, found)
+    look = rules.look(name, storage, found)
+    form = times.written_form(look.levels.tolist()) if storage.family == "text" else None
+    if given is None:
+        kind, why = rules.kind_of(look, form, max_categories)
+    else:
+        kind, why = given.kind, "declared"
+        _check_declared(look, given, form)
+    problems = _problems(look, kind)
+    missing = 1 - len(look.seen) / look.rows
+    column = Column(kind, name, why, problems, missing, storage, form=form if kind == "datetime" else None)
+    if look.distinct == 0 or kind == "constant":
+        value = _constant(storage, found) if look.distinct else None
+        return replace(column, kind="constant", value=value)
+    if kind == "identifier":
+        return column
+    if kind in CLASSES:
+        return _classes(column, look, found, given, max_categories)
+    return _measured(column, look, found, given)
+
+
+def _check_declared(look: Look, given: Column, form: str | None) -> None:
+    """Refuse a declared kind that the cells cannot be of."""
+    name, kind, family = look.name, given.kind, look.storage.family
+    if look.distinct == 0:
+        return  # nothing speaks against it, and nothing can be learned
+    if kind not in rules.ALLOWED[family] or (kind == "datetime" and family == "text" and form is None):
+        allowed = [other for other in rules.ALLOWED[family] if other != "datetime" or form or family != "text"]
+        raise DataError(
+            f"schema says that {name!r} is {kind}, and it holds {coding.group(look.storage)} ({look.storage.dtype}; "
+            f"the first is {shown(look.seen[0], look.storage)}), which can be {', '.join(allowed)}; turn it into "
+            "another type, or leave it out of schema."
+        )
+    if kind == "constant" and look.distinct > 1:
+        first, second = shown(look.levels[0]), shown(look.levels[1])
+        raise DataError(
+            f"schema says that {name!r} is constant, and it holds {first} and {second}; leave it out of it."
+        )
+    if kind == "ordinal" and family == "text" and not given.levels:
+        raise DataError(
+            f"schema says that {name!r} is ordinal, and text has no order; give Column('ordinal', levels=(…))."
+        )
+
+
+def _problems(look: Look, kind: str) -> tuple[str, ...]:
+    found, missing = [], 1 - len(look.seen) / look.rows
+    if not len(look.seen):
+        return ("it holds nothing, and comes back so",)
+    if missing > _HOLES:
+        found.append(f"{100 * missing:.3g} % of it is missing")
+    texts = look.levels.tolist() if kind in CLASSES and look.storage.family == "text" else []
+    if texts and all(map(is_number, texts)) and not rules.are_codes(texts):
+        found.append("its text reads as numbers")
+    if kind not in ("identifier", "categorical") and rules.reads_as_key(look.name):
+        found.append("it is called as keys are: declare it 'identifier' or 'categorical' if it is one")
+    return tuple(found)
+
+
+def _constant(storage: Storage, found: Cells) -> Level:
+    value = found.values[int(np.argmax(found.mask))]
+    if isinstance(value, Decimal):
+        return str(value)
+    plain: Level = value.item() if isinstance(value, np.generic) else value
+    return plain
+
+
+def _classes(column: Column, look: Look, found: Cells, given: Column | None, most: int) -> Column:
+    levels = rules.levels_of(look) if given is None or not given.levels else tuple(given.levels)
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"schema gives {column.name!r} a level twice: {list(levels)[:9]}; give each once.")
+    if len(levels) > _MOST_LEVELS:
+        raise DataError(
+            f"column {column.name!r} has {len(levels):,} different cells, too many for classes; declare it by "
+            f"schema={{{column.name!r}: 'identifier'}}, or group them."
+        )
+    column = replace(column, levels=levels)
+    unknown = found.mask & (coding.codes(column, found) < 0)
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        value = shown(found.values[row])
+        raise DataError(f"row {row} of column {column.name!r} is {value}, which is none of the levels of its schema.")
+    if column.kind == "binary" and len(levels) != 2:
+        raise DataError(
+            f"schema says that {column.name!r} is binary, and it has {len(levels)} levels, of which the first is "
+            f"{shown(levels[0])}; declare it categorical, or give its two by Column('binary', levels=(…))."
+        )
+    if column.kind != "categorical" or len(levels) <= most or (given is not None and given.levels):
+        return column
+    order = np.argsort(-look.counts, kind="stable")
+    kept, pooled = np.sort(order[: most - 1]), np.sort(order[most - 1 :])
+    share = look.counts[pooled].sum() / look.counts.sum()
+    said = f"{len(pooled)} rarer levels ({100 * share:.3g} % of the cells) share one class, other"
+    return replace(
+        column,
+        problems=(*column.problems, said),
+        levels=tuple(levels[at] for at in kept),
+        pooled=tuple(levels[at] for at in pooled),
+        weights=tuple(int(count) for count in look.counts[pooled]),
+    )
+
+
+def _measured(column: Column, look: Look, found: Cells, given: Column | None) -> Column:
+    """A column of numbers or times, with what is measured of them."""
+    column = _placed(column, found)
+    values = coding.numbers(column, column.storage, found)
+    low, high = (None, None) if given is None else (given.low, given.high)
+    if column.kind == "interval" and given is None:
+        low, high = 0.0, 1.0
+    if column.kind == "interval" and low is not None and high is not None and not low < high:
+        raise ValueError(f"schema gives {column.name!r} the interval from {low:g} to {high:g}; give low below high.")
+    seen = values[found.mask]
+    low = float(seen.min()) if low is None else float(low)
+    high = float(seen.max()) if high is None else float(high)
+    column = replace(column, low=low, high=high)
+    coding.check_range(column, values, found)
+    atom, atoms = measures.most_repeated(seen)
+    grid = _recorded(column, seen) if given is None or given.precision is None else float(given.precision)
+    centre, scale = _centre_and_scale(column, seen)
+    column = replace(column, precision=grid, atom=atom, atoms=atoms, centre=centre, scale=scale)
+    return replace(
+        column, heavy_tailed=_heavy(column, seen), why=column.why + _grid(column), problems=_said(column, seen)
+    )
+
+
+def _placed(column: Column, found: Cells) -> Column:
+    """With the offset and the step that keep whole numbers and times exact."""
+    seen, family = found.values[found.mask], column.storage.family
+    if family == "int":
+        far = max(abs(int(seen.min())), abs(int(seen.max()))) > times.EXACT
+        return replace(column, offset=int(seen.min())) if far and column.kind == "real" else column
+    if family == "text":
+        seen = times.read(seen.tolist(), column.form or "date")
+    elif family not in ("time", "duration"):
+        return column
+    offset = 0 if family == "duration" else int(seen.min())
+    return replace(column, offset=offset, step=times.natural_step(seen, offset, column.unit or "ns"))
+
+
+def _recorded(column: Column, seen: Floats) -> float | None:
+    """The grid of the values: of times and durations their step, of whole numbers 1 at least."""
+    storage = column.storage
+    if column.unit is not None:
+        return 1.0
+    found = measures.precision(seen, storage.floating)
+    return 1.0 if found is None and storage.family == "int" else found
+
+
+def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
+    """Of ``Schema.standardise``: an interval goes to [0, 1], positive numbers keep their 0, counts stay."""
+    if column.kind == "count":
+        return 0.0, 1.0
+    if column.kind == "interval" and column.low is not None and column.high is not None:
+        return column.low, measures.usable(column.high - column.low)
+    if column.kind == "positive":
+        return 0.0, measures.usable(float(np.median(seen[seen > 0]))) if (seen > 0).any() else 1.0
+    return measures.centre_and_scale(seen)
+
+
+def _heavy(column: Column, seen: Floats) -> bool:
+    """Of positive numbers, the tails of their logarithms."""
+    if column.kind == "positive":
+        above = seen[seen > 0]
+        return len(above) > 0 and measures.heavy_tailed(np.log(above))
+    return column.kind == "real" and measures.heavy_tailed(seen)
+
+
+def _grid(column: Column) -> str:
+    if column.precision is None:
+        return ""
+    if column.unit is not None:
+        name = times.NATURAL[column.step * times.PER_UNIT[column.unit]]
+        return f", in whole {name}s"
+    return "" if column.precision == 1 and column.why.startswith("whole") else f", in steps of {column.precision:g}"
+
+
+def _said(column: Column, seen: Floats) -> tuple[str, ...]:
+    said = list(column.problems)
+    atom, atoms = column.atom, column.atoms
+    continuous = column.kind in ("real", "positive", "interval")
+    if continuous and atom is not None and atoms is not None and atoms > _ATOM and len(seen) >= measures.FEW:
+        where = f"{atom + column.offset:.6g}" if column.unit is None else "one value"
+        said.append(f"{100 * atoms:.3g} % of its cells are {where}: a density has no bound there")
+    if column.heavy_tailed:
+        said.append("heavy tails")
+    if column.kind == "count" and len(seen) >= measures.FEW and seen.var() < seen.mean() / 2:
+        said.append("it varies less than counts do: declare it 'ordinal' or 'categorical' if it holds grades or codes")
+    return tuple(said)

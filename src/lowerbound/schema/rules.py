@@ -1,0 +1,181 @@
+"""The rules by which a column's kind is inferred from its cells."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.data.frames import is_number
+from lowerbound.errors import DataError
+from lowerbound.schema import in_arrow, times
+from lowerbound.schema.cells import Cells
+from lowerbound.schema.column import ASIDE, CLASSES, Family, Kind, Level, Name, Storage
+from lowerbound.schema.measures import FEW
+
+_NUMBERS: tuple[Kind, ...] = ("real", "positive", "interval", "count")
+ALLOWED: dict[Family, tuple[Kind, ...]] = {
+    "float": (*_NUMBERS, *CLASSES, *ASIDE),
+    "int": (*_NUMBERS, *CLASSES, *ASIDE),
+    "bool": (*_NUMBERS, *CLASSES, *ASIDE),
+    "decimal": (*_NUMBERS, *ASIDE),
+    "duration": ("real", "positive", "interval", *ASIDE),
+    "text": (*CLASSES, "datetime", *ASIDE),
+    "category": (*CLASSES, *ASIDE),
+    "time": ("datetime", *ASIDE),
+    "null": ASIDE,
+}
+"""What each family of cells can be declared."""
+_DISTINCT, _SHARES = 0.95, 0.8
+_GRADES, _EACH = 20, 10
+_KEY = re.compile(r"(?i:(?:^|[^a-z])(?:id|key|uuid|guid|index|idx|serial)$|^row_?id$|^unnamed: ?0$)|[a-z](?:ID|Id)$")
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A column's observed cells: ``seen [n]`` of ``rows``; ``levels`` are the different ones in their order, each there
+    ``counts`` times.
+    """
+
+    name: Name
+    storage: Storage
+    seen: NDArray[Any]
+    levels: NDArray[Any]
+    counts: NDArray[np.int64]
+    rows: int
+
+    @property
+    def distinct(self) -> int:
+        return len(self.levels)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.seen) == self.rows
+
+
+def look(name: Name, storage: Storage, cells: Cells) -> Look:
+    """The levels of categories stay in the type's own order; others come in ascending order."""
+    seen = cells.values[cells.mask]
+    if storage.family == "decimal":  # counted as they are, for doubles may be the same of two that are not
+        each = sorted(Counter(seen.tolist()).items())
+        counted = np.array([count for _, count in each], np.int64)
+        numbers = np.array([float(level) for level, _ in each])
+        return Look(name, storage, seen.astype(np.float64), numbers, counted, len(cells.mask))
+    if seen.dtype != object:
+        levels, counts = np.unique(seen, return_counts=True)
+        return Look(name, storage, seen, levels, counts, len(cells.mask))
+    found = Counter(seen.tolist())
+    declared = storage.categories
+    order = sorted(found) if declared is None else [level for level in declared if level in found]
+    number = np.array([found[level] for level in order], np.int64)
+    return Look(name, storage, seen, in_arrow.objects(order), number, len(cells.mask))
+
+
+def kind_of(column: Look, form: str | None, max_categories: int) -> tuple[Kind, str]:
+    """The kind of a column, and why, in words; the rules are those of ``infer``. ``form``: of times written as text."""
+    if column.distinct == 0:
+        return "constant", "it holds nothing"
+    if column.distinct == 1:
+        return "constant", f"always {shown(column.levels[0], column.storage)}"
+    family = column.storage.family
+    if family in ("text", "category") and form is None:
+        return _of_text(column, max_categories)
+    if family == "bool":
+        return "binary", "true or false"
+    if family in ("time", "text"):
+        span = f"from {shown(column.levels[0], column.storage)} to {shown(column.levels[-1], column.storage)}"
+        return "datetime", ("times, written as text, " if family == "text" else "times ") + span
+    if family == "duration":
+        return ("positive" if column.levels[0] >= 0 else "real"), "durations"
+    return _of_numbers(column)
+
+
+def shown(level: Any, storage: Storage | None = None) -> str:
+    """A cell, for a sentence; of times and durations their ``storage`` tells what they are."""
+    if storage is not None and storage.unit is not None:
+        code = "M8" if storage.family == "time" else "m8"
+        text = str(np.array(int(level), f"{code}[{storage.unit}]"))
+        return re.sub(r"(T00:00:00)?(\.0+)?$", "", text)
+    if isinstance(level, float | np.floating):
+        number = float(level)
+        return f"{number:.0f}" if abs(number) < 1e9 and number == round(number) else f"{number:.6g}"
+    text = repr(level.item() if isinstance(level, np.generic) else level)
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def are_codes(texts: list[str]) -> bool:
+    """Whether texts of digits are codes and no numbers: some begin with a 0."""
+    return any(len(text) > 1 and text[0] == "0" and text.isdigit() for text in texts)
+
+
+def reads_as_key(name: Name) -> bool:
+    """Whether a name is one that keys have: id, customer_id, CustomerID, key, uuid, index, Unnamed: 0, …"""
+    return isinstance(name, str) and _KEY.search(name) is not None
+
+
+def _of_text(column: Look, max_categories: int) -> tuple[Kind, str]:
+    n, distinct = len(column.seen), column.distinct
+    if column.storage.ordered and distinct > 2:
+        return "ordinal", f"{distinct} ordered categories"
+    what = "text" if column.storage.family == "text" else "category"
+    if distinct == 2:
+        return "binary", f"two kinds of {what}: {shown(column.levels[0])} and {shown(column.levels[1])}"
+    if what == "text" and distinct > max_categories:
+        _refuse_numbers(column)
+    if n >= FEW and distinct >= _DISTINCT * n:
+        return "identifier", f"dropped: {distinct} different kinds of {what} in {n} cells"
+    return "categorical", f"{distinct} kinds of {what}"
+
+
+def _refuse_numbers(column: Look) -> None:
+    """Refuse many numbers that are stored as text."""
+    texts = column.levels.tolist()
+    numbers = [text for text in texts if is_number(text)]
+    if are_codes(numbers) or len(numbers) < 0.9 * len(texts):
+        return
+    other = next((text for text in texts if not is_number(text)), None)
+    beside = "" if other is None else f" beside {shown(other)}, to be a hole"
+    raise DataError(
+        f"column {column.name!r} holds numbers stored as text ({shown(numbers[0])}); turn it into numbers{beside}, or "
+        f"declare it by schema={{{column.name!r}: 'categorical'}} or 'identifier'."
+    )
+
+
+def _of_numbers(column: Look) -> tuple[Kind, str]:
+    low, high, n = column.levels[0], column.levels[-1], len(column.seen)
+    span = f"from {shown(low)} to {shown(high)}"
+    largest = max(abs(int(low)), abs(int(high)))
+    if column.storage.family != "int" and (largest > times.EXACT or (column.levels != np.floor(column.levels)).any()):
+        if low >= 0 and high <= 1 and high - low > _SHARES:
+            return "interval", f"shares {span}"
+        return ("positive" if low >= 0 else "real"), f"numbers {span}"
+    if column.distinct == 2 and low == 0 and high == 1:
+        return "binary", "0 or 1"
+    if column.storage.family == "int" and (key := _key(column)) is not None:
+        return "identifier", key
+    if column.distinct == 2 and n >= FEW:
+        return "binary", f"two whole numbers: {shown(low)} and {shown(high)}"
+    if low < 0 and column.distinct <= _GRADES and n >= _EACH * column.distinct and column.storage.family != "decimal":
+        return "ordinal", f"{column.distinct} whole numbers {span}"
+    return ("count" if low >= 0 and largest <= times.EXACT else "real"), f"whole numbers {span}"
+
+
+def _key(column: Look) -> str | None:
+    """Why whole numbers are a key, in words; None where they are not."""
+    if not column.complete or column.distinct < max(FEW, column.rows):
+        return None
+    if reads_as_key(column.name):
+        return "dropped: it is called as keys are, and no two cells are the same"
+    first = int(column.seen[0])
+    if first in (0, 1) and bool((column.seen == np.arange(first, first + column.rows)).all()):
+        return f"dropped: it counts the rows, {first}, {first + 1}, {first + 2}, …"
+    return None
+
+
+def levels_of(column: Look) -> tuple[Level, ...]:
+    """The levels as plain Python objects."""
+    return tuple(level.item() if isinstance(level, np.generic) else level for level in column.levels)

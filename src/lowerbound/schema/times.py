@@ -1,0 +1,94 @@
+"""Whole numbers and times as steps from an offset: exact in double precision while they are fewer than 2^53."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.schema.column import OF_TEXT
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+EXACT = 2**53
+PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "D": 86_400 * 10**9}
+"""Nanoseconds in each unit of time."""
+_NATURAL = ("nanosecond", 1), ("microsecond", 10**3), ("millisecond", 10**6), ("second", 10**9)
+NATURAL = {length: name for name, length in (*_NATURAL, ("minute", 60 * 10**9), ("hour", 3600 * 10**9))}
+NATURAL[PER_UNIT["D"]] = "day"
+_WRITTEN = {
+    "date": r"\d{4}-\d\d-\d\d",
+    "T": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d",
+    " ": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
+}
+_WORD = 2**64
+
+
+def steps(whole: Array, offset: int, step: int) -> Floats:
+    """(whole − offset) / step of int64 or uint64, ``[N]``: the division's nearest double, with no overflow before."""
+    below = whole < offset
+    apart = whole.astype(np.uint64) - np.uint64(offset % _WORD)  # modulo 2^64, as are the two
+    apart[below] = np.uint64(0) - apart[below]
+    quotient, rest = np.divmod(apart, np.uint64(step))
+    found: Floats = quotient.astype(np.float64) + rest.astype(np.float64) / step
+    return np.where(below, -found, found)
+
+
+def whole(values: Floats, offset: int, step: int, limits: tuple[int, int]) -> Array:
+    """The nearest whole numbers to offset + step · values, held to ``limits``: int64, or uint64 where these need it."""
+    low, high = limits
+    dtype = np.int64 if high < 2**63 else np.uint64
+    least, most = (low - offset) / step, (high - offset) / step
+    size = np.abs(np.where((values > least) & (values < most), values, 0))
+    parts = np.floor(size)
+    apart = parts.astype(np.uint64) * np.uint64(step) + np.rint((size - parts) * step).astype(np.uint64)
+    at = np.uint64(offset % _WORD)
+    found: Array = np.where(values < 0, at - apart, at + apart).astype(dtype)
+    found[values >= most] = dtype(high)
+    found[values <= least] = dtype(low)
+    return found
+
+
+def natural_step(values: Array, offset: int, unit: str) -> int:
+    """The longest of day, hour, minute, … in whose steps from ``offset`` all times lie, in ``unit``."""
+    apart = np.unique(values.astype(np.uint64) - np.uint64(offset % _WORD))
+    divisor = int(np.gcd.reduce(apart)) * PER_UNIT[unit]
+    longest = max(length for length in NATURAL if length >= PER_UNIT[unit] and divisor % length == 0)
+    return longest // PER_UNIT[unit]
+
+
+def in_unit(values: Array, unit: str, to: str) -> Array:
+    """Times in another unit: a finer one exactly, a coarser one cut down; held to what 64 bits hold."""
+    have, want = PER_UNIT[unit], PER_UNIT[to]
+    if have <= want:
+        return values // (want // have)
+    ratio, end = have // want, np.iinfo(np.int64).max // (have // want)
+    return np.clip(values, -end, end) * ratio
+
+
+def written_form(texts: list[str]) -> str | None:
+    """How all of the texts are written as times, such that they are read and written back as they are; or None."""
+    for form, pattern in _WRITTEN.items():
+        if texts and all(re.fullmatch(pattern, text, re.ASCII) for text in texts):
+            try:
+                return form if write(read(texts, form), form) == texts else None
+            except ValueError:  # the 31st of February
+                return None
+    return None
+
+
+def read(texts: list[str], form: str) -> Array:
+    """Texts of a form as int64 in its unit. Raises ValueError for one that is of another."""
+    wrong = next((text for text in texts if not re.fullmatch(_WRITTEN[form], text, re.ASCII)), None)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return np.array(texts, f"M8[{OF_TEXT[form]}]").view(np.int64)
+
+
+def write(stamps: Array, form: str) -> list[str]:
+    """int64 in the unit of a form as texts, of the years 0 to 9999."""
+    first, last = np.array(["0000-01-01", "9999-12-31"], f"M8[{OF_TEXT[form]}]").view(np.int64)
+    found = np.clip(stamps, first, last).view(f"M8[{OF_TEXT[form]}]")
+    return [str(text).replace("T", " " if form == " " else "T") for text in np.datetime_as_string(found)]
