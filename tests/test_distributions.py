@@ -1036,3 +1036,11 @@ def test_the_density_of_each_under_each_is_that_of_pairs(spread):
     pairs = oracle.Normal(loc.double(), scale.double()).log_prob(z.double().unsqueeze(1)).sum(2)
     assert each.dtype == torch.float32
     torch.testing.assert_close(each, pairs.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_draw_of_normals_has_its_density_from_its_noise_too():
+    for q in (Normal(normals(3, 2), normals(3, 2, seed=1).exp()), Normal(normals(2), normals(2).exp(), batch_dims=0)):
+        noise = normals(4, 3, 2, seed=2)
+        z = q.sample(noise)
+        with torch.no_grad():
+            torch.testing.assert_close(q.log_prob_of_sample(z, noise), q.log_prob(z))

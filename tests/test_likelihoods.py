@@ -809,3 +809,16 @@ def test_a_model_of_rows_whose_values_are_not_alike_or_not_independent(kind):
     model.log_lik(z, MIXED).sum().backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
     assert model.sample(4, rng()).shape == (4, 6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (64,), (28, 28), (131,)])
+def test_a_bernoulli_row_without_gradients_is_the_sum_of_its_values(shape):
+    """By products of many factors: as exact as the sum, and no overflow where every factor is 2."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.0, 3.0, 1e4):
+        logits = scale * torch.randn(5, 3, 1, *shape, generator=generator)
+        x = (torch.rand(3, *shape, generator=generator) < 0.5).float()
+        exact = Bernoulli().log_prob(logits.double().requires_grad_(), x.double()).detach()
+        with torch.no_grad():
+            found = Bernoulli().log_prob(logits, x)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-4)

@@ -37,6 +37,13 @@ class Normal(Distribution):
     def log_prob_per_dim(self, z: Tensor) -> Tensor:
         return normal_log_prob(z, self.loc, self.scale)
 
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.log_prob(z)
+        return (-0.5 * noise.square()).flatten(2).sum(2) - (self.scale.log() + HALF_LOG_2PI).flatten(
+            self.batch_dims
+        ).sum(-1)
+
     def log_prob_of_each(self, z: Tensor) -> Tensor:
         """Two matrix products, z²·τ and z·μτ with τ = 1/σ², in double precision, for their large terms cancel."""
         z = z.flatten(1).double()

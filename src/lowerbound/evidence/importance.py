@@ -22,7 +22,7 @@ from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
-_CHUNK_ROWS = 2**12  # and rows through the decoder at once, whose hidden layers may be wider than its output
+_CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
 _ROWS = 100  # of a batch
 _PILOT = 128
 Array = NDArray[np.float64]
@@ -197,7 +197,7 @@ class WeightTotal:
 
     def __init__(self, tail: int = 0) -> None:
         self.draws, self.tail = 0, tail
-        self.top: Tensor | None = None
+        self.seen: list[Tensor] = []
         self.scale: Tensor | None = None
 
     def add(self, log_w: Tensor) -> None:
@@ -217,13 +217,14 @@ class WeightTotal:
         self.sum_logs = self.sum_logs + log_w.sum(0)
         self.draws += len(log_w)
         if self.tail:
-            seen = log_w if self.top is None else torch.cat([self.top, log_w])
-            self.top = seen if len(seen) <= self.tail else seen.topk(self.tail, 0, sorted=False).values
+            self.seen.append(log_w)
+            if sum(map(len, self.seen)) > 4 * self.tail:
+                self.seen = [self.largest()]
 
     def largest(self) -> Tensor:
         """The logarithms of the largest weights, ``[tail, B]``."""
-        assert self.top is not None
-        return self.top
+        seen = torch.cat(self.seen)
+        return seen if len(seen) <= self.tail else seen.topk(self.tail, 0, sorted=False).values
 
     def result(self) -> Tensor:
         """log mean w, its standard error, the effective sample size, mean log w: ``[4, B]``."""

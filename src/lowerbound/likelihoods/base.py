@@ -63,10 +63,14 @@ class Factorised(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x|z) ``[K, B]``: the sum over observed values."""
         if mask is None:
-            return self.log_prob_per_value(params, x).flatten(2).sum(2)
+            return self.log_prob_of_row(params, x)
         # Both sides of a `where` are differentiated, so the density must never see what is not observed.
         values = self.log_prob_per_value(params, torch.where(mask, x, 0))
         return torch.where(mask, values, 0).flatten(2).sum(2)
+
+    def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) ``[K, B]`` of rows that are observed throughout; a family may have it for less than each value's."""
+        return self.log_prob_per_value(params, x).flatten(2).sum(2)
 
     @abstractmethod
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
