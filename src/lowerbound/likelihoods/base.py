@@ -69,7 +69,7 @@ class Factorised(Likelihood):
         return torch.where(mask, values, 0).flatten(2).sum(2)
 
     def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) ``[K, B]`` of rows that are observed throughout; a family may have it for less than each value's."""
+        """log p(x|z) ``[K, B]`` of rows observed throughout; a family may have it for less than its values'."""
         return self.log_prob_per_value(params, x).flatten(2).sum(2)
 
     @abstractmethod

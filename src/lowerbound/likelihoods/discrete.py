@@ -26,13 +26,14 @@ class Bernoulli(Factorised):
         return functional.logsigmoid((2 * x - 1) * params.squeeze(2))
 
     def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
-        """Where no gradient is asked for, Σ min(t, 0) − log Π (1 + e^−|t|), t = ±logit: one logarithm for many values."""
+        """Where no gradient is asked for, Σ min(t, 0) − log Π (1 + e^−|t|), t = ±logit: few logarithms."""
         if torch.is_grad_enabled():
             return super().log_prob_of_row(params, x)
         t = ((2 * x - 1) * params.squeeze(2)).flatten(2)
         below = t.clamp(max=0).sum(2)
         factors = t.abs_().neg_().exp_().add_(1)  # each at most 2
-        return below - factors.unflatten(2, (-1, _together(t.shape[2]))).prod(3).log_().sum(2)
+        log_factors: Tensor = factors.unflatten(2, (-1, _together(t.shape[2]))).prod(3).log_().sum(2)
+        return below - log_factors
 
     def mean(self, params: Tensor) -> Tensor:
         return params.squeeze(2).sigmoid()
