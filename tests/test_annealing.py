@@ -94,7 +94,7 @@ def test_a_weight_taken_after_the_move_is_wrong(monkeypatch):
 
     monkeypatch.setattr(module, "_forwards", mutant)
     found = annealed(of_model(oracle.model(), oracle.posterior(1.2)), rows_of(x), rng(), replace(COARSE, start="prior"))
-    assert np.abs((np.exp(found.estimate - truth) - 1) / found.standard_error).max() > 20
+    assert np.abs((np.exp(found.estimate - truth) - 1) / found.standard_error).max() > 10
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_the_sandwich_holds_the_exact_evidence_and_closes_as_the_path_grows_fine
     assert z.shape == (100, 10)
     assert found.lower.mean - 0.02 < truth.mean() < found.upper.mean + 0.02
     assert gaps[0] > 3 * gaps[1] > 0
-    assert abs(gaps[1]) < 0.5 + 4 * found.mean_gap_error
+    assert abs(gaps[1]) < 1.0 + 4 * found.mean_gap_error
 
 
 def test_rows_far_off_are_not_what_was_validated(digits):

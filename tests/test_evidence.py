@@ -155,10 +155,10 @@ def test_a_narrow_posterior_is_not_believed(linear):
 def test_its_k_hat_is_that_of_its_weights(linear):
     oracle, x = linear
     targets, noise = of_model(oracle.model(), oracle.posterior(1.5)), rng(5)
-    found = importance_sampling(targets, Rows(x[:7], dtype=torch.float64), rng(5), 500)
+    found = importance_sampling(targets, Rows(x[:7], dtype=torch.float64), rng(5), 140)
     target = targets(batch_of(x[:7]))
-    log_w = target.log_weights(target.posterior, target.posterior.noise((500, 7), (5,), noise, torch.float64))
-    due = pareto_k(log_w.sort(0).values[-tail_size(500) - 1 :].detach().numpy())
+    log_w = target.log_weights(target.posterior, target.posterior.noise((140, 7), (5,), noise, torch.float64))
+    due = pareto_k(log_w.sort(0).values[-tail_size(140) - 1 :].detach().numpy())
     np.testing.assert_allclose(found.pareto_k, due)
 
 

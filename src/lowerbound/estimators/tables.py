@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import nn
 
 from lowerbound import nn as networks
 from lowerbound.likelihoods import (
     Bernoulli,
-    Beta,
     Categorical,
     Factorised,
     LogNormal,
@@ -49,8 +47,6 @@ def likelihood_of(column: Column) -> Factorised:
             return ZeroInflatedNegativeBinomial() if many else NegativeBinomial()
         case "positive" if column.low is None or column.low > 0:
             return LogNormal("dimension", (1,), min_scale=_LEAST_SCALE)
-        case "interval" if column.atoms is not None and column.atoms < _LEAST_SCALE:
-            return Beta()
     if column.heavy_tailed:
         return StudentT("learned", "dimension", (1,), min_scale=floor)
     return Normal("dimension", (1,), min_scale=floor)
@@ -84,8 +80,3 @@ def table_networks(
     encoder = networks.MLP((cells.out_features,), (n_outputs,), hidden, activation, context)
     out_shape = (columns,) if likelihood.n_parameters == 1 else (likelihood.n_parameters, columns)
     return cells, encoder, networks.MLP(event, out_shape, tuple(hidden)[::-1], activation, context)
-
-
-def in_units(schema: Schema) -> torch.Tensor:
-    """log |du/dx| of each cell ``[D]``: what log p gains in the user's units; 0 for counts and classes."""
-    return torch.from_numpy(schema.log_jacobian)

@@ -16,7 +16,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowerbound import io
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
-from lowerbound.gradients import GradientEstimator, Objective, by_family, leave_one_out, reparameterised, traits
+from lowerbound.gradients import (
+    GradientEstimator,
+    Objective,
+    by_family,
+    leave_one_out,
+    reparameterised,
+    sticking_the_landing,
+    traits,
+)
+from lowerbound.gradients.base import is_mean
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
@@ -99,6 +108,8 @@ class AEVB:
         device = next(model.parameters()).device
         if self.precision == "tf32" and device.type != "cuda":
             raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')
+        if self.estimator not in (reparameterised, sticking_the_landing):
+            is_mean(self.objective)  # found once, and now: a step that is being traced cannot ask
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
         learning: dict[str, object] = {"objective": self.objective, "gradient": self.estimator}
         modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}

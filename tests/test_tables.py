@@ -1,0 +1,142 @@
+"""A table of mixed columns with holes, from a frame to a model and back, by the parts that are there for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound import schema
+from lowerbound.data import Rows
+from lowerbound.estimators.tables import cells_of, likelihood_of, product_of, table_networks
+from lowerbound.model import draw
+from lowerbound.nn import Cells, Chain, seeded
+from oracles import batch_of, rng
+
+
+def people(n: int = 400, missing: float = 0.2) -> pd.DataFrame:
+    """Columns of each kind that hang together, with cells missing at random."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=n)
+    frame = pd.DataFrame(
+        {
+            "age": np.round(40 + 10 * z + random.normal(size=n), 1),
+            "income": np.exp(10 + z + 0.3 * random.normal(size=n)),
+            "visits": random.poisson(np.exp(1 + 0.7 * z)),
+            "member": np.where(z + 0.5 * random.normal(size=n) > 0, "yes", "no"),
+            "city": np.where(z > 0.5, "Bonn", np.where(z < -0.5, "Ulm", "Kiel")),
+            "country": "DE",
+        }
+    )
+    frame["visits"] = frame["visits"].astype("Int64")
+    for name in ("age", "income", "visits", "member", "city"):
+        frame.loc[random.random(n) < missing, name] = None
+    return frame
+
+
+def test_cells_are_as_an_encoder_is_told():
+    x = torch.tensor([[1.0, 2, 5], [3, 0, 7], [8, 1, 9]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [False, False, True]])
+    cells = Cells((0, 3, 0), (False, False, True))
+    cells.fit(x, mask)
+    found = cells(torch.where(mask, x, 0), mask)
+    assert found.shape == (3, cells.out_features) == (3, 1 + 3 + 1 + 3)
+    torch.testing.assert_close(found[:, 0], torch.tensor([-1.0, 1.0, 0.0]))  # mean 2, deviation 1; missing: the mean
+    assert found[:, 1:4].tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    logs = torch.tensor([6.0, 10.0]).log()
+    due = (logs - logs.mean()) / logs.std(correction=0)
+    torch.testing.assert_close(found[:, 4], torch.tensor([float(due[0]), 0.0, float(due[1])]))
+    assert torch.equal(found[:, 5:], mask.float())
+    assert cells(x)[:, 5:].min() == 1, "without a mask all is there"
+
+
+def test_what_is_missing_cannot_be_seen_by_the_posterior():
+    with seeded(0):
+        encoder = Chain(Cells((0, 3), (False, False)), lb.nn.MLP((6,), (4,), (8,)))
+    posterior = lb.posteriors.DiagonalNormal(2, encoder)
+    mask = torch.tensor([[True, False]])
+    seen = [posterior(torch.tensor([[0.5, value]]), mask).loc for value in (0.0, 2.0, torch.nan)]
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], posterior(torch.tensor([[0.5, 0.0]]), torch.tensor([[True, True]])).loc)
+
+
+def test_each_kind_has_its_likelihood():
+    found = schema.infer(people())
+    kinds = {column.name: type(likelihood_of(column)).__name__ for column in found.modelled}
+    assert kinds["member"] == "Bernoulli"
+    assert kinds["city"] == "Categorical"
+    assert kinds["visits"] == "NegativeBinomial"
+    assert kinds["income"] == "LogNormal"
+    assert kinds["age"] in ("Normal", "StudentT", "LogNormal")
+    assert "country" not in kinds, "a constant is kept aside"
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    frame = people()
+    found = schema.infer(frame)
+    coded = found.encode(frame)
+    values = torch.tensor(np.nan_to_num(found.standardise(coded.values)), dtype=torch.float32)
+    mask = torch.tensor(coded.mask)
+    with seeded(0):
+        likelihood = product_of(found)
+        cells, encoder, decoder = table_networks(found, 4, (2,), (32,), torch.nn.SiLU, likelihood, 0)
+    cells.fit(values, mask)
+    model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, likelihood)
+    model.initialise(values, mask)
+    posterior = lb.posteriors.DiagonalNormal(2, Chain(cells, encoder))
+    before = bound(model, posterior, values, mask)
+    inference = lb.AEVB(posterior, objective=lb.objectives.iwae, draws=10, learning_rate=5e-3)
+    lb.fit(model, Rows(values, mask), inference, passes=60, validation=0)
+    return frame, found, model, posterior, values, mask, before
+
+
+def bound(model, posterior, values, mask) -> float:
+    with torch.no_grad():
+        return float(lb.objectives.iwae(draw(model, posterior, batch_of(values, mask), rng(), 100)).mean())
+
+
+def test_a_fit_with_holes_learns_what_columns_share(fitted):
+    """It starts at independent columns, each its own distribution; the bound of observed cells rises from there."""
+    _, _, model, posterior, values, mask, before = fitted
+    assert bound(model, posterior, values, mask) > before + 0.5
+
+
+def test_draws_come_back_as_the_frame_was(fitted):
+    frame, found, model, posterior, *_ = fitted
+    with torch.no_grad():
+        rows = model.sample(500, rng(1), None, posterior).double().numpy()
+    new = found.decode(found.unstandardise(rows), generator=np.random.default_rng(0))
+    assert list(new.columns) == list(frame.columns)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert (new["country"] == "DE").all()
+    assert set(new["city"]) <= {"Bonn", "Kiel", "Ulm"}
+    assert np.allclose(new["age"], new["age"].round(1)), "in the precision of the data"
+    assert (new["income"] > 0).all()
+    means = new.groupby("city")["age"].mean()
+    assert means["Bonn"] - means["Ulm"] > 5, "what hangs together in the data does in the draws"
+
+
+def test_an_all_missing_row_says_nothing(fitted):
+    _, _, model, posterior, values, mask, _ = fitted
+    none = torch.zeros_like(mask[:1])
+    weights = draw(model, posterior, batch_of(values[:1], none), rng(), 4000).log_w.detach()
+    estimate = weights.logsumexp(0) - np.log(4000)
+    error = weights.exp().std(0) / weights.exp().mean(0) / np.sqrt(4000)
+    assert abs(float(estimate)) < 4 * float(error) + 1e-6
+
+
+def test_cells_of_a_schema_follow_its_kinds():
+    found = schema.infer(people())
+    cells = cells_of(found)
+    by_name = dict(
+        zip((column.name for column in found.modelled), zip(cells.classes, cells.log1p, strict=True), strict=True)
+    )
+    assert by_name["city"] == (3, False)
+    assert by_name["member"] == (0, False)
+    assert by_name["visits"] == (0, True)
+    with pytest.raises(ValueError, match="classes of 2 columns and log1p of 1"):
+        Cells((1, 2), (True,))
