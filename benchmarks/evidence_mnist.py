@@ -27,6 +27,7 @@ import record
 from lowerbound import evidence
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings
+from lowerbound.evidence.estimates import error_of_mean
 from mnist_bounds import WAYS, train
 
 MODELS = {"VAE": "VAE", "IWAE 5": "IWAE 5", "VampPrior": "VampPrior"}
@@ -91,7 +92,7 @@ def summary(values: np.ndarray, monte_carlo: float, start: float, annealed: int)
     """Of all rows, and of those that are annealed too."""
     return {
         "mean": float(values.mean()),
-        "standard_error": evidence.importance.error_of_mean(values),
+        "standard_error": error_of_mean(values),
         "monte_carlo_error": monte_carlo,
         "of_the_annealed": float(values[:annealed].mean()),
         "seconds": time.perf_counter() - start,

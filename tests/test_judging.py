@@ -181,3 +181,18 @@ def test_grey_rows_are_binarised_alike_for_all_that_are_compared():
     np.testing.assert_array_equal(rows[0].estimate, rows[1].estimate)
     ours, theirs = (vae.log_likelihood(x, samples=2000, seed=3) for vae in vaes)
     assert np.corrcoef(ours.estimate, theirs.estimate)[0, 1] > 0.5, "the same rows of 0 and 1"
+
+
+def test_simple_models_of_fewer_columns_are_not_compared(linear):
+    """A density leaves constant columns out: it is of another measure than the model's."""
+    oracle, train, x = linear
+    assert judged(oracle, x, 1.0, train).baselines
+    flat = torch.cat([train[:, :5], torch.ones(len(train), 1)], 1)
+    assert not judged(oracle, x, 1.0, flat).baselines
+
+
+def test_gaps_are_of_rows_of_their_own(linear):
+    oracle, _, x = linear
+    found = judge_model(oracle.model(), oracle.posterior(), x, anneal=0, simulate=0, gaps=7, simulations=0)
+    assert len(found.gaps.elbo) == 7
+    assert found.annealed is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -70,3 +70,9 @@ class Joint(Distribution):
 
     def take(self, index: Tensor) -> Self:
         return replace(self, latents={name: part.take(index) for name, part in self.latents.items()})
+
+
+def check_names(names: Sequence[str], latents: int) -> None:
+    """Refuse names that are not one for each of the ``latents``, or not all different."""
+    if len(names) != latents or len(set(names)) < len(names) or not names:
+        raise ValueError(f"{latents} latents need as many names, each another; got {', '.join(names) or 'none'}.")

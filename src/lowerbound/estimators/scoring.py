@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from lowerbound.training import in_order
 USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 
 
-class Scoring:
+class Scoring(ABC):
     """What an estimator with a model and a posterior says of rows."""
 
     model_: LatentVariableModel
@@ -30,17 +31,17 @@ class Scoring:
     shape_: tuple[int, ...]
     device: str
 
-    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]: ...
 
-    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
-        raise NotImplementedError
+    @abstractmethod
+    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
 
-    def _rng(self, stream: str) -> torch.Generator:
-        raise NotImplementedError
+    @abstractmethod
+    def _rng(self, stream: str) -> torch.Generator: ...
 
-    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]: ...
 
     def score_samples(self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None) -> NDArray[Any]:
         """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.

@@ -8,16 +8,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data import Rows
 from lowerbound.distributions import Distribution
+from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, Point, transition
 from lowerbound.evidence.targets import Source, Target, Targets
 from lowerbound.training import in_order
 
-Array = NDArray[np.float64]
 _ACCEPT = 0.65  # the rate at which a trajectory of fixed length moves farthest. Beskos et al. 2013
 _PILOT, _TRIES = 50, 2  # temperatures of a pilot, and transitions at each
 _CHAIN_ROWS = 2**12  # chains × rows at once
@@ -45,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Annealed:
+class Annealed(Estimates):
     """What annealing found for each row, in nats.
 
     ``estimate [N]``: log mean over chains of w, a lower bound on log p(x) in expectation; of chains run backwards
@@ -54,22 +53,11 @@ class Annealed:
     steps the weights' variation is spread, (Σ s_t)²/Σ s_t² with s_t the deviation of step t's increments over chains.
     """
 
-    estimate: Array
-    standard_error: Array
     log_weights: Array
     acceptance: Array
     effective_temperatures: Array
     settings: Settings
     upper: bool = False
-
-    @property
-    def mean(self) -> float:
-        return float(self.estimate.mean())
-
-    @property
-    def mean_monte_carlo_error(self) -> float:
-        """Of ``mean``, on these very rows."""
-        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
 
 
 def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Array:

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from lowerbound.data import arrays
 from lowerbound.distributions import generator, negative_binomial_log_prob, poisson_log_prob
 from lowerbound.errors import DataError
-from lowerbound.evidence.importance import LogLikelihood, error_of_mean
+from lowerbound.evidence.estimates import error_of_mean
+from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.shallow import BernoulliMixture, Gaussian, gaussian_mixture, gaussians
 from lowerbound.likelihoods import (
     Bernoulli,

@@ -16,7 +16,7 @@ from lowerbound.diagnostics import active_units
 from lowerbound.distributions import Distribution, generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
-from lowerbound.evidence.importance import error_of_mean
+from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.targets import settled
 from lowerbound.evidence.words import signed, size
 from lowerbound.inference import Data

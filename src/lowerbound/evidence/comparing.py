@@ -10,7 +10,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.evidence.importance import LogLikelihood, error_of_mean
+from lowerbound.evidence.estimates import error_of_mean
+from lowerbound.evidence.importance import LogLikelihood
 
 Array = NDArray[np.float64]
 _HEAD = ("first", "second", "difference", "± rows", "± Monte Carlo", "± seeds", "first better", "not believed")

@@ -11,38 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from lowerbound.distributions import generator
-from lowerbound.evidence.importance import LogLikelihood, error_of_mean
+from lowerbound.evidence.estimates import Array, Estimates
+from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
 from lowerbound.evidence.targets import settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 
-Array = NDArray[np.float64]
 _CONVERGED = 0.01  # nats that the last steps may still gain
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimates):
     """Between two quantities of each row, in nats: ``estimate [N]``, ``standard_error [N]`` its Monte Carlo error."""
-
-    estimate: Array
-    standard_error: Array
-
-    @property
-    def mean(self) -> float:
-        """Over rows, in nats per row."""
-        return float(self.estimate.mean())
-
-    @property
-    def mean_standard_error(self) -> float:
-        """Standard error of ``mean`` as an estimate for new rows: rows vary, and each is estimated."""
-        return error_of_mean(self.estimate)
-
-    @property
-    def mean_monte_carlo_error(self) -> float:
-        """The part of it that is Monte Carlo error on these very rows."""
-        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data import Rows
 from lowerbound.distributions import FullNormal
 from lowerbound.draw import Batch
 from lowerbound.evidence.annealing import log_mean
+from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, transition
 from lowerbound.evidence.targets import Target, Targets
 from lowerbound.training import in_order
 
-Array = NDArray[np.float64]
 Exact = Callable[[Batch, int, torch.Generator], Tensor]
 """Rows and K → K draws of p(z|x) for each, ``[K, B, *E]``."""
 _MOST_LATENTS = 10  # the paper's own estimates are of 3: the normal's fit, and so the error, worsens with each
@@ -31,25 +30,14 @@ _CHAIN_ROWS = 2**12  # chains × rows at once
 
 
 @dataclass(frozen=True)
-class PosteriorEstimate:
+class PosteriorEstimate(Estimates):
     """Estimates of log p(x) from draws of p(z|x), in nats, one for each row.
 
     ``estimate [N]``: too high in expectation, by about half its variance. ``standard_error [N]``: by the delta method.
     ``acceptance [N]``: of the Hamiltonian trajectories after warm-up; 1 for exact draws.
     """
 
-    estimate: Array
-    standard_error: Array
     acceptance: Array
-
-    @property
-    def mean(self) -> float:
-        return float(self.estimate.mean())
-
-    @property
-    def mean_monte_carlo_error(self) -> float:
-        """Of ``mean``, on these very rows."""
-        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
+from lowerbound.evidence.estimates import Array, Estimates, error_of_mean
 from lowerbound.evidence.targets import Source, Targets, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
@@ -25,11 +26,10 @@ _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
 _CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
 _ROWS = 100  # of a batch
 _PILOT = 128
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LogLikelihood:
+class LogLikelihood(Estimates):
     """Estimates of log p(x) in nats, one for each row.
 
     ``estimate [N]``: log mean_K w, a lower bound on log p(x) in expectation. ``standard_error [N]``: Monte Carlo error
@@ -37,8 +37,6 @@ class LogLikelihood:
     ``pareto_k [N]``: the shape of the weights' tail. ``work``: draws in all, a pilot's among them.
     """
 
-    estimate: Array
-    standard_error: Array
     ess: Array
     elbo: Array
     pareto_k: Array
@@ -57,21 +55,6 @@ class LogLikelihood:
     def errors_hold(self) -> NDArray[np.bool_]:
         """Rows whose k̂ is at most ½: of others the variance of the weights, and so the standard error, is infinite."""
         return self.believed & (self.pareto_k <= 0.5)
-
-    @property
-    def mean(self) -> float:
-        """Mean over rows of the estimate, in nats per row."""
-        return float(self.estimate.mean())
-
-    @property
-    def mean_standard_error(self) -> float:
-        """Standard error of ``mean`` as an estimate for new rows: rows vary, and each is estimated."""
-        return error_of_mean(self.estimate)
-
-    @property
-    def mean_monte_carlo_error(self) -> float:
-        """The part of it that is Monte Carlo error on these very rows (their draws are independent)."""
-        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
 
     @property
     def mean_elbo(self) -> float:
@@ -246,9 +229,3 @@ def chunks(draws: int, rows: int, values_per_row: int) -> Iterator[int]:
 def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
     """−nats/(D ln 2): what a value costs to store, on average."""
     return -nats_per_row / (math.prod(shape) * math.log(2))
-
-
-def error_of_mean(values: Array) -> float:
-    """Of the mean; NaN where the spread is unknown: for a single row, or one at −∞."""
-    known = len(values) > 1 and bool(np.isfinite(values).all())
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan

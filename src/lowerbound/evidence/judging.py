@@ -128,14 +128,15 @@ def judge_model(
 
     ``standard_error``, ``budget``: see ``to_precision``. ``anneal``: how many of the rows, chosen at random, are
     annealed too (0 for none). ``simulate``: how many rows are drawn from the model for the sandwich. Both need latents
-    that are real numbers, and are left out where they are not. ``gaps``: for how many of the annealed rows the best q
-    is searched. ``simulations``: of calibration. ``train``: rows to fit simple models to; None for none.
+    that are real numbers, and are left out where they are not. ``gaps``: for how many such rows the best q is
+    searched. ``simulations``: of calibration. ``train``: rows to fit simple models to; None for none.
     """
     like = next(model.parameters())
     rng = generator(seed, "evidence", device=like.device)
     rows, targets = settled(x, like, rng), of_model(model, posterior)
     importance = to_precision(targets, rows, rng, standard_error, budget)
-    index = np.sort(np.random.default_rng(seed).choice(len(rows), min(anneal, len(rows)), replace=False))
+    chosen = np.random.default_rng(seed).permutation(len(rows))
+    index = np.sort(chosen[:anneal])
     result = Evidence(importance, model.likelihood.measure, rows.shape, index)
     settings = Settings() if settings is None else settings
     if rows.context is None and len(rows) > 1:  # q(z) is of one prior, and costs every row at every other
@@ -145,7 +146,7 @@ def judge_model(
         found = calibrate(model, posterior, simulations=simulations, seed=seed, context=rows.context)
         result = replace(result, calibration=found)
     if gaps:
-        first = rows.subset(torch.from_numpy(index[:gaps]).to(rows.device))
+        first = rows.subset(torch.from_numpy(np.sort(chosen[:gaps])).to(rows.device))
         result = replace(result, gaps=gap_report(model, posterior, first, seed=seed))
     if train is not None:
         result = replace(result, baselines=_simple(model, settled(train, like, rng), rows, seed))
@@ -163,12 +164,13 @@ def judge_model(
 
 
 def _simple(model: LatentVariableModel, train: Rows, rows: Rows, seed: int) -> tuple[Baseline, ...]:
-    """Simple models of the same measure; none where columns differ in kind, or cells are missing."""
+    """Simple models of the same measure; none where columns differ in kind or are constant, or cells are missing."""
     kind, levels, _ = kind_of(model.likelihood)
     if kind is None or rows.mask is not None or train.mask is not None or rows.context is not None:
         return ()
     learnt, scored = (each.x.to(torch.float64).cpu().numpy() for each in (train, rows))
-    return baselines(learnt, scored, kind, levels=max(2, levels), seed=seed)
+    found = baselines(learnt, scored, kind, levels=max(2, levels), seed=seed)
+    return tuple(each for each in found if each.measure == model.likelihood.measure)
 
 
 def _of_baseline(simple: Baseline) -> dict[str, Any]:

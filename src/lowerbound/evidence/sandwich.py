@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowerbound.data import Rows
 from lowerbound.evidence.annealing import Annealed, Settings, annealed
-from lowerbound.evidence.importance import error_of_mean
+from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.targets import Targets
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior

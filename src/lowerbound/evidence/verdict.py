@@ -11,8 +11,9 @@ import numpy as np
 from lowerbound.evidence.baselines import Baseline
 from lowerbound.evidence.calibration import Calibration
 from lowerbound.evidence.collapse import Collapse
+from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.gaps import Gaps
-from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, error_of_mean
+from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
 from lowerbound.evidence.words import signed, size
 from lowerbound.likelihoods.base import Measure

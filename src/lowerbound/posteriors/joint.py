@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
+from lowerbound.distributions.joint import check_names
 from lowerbound.posteriors.base import Posterior
 
 
@@ -21,10 +22,7 @@ class Joint(Posterior):
     family = distributions.Joint
 
     def __init__(self, names: Sequence[str], parts: Sequence[Posterior], encoder: nn.Module) -> None:
-        if len(names) != len(parts) or len(set(names)) < len(names) or not names:
-            raise ValueError(
-                f"{len(parts)} latents need as many names, each another; got {', '.join(names) or 'none'}."
-            )
+        check_names(names, len(parts))
         super().__init__(sum(torch.Size(part.event).numel() for part in parts), encoder)
         self.names, self.latents = tuple(names), nn.ModuleList(parts)
 

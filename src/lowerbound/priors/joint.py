@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
+from lowerbound.distributions.joint import check_names
 from lowerbound.priors.base import Encode, Prior
 
 
@@ -16,10 +17,7 @@ class Joint(Prior):
 
     def __init__(self, names: Sequence[str], parts: Sequence[Prior]) -> None:
         super().__init__()
-        if len(names) != len(parts) or len(set(names)) < len(names) or not names:
-            raise ValueError(
-                f"{len(parts)} latents need as many names, each another; got {', '.join(names) or 'none'}."
-            )
+        check_names(names, len(parts))
         self.names, self.latents = tuple(names), nn.ModuleList(parts)
 
     @property

@@ -1,0 +1,40 @@
+"""What is estimated of each row, and what that says of their mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """A quantity of each row in nats: ``estimate [N]``, and its Monte Carlo error ``standard_error [N]``."""
+
+    estimate: Array
+    standard_error: Array
+
+    @property
+    def mean(self) -> float:
+        """Mean over rows of the estimate, in nats per row."""
+        return float(self.estimate.mean())
+
+    @property
+    def mean_standard_error(self) -> float:
+        """Standard error of ``mean`` as an estimate for new rows: rows vary, and each is estimated."""
+        return error_of_mean(self.estimate)
+
+    @property
+    def mean_monte_carlo_error(self) -> float:
+        """The part of it that is Monte Carlo error on these very rows (their draws are independent)."""
+        return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
+
+
+def error_of_mean(values: Array) -> float:
+    """Of the mean; NaN where the spread is unknown: for a single row, or one at −∞."""
+    known = len(values) > 1 and bool(np.isfinite(values).all())
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if known else math.nan
