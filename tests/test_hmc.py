@@ -65,7 +65,7 @@ def right(of: Path, point: Point, step: Tensor) -> Point:
 
 def no_metropolis(of: Path, point: Point, step: Tensor) -> Point:
     momentum = torch.randn(point.z.shape, generator=GENERATOR, dtype=torch.float64)
-    return trajectory(of, point, momentum, 1.0, step, 3)[0]
+    return trajectory(of, point, momentum, 1.0, step.expand(point.log_joint.shape), 3)[0]
 
 
 def wrong_sign(of: Path, point: Point, step: Tensor) -> Point:
@@ -85,7 +85,7 @@ def adapted(of: Path, point: Point, step: Tensor) -> Point:
 def test_a_path_runs_back_to_where_it_came_from():
     of, point = path(), path().at(exact(0)[:, :100])
     momentum = torch.randn(1, 100, D, generator=rng(3), dtype=torch.float64)
-    step = torch.linspace(0.01, 0.1, 100).double()
+    step = torch.linspace(0.01, 0.1, 100).double().unsqueeze(0)
     end, after = trajectory(of, point, momentum, 0.7, step, 10)
     back, before = trajectory(of, end, -after, 0.7, step, 10)
     assert (end.z - point.z).abs().max() > 0.1
@@ -99,7 +99,7 @@ def test_a_path_keeps_volume_and_nearly_energy():
 
     def image(both: Tensor) -> Tensor:
         end, momentum = trajectory(
-            of, of.at(both[:D].view(1, 1, D)), both[D:].view(1, 1, D), 1.0, torch.tensor([0.05]), 5
+            of, of.at(both[:D].view(1, 1, D)), both[D:].view(1, 1, D), 1.0, torch.tensor([[0.05]]), 5
         )
         return torch.cat([end.z.flatten(), momentum.flatten()])
 

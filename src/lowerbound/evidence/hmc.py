@@ -62,10 +62,13 @@ class Path:
 def transition(
     path: Path, point: Point, beta: float, step: Tensor, leapfrogs: int, rng: torch.Generator
 ) -> tuple[Point, Tensor]:
-    """One step that leaves π_β as it is: ``leapfrogs`` of size ``step [B]``, then Metropolis.
+    """One step that leaves π_β as it is: ``leapfrogs`` of half to all of ``step [B]``, then Metropolis.
 
-    Returns where the chains stand, and the probability ``[C, B]`` with which each accepted. Neal 2011.
+    Each chain draws its own size: paths of one length come back to where they began in each direction whose period
+    they hit. Returns where the chains stand, and the probability ``[C, B]`` with which each accepted. Neal 2011, §5.4.2.
     """
+    share = torch.rand(point.log_joint.shape, generator=rng, dtype=point.z.dtype, device=point.z.device)
+    step = step * (0.5 + 0.5 * share)
     momentum = torch.randn(point.z.shape, generator=rng, dtype=point.z.dtype, device=point.z.device)
     threshold = torch.rand(point.log_joint.shape, generator=rng, dtype=torch.float64, device=point.z.device)
     proposal, end = trajectory(path, point, momentum, beta, step, leapfrogs)
@@ -77,8 +80,8 @@ def transition(
 def trajectory(
     path: Path, point: Point, momentum: Tensor, beta: float, step: Tensor, leapfrogs: int
 ) -> tuple[Point, Tensor]:
-    """The end of a leapfrog path, and the momentum there; run from it with −momentum it comes back."""
-    step = step.view(1, -1, *[1] * (point.z.dim() - 2))
+    """The end of a leapfrog path of steps ``[C, B]``, and the momentum there; with −momentum it comes back."""
+    step = step.view(*step.shape, *[1] * (point.z.dim() - 2))
     z, slope = point.z, (1 - beta) * point.slope_start + beta * point.slope_joint
     momentum = momentum + 0.5 * step * slope
     for _ in range(leapfrogs - 1):
