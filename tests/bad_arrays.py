@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import scipy.sparse
 import torch
+from narwhals.dependencies import is_into_dataframe
 from sklearn.exceptions import NotFittedError
 
 import lowerbound as lb
@@ -35,6 +36,11 @@ def vae(**parameters: Any) -> lb.VAE:
     return lb.VAE(**{"latent_dim": 2, "passes": 1, "hidden": (4,), "random_state": 0, **parameters})
 
 
+def matrix(**parameters: Any) -> lb.VAE:
+    """Of a frame whose columns have one likelihood: a matrix, and no table of columns each of its kind."""
+    return vae(**{"likelihood": "Normal"} | parameters)
+
+
 def frame(x: np.ndarray = X, names: str = "abc") -> pd.DataFrame:
     return pd.DataFrame(x, columns=list(names))
 
@@ -45,7 +51,7 @@ def fitted(to: str = "array") -> lb.VAE:
         return vae().fit(np.zeros((5, 4, 3)))
     if to == "counts":
         return vae(likelihood="poisson").fit(COUNTS)
-    return vae().fit(frame() if to == "frame" else X)
+    return matrix().fit(frame()) if to == "frame" else vae().fit(X)
 
 
 def put(value: Any, x: np.ndarray = X, row: int = 5, column: int = 1) -> np.ndarray:
@@ -55,7 +61,8 @@ def put(value: Any, x: np.ndarray = X, row: int = 5, column: int = 1) -> np.ndar
 
 
 def fit(x: Any, *words: str, error: type[Exception] = ValueError, **parameters: Any) -> Kind:
-    return Kind(lambda: vae(**parameters).fit(x() if callable(x) else x), words, error)
+    make = matrix if is_into_dataframe(x) else vae
+    return Kind(lambda: make(**parameters).fit(x() if callable(x) else x), words, error)
 
 
 def objects(value: Any) -> np.ndarray:
@@ -200,7 +207,7 @@ FITTED: dict[str, Kind] = {
     "scores from no draws": use("array", "score_samples", X, 0, words=("samples must be at least 1, got 0",)),
     "an error from one draw": use("array", "log_likelihood", X, 1, words=("samples must be at least 2",)),
     "other columns, more to learn": Kind(
-        lambda: vae().partial_fit(frame()).partial_fit(frame(names="abd")), ("lack 'c' and hold 'd'", "in any order")
+        lambda: matrix().partial_fit(frame()).partial_fit(frame(names="abd")), ("lack 'c' and hold 'd'", "in any order")
     ),
     "unfitted: transform": Kind(lambda: vae().transform(X), ("this VAE is not fitted", "call fit"), NotFittedError),
     "unfitted: sample": Kind(lambda: vae().sample(2), ("this VAE is not fitted", "call fit"), NotFittedError),
@@ -291,7 +298,8 @@ FINE: dict[str, np.ndarray] = {
 def same(x: Any, **parameters: Any) -> None:
     """Fitted to ``x``, the model is that of the plain array of the same numbers."""
     plain = vae().fit(X)
-    np.testing.assert_array_equal(vae(**parameters).fit(x).transform(x), plain.transform(X))
+    make = matrix if is_into_dataframe(x) else vae
+    np.testing.assert_array_equal(make(**parameters).fit(x).transform(x), plain.transform(X))
 
 
 def reordered(x: Any) -> None:

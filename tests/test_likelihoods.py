@@ -795,7 +795,7 @@ def test_a_product_starts_and_draws_as_its_columns_do(masked):
 
 
 def test_a_product_refuses_another_number_of_columns():
-    with pytest.raises(ValueError, match="6 likelihoods for 5 columns"):
+    with pytest.raises(ValueError, match="likelihoods of 6 columns for 5"):
         product().log_prob(torch.zeros(1, 2, 4, 6).double(), MIXED[:, :5])
 
 

@@ -10,7 +10,7 @@ import torch
 import lowerbound as lb
 from lowerbound import schema
 from lowerbound.data import Rows
-from lowerbound.estimators.tables import cells_of, likelihood_of, product_of, table_networks
+from lowerbound.estimators.tables import cells_of, family_of, product_of, table_networks
 from lowerbound.model import draw
 from lowerbound.nn import Cells, Chain, seeded
 from oracles import batch_of, rng
@@ -65,7 +65,7 @@ def test_what_is_missing_cannot_be_seen_by_the_posterior():
 
 def test_each_kind_has_its_likelihood():
     found = schema.infer(people())
-    kinds = {column.name: type(likelihood_of(column)).__name__ for column in found.modelled}
+    kinds = {column.name: family_of(column)[0].__name__ for column in found.modelled}
     assert kinds["member"] == "Bernoulli"
     assert kinds["city"] == "Categorical"
     assert kinds["visits"] == "NegativeBinomial"

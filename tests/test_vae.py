@@ -212,7 +212,7 @@ def test_set_output_and_feature_names():
         out = vae.transform(container)
         assert list(out.columns) == ["vae0", "vae1"]
         assert list(vae.feature_names_in_) == load_wine().feature_names
-    with pytest.raises(ValueError, match="feature names"):
+    with pytest.raises(ValueError, match="alcohol"):
         vae.transform(frame.rename(columns={"alcohol": "spirit"}))
 
 

@@ -78,7 +78,9 @@ TABLE: dict[str, Callable[..., Any]] = {
     "likelihoods.Ordinal": likelihoods.Ordinal,
     "likelihoods.Poisson": likelihoods.Poisson,
     "likelihoods.Product": likelihoods.Product,
+    "likelihoods.SelfMasking": likelihoods.SelfMasking,
     "likelihoods.StudentT": likelihoods.StudentT,
+    "likelihoods.ZeroInflatedLogNormal": likelihoods.ZeroInflatedLogNormal,
     "likelihoods.ZeroInflatedNegativeBinomial": likelihoods.ZeroInflatedNegativeBinomial,
     "model.LatentVariableModel": model.LatentVariableModel,
     "networks.Cells": networks.Cells,
@@ -131,7 +133,10 @@ TABLE: dict[str, Callable[..., Any]] = {
 }
 _NAMES = {part: name for name, part in TABLE.items()}
 _SEVERAL = ("likelihoods", "parts", "estimators")  # arguments that are lists of parts
-_ADDED = {networks.MLP: {"context": 0}}
+_ADDED: dict[type[Any], dict[str, Any]] = {
+    networks.MLP: {"context": 0},
+    likelihoods.Product: {"blocks": None, "scale": None},
+}
 """Arguments that came later, left out where they are as before: so that older checkpoints are of the same fit."""
 
 

@@ -17,6 +17,7 @@ from lowerbound.likelihoods import Likelihood
 from lowerbound.nn import Precision
 from lowerbound.objectives import elbo
 from lowerbound.priors import Prior
+from lowerbound.schema import Schema
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
 _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
@@ -24,9 +25,9 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
 
 def check_parameters(given: Mapping[str, Any]) -> None:
     """Refuse, in one sentence that names the argument, what ``VAE`` cannot be made with."""
-    for name in ("latent_dim", "draws", "batch_size", "passes"):
+    for name in ("latent_dim", "batch_size", "passes"):
         whole(name, given[name], 1)
-    for name in ("patience", "threads"):
+    for name in ("patience", "threads", "draws"):
         if given[name] is not None:
             whole(name, given[name], 1)
     for name in ("beta", "warm_up", "free_bits"):
@@ -38,8 +39,11 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     _real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
-    if not isinstance(given["compile"], bool | np.bool_):
-        raise ValueError(f"compile is {_shown(given['compile'])}; give True or False.")
+    for name in ("compile", "strict"):
+        if not isinstance(given[name], bool | np.bool_):
+            raise ValueError(f"{name} is {_shown(given[name])}; give True or False.")
+    if not isinstance(given["schema"], Schema | Mapping | None):
+        raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, as {{"age": "count"}}.')
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
 
@@ -48,8 +52,8 @@ def _check_pairs(likelihood: Any, binarise: str, objective: Any, free_bits: floa
     """Refuse arguments that are right each by itself, but not together."""
     if binarise != "none" and isinstance(likelihood, str) and _plain(likelihood) not in ("auto", "bernoulli"):
         raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
-    objective = io.find("objectives", objective) if isinstance(objective, str) else objective
-    if free_bits and objective is not elbo:
+    objective = io.find("objectives", objective) if isinstance(objective, str) and objective != "auto" else objective
+    if free_bits and objective not in (elbo, "auto"):
         raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
 
 
@@ -81,8 +85,10 @@ def _check_names(given: Mapping[str, Any]) -> None:
     for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
         value, kind = given[argument], f"{argument}s"
         names = [key.split(".")[1] for key in io.TABLE if key.startswith(f"{kind}.")]
+        if argument in ("likelihood", "objective") and value == "auto":
+            continue
         if isinstance(value, str) and _plain(value) not in map(_plain, names):
-            one_of(argument, value, (*(["auto"] if argument == "likelihood" else []), *names))
+            one_of(argument, value, (*(["auto"] if argument in ("likelihood", "objective") else []), *names))
         elif isinstance(value, str) and argument in ("objective", "gradient"):
             io.find(kind, value)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from lowerbound import evidence
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
+from lowerbound.draw import Batch
 from lowerbound.estimators.parameters import whole
+from lowerbound.likelihoods import Product
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
@@ -43,8 +45,13 @@ class Scoring(ABC):
     @abstractmethod
     def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]: ...
 
-    def score_samples(self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None) -> NDArray[Any]:
+    def score_samples(
+        self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None, standardised: bool = False
+    ) -> NDArray[Any]:
         """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
+
+        Of a table it is that of the observed cells, 0 where a row has none; densities are in the columns' own units or,
+        with ``standardised``, per unit of their spread.
 
         Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
         Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
@@ -57,7 +64,8 @@ class Scoring(ABC):
             if rows.binarise == "mean":
                 batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
             log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
-            scores.append(log_p[:real])
+            log_p = torch.where(_holds_something(batch), log_p, 0)  # exactly: q is not the prior
+            scores.append((log_p + self._per_spread(batch) if standardised else log_p)[:real])
         return self._given(torch.cat(scores), x.dtype)
 
     def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
@@ -108,3 +116,18 @@ class Scoring(ABC):
             train=None if train is None else self._supported(self._checked(train), "afresh", None),
             seed=self.seed_,
         )
+
+    def _per_spread(self, batch: Batch) -> Tensor | float:
+        """What log p(x) gains ``[B]`` where densities are per unit of the columns' spread."""
+        likelihood = self.model_.likelihood
+        if not isinstance(likelihood, Product):
+            return 0.0
+        logs = likelihood.log_scale.expand(batch.x.shape)
+        return (logs if batch.mask is None else torch.where(batch.mask, logs, 0)).double().sum(1)
+
+
+def _holds_something(batch: Batch) -> Tensor:
+    """Rows ``[B]`` of which at least one value is observed."""
+    if batch.mask is None:
+        return torch.ones(len(batch.x), dtype=torch.bool, device=batch.x.device)
+    return batch.mask.flatten(1).any(1)

@@ -19,37 +19,60 @@ from lowerbound.likelihoods import (
     Ordinal,
     Product,
     StudentT,
+    ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
 from lowerbound.schema import Column, Schema
+from lowerbound.schema.column import CLASSES
 
 _MANY_ZEROS = 0.5  # a share of a count's cells
+_AN_ATOM = 0.05
 _LEAST_SCALE = 1e-3  # of a column's spread
 
 
 def product_of(schema: Schema) -> Product:
-    """A likelihood for each modelled column, by its kind; of values as ``Schema.standardise`` has them."""
-    return Product([likelihood_of(column) for column in schema.modelled])
+    """A likelihood for the modelled columns, by their kinds: one for all columns of a family.
+
+    Of values as ``Schema.standardise`` has them; log p is in the columns' own units.
+    """
+    families: dict[tuple[type[Factorised], int], list[int]] = {}
+    for j, column in enumerate(schema.modelled):
+        families.setdefault(family_of(column), []).append(j)
+    parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
+    return Product(parts, list(families.values()), [column.scale for column in schema.modelled])
 
 
-def likelihood_of(column: Column) -> Factorised:
-    """What suits a column: heavy tails where the data have them, and no scale below the precision they were kept in."""
-    floor = _floor(column)
-    match column.kind:
-        case "binary":
-            return Bernoulli()
-        case "categorical":
-            return Categorical(column.n_classes)
-        case "ordinal":
-            return Ordinal(column.n_classes)
-        case "count":
-            many = column.atom == 0 and (column.atoms or 0) > _MANY_ZEROS
-            return ZeroInflatedNegativeBinomial() if many else NegativeBinomial()
-        case "positive" if column.low is None or column.low > 0:
-            return LogNormal("dimension", (1,), min_scale=_LEAST_SCALE)
-    if column.heavy_tailed:
-        return StudentT("learned", "dimension", (1,), min_scale=floor)
-    return Normal("dimension", (1,), min_scale=floor)
+def family_of(column: Column) -> tuple[type[Factorised], int]:
+    """What suits a column, heavy tails where the data have them: the class of its likelihood, and how many classes."""
+    family: type[Factorised] = StudentT if column.heavy_tailed else Normal
+    counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
+    if column.kind in CLASSES:
+        classes: dict[str, type[Factorised]] = {"binary": Bernoulli, "categorical": Categorical, "ordinal": Ordinal}
+        family = classes[column.kind]
+    elif counted:
+        family = ZeroInflatedNegativeBinomial if atom > _MANY_ZEROS else NegativeBinomial
+    elif column.kind in ("positive", "count") and column.low is not None and column.low > 0:
+        family = LogNormal
+    elif column.kind in ("positive", "count") and atom > _AN_ATOM:
+        family = ZeroInflatedLogNormal
+    return family, column.n_classes
+
+
+def likelihood_of(columns: Sequence[Column]) -> Factorised:
+    """The likelihood of columns of one family, with no scale below the precision that each was kept in."""
+    family, classes = family_of(columns[0])
+    shape, floors = (len(columns),), [_floor(column) for column in columns]
+    if family is Normal:
+        return Normal("dimension", shape, floors)
+    if family is StudentT:
+        return StudentT("learned", "dimension", shape, floors)
+    if family is LogNormal:
+        return LogNormal("dimension", shape, _LEAST_SCALE)
+    if family is ZeroInflatedLogNormal:
+        return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE)
+    if family is Categorical:
+        return Categorical(classes)
+    return Ordinal(classes) if family is Ordinal else family()
 
 
 def _floor(column: Column) -> float:
@@ -63,7 +86,7 @@ def cells_of(schema: Schema) -> networks.Cells:
     """What an encoder sees of the modelled columns."""
     columns = schema.modelled
     classes = [column.n_classes if column.n_classes > 2 else 0 for column in columns]
-    return networks.Cells(classes, [column.kind == "count" for column in columns])
+    return networks.Cells(classes, [column.kind in ("count", "positive") for column in columns])
 
 
 def table_networks(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -24,29 +23,24 @@ from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
-from lowerbound.estimators import inputs
-from lowerbound.estimators.choices import (
-    COUNTS,
-    build_likelihood,
-    build_networks,
-    build_prior,
-    check_precision,
-    check_support,
-    default_likelihood,
-    part_of,
-)
+from lowerbound.estimators import frames, inputs, saving
+from lowerbound.estimators.building import build, likelihood_for, white_of
+from lowerbound.estimators.choices import COUNTS, check_support, part_of
 from lowerbound.estimators.parameters import check_parameters, whole
+from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
+from lowerbound.estimators.tables import product_of
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
+from lowerbound.schema import Column, Encoded, Schema
+from lowerbound.schema.column import Name
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
-_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
 _MOMENT_DRAWS = 1000
-_INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
+_HOLES_DRAWS = 20  # of the bound where cells are missing. Mattei & Frellsen 2019
 
 
 class Encoding(NamedTuple):
@@ -56,8 +50,11 @@ class Encoding(NamedTuple):
     scale: NDArray[Any]
 
 
-class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
+
+    Rows are an array of numbers, or a table: a frame of pandas, polars or pyarrow as it is, each column of its own
+    kind, with holes. What goes in as a frame comes out as one.
 
     Parameters
     ----------
@@ -68,9 +65,10 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     encoder, decoder : modules of your own, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
     prior, posterior : names of ``lowerbound.priors`` and ``.posteriors``; a prior may be a ``Prior``, a posterior what
         makes one of (latent_dim, encoder=…). None for the prior that suits the posterior.
-    objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``.
+    objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``. "auto" is "iwae" with 20
+        draws where cells are missing (MIWAE: Mattei & Frellsen 2019), and "elbo" where none is.
     gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
-    draws : latents drawn for each row and step (K of "iwae").
+    draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 as "auto" says.
     beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
         With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
     learning_rate, batch_size, passes : of Adam; rows a step; passes over the data, at most.
@@ -79,6 +77,8 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     binarise : "none", "fixed" or "afresh" (each pass): grey values in [0, ``white``] become 1 with probability
         value/``white``.
     white : the largest grey value (default 255 for 8-bit data, else 1).
+    schema : of a frame, the kinds of some columns by name (``schema.infer`` tells the rest), or a ``Schema``.
+    strict : refuse levels at use that were never seen in fitting, instead of taking them for missing, with a warning.
     random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
     device, threads, progress, callbacks : where and how to fit.
     precision : of the networks' products while fitting, "float32", "bf16" or (on a GPU) "tf32".
@@ -86,7 +86,8 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     Attributes
     ----------
-    model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : what happened. n_features_in_, feature_names_in_.
+    model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : what happened. schema_ : what a frame's columns are
+    taken for; None of arrays. n_features_in_, feature_names_in_.
 
     Examples
     --------
@@ -100,6 +101,7 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     model_: LatentVariableModel
     posterior_: Posterior
     history_: History
+    schema_: Schema | None
 
     def __init__(
         self,
@@ -113,9 +115,9 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         decoder: nn.Module | None = None,
         prior: str | Prior | None = None,
         posterior: str | Callable[..., Posterior] = "DiagonalNormal",
-        objective: str | Objective = "elbo",
+        objective: str | Objective = "auto",
         gradient: str | GradientEstimator | None = None,
-        draws: int = 1,
+        draws: int | None = None,
         beta: float = 1.0,
         warm_up: float = 0.0,
         free_bits: float = 0.0,
@@ -126,6 +128,8 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         patience: int | None = 20,
         binarise: Literal["none", "fixed", "afresh"] = "none",
         white: float | None = None,
+        schema: Schema | Mapping[Name, str | Column] | None = None,
+        strict: bool = False,
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         threads: int | None = None,
@@ -156,6 +160,8 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.patience = patience
         self.binarise = binarise
         self.white = white
+        self.schema = schema
+        self.strict = strict
         self.random_state = random_state
         self.device = device
         self.threads = threads
@@ -246,9 +252,15 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return self.encode(X, context).mean
 
     def encode(self, X: ArrayLike, context: ArrayLike | None = None) -> Encoding:
-        """The approximate posterior of each row: from 1,000 draws where it has no closed form."""
+        """The approximate posterior of each row: from 1,000 draws where it has no closed form.
+
+        Of a row with nothing observed it is the prior, exactly.
+        """
         x = self._checked(X)
-        out = [[part[:real].flatten(1) for part in self._moments(q)] for q, _, real in self._posteriors(x, context)]
+        out = [
+            [part[:real].flatten(1) for part in self._moments(q, batch)]
+            for q, batch, real in self._posteriors(x, context)
+        ]
         mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
         return Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
 
@@ -262,7 +274,7 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             found.append(each[:real].flatten(1))
         return torch.cat(found).double().cpu().numpy()
 
-    def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
+    def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
         """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
         inputs.check_fitted(self)
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
@@ -274,35 +286,50 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
         means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
-        return self._given(torch.cat(means), z.dtype)
+        return self._framed(self._given(torch.cat(means), z.dtype))
 
-    def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
+    def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
         """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
-        x = self._checked(X)
-        means = [self._decode(self._moments(q)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
-        return self._given(torch.cat(means), x.dtype)
+        coded = None if getattr(self, "schema_", None) is None else self._encoded(X)
+        x = self._checked(X) if coded is None or self.schema_ is None else frames.standardised(coded, self.schema_)
+        means = [self._decode(self._moments(q, of)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
+        return self._framed(self._given(torch.cat(means), x.dtype), coded)
 
     @torch.no_grad()
     def sample(
-        self, n_samples: int = 1, random_state: int | None = None, context: ArrayLike | None = None
-    ) -> NDArray[Any]:
-        """Rows from the model, ``[n_samples, *X]``. Without ``random_state``, the same rows each time.
+        self,
+        n_samples: int = 1,
+        random_state: int | None = None,
+        context: ArrayLike | None = None,
+        given: Mapping[Name, Any] | None = None,
+    ) -> Any:
+        """Rows from the model, ``[n_samples, *X]`` or a frame. Without ``random_state``, the same rows each time.
 
-        ``context``: of each row, ``[n_samples, C]``, or one for all, ``[C]``.
+        ``context``: of each row, ``[n_samples, C]``, or one for all, ``[C]``. ``given``: cells of a table that are
+        known, by column, as {"sex": "Female", "age": 37}: rows from p(x|given), by inference.
         """
         inputs.check_fitted(self)
         whole("n_samples", n_samples, 1)
+        if given is not None:
+            return self._sample_given(n_samples, given, random_state)
         if context is not None and np.ndim(context) == 1:
             context = np.broadcast_to(np.asarray(context), (n_samples, np.size(context)))
-        given = inputs.fitted_context(context, n_samples, self.n_context_)
+        beside = inputs.fitted_context(context, n_samples, self.n_context_)
         rng = generator(self.seed_ if random_state is None else random_state, "sample", device=self.device)
         parts = []
         for start in range(0, n_samples, 1000):
             size = min(1000, n_samples - start)
-            some = None if given is None else torch.from_numpy(given[start : start + size]).to(self.device)
+            some = None if beside is None else torch.from_numpy(beside[start : start + size]).to(self.device)
             parts.append(self.model_.sample(size, rng, some, self.posterior_))
         rows = torch.cat(parts).cpu().numpy()
-        return rows.astype(self._sample_dtype(), copy=False)
+        return self._framed(rows.astype(self._sample_dtype(), copy=False), random_state=random_state)
+
+    def _framed(self, x: NDArray[Any], coded: Encoded | None = None, random_state: int | None = None) -> Any:
+        """Rows of numbers as a frame, if it was fitted to one: in the types of ``coded`` rows, with their keys."""
+        if self.schema_ is None:
+            return x
+        rng = np.random.default_rng(self.seed_ if random_state is None else random_state)
+        return frames.decoded(x, self.schema_, rng, coded)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
@@ -310,88 +337,59 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         io.save(path, self.model_, self.posterior_, self._described(), self.history_)
 
     def _described(self) -> dict[str, Any]:
-        """What ``save`` keeps beside the model, as JSON."""
-        parameters = self.get_params(deep=False)
-        for name in _OF_THE_FITTING:
-            del parameters[name]
-        if isinstance(self.random_state, np.random.RandomState):
-            parameters["random_state"] = self.seed_
-        fitted = {
-            "n_features_in": self.n_features_in_,
-            "feature_names_in": [str(name) for name in getattr(self, "feature_names_in_", [])],
-            "shape": list(self.shape_),
-            "dtype": str(self.dtype_),
-            "seed": self.seed_,
-            "white": self.white_,
-            **({} if self.n_context_ is None else {"n_context": self.n_context_}),
-        }
-        return {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
+        return saving.described(self)
 
     @classmethod
     def restore(cls, saved: io.Saved, own: dict[str, Any]) -> Self:
         """The estimator that ``save`` wrote."""
-        parameters, fitted = io.rebuild(saved.extra["parameters"], own, saved), saved.extra["fitted"]
-        estimator = cls(**parameters)
-        estimator.model_, estimator.posterior_ = saved.model.eval(), saved.posterior.eval()
-        estimator.n_features_in_ = fitted["n_features_in"]
-        if fitted["feature_names_in"]:
-            estimator.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
-        estimator.shape_, estimator.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
-        estimator.seed_, estimator.white_ = fitted["seed"], fitted["white"]
-        estimator.n_context_ = fitted.get("n_context")
-        estimator.history_ = saved.history
-        return estimator
+        return saving.restored(cls, saved, own)
 
     def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
-        """``X`` as finite numbers, of the shape that was fitted."""
+        """``X`` as numbers, of the shape that was fitted: finite ones, or those of a table, NaN where it has holes."""
         if reset:
             check_parameters(self.get_params(deep=False))
+            self._take(X)
         else:
             inputs.check_fitted(self)
+        if self.schema_ is not None:
+            return frames.standardised(self._encoded(X), self.schema_)
         X = inputs.prepare(X, None if reset else self)
         x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
         inputs.check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
+    def _take(self, X: ArrayLike) -> None:
+        """See whether ``X`` is a table to be taken column by column."""
+        own = self.encoder is not None or self.decoder is not None or self.network != "mlp" or self.binarise != "none"
+        fits = self.likelihood == "auto" and not own
+        if self.schema is not None and not (fits and frames.is_frame(X)):
+            raise ValueError(
+                "schema is of a frame whose columns have each a likelihood of their own: give one, with "
+                'likelihood="auto" and the library\'s own networks, or leave schema out.'
+            )
+        self.schema_ = frames.schema_of(X, self.schema) if fits and frames.is_frame(X) else None
+        if self.schema_ is not None:
+            names = self.schema_.names
+            self.n_features_in_ = len(names)
+            self.__dict__.pop("feature_names_in_", None)
+            if all(isinstance(name, str) for name in names):
+                self.feature_names_in_ = np.array(names, dtype=object)
+
+    def _encoded(self, X: Any) -> Encoded:
+        assert self.schema_ is not None
+        return frames.encoded(X, self.schema_, self.strict)
+
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
-        seed, shape = inputs.seed(self.random_state) if seed is None else seed, x.shape[1:]
-        white = (255.0 if x.dtype == np.uint8 else 1.0) if self.white is None else float(self.white)
-        binarised = self.binarise != "none"
+        seed = inputs.seed(self.random_state) if seed is None else seed
+        white, binarised = white_of(self, x), self.binarise != "none"
         rows = inputs.rows(x, "mean" if binarised else "none", white, seed, self.device, context)
-        likelihood = copy.deepcopy(self.likelihood)
-        if isinstance(likelihood, str):
-            name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
-            likelihood = build_likelihood(name, x, white)
-        if not binarised:
-            names = getattr(self, "feature_names_in_", None)
-            check_support(likelihood, x, "X", names)
-            check_precision(likelihood, x, "X", names)
-        some = torch.randperm(len(x), generator=generator(seed, "initialise"))[:_INITIALISE_ROWS].to(rows.device)
-        values = rows.batch(some, torch.ones(len(some))).x
-        n_context = None if context is None else context.shape[1]
-        make = part_of("posteriors", self.posterior)
-        with networks.seeded(seed):
-            like = make(self.latent_dim, encoder=nn.Identity())  # to know what an encoder must give
-            standardise, encoder, decoder = build_networks(
-                self.network,
-                like.n_outputs,
-                like.event,
-                self.hidden,
-                part_of("activations", self.activation),
-                shape,
-                likelihood,
-                n_context or 0,
-            )
-            encoder = encoder if self.encoder is None else copy.deepcopy(self.encoder)
-            decoder = decoder if self.decoder is None else copy.deepcopy(self.decoder)
-            prior = build_prior(self.prior, like, shape, n_context)
-            posterior = make(self.latent_dim, encoder=networks.Chain(standardise, encoder)).to(self.device)
-        standardise.fit(values)
-        model = LatentVariableModel(prior, decoder, likelihood).to(self.device)
-        model.initialise(values)
-        self.model_, self.posterior_, self.history_, self.n_context_ = model, posterior, History(), n_context
-        self.seed_, self.shape_, self.dtype_, self.white_ = seed, shape, x.dtype, white
+        likelihood = likelihood_for(self, x, white) if self.schema_ is None else product_of(self.schema_)
+        model, posterior = build(self, rows, likelihood, self.schema_, seed)
+        self.model_, self.posterior_, self.history_ = model, posterior, History()
+        self.n_context_ = None if context is None else context.shape[1]
+        self.holes_ = rows.mask is not None
+        self.seed_, self.shape_, self.dtype_, self.white_ = seed, x.shape[1:], x.dtype, white
         self.__dict__.pop("_ascent", None)
         return self._rows(x, self.binarise, context) if binarised else rows
 
@@ -400,16 +398,30 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Whether what ``fit`` ascends bounds log p(x): not where the KL is weighted, or has free bits."""
         return self._aevb().is_bound
 
+    @property
+    def objective_(self) -> str | Objective:
+        """``objective``, with what "auto" is."""
+        if self.objective != "auto":
+            return self.objective
+        return "iwae" if self.holes_ and not self.free_bits else "elbo"
+
+    @property
+    def draws_(self) -> int:
+        """``draws``, with what None is."""
+        if self.draws is not None:
+            return self.draws
+        return _HOLES_DRAWS if self.objective == "auto" and self.objective_ == "iwae" else 1
+
     def _aevb(self) -> inference.AEVB:
         beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
         penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
-        objective = part_of("objectives", self.objective)
+        objective = part_of("objectives", self.objective_)
         if self.free_bits and objective is not objectives.elbo:
             raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
         return inference.AEVB(
             self.posterior_,
             objective=objective,
-            draws=self.draws,
+            draws=self.draws_,
             beta=beta,
             penalties=penalties,
             gradient=None if self.gradient is None else part_of("gradients", self.gradient),
@@ -426,6 +438,8 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         given = inputs.fitted_context(context, len(x), self.n_context_)
         if self.binarise != "none":
             return self._rows(x, binarise, given)
+        if self.schema_ is not None:
+            return self._rows(x, "none", given)
         check_support(self.model_.likelihood, x, "X", getattr(self, "feature_names_in_", None))
         return self._rows(x, "none", given)
 
@@ -441,8 +455,18 @@ class VAE(Scoring, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             for batch, real in in_order(rows, USE_BATCH):
                 yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
 
-    def _moments(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z, ``[B, *E]``: every row meets the same draws where it takes draws."""
+    def _moments(self, q: distributions.Distribution, of: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z, ``[B, *E]``: the prior's where nothing is observed."""
+        mean, scale = self._moments_of(q)
+        if of.mask is None or bool((something := of.mask.flatten(1).any(1)).all()):
+            return mean, scale
+        pairs = zip(self._moments_of(self.model_.prior(of.context, self.posterior_)), (mean, scale), strict=True)
+        wide = something.view(-1, *[1] * (mean.dim() - 1))
+        prior_mean, prior_scale = (torch.where(wide, ours, theirs.expand_as(ours)) for theirs, ours in pairs)
+        return prior_mean, prior_scale
+
+    def _moments_of(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
+        """Every row meets the same draws where it takes draws."""
         if isinstance(q, distributions.Normal):
             return q.loc, q.scale
         like = next(self.posterior_.parameters())

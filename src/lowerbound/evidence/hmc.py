@@ -65,7 +65,7 @@ def transition(
     """One step that leaves π_β as it is: ``leapfrogs`` of half to all of ``step [B]``, then Metropolis.
 
     Each chain draws its own size: paths of one length come back to where they began in each direction whose period
-    they hit. Returns where the chains stand, and the probability ``[C, B]`` with which each accepted. Neal 2011, §5.4.2.
+    they hit. Returns where the chains stand, and with what probability ``[C, B]`` each accepted. Neal 2011, §5.4.2.
     """
     share = torch.rand(point.log_joint.shape, generator=rng, dtype=point.z.dtype, device=point.z.device)
     step = step * (0.5 + 0.5 * share)

@@ -2,9 +2,11 @@
 
 A likelihood reads the decoder's output ``params [K, B, P, *X]``, P = ``n_parameters`` numbers per value, and data
 ``x [B, *X]``. Log-probabilities are in nats with respect to the measure it names: counting for discrete values,
-Lebesgue in the data's own units for continuous ones, or mixed, their product. They are never compared.
+Lebesgue in the data's own units for continuous ones, or mixed: their product, or their sum where a single value has
+a probability of its own. They are never compared.
 """
 
+from lowerbound.likelihoods.atoms import ZeroInflatedLogNormal
 from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
 from lowerbound.likelihoods.continuous import LogNormal, Normal, StudentT
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
@@ -13,6 +15,7 @@ from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
 from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture
 from lowerbound.likelihoods.product import Product
 from lowerbound.likelihoods.proportions import Beta, BetaBinomial
+from lowerbound.likelihoods.selfmasking import SelfMasking
 
 __all__ = [
     "Bernoulli",
@@ -32,6 +35,8 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "Product",
+    "SelfMasking",
     "StudentT",
+    "ZeroInflatedLogNormal",
     "ZeroInflatedNegativeBinomial",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,15 +22,19 @@ class LocationScale(Factorised):
 
     ``scale``: a number fixes σ (in the data's units); "scalar" learns one σ, "dimension" one for each value of a
     row (give its ``shape``), "entry" reads σ from the decoder. A learned σ is at least ``min_scale`` times the
-    data's spread: without that floor the density of repeated values grows without bound.
+    data's spread (a number for all values of a row, or one for each): without that floor the density of repeated
+    values grows without bound.
     ``shift`` and ``spread`` are 0 and 1 until ``initialise`` takes them from data, for each value of ``shape``.
     """
 
     measure = "Lebesgue"
     shift: Tensor
     spread: Tensor
+    floors: Tensor | None
 
-    def __init__(self, scale: Scale = "scalar", shape: tuple[int, ...] = (), min_scale: float = 1e-3) -> None:
+    def __init__(
+        self, scale: Scale = "scalar", shape: tuple[int, ...] = (), min_scale: float | Sequence[float] = 1e-3
+    ) -> None:
         super().__init__()
         if isinstance(scale, str) and scale not in ("scalar", "dimension", "entry"):
             raise ValueError(f'scale must be a number, "scalar", "dimension" or "entry", not {scale!r}.')
@@ -39,12 +44,20 @@ class LocationScale(Factorised):
             raise ValueError('scale="dimension" needs the shape of a row of data, as shape=(D,).')
         self.scale = scale
         self.shape = tuple(shape)
-        self.min_scale = min_scale
+        self.min_scale = min_scale if isinstance(min_scale, float | int) else tuple(float(each) for each in min_scale)
+        if isinstance(self.min_scale, tuple) and (len(self.min_scale),) != self.shape:
+            raise ValueError(f"min_scale has {len(self.min_scale)} numbers for values of shape {self.shape}.")
+        floors = torch.tensor(self.min_scale) if isinstance(self.min_scale, tuple) else None
+        self.register_buffer("floors", floors, persistent=False)
         self.n_parameters = 2 if scale == "entry" else 1
         self.register_buffer("shift", torch.zeros(self.shape))
         self.register_buffer("spread", torch.ones(self.shape))
         if scale in ("scalar", "dimension"):
             self.raw_scale = nn.Parameter(torch.zeros(self.shape if scale == "dimension" else ()))
+
+    @property
+    def _floor(self) -> Tensor | float:
+        return self.floors if self.floors is not None else self.min_scale  # type: ignore[return-value]
 
     def mu(self, params: Tensor) -> Tensor:
         """The location, ``[K, B, *X]``."""
@@ -56,10 +69,10 @@ class LocationScale(Factorised):
             return torch.full_like(self.spread, self.scale)
         if self.scale == "entry":
             assert params is not None
-            return self.spread * (positive(params[:, :, 1]) + self.min_scale)
+            return self.spread * (positive(params[:, :, 1]) + self._floor)
         rms = self.spread.double().square().mean().sqrt().to(self.spread.dtype)
         unit = rms if self.scale == "scalar" else self.spread
-        return unit * (positive(self.raw_scale) + self.min_scale)
+        return unit * (positive(self.raw_scale) + self._floor)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -134,7 +147,7 @@ class StudentT(LocationScale):
         df: float | Literal["learned"] = "learned",
         scale: Scale = "scalar",
         shape: tuple[int, ...] = (),
-        min_scale: float = 1e-3,
+        min_scale: float | Sequence[float] = 1e-3,
     ) -> None:
         super().__init__(scale, shape, min_scale)
         if isinstance(df, str) and df != "learned":

@@ -15,63 +15,105 @@ from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
 class Product(Factorised):
     """p(x|z) = Π_j p_j(x_j|z): a likelihood for each of the D columns, the last axis of x. Nazábal et al. 2020.
 
-    P is that of the column with most parameters: column j reads the first P_j of its own and leaves the rest.
-    Its likelihood sees data of shape ``[B, …, 1]``. ``measure`` is "mixed" where those of columns (``measures``)
-    differ. In ``mean``, a column of classes has the most probable one.
+    ``blocks``: of each likelihood, the columns that it is of, ``[[0, 2], [1]]``, for one evaluation of all that are of
+    a family; None where each is of one, in their order. P is that of the column with most parameters: column j reads
+    the first P_j of its own and leaves the rest. A likelihood sees data of shape ``[B, …, its columns]``. ``measure``
+    is "mixed" where those of columns (``measures``) differ. In ``mean``, a column of classes has the most probable one.
+
+    ``scale [D]``: what the columns' own values were divided by before they came here. Then log p is a density in their
+    own units: log p(x_j|z) = log p(x_j/s_j|z) − log s_j.
     """
 
-    def __init__(self, likelihoods: Sequence[Likelihood]) -> None:
+    of: tuple[tuple[int, ...], ...]
+    """The columns of each likelihood."""
+    order: Tensor
+    place: Tensor
+    log_scale: Tensor
+
+    def __init__(
+        self,
+        likelihoods: Sequence[Likelihood],
+        blocks: Sequence[Sequence[int]] | None = None,
+        scale: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if not likelihoods:
             raise ValueError("a product needs at least one likelihood.")
-        parts = []
-        for column, part in enumerate(likelihoods):
-            if not isinstance(part, Factorised):
-                raise ValueError(f"column {column}: {type(part).__name__} is not of single values.")
-            parts.append(part)
-        if len(set(map(id, parts))) < len(parts):
-            raise ValueError("a likelihood can be that of one column only: give each its own.")
-        self.columns = nn.ModuleList(parts)
-        self.n_parameters = max(part.n_parameters for part in parts)
-        self.measures: tuple[Measure, ...] = tuple(part.measure for part in parts)
+        self.columns = nn.ModuleList(_checked(likelihoods))
+        self.blocks = None if blocks is None else tuple(tuple(each) for each in blocks)
+        self.of = tuple((j,) for j in range(len(likelihoods))) if self.blocks is None else self.blocks
+        order = [j for block in self.of for j in block]
+        if len(self.of) != len(likelihoods) or sorted(order) != list(range(len(order))):
+            raise ValueError(f"blocks is {blocks}; give each of 0 to D − 1 once, in a list for each likelihood.")
+        self.scale = None if scale is None else tuple(float(each) for each in scale)
+        if self.scale is not None and (len(self.scale) != len(order) or not min(self.scale) > 0):
+            raise ValueError(f"scale is {scale}; give a number above 0 for each of the {len(order)} columns.")
+        self.n_parameters = max(part.n_parameters for part in self.likelihoods)
+        kinds = {j: part.measure for part, block in zip(self.likelihoods, self.of, strict=True) for j in block}
+        self.measures: tuple[Measure, ...] = tuple(kinds[j] for j in range(len(order)))
         self.measure = self.measures[0] if len(set(self.measures)) == 1 else "mixed"
+        self.in_order = order == sorted(order)
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("place", torch.tensor(order).argsort(), persistent=False)
+        logs = torch.tensor(self.scale or [1.0] * len(order), dtype=torch.float64).log().to(torch.get_default_dtype())
+        self.register_buffer("log_scale", logs, persistent=False)
 
     @property
     def likelihoods(self) -> tuple[Factorised, ...]:
+        """One for each block of columns."""
         return tuple(part for part in self.columns if isinstance(part, Factorised))
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.stack([part.support for part in self.likelihoods], -1)
+        found = {j: part.support for part, block in zip(self.likelihoods, self.of, strict=True) for j in block}
+        return constraints.stack([found[j] for j in range(len(found))], -1)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        triples = zip(self.likelihoods, self._split(params), self._columns(x), strict=True)
-        return torch.cat([part.log_prob_per_value(own, column) for part, own, column in triples], -1)
+        triples = zip(self.likelihoods, self.split(params), self._by_block(x), strict=True)
+        values = self.joined([part.log_prob_per_value(own, columns) for part, own, columns in triples])
+        return values if self.scale is None else values - self.log_scale
 
     def mean(self, params: Tensor) -> Tensor:
-        pairs = zip(self.likelihoods, self._split(params), strict=True)
-        return torch.cat([part.point(own) for part, own in pairs], -1)
+        pairs = zip(self.likelihoods, self.split(params), strict=True)
+        return self.joined([part.point(own) for part, own in pairs])
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        pairs = zip(self.likelihoods, self._split(params), strict=True)
-        return torch.cat([part.sample(own, generator) for part, own in pairs], -1)
+        pairs = zip(self.likelihoods, self.split(params), strict=True)
+        return self.joined([part.sample(own, generator) for part, own in pairs])
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        masks = [None] * len(self.columns) if mask is None else self._columns(mask)
-        triples = zip(self.likelihoods, self._columns(x), masks, strict=True)
-        biases = [part.initialise(column, seen) for part, column, seen in triples]
-        return torch.cat([_padded(bias, self.n_parameters) for bias in biases], -1)
+        masks = [None] * len(self.of) if mask is None else self._by_block(mask)
+        triples = zip(self.likelihoods, self._by_block(x), masks, strict=True)
+        biases = [part.initialise(columns, seen) for part, columns, seen in triples]
+        return self.joined([_padded(bias, self.n_parameters) for bias in biases])
 
-    def _columns(self, values: Tensor) -> list[Tensor]:
-        """The last axis in pieces of 1."""
-        if values.shape[-1] != len(self.columns):
-            raise ValueError(f"there are {len(self.columns)} likelihoods for {values.shape[-1]} columns.")
-        return list(values.split(1, -1))
-
-    def _split(self, params: Tensor) -> list[Tensor]:
-        """The parameters of each column, ``[K, B, P_j, …, 1]``."""
-        pairs = zip(self.likelihoods, self._columns(params), strict=True)
+    def split(self, params: Tensor) -> list[Tensor]:
+        """The parameters of each likelihood, ``[K, B, P_j, …, its columns]``."""
+        pairs = zip(self.likelihoods, self._by_block(params), strict=True)
         return [own[:, :, : part.n_parameters] for part, own in pairs]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """What each likelihood gave of its columns ``[…, its columns]``, in the order of the columns ``[…, D]``."""
+        values = torch.cat(list(parts), -1)
+        return values if self.in_order else values.index_select(-1, self.place)
+
+    def _by_block(self, values: Tensor) -> list[Tensor]:
+        """The last axis in pieces, one for each likelihood."""
+        if values.shape[-1] != len(self.order):
+            raise ValueError(f"there are likelihoods of {len(self.order)} columns for {values.shape[-1]} columns.")
+        ordered = values if self.in_order else values.index_select(-1, self.order)
+        return list(ordered.split([len(block) for block in self.of], -1))
+
+
+def _checked(likelihoods: Sequence[Likelihood]) -> list[Factorised]:
+    parts = []
+    for at, part in enumerate(likelihoods):
+        if not isinstance(part, Factorised):
+            raise ValueError(f"column {at}: {type(part).__name__} is not of single values.")
+        parts.append(part)
+    if len(set(map(id, parts))) < len(parts):
+        raise ValueError("a likelihood can be that of one column only: give each its own.")
+    return parts
 
 
 def _padded(bias: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,17 @@ def read(frame: Any, what: str = "the frame") -> Frame:
     index = frame.index if backend == "pandas" else None
     source = Source(backend, names, tuple(storage for storage, *_ in columns), index)
     return Frame(source, found, len(frame))
+
+
+def read_value(backend: Backend, name: Name, value: Any) -> tuple[Storage, Cells]:
+    """One cell, as a column of a library would hold it."""
+    make = {"pandas": "Series", "polars": "Series", "pyarrow": "array"}[backend]
+    try:
+        column = getattr(importlib.import_module(backend), make)([value])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{value!r} cannot be a cell of column {name!r}; give a number, text or a time.") from error
+    storage, values, mask = _IN[backend].read(column, name)
+    return storage, Cells(values, mask)
 
 
 def write(source: Source, storages: Sequence[Storage], cells: Sequence[Cells], rows: int) -> Any:

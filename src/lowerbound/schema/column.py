@@ -29,6 +29,7 @@ CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 OF_TEXT = {"date": "D", "T": "s", " ": "s"}
 """Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
+_COUNTED = 1000
 _DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -114,6 +115,11 @@ class Column:
     def modelled(self) -> bool:
         """Whether a model sees it: constant columns and identifiers are kept aside."""
         return self.kind not in ASIDE
+
+    @property
+    def large(self) -> bool:
+        """Whether it counts beyond what is told one by one: a density of its values is then as good as their masses."""
+        return self.kind == "count" and self.high is not None and self.high > _COUNTED
 
     @property
     def n_classes(self) -> int:

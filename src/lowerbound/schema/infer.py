@@ -225,19 +225,19 @@ def _recorded(column: Column, seen: Floats) -> float | None:
 
 
 def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
-    """Of ``Schema.standardise``: an interval goes to [0, 1], positive numbers keep their 0, counts stay."""
-    if column.kind == "count":
+    """Of ``Schema.standardise``: an interval goes to [0, 1], positive numbers keep their 0, counts to 1,000 stay."""
+    if column.kind == "count" and not column.large:
         return 0.0, 1.0
     if column.kind == "interval" and column.low is not None and column.high is not None:
         return column.low, measures.usable(column.high - column.low)
-    if column.kind == "positive":
+    if column.kind in ("positive", "count"):
         return 0.0, measures.usable(float(np.median(seen[seen > 0]))) if (seen > 0).any() else 1.0
     return measures.centre_and_scale(seen)
 
 
 def _heavy(column: Column, seen: Floats) -> bool:
     """Of positive numbers, the tails of their logarithms."""
-    if column.kind == "positive":
+    if column.kind == "positive" or column.large:
         above = seen[seen > 0]
         return len(above) > 0 and measures.heavy_tailed(np.log(above))
     return column.kind == "real" and measures.heavy_tailed(seen)

@@ -106,6 +106,24 @@ class Schema:
                 aside[column.name] = found
         return Encoded(values, ~np.isnan(values), unseen, frame.source, aside)
 
+    def code(self, name: Name, value: Any) -> float:
+        """The number that ``encode`` gives a cell that holds ``value`` in the column ``name``.
+
+        Raises ``DataError`` for a value that the column cannot hold.
+        """
+        column = self[name]
+        storage, cells = reading.read_value(self.backend, name, value)
+        if not cells.mask.all():
+            raise DataError(f"column {name!r} is given no value ({value!r}); leave it out, or give one.")
+        numbers, unknown = _numbers(column, storage, cells)
+        found = float(numbers[0])
+        if unknown.any():
+            levels = ", ".join(shown(level, column.storage) for level in column.levels[:6])
+            raise DataError(f"column {name!r} is given {value!r}, which was never seen there; give one of {levels}.")
+        if column.storage.family == "int" and column.kind not in CLASSES and found != np.rint(found):
+            raise DataError(f"column {name!r} is given {value!r}, and it holds whole numbers; give one.")
+        return found
+
     def decode(
         self, values: Encoded | Floats, like: Any = None, *, generator: np.random.Generator | None = None
     ) -> Any:
@@ -147,9 +165,9 @@ class Schema:
         """Values ``[..., D]`` of columns of like size: (x − centre) / scale, in double precision.
 
         Real numbers and times lose their median and are divided by their interquartile range / 1.349 (by mean and
-        standard deviation where that is 0); positive numbers are divided by their median, an interval goes to [0, 1];
-        counts and classes stay what they are. A density p(u) of the standardised is p(u) / scale in the column's own
-        units, so that log p(x) = log p(u) + ``log_jacobian``.
+        standard deviation where that is 0); positive numbers, and counts that go beyond 1,000, are divided by their
+        median; an interval goes to [0, 1]; other counts and classes stay what they are. A density p(u) of the
+        standardised is p(u) / scale in the column's own units, so that log p(x) = log p(u) + ``log_jacobian``.
         """
         centre, scale = self._centres_and_scales()
         with np.errstate(over="ignore"):  # of a value that its column's scale is nothing to

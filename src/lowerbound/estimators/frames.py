@@ -1,0 +1,123 @@
+"""Frames in and out of an estimator: cells as standardised numbers with NaN for holes, and back in their own types."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from narwhals.dependencies import is_into_dataframe
+from numpy.typing import NDArray
+
+from lowerbound import schema
+from lowerbound.errors import DataError
+from lowerbound.schema import Encoded, Schema, Storage
+from lowerbound.schema.cells import Cells, plain, write
+from lowerbound.schema.column import Name
+
+Array = NDArray[np.float64]
+
+
+def is_frame(X: Any) -> bool:
+    """Whether ``X`` is a table of pandas, polars or pyarrow."""
+    return bool(is_into_dataframe(X)) or hasattr(X, "collect")
+
+
+def schema_of(X: Any, given: Schema | Mapping[Name, Any] | None) -> Schema:
+    """The schema of a frame to fit: ``given``, or inferred with the kinds that are given."""
+    found = given if isinstance(given, Schema) else schema.infer(X, given, what="X")
+    if not found.modelled:
+        raise DataError("X has no column to learn from: each is constant or an identifier; give one that varies.")
+    return found
+
+
+def encoded(X: Any, of: Schema, strict: bool) -> Encoded:
+    """The rows of ``X`` as numbers. Levels that were never seen count as missing, and are counted aloud."""
+    coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, what="X")
+    if coded.unseen:
+        cells = ", ".join(f"{count} of {name!r}" for name, count in coded.unseen.items())
+        warnings.warn(f"X holds cells that were never seen in fitting, taken as missing: {cells}", stacklevel=4)
+    return coded
+
+
+def standardised(coded: Encoded, of: Schema) -> Array:
+    """What a model is given, ``[N, D]`` with NaN for holes. Refuses values that single precision cannot hold."""
+    values = of.standardise(coded.values)
+    far = np.abs(values) > 1e38
+    if far.any():
+        row, j = (int(at) for at in np.argwhere(far)[0])
+        name = of.modelled[j].name
+        raise DataError(
+            f"row {row} of column {name!r} is {values[row, j]:.3g} times the column's spread away from it, too large "
+            "to compute with; put no value there, or rescale the column."
+        )
+    return values
+
+
+def decoded(
+    values: NDArray[Any],
+    of: Schema,
+    rng: np.random.Generator,
+    coded: Encoded | None = None,
+    exact: tuple[Array, NDArray[np.bool_]] | None = None,
+) -> Any:
+    """Standardised ``values [N, D]`` as a frame: with the identifiers and constants of ``coded`` rows if given.
+
+    ``exact``: a row of cells as they were given ``[D]``, in the columns' own units, and which of them are.
+    """
+    cells = of.unstandardise(values.astype(np.float64))
+    if exact is not None:
+        cells = np.where(exact[1], exact[0], cells)
+    if coded is None:
+        return of.decode(cells, generator=rng)
+    drawn = replace(coded, values=cells, mask=np.zeros_like(coded.mask), complete=True)
+    return of.decode(drawn, generator=rng)
+
+
+def completed(values: NDArray[Any], of: Schema, coded: Encoded, rng: np.random.Generator) -> Any:
+    """The rows of ``coded`` with their holes filled from standardised ``values [N, D]``, in their own types."""
+    return of.decode(coded.filled(of.unstandardise(values.astype(np.float64))), generator=rng)
+
+
+def shares(values: Array, of: Schema, coded: Encoded) -> Any:
+    """A number for each modelled cell ``[N, D]`` as a frame of the library and the index of the rows."""
+    names = [column.name for column in of.modelled]
+    storages = [plain(coded.source.backend, Storage("float"))] * len(names)
+    source = replace(coded.source, names=tuple(names), storages=tuple(storages))
+    there = np.ones(len(values), bool)
+    return write(source, storages, [Cells(values[:, j].copy(), there) for j in range(len(names))], len(values))
+
+
+def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.bool_]]:
+    """One row of encoded values ``[D]`` from values by column, NaN for others, and which are known."""
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(f"given is {given!r}; give values by column, as {{{of.modelled[0].name!r}: …}}.")
+    place = {column.name: j for j, column in enumerate(of.modelled)}
+    values = np.full(len(place), np.nan)
+    for name, value in given.items():
+        if name not in of.names:
+            raise DataError(f"given names {name!r}, which is no column of the model; its columns are {list(of.names)}.")
+        if name not in place:
+            raise DataError(f"given names {name!r}, which is {of[name].kind} and not modelled; leave it out.")
+        try:
+            values[place[name]] = of.code(name, value)
+        except DataError as error:
+            raise DataError(f"given: {error}") from error
+    return values, ~np.isnan(values)
+
+
+def _framed(X: Any, of: Schema) -> Any:
+    """Rows of an array under the names of the fitted columns."""
+    import pyarrow
+
+    values = np.asarray(X)
+    if values.ndim != 2 or values.shape[1] != len(of.names):
+        raise DataError(
+            f"X has shape {values.shape}, and the model was fitted to a table of {len(of.names)} features "
+            f"({', '.join(map(repr, of.names[:6]))}…); give a frame of them."
+        )
+    warnings.warn("X does not have valid feature names: its columns are taken in the order of the fit", stacklevel=5)
+    columns = {str(name): pyarrow.array(values[:, j].tolist(), from_pandas=True) for j, name in enumerate(of.names)}
+    return pyarrow.table(columns)

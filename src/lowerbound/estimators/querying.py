@@ -1,0 +1,116 @@
+"""What a fitted estimator is asked of cells: those that are missing, those that are known, those that are odd."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from lowerbound import queries
+from lowerbound.data import Rows
+from lowerbound.data.rows import Binarise
+from lowerbound.distributions import generator
+from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.parameters import whole
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.schema import Encoded, Schema
+from lowerbound.schema.column import Name
+
+
+@dataclass(frozen=True, eq=False)
+class Odd:
+    """How odd rows are, in nats: ``score [N]`` = −log p(x).
+
+    It is the sum of ``cells``, a frame of the columns' shares (0 where a cell is missing), and of ``latent [N]``, how
+    far the row's latents lie from the prior.
+
+    ``standard_error [N]``: Monte Carlo error of the score. ``ess [N]``: effective sample size of the draws behind it.
+    """
+
+    score: NDArray[np.float64]
+    cells: Any
+    latent: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    ess: NDArray[np.float64]
+
+
+class Querying(ABC):
+    """What an estimator with a model and a posterior says of cells."""
+
+    model_: LatentVariableModel
+    posterior_: Posterior
+    schema_: Schema | None
+    seed_: int
+    device: str
+
+    @abstractmethod
+    def _encoded(self, X: Any) -> Encoded: ...
+
+    @abstractmethod
+    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
+
+    def impute(self, X: Any, draws: int | None = None, *, samples: int = 1000, random_state: int | None = None) -> Any:
+        """The frame ``X`` with its holes filled: one best completion or, with ``draws``, a list of as many drawn ones.
+
+        The best is E[x|observed cells] of numbers, the most probable class, the median of what is ordered; drawn ones
+        are from p(missing|observed), and tell how far to trust it. By importance resampling of the latents, ``samples``
+        of each row, and Hamiltonian moves where those say too little.
+        """
+        coded, rows = self._table(X, "impute")
+        if draws is not None:
+            whole("draws", draws, 1)
+        seed = self.seed_ if random_state is None else random_state
+        rng = generator(seed, "impute", device=self.device)
+        found = queries.complete(
+            self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=self._chains()
+        )
+        of, numbers = self._schema(), np.random.default_rng(seed)
+        if draws is None:
+            return frames.completed(found.best, of, coded, numbers)
+        assert found.draws is not None
+        return [frames.completed(each, of, coded, numbers) for each in found.draws]
+
+    def anomaly(self, X: Any, *, samples: int = 1000) -> Odd:
+        """How odd each row of the frame ``X`` is: −log p of its observed cells, and what each cell adds to it."""
+        coded, rows = self._table(X, "anomaly")
+        rng = generator(self.seed_, "anomaly", device=self.device)
+        found = queries.anomaly(self.model_, self.posterior_, rows, rng, samples=samples)
+        cells = frames.shares(found.cells, self._schema(), coded)
+        return Odd(found.score, cells, found.latent, found.standard_error, found.ess)
+
+    def _sample_given(self, n_samples: int, given: Mapping[Name, Any], random_state: int | None) -> Any:
+        if getattr(self, "schema_", None) is None:
+            raise ValueError("given= names columns of a table, and this model was fitted to an array: fit a frame.")
+        values, known = frames.row_given(given, self._schema())
+        like = next(self.model_.parameters())
+        x = torch.tensor(np.nan_to_num(self._schema().standardise(values)), dtype=like.dtype, device=like.device)
+        mask = torch.tensor(known, device=like.device)
+        seed = self.seed_ if random_state is None else random_state
+        rng = generator(seed, "sample given", device=self.device)
+        rows = queries.conditional(self.model_, self.posterior_, x, mask, n_samples, rng, refine=self._chains())
+        drawn = rows.cpu().double().numpy()
+        return frames.decoded(drawn, self._schema(), np.random.default_rng(seed), exact=(values, known))
+
+    def _chains(self) -> queries.Refine:
+        """Those that the latents allow: Hamiltonian ones are of real numbers."""
+        return "hmc" if getattr(self.posterior_.family, "unconstrained", None) is True else "gibbs"
+
+    def _schema(self) -> Schema:
+        assert self.schema_ is not None
+        return self.schema_
+
+    def _table(self, X: Any, asked: str) -> tuple[Encoded, Rows]:
+        inputs.check_fitted(self)
+        if self.schema_ is None:
+            raise ValueError(
+                f"{asked} is of tables, and this model was fitted to an array: fit a frame, as pandas.DataFrame(X), "
+                'with likelihood="auto".'
+            )
+        coded = self._encoded(X)
+        return coded, self._supported(frames.standardised(coded, self.schema_), "none", None)

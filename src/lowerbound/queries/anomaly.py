@@ -1,0 +1,66 @@
+"""How unlikely a row is, which of its cells say so, and how much its latents do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.evidence.estimates import Array
+from lowerbound.likelihoods import Factorised
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.queries.latents import Part, Sampling, parts
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """Scores in nats, one for each row: ``score`` = Σ ``cells`` + ``latent``.
+
+    ``score [N]``: −log p(x_observed), by importance sampling, with its ``standard_error [N]`` and effective draws
+    ``ess [N]``. ``cells [N, *X]``: −E[log p(x_j|z)] over p(z|x_observed), 0 where nothing is observed.
+    ``latent [N]``: KL(p(z|x_observed) ‖ p(z)), how far from the prior the row's latents have to be.
+    """
+
+    score: Array
+    standard_error: Array
+    cells: Array
+    latent: Array
+    ess: Array
+
+
+@torch.no_grad()
+def anomaly(
+    model: LatentVariableModel, posterior: Posterior, rows: Rows, rng: torch.Generator, samples: int = 1000
+) -> Anomaly:
+    """Score ``rows`` by −log p(x_observed) = −Σ_j E[log p(x_j|z)] + KL(p(z|x_observed) ‖ p(z)), in nats.
+
+    Expectations are over the weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, of the estimate itself: the
+    identity holds for it exactly. Rows with nothing observed score 0. Cells of discrete and of continuous columns are
+    in one sum, but not of one scale: a density's nats change with its units. Raises ValueError where the likelihood is
+    not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it cannot see.
+    """
+    if not isinstance(model.likelihood, Factorised):
+        raise ValueError(
+            f"cells have contributions of their own only where they are independent given z, and those of "
+            f"{type(model.likelihood).__name__} are not: use log_likelihood for the score alone."
+        )
+    score, error, latent, ess = (np.zeros(len(rows)) for _ in range(4))
+    cells = np.zeros((len(rows), *rows.shape))
+    for part in parts(model, posterior, rows, rng, Sampling(samples, refine=None), warn=False):
+        estimate, error[part.places], ess[part.places], _ = part.totals.cpu().numpy()
+        own = _cells(model, model.likelihood, part).cpu().numpy()
+        score[part.places], cells[part.places] = -estimate, own
+        rest = -estimate - own.reshape(len(own), -1).sum(1)
+        latent[part.places] = np.where(np.isfinite(estimate), rest, 0.0)
+    return Anomaly(score, error, cells, latent, ess)
+
+
+def _cells(model: LatentVariableModel, likelihood: Factorised, part: Part) -> Tensor:
+    """−Σ_k share_k log p(x_j|z_k), ``[B, *X]``."""
+    x, mask = part.batch.x, part.batch.mask  # 0 where nothing is observed
+    mean = part.mean(model, lambda params: likelihood.log_prob_per_value(params, x))
+    return -mean if mask is None else torch.where(mask, -mean, 0)

@@ -1,0 +1,217 @@
+"""Missing cells given those observed: one value for each, draws of them, and new rows given some cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from lowerbound.data import Rows
+from lowerbound.evidence.estimates import Array
+from lowerbound.evidence.importance import chunks
+from lowerbound.evidence.targets import settled
+from lowerbound.likelihoods import Bernoulli, Factorised, Likelihood, Ordinal, Product
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.queries.latents import Part, Sampling, parts, width
+from lowerbound.queries.refining import Refine, is_informative
+from lowerbound.training import in_order
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Rows with their missing cells filled; observed cells are what they were.
+
+    ``best [N, *X]``: one value for each cell. ``draws [M, N, *X]``: x_missing ~ p(x_missing|x_observed), or None.
+    ``ess [N]``: effective draws of importance sampling, all ``samples`` of rows with nothing missing, or nothing
+    observed, whose answer is exact. ``refined [N]``: rows of which they were too few, answered by chains.
+    """
+
+    best: Array
+    draws: Array | None
+    ess: Array
+    refined: NDArray[np.bool_]
+
+
+@torch.no_grad()
+def complete(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    rows: Rows,
+    rng: torch.Generator,
+    *,
+    draws: int | None = None,
+    samples: int = 1000,
+    refine: Refine | None = "hmc",
+    least_ess: float | None = None,
+) -> Completion:
+    """Fill what ``rows.mask`` says is missing, by p(x_missing|x_observed) = ∫ p(x_missing|z) p(z|x_observed) dz.
+
+    ``best`` is E[x_j|x_observed] of numbers; the most probable of classes (and in a ``Product`` of a binary column; of
+    a ``Bernoulli`` on its own, as of an image, the mean); the median of an ordinal, which is fewest levels away in the
+    mean. ``draws``: how many completions of each row. Other arguments: see ``Sampling``. Under a likelihood with
+    ``informative`` missingness both are by ``sample_missing``. Raises ValueError where cells are not independent given
+    z. Mattei & Frellsen 2019, eq. 11; Little & Rubin 2019, ch. 10.
+    """
+    _check(model)
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws must be at least 1, or None; got {draws}.")
+    how = Sampling(samples, draws or 0, refine, least_ess)
+    rows = settled(rows, next(model.parameters()), rng)
+    values = np.concatenate([batch.x[:real].cpu().double().numpy() for batch, real in in_order(rows, 1000)])
+    best, drawn = values, None if draws is None else np.repeat(values[None], draws, 0)
+    ess, refined = np.full(len(rows), float(samples)), np.zeros(len(rows), bool)
+    holes = _with_holes(rows)
+    for part in parts(model, posterior, _at(rows, holes), rng, how) if len(holes) else ():
+        places, mask = holes[part.places], part.batch.mask
+        assert mask is not None
+        seen = mask.cpu().numpy()
+        best[places] = np.where(seen, values[places], _best(model, part, rng).cpu().numpy())
+        if drawn is not None:
+            drawn[:, places] = np.where(seen, values[places], _missing(model, part, rng).cpu().double().numpy())
+        ess[places] = part.totals[2].cpu().numpy()
+        refined[places] = part.refined
+    return Completion(best, drawn, ess, refined)
+
+
+@torch.no_grad()
+def conditional(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Tensor,
+    mask: Tensor,
+    n: int,
+    rng: torch.Generator,
+    *,
+    samples: int | None = None,
+    refine: Refine | None = "hmc",
+    context: Tensor | None = None,
+) -> Tensor:
+    """``n`` rows ``[n, *X]`` from p(x|x_observed), x_observed the cells of ``x [*X]`` where ``mask [*X]`` is True.
+
+    By importance sampling with ``samples`` draws of q(z|x_observed), 20 n and 10,000 at least if not given; nothing is
+    thrown away, so that rare cells cost no more than common ones. ``context [C]``: what the row is given. Cells that
+    are not given are not taken for missing: ``informative`` missingness has no part in it.
+    """
+    _check(model)
+    model = _of_values(model)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}.")
+    like = next(model.parameters())
+    given = None if context is None else context.unsqueeze(0)
+    row = settled(Rows(x.unsqueeze(0), mask.unsqueeze(0), dtype=like.dtype, context=given), like, rng)
+    known, seen = next(in_order(row, 1))[0].x, mask.to(row.device)
+    if bool(seen.all()):
+        return known.expand(n, *known.shape[1:]).clone()
+    how = Sampling(max(10_000, 20 * n) if samples is None else samples, n, refine)
+    (part,) = parts(model, posterior, row, rng, how)
+    return torch.where(seen, known, _missing(model, part, rng).squeeze(1))
+
+
+def _check(model: LatentVariableModel) -> None:
+    if not isinstance(model.likelihood, Factorised) and not is_informative(model):
+        raise ValueError(
+            f"missing cells are drawn each on its own given z, and those of {type(model.likelihood).__name__} are not "
+            "independent given z: take a likelihood of single values, as Normal."
+        )
+
+
+def _of_values(model: LatentVariableModel) -> LatentVariableModel:
+    """The model without what it says of missingness."""
+    likelihood = getattr(model.likelihood, "likelihood", None) if is_informative(model) else None
+    if likelihood is None:
+        return model
+    return LatentVariableModel(model.prior, model.decoder, likelihood).train(model.training)
+
+
+def _with_holes(rows: Rows) -> NDArray[np.int64]:
+    """The rows that have a missing cell."""
+    if rows.mask is None:
+        return np.empty(0, np.int64)
+    return np.flatnonzero((~rows.mask).flatten(1).any(1).cpu().numpy())
+
+
+def _at(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    return rows.subset(torch.from_numpy(places).to(rows.device))
+
+
+def _missing(model: LatentVariableModel, part: Part, rng: torch.Generator) -> Tensor:
+    """x ~ p(x|z) at each drawn z, ``[M, B, *X]``."""
+    found, first = [], 0
+    for count in chunks(len(part.drawn), len(part.batch.x), width(model, part.batch)):
+        found.append(_sample(model, model.decode(part.drawn[first : first + count], part.batch.context), rng))
+        first += count
+    return torch.cat(found)
+
+
+def _sample(model: LatentVariableModel, params: Tensor, rng: torch.Generator) -> Tensor:
+    if is_informative(model):
+        found: Tensor = model.likelihood.sample_missing(params, rng)  # type: ignore[operator]
+        return found
+    return model.likelihood.sample(params, rng)
+
+
+def _best(model: LatentVariableModel, part: Part, rng: torch.Generator) -> Tensor:
+    """One value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
+    likelihood = model.likelihood
+    if is_informative(model):
+        likelihood = getattr(likelihood, "likelihood", likelihood)
+        return _decided(likelihood, part.mean(model, lambda params: _seen(likelihood, _sample(model, params, rng))))
+    return _decided(likelihood, part.mean(model, lambda params: _means(likelihood, params)))
+
+
+def _means(likelihood: Likelihood, params: Tensor) -> Tensor:
+    """E[x|z] ``[K, B, *X]``; of classes the probability of each, last. Columns of a product one after the other."""
+    if not isinstance(likelihood, Product):
+        return likelihood.mean(params)
+    pairs = zip(likelihood.likelihoods, likelihood.split(params), strict=True)
+    return torch.cat([_flat(part, part.mean(own)) for part, own in pairs], -1)
+
+
+def _seen(likelihood: Likelihood, x: Tensor) -> Tensor:
+    """As ``_means``, of values ``x [K, B, *X]``: the one class that is there."""
+    if not isinstance(likelihood, Product):
+        return _one_hot(likelihood, x)
+    each = (x[..., list(block)] for block in likelihood.of)
+    pairs = zip(likelihood.likelihoods, each, strict=True)
+    return torch.cat([_flat(part, _one_hot(part, own)) for part, own in pairs], -1)
+
+
+def _decided(likelihood: Likelihood, means: Tensor) -> Tensor:
+    """One value for each cell, ``[B, *X]``, from the ``means`` of ``_means``."""
+    if not isinstance(likelihood, Product):
+        return _value(likelihood, means)
+    classes = [_classes(part) for part in likelihood.likelihoods]
+    sizes = [len(block) * max(1, count) for block, count in zip(likelihood.of, classes, strict=True)]
+    found: Sequence[Tensor] = means.split(sizes, -1)
+    found = [own.unflatten(-1, (-1, count)) if count else own for own, count in zip(found, classes, strict=True)]
+    return likelihood.joined([_in_column(part, own) for part, own in zip(likelihood.likelihoods, found, strict=True)])
+
+
+def _in_column(likelihood: Likelihood, mean: Tensor) -> Tensor:
+    """As ``_value``; of a binary column, the more probable of its two."""
+    return (mean > 0.5).to(mean.dtype) if isinstance(likelihood, Bernoulli) else _value(likelihood, mean)
+
+
+def _value(likelihood: Likelihood, mean: Tensor) -> Tensor:
+    if isinstance(likelihood, Ordinal):
+        return (mean.cumsum(-1) < 0.5).sum(-1).to(mean.dtype)
+    return mean.argmax(-1).to(mean.dtype) if likelihood.one_hot_mean else mean
+
+
+def _classes(likelihood: Likelihood) -> int:
+    return int(getattr(likelihood, "n_classes", 0)) if likelihood.one_hot_mean else 0
+
+
+def _one_hot(likelihood: Likelihood, x: Tensor) -> Tensor:
+    count = _classes(likelihood)
+    return functional.one_hot(x.long(), count) if count else x
+
+
+def _flat(likelihood: Likelihood, values: Tensor) -> Tensor:
+    return values.flatten(-2) if _classes(likelihood) else values

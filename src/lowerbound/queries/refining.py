@@ -1,0 +1,128 @@
+"""Chains that leave p(z|x_observed) as it is, for rows of which importance sampling has too few effective draws."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lowerbound.distributions import Distribution, Normal
+from lowerbound.draw import Batch
+from lowerbound.evidence.hmc import Path, transition
+from lowerbound.evidence.targets import Target
+from lowerbound.likelihoods import Factorised
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+
+Refine = Literal["hmc", "gibbs"]
+KEPT = 20  # states of each chain
+_ACCEPT, _LEAPFROGS = 0.8, 10
+_WARM_UP = 60  # transitions in which steps are found; then as many more, in units of the chains' spread; then frozen
+_SETTLE = 30
+_SWEEPS, _THIN = 300, 5
+
+
+def check(
+    refine: Refine | None, model: LatentVariableModel, posterior: Distribution, prior: Distribution | None
+) -> None:
+    """Refuse chains that this model cannot have."""
+    if refine == "hmc":
+        for name, part in [*posterior.nodes().items(), *(prior.nodes().items() if prior is not None else ())]:
+            if not part.unconstrained:
+                raise ValueError(
+                    f'refine="hmc" moves latents over all real numbers, and latent {name!r} is a '
+                    f'{type(part).__name__}: use refine="gibbs" or refine=None.'
+                )
+    if refine == "gibbs" and (not isinstance(model.likelihood, Factorised) or is_informative(model)):
+        raise ValueError(
+            'refine="gibbs" draws missing cells from p(x|z), each on its own, and those of '
+            f'{type(model.likelihood).__name__} are not independent given z: use refine="hmc" or refine=None.'
+        )
+
+
+def is_informative(model: LatentVariableModel) -> bool:
+    """Whether what is missing tells of the values: p(mask|x) is then a part of the likelihood."""
+    return bool(getattr(model.likelihood, "informative", False))
+
+
+def hmc(target: Target, z: Tensor, rng: torch.Generator) -> Tensor:
+    """The last ``KEPT`` states ``[T, C, B, *E]`` of Hamiltonian chains from ``z [C, B, *E]``. Neal 2011.
+
+    Each row has a step size of its own, found in a warm-up and then frozen; the chains' spread at its middle gives the
+    units of each dimension.
+    """
+    z, log_step = _adapted(target, z, torch.ones_like(z[:1]), rng)
+    spread = z.std(0, keepdim=True)
+    units = torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
+    z, log_step = _adapted(target, z, units, rng)
+    path, kept = _path(target, z, units), []
+    point = path.at(z / units)
+    for number in range(_SETTLE + KEPT):
+        point, _ = transition(path, point, 1.0, log_step.exp(), _LEAPFROGS, rng)
+        if number >= _SETTLE:
+            kept.append(point.z * units)
+    return torch.stack(kept)
+
+
+def _adapted(target: Target, z: Tensor, units: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where the chains stand after a warm-up, and the logarithm of each row's step in ``units [1, B, *E]``."""
+    path = _path(target, z, units)
+    point = path.at(z / units)
+    log_step = torch.full((z.shape[1],), math.log(0.1), dtype=z.dtype, device=z.device)
+    for number in range(_WARM_UP):
+        point, probability = transition(path, point, 1.0, log_step.exp(), _LEAPFROGS, rng)
+        rate = 1.0 if number < _WARM_UP / 2 else 0.3
+        log_step = log_step + rate * (probability.mean(0).to(z.dtype) - _ACCEPT)
+    return point.z * units, log_step
+
+
+def _path(target: Target, z: Tensor, units: Tensor) -> Path:
+    """log p(x, z) in ``units``: of a path it is only the end, wherever the start, which costs least as N(0, I)."""
+    zero = torch.zeros(target.event, dtype=z.dtype, device=z.device)
+    return Path(lambda u: target.log_joint(u * units), Normal(zero, torch.ones_like(zero), batch_dims=0))
+
+
+def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Tensor, rng: torch.Generator) -> Tensor:
+    """The last ``KEPT`` states ``[T, C, B, *E]`` of Metropolis-within-Gibbs chains from ``z [C, B, *E]``.
+
+    In turn x_missing ~ p(x|z), and z' ~ q(z|x) of the completed row, accepted with probability
+    min(1, p(x, z') q(z|x) / (p(x, z) q(z'|x))): without it, the chains' end would be wrong by as much as q is.
+    Rezende et al. 2014, appendix F; Mattei & Frellsen 2018.
+    """
+    chains, rows = z.shape[:2]
+    wide = _repeated(batch, chains)
+    assert wide.mask is not None
+    there = replace(wide, mask=torch.ones_like(wide.mask))
+    prior = model.prior(wide.context, posterior)
+    z = z.reshape(1, chains * rows, *z.shape[2:])
+    params, kept = model.decode(z, wide.context), []
+    for sweep in range(1, _SWEEPS + KEPT * _THIN + 1):
+        x = torch.where(wide.mask, wide.x, model.likelihood.sample(params, rng)[0])
+        q = posterior(x, there.mask, wide.context)
+        noise = q.noise(z.shape[:2], model.prior.event, rng, x.dtype)
+        new = q.sample(noise)
+        new_params = model.decode(new, wide.context)
+        change = model.likelihood.log_prob(new_params, x).double() + prior.log_prob(new).double()
+        change = change - model.likelihood.log_prob(params, x).double() - prior.log_prob(z).double()
+        change = change + q.log_prob(z).double() - q.log_prob_of_sample(new, noise).double()
+        level = torch.rand(change.shape, generator=rng, dtype=change.dtype, device=change.device).log()
+        accept = (level < torch.nan_to_num(change, nan=-torch.inf)).squeeze(0)
+        z, params = _where(accept, new, z), _where(accept, new_params, params)
+        if sweep > _SWEEPS and (sweep - _SWEEPS) % _THIN == 0:
+            kept.append(z.unflatten(1, (chains, rows)).squeeze(0))
+    return torch.stack(kept)
+
+
+def _where(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(accept.view(1, -1, *[1] * (new.dim() - 2)), new, old)
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    """The rows of ``batch`` one after the other, ``times`` over, all of which count alike."""
+    index = torch.arange(len(batch.x), device=batch.x.device).repeat(times)
+    mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+    context = None if batch.context is None else batch.context[index]
+    return Batch(batch.x[index], mask[index], batch.index[index], batch.weight[index], context)
