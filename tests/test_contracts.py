@@ -14,7 +14,9 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound import gradients, io, likelihoods, objectives, posteriors, priors
+from lowerbound.data import Rows
 from lowerbound.distributions import generator
+from lowerbound.draw import Batch
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.training.compiled import Backward, Compiled
@@ -35,14 +37,22 @@ class Case:
     draws: int = 1
     penalties: tuple = ()
     traced: bool = True
+    likelihood: Callable[[], likelihoods.Likelihood] = likelihoods.Bernoulli
+    mask: torch.Tensor | None = None
+
+    @property
+    def batch(self) -> Batch:
+        return batch_of(BITS, self.mask)
 
     def build(self) -> tuple[LatentVariableModel, lb.AEVB]:
         with seeded(0):
             prior = self.prior()
             like = self.posterior(D, encoder=nn.Identity())
             posterior = self.posterior(D, encoder=MLP((X,), (like.n_outputs,), (8,)))
-            model = LatentVariableModel(prior, MLP(like.event, (X,), (8,)), likelihoods.Bernoulli())
-            model.initialise(BITS)
+            likelihood = self.likelihood()
+            out_shape = (X,) if likelihood.n_parameters == 1 else (likelihood.n_parameters, X)
+            model = LatentVariableModel(prior, MLP(like.event, out_shape, (8,)), likelihood)
+            model.initialise(BITS, self.mask)
             gradient = LEARNED[self.gradient]() if self.gradient in LEARNED else self.gradient
             objective = copy.deepcopy(self.objective) if isinstance(self.objective, nn.Module) else self.objective
         return model, lb.AEVB(
@@ -66,6 +76,14 @@ BINARY = partial(Case, posteriors.Bernoulli, partial(priors.Bernoulli, D))
 CLASSES = partial(posteriors.Categorical, n_classes=4)
 FINITE = partial(Case, CLASSES, partial(priors.Categorical, D, 4))
 NORMAL = partial(Case, posteriors.DiagonalNormal)
+
+OF_COLUMNS = (likelihoods.Bernoulli, partial(likelihoods.Normal, "dimension", (2,)), likelihoods.Poisson)
+MASKED = NORMAL(
+    likelihood=lambda: likelihoods.SelfMasking(
+        likelihoods.Product([make() for make in OF_COLUMNS], [[0, 4], [1, 2], [3]])
+    ),
+    mask=torch.rand(ROWS, X, generator=torch.Generator().manual_seed(1)) < 0.8,
+)
 
 NONE = nn.Identity()
 BOTH = partial(
@@ -139,6 +157,8 @@ CASES = {
         gradient=gradients.ByNode(("k", "z"), (gradients.rebar, gradients.doubly_reparameterised))
     ),
     "categorical, enumerated": FINITE(gradient=gradients.enumerated),
+    "zero-inflated log-normal": NORMAL(likelihood=likelihoods.ZeroInflatedLogNormal),
+    "self-masking": MASKED,
 }
 
 
@@ -151,7 +171,7 @@ def test_a_step_reaches_every_parameter(case):
     """Every parameter has a finite gradient, and somewhere one that is not zero (flows start as the identity)."""
     model, inference = case.build()
     ascent = inference.start(model)
-    batch = batch_of(BITS)
+    batch = case.batch
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}
     with ascent.state.mode(training=True):
         ascent.step(ascent.state, batch, ascent.noise(ROWS, generator(1, "noise")), scalars)
@@ -170,7 +190,7 @@ def test_a_step_reaches_every_parameter(case):
 def test_it_learns(case):
     """A few passes raise what is ascended, from the same start on the same rows."""
     model, inference = case.build()
-    fitted = lb.fit(model, BITS, inference, passes=60, batch_size=ROWS, validation=0)
+    fitted = lb.fit(model, Rows(BITS, case.mask), inference, passes=60, batch_size=ROWS, validation=0)
     records = fitted.history.records
     early, late = (sum(r["train_objective"] for r in some) / 10 for some in (records[:10], records[-10:]))
     assert late > early
@@ -180,7 +200,7 @@ def test_the_same_seed_gives_the_same_numbers(case):
     ends = []
     for _ in range(2):
         model, inference = case.build()
-        lb.fit(model, BITS, inference, passes=3, batch_size=8, validation=0, seed=5)
+        lb.fit(model, Rows(BITS, case.mask), inference, passes=3, batch_size=8, validation=0, seed=5)
         ends.append([p.detach().clone() for p in (*model.parameters(), *inference.posterior.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
@@ -190,7 +210,7 @@ def test_it_is_saved_and_loaded(case, tmp_path):
     lb.save(tmp_path / "run", model, inference.posterior)
     found = io.load(tmp_path / "run")
     ours, theirs = (
-        draw(m, q, batch_of(BITS), generator(1, "noise"), 2).log_w
+        draw(m, q, case.batch, generator(1, "noise"), 2).log_w
         for m, q in ((model, inference.posterior), (found.model, found.posterior))
     )
     assert torch.equal(ours, theirs)
@@ -201,7 +221,7 @@ def test_it_traces_as_one_graph(case):
     model, inference = case.build()
     ascent = inference.start(model)
     compiled = Compiled(ascent.state.modules, ascent.loss, 1e-3, lambda graph, examples: graph)
-    batch, noise = batch_of(BITS), ascent.noise(ROWS, generator(0, "noise"))
+    batch, noise = case.batch, ascent.noise(ROWS, generator(0, "noise"))
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}
     by_autograd = Backward(ascent.state.modules, ascent.loss)
     before = {name: buffer.clone() for name, buffer in ascent.state.module_tensors().items()}

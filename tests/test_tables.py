@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import lowerbound as lb
-from lowerbound import schema
+from lowerbound import queries, schema
 from lowerbound.data import Rows
 from lowerbound.estimators.tables import cells_of, family_of, product_of, table_networks
 from lowerbound.model import draw
@@ -94,9 +95,9 @@ def fitted():
     return frame, found, model, posterior, values, mask, before
 
 
-def bound(model, posterior, values, mask) -> float:
+def bound(model, posterior, values, mask, draws=100) -> float:
     with torch.no_grad():
-        return float(lb.objectives.iwae(draw(model, posterior, batch_of(values, mask), rng(), 100)).mean())
+        return float(lb.objectives.iwae(draw(model, posterior, batch_of(values, mask), rng(), draws)).mean())
 
 
 def test_a_fit_with_holes_learns_what_columns_share(fitted):
@@ -140,3 +141,56 @@ def test_cells_of_a_schema_follow_its_kinds():
     assert by_name["visits"] == (0, True)
     with pytest.raises(ValueError, match="classes of 2 columns and log1p of 1"):
         Cells((1, 2), (True,))
+
+
+def observed_log_prob(x: np.ndarray, mask: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """log p of the observed cells of each row under N(mean, covariance)."""
+    found = []
+    for row, seen in zip(x, mask, strict=True):
+        chosen = np.ix_(seen, seen)
+        normal = stats.multivariate_normal(mean[seen], covariance[chosen]) if seen.any() else None
+        found.append(0.0 if normal is None else float(normal.logpdf(row[seen])))
+    return np.array(found)
+
+
+def test_a_linear_model_trained_on_holes_reaches_the_gaussian_answers():
+    """Its log p of observed cells is that of Gaussian conditioning, and so is what it says of the missing ones."""
+    random = np.random.default_rng(0)
+    weight, noise = random.normal(size=(5, 2)), 0.5
+    x = random.normal(size=(3000, 2)) @ weight.T + 1 + noise * random.normal(size=(3000, 5))
+    mask = random.random(x.shape) > 0.3
+    values, seen = torch.tensor(np.where(mask, x, 0), dtype=torch.float32), torch.tensor(mask)
+    with seeded(0):
+        cells = Cells((0,) * 5, (False,) * 5)
+        encoder, decoder = lb.nn.MLP((10,), (4,), (64,), torch.nn.SiLU), lb.nn.MLP((2,), (5,), ())
+    cells.fit(values, seen)
+    model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, lb.likelihoods.Normal("scalar", (5,)))
+    model.initialise(values, seen)
+    posterior = lb.posteriors.DiagonalNormal(2, Chain(cells, encoder))
+    inference = lb.AEVB(posterior, objective=lb.objectives.iwae, draws=20, learning_rate=lb.training.Cosine(5e-3, 25))
+    lb.fit(model, Rows(values[:2000], seen[:2000]), inference, passes=25, validation=0)
+    layer, own = decoder.layers[0], model.likelihood
+    spread = own.spread.double().numpy()
+    w = spread[:, None] * layer.weight.detach().double().numpy()
+    mean = own.shift.double().numpy() + spread * layer.bias.detach().double().numpy()
+    covariance = w @ w.T + float(own.sigma().detach().flatten()[0]) ** 2 * np.eye(5)
+    test, there = x[2000:], mask[2000:]
+    exact = observed_log_prob(test, there, mean, covariance)
+    truth = observed_log_prob(test, there, np.ones(5), weight @ weight.T + noise**2 * np.eye(5))
+    assert abs(exact.mean() - truth.mean()) < 0.05, "trained: as good as the model that made the data"
+    rows = Rows(values[2000:], seen[2000:])
+    found = lb.evidence.importance_sampling(lb.evidence.of_model(model, posterior), rows, rng(1), 500)
+    assert abs(found.estimate.mean() - exact.mean()) < 0.01
+    assert bound(model, posterior, values[2000:], seen[2000:], 20) == pytest.approx(exact.mean(), abs=0.05)
+    best = queries.complete(model, posterior, rows, rng(2), samples=2000).best
+    due = np.stack([conditional_mean(*each, mean, covariance) for each in zip(test, there, strict=True)])
+    error = (best - due)[~there] / np.sqrt(np.diag(covariance)).mean()
+    assert np.sqrt(np.square(error).mean()) < 0.03
+
+
+def conditional_mean(x: np.ndarray, seen: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """E[x|observed cells], those themselves where observed."""
+    if not seen.any():
+        return mean
+    gain = covariance[:, seen] @ np.linalg.inv(covariance[np.ix_(seen, seen)])
+    return np.where(seen, x, mean + gain @ (x[seen] - mean[seen]))

@@ -23,7 +23,7 @@ from lowerbound.estimators.choices import (
     part_of,
 )
 from lowerbound.estimators.tables import table_networks
-from lowerbound.likelihoods import Likelihood, Product
+from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Schema
@@ -53,7 +53,9 @@ def build(
 ) -> tuple[LatentVariableModel, Posterior]:
     """p(x, z) and q(z|x) for ``rows``, started from some of them."""
     shape, n_context = rows.shape, None if rows.context is None else rows.context.shape[1]
-    some = torch.randperm(len(rows), generator=generator(seed, "initialise"))[:_INITIALISE_ROWS].to(rows.device)
+    some = torch.randperm(len(rows), generator=generator(seed, "initialise")).to(rows.device)
+    if rows.mask is None:  # of a column with few holes, or with few others, all must be seen
+        some = some[:_INITIALISE_ROWS]
     batch = rows.batch(some, torch.ones(len(some)))
     make = part_of("posteriors", vae.posterior)
     with networks.seeded(seed):
@@ -61,7 +63,6 @@ def build(
         activation = part_of("activations", vae.activation)
         prepare: networks.Cells | networks.Standardise
         if schema is not None:
-            assert isinstance(likelihood, Product)
             prepare, encoder, decoder = table_networks(
                 schema, like.n_outputs, like.event, vae.hidden, activation, likelihood, n_context or 0
             )

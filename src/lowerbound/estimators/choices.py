@@ -32,6 +32,7 @@ from lowerbound.likelihoods import (
     Ordinal,
     Poisson,
     Product,
+    SelfMasking,
     StudentT,
     ZeroInflatedNegativeBinomial,
 )
@@ -89,8 +90,8 @@ def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
         return part(scale="dimension", shape=x.shape[1:])
     if part in (FullNormal, LowRankNormal):
         return FullNormal(x.shape[1:]) if part is FullNormal else LowRankNormal(x.shape[1:], rank=1)
-    if part is Product:
-        raise ValueError("Product needs a likelihood for each column: give likelihood=Product([…]).")
+    if part in (Product, SelfMasking):
+        raise ValueError(f"{part.__name__} needs a likelihood for each column: give likelihood=Product([…]).")
     if part in (Categorical, Ordinal, BetaBinomial):
         if float(x.max()) >= _MOST_CLASSES:
             where = arrays.place(arrays.first(x == x.max()))

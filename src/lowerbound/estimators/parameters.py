@@ -81,6 +81,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     """Refuse a name that nothing bears, with the nearest that something does."""
     one_of("network", given["network"], ("mlp", "conv"))
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
+    one_of("missing", given["missing"], ("at_random", "by_value"))
     one_of("precision", given["precision"], get_args(Precision))
     for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
         value, kind = given[argument], f"{argument}s"

@@ -16,7 +16,7 @@ from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.draw import Batch
 from lowerbound.estimators.parameters import whole
-from lowerbound.likelihoods import Product
+from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
@@ -64,7 +64,8 @@ class Scoring(ABC):
             if rows.binarise == "mean":
                 batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
             log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
-            log_p = torch.where(_holds_something(batch), log_p, 0)  # exactly: q is not the prior
+            if not self.model_.likelihood.informative:
+                log_p = torch.where(_holds_something(batch), log_p, 0)  # exactly: q is not the prior
             scores.append((log_p + self._per_spread(batch) if standardised else log_p)[:real])
         return self._given(torch.cat(scores), x.dtype)
 
@@ -120,6 +121,8 @@ class Scoring(ABC):
     def _per_spread(self, batch: Batch) -> Tensor | float:
         """What log p(x) gains ``[B]`` where densities are per unit of the columns' spread."""
         likelihood = self.model_.likelihood
+        if isinstance(likelihood, SelfMasking):
+            likelihood = likelihood.likelihood
         if not isinstance(likelihood, Product):
             return 0.0
         logs = likelihood.log_scale.expand(batch.x.shape)

@@ -13,9 +13,9 @@ from lowerbound.likelihoods import (
     Bernoulli,
     Categorical,
     Factorised,
+    Likelihood,
     LogNormal,
     NegativeBinomial,
-    Normal,
     Ordinal,
     Product,
     StudentT,
@@ -35,16 +35,20 @@ def product_of(schema: Schema) -> Product:
 
     Of values as ``Schema.standardise`` has them; log p is in the columns' own units.
     """
-    families: dict[tuple[type[Factorised], int], list[int]] = {}
+    families: dict[tuple[type[Factorised], int, bool], list[int]] = {}
     for j, column in enumerate(schema.modelled):
-        families.setdefault(family_of(column), []).append(j)
+        families.setdefault((*family_of(column), column.heavy_tailed), []).append(j)  # tails of their own
     parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
     return Product(parts, list(families.values()), [column.scale for column in schema.modelled])
 
 
 def family_of(column: Column) -> tuple[type[Factorised], int]:
-    """What suits a column, heavy tails where the data have them: the class of its likelihood, and how many classes."""
-    family: type[Factorised] = StudentT if column.heavy_tailed else Normal
+    """What suits a column: the class of its likelihood, and how many classes.
+
+    Real numbers are of Student's t whose scale is the decoder's: its tails are learned, and where scales differ from
+    row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019).
+    """
+    family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
     if column.kind in CLASSES:
         classes: dict[str, type[Factorised]] = {"binary": Bernoulli, "categorical": Categorical, "ordinal": Ordinal}
@@ -62,10 +66,8 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
     """The likelihood of columns of one family, with no scale below the precision that each was kept in."""
     family, classes = family_of(columns[0])
     shape, floors = (len(columns),), [_floor(column) for column in columns]
-    if family is Normal:
-        return Normal("dimension", shape, floors)
     if family is StudentT:
-        return StudentT("learned", "dimension", shape, floors)
+        return StudentT("learned", "entry", shape, floors)
     if family is LogNormal:
         return LogNormal("dimension", shape, _LEAST_SCALE)
     if family is ZeroInflatedLogNormal:
@@ -95,7 +97,7 @@ def table_networks(
     event: tuple[int, ...],
     hidden: Sequence[int],
     activation: type[nn.Module],
-    likelihood: Product,
+    likelihood: Likelihood,
     context: int,
 ) -> tuple[networks.Cells, nn.Module, nn.Module]:
     """What prepares cells, an encoder of the prepared, and a decoder of latents of ``event``."""

@@ -31,7 +31,7 @@ from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
 from lowerbound.estimators.tables import product_of
 from lowerbound.gradients import GradientEstimator, Objective
-from lowerbound.likelihoods import Likelihood
+from lowerbound.likelihoods import Likelihood, SelfMasking
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
@@ -79,6 +79,8 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     white : the largest grey value (default 255 for 8-bit data, else 1).
     schema : of a frame, the kinds of some columns by name (``schema.infer`` tells the rest), or a ``Schema``.
     strict : refuse levels at use that were never seen in fitting, instead of taking them for missing, with a warning.
+    missing : why cells are, which the data cannot tell: "at_random" given those observed, or "by_value", each by its
+        own alone, with a probability that is learnt (``SelfMasking``; slower). log p is then of cells and holes.
     random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
     device, threads, progress, callbacks : where and how to fit.
     precision : of the networks' products while fitting, "float32", "bf16" or (on a GPU) "tf32".
@@ -130,6 +132,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         white: float | None = None,
         schema: Schema | Mapping[Name, str | Column] | None = None,
         strict: bool = False,
+        missing: Literal["at_random", "by_value"] = "at_random",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         threads: int | None = None,
@@ -162,6 +165,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.white = white
         self.schema = schema
         self.strict = strict
+        self.missing = missing
         self.random_state = random_state
         self.device = device
         self.threads = threads
@@ -384,7 +388,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         seed = inputs.seed(self.random_state) if seed is None else seed
         white, binarised = white_of(self, x), self.binarise != "none"
         rows = inputs.rows(x, "mean" if binarised else "none", white, seed, self.device, context)
-        likelihood = likelihood_for(self, x, white) if self.schema_ is None else product_of(self.schema_)
+        likelihood = likelihood_for(self, x, white) if self.schema_ is None else self._of_columns(self.schema_)
         model, posterior = build(self, rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
@@ -392,6 +396,10 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.seed_, self.shape_, self.dtype_, self.white_ = seed, x.shape[1:], x.dtype, white
         self.__dict__.pop("_ascent", None)
         return self._rows(x, self.binarise, context) if binarised else rows
+
+    def _of_columns(self, schema: Schema) -> Likelihood:
+        product = product_of(schema)
+        return SelfMasking(product) if self.missing == "by_value" else product
 
     @property
     def objective_is_bound(self) -> bool:
@@ -458,7 +466,11 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _moments(self, q: distributions.Distribution, of: Batch) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of z, ``[B, *E]``: the prior's where nothing is observed."""
         mean, scale = self._moments_of(q)
-        if of.mask is None or bool((something := of.mask.flatten(1).any(1)).all()):
+        if (
+            of.mask is None
+            or self.model_.likelihood.informative
+            or bool((something := of.mask.flatten(1).any(1)).all())
+        ):
             return mean, scale
         pairs = zip(self._moments_of(self.model_.prior(of.context, self.posterior_)), (mean, scale), strict=True)
         wide = something.view(-1, *[1] * (mean.dim() - 1))

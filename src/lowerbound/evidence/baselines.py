@@ -99,6 +99,8 @@ def kind_of(likelihood: Likelihood) -> Suited:
             mixed = "the columns are of different kinds, and each baseline is of one; compare those of one kind."
             return parts.pop() if len(parts) == 1 else Suited(None, 0, mixed)
     name = type(likelihood).__name__
+    if likelihood.informative:
+        return Suited(None, 0, f"{name} gives log p of values and of which are missing, and no baseline does.")
     unknown = f"there is no baseline for {name}, whose base measure is {likelihood.measure}."
     return Suited("real", 0, "") if likelihood.measure == "Lebesgue" else Suited(None, 0, unknown)
 

@@ -21,6 +21,7 @@ from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, to
 from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import of_model, settled
 from lowerbound.inference import Data
+from lowerbound.likelihoods import Product
 from lowerbound.likelihoods.base import Measure
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
@@ -168,7 +169,8 @@ def _simple(model: LatentVariableModel, train: Rows, rows: Rows, seed: int) -> t
     kind, levels, _ = kind_of(model.likelihood)
     if kind is None or rows.mask is not None or train.mask is not None or rows.context is not None:
         return ()
-    learnt, scored = (each.x.to(torch.float64).cpu().numpy() for each in (train, rows))
+    scale = np.array(1.0 if not isinstance(model.likelihood, Product) else model.likelihood.scale or 1.0)
+    learnt, scored = (each.x.to(torch.float64).cpu().numpy() * scale for each in (train, rows))  # in their own units
     found = baselines(learnt, scored, kind, levels=max(2, levels), seed=seed)
     return tuple(each for each in found if each.measure == model.likelihood.measure)
 

@@ -21,6 +21,7 @@ class Likelihood(nn.Module, ABC):
 
     n_parameters: int = 1
     measure: Measure
+    informative: ClassVar[bool] = False  # which values are missing tells of them: p(mask|x) is a part of it
     one_hot_mean: ClassVar[bool] = False  # ``mean`` has a trailing axis: the probability of each class
 
     def point(self, params: Tensor) -> Tensor:

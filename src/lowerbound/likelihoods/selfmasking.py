@@ -70,9 +70,7 @@ class SelfMasking(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         safe = x if mask is None else torch.where(mask, x, 0)
         values = self.log_prob_per_value(params, safe) + self.log_observed(safe)
-        if mask is not None:
-            values = torch.where(mask, values, self.log_missing(params))
-        return values.flatten(2).sum(2)
+        return (values if mask is None else torch.where(mask, values, self.log_missing(params))).flatten(2).sum(2)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         """log p(x_j|z) of each value, ``[K, B, *X]``: of its value alone, whether it is observed or not."""
@@ -255,11 +253,10 @@ class Line(Curve):
             centre, unit = mean_of(rows, seen), deviation_of(rows, seen)
         self.centre.copy_(centre)
         self.unit.copy_(torch.where(unit > 0, unit, 1.0))
-        logit = self._share(mask)
-        for each in (self.intercept, self.at_zero):
-            if each is not None:
-                each.copy_(logit)
         self.slope.zero_()
+        self.intercept.copy_(self._share(mask))
+        if self.at_zero is not None:
+            self.at_zero.copy_(self.intercept)
 
     def _held(self, parameter: Tensor) -> Tensor:
         return torch.where(self.learned, parameter, parameter.detach())

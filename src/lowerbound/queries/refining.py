@@ -45,7 +45,7 @@ def check(
 
 def is_informative(model: LatentVariableModel) -> bool:
     """Whether what is missing tells of the values: p(mask|x) is then a part of the likelihood."""
-    return bool(getattr(model.likelihood, "informative", False))
+    return model.likelihood.informative
 
 
 def hmc(target: Target, z: Tensor, rng: torch.Generator) -> Tensor:
