@@ -141,8 +141,8 @@ def to_precision(
 
 
 def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
-    """The next power of two, for rows with as many draws are taken together."""
-    return np.minimum(2 ** np.ceil(np.log2(np.maximum(needed, _PILOT))).astype(np.int64), most)
+    """The next of four steps an octave, for rows with as many draws are taken together."""
+    return np.minimum(np.ceil(2 ** (np.ceil(4 * np.log2(np.maximum(needed, _PILOT))) / 4)).astype(np.int64), most)
 
 
 def _with(targets: Targets, rows: Rows, rng: torch.Generator, draws: NDArray[np.int64], spent: int) -> LogLikelihood:
