@@ -70,6 +70,11 @@ def values(content: Any, *words: str) -> Case:
     return Case(("fit", name, "--out", "new"), BAD_DATA, words, {name: content})
 
 
+def matrix(name: str, content: bytes, *words: str) -> Case:
+    """A table that is refused where it is to be a matrix of numbers."""
+    return Case(("fit", name, "--out", "new", "--likelihood", "normal"), BAD_DATA, words, {name: content})
+
+
 def case(arguments: str, code: int, *words: str, **files: bytes) -> Case:
     return Case(tuple(arguments.split()), code, words, {name.replace("_", "."): data for name, data in files.items()})
 
@@ -110,19 +115,22 @@ FILES: dict[str, Case] = {
     "csv: a value too many": data("t.csv", b"a,b\n1,2,3\n", "Expected 2 columns, got 3", "as many values in each row"),
     "csv: a quote left open": data("t.csv", b'a,b\n"1,2\n', "not a whole csv file", "save it"),
     "csv: names in Latin-1": data("t.csv", b"a\xe9,b\n1,2\n", "'utf-8' codec can't decode", "save it in UTF-8"),
-    "csv: values in Latin-1": data("t.csv", b"a\n1\n\xe9\n", "column 'a' holds Binary", r"row 1 is b'\\xe9'", "encode"),
+    "csv: values in Latin-1": data(
+        "t.csv", b"a\n1\n\xe9\n", "not in UTF-8", r"row 1 of column 'a' is b'\\xe9'", "save it in"
+    ),
     "csv: UTF-16": data("t.csv", "a,b\n1,2\n".encode("utf-16"), "not a whole csv file", "save it in UTF-8"),
     "csv: a name twice": data("t.csv", b"a,a\n1,2\n", "two columns called 'a'", "give each a name of its own"),
-    "csv: text": data("t.csv", b"a,b\n1,2\n3,four\n", "column 'b' holds String", "row 1 is 'four'", "encode it"),
-    "csv: decimal commas": data("t.csv", b'a,b\n"1,5",2\n', "column 'a' .*row 0 is '1,5'", "encode it as numbers"),
-    "csv: semicolons": data("t.csv", b"a;b\n1;2\n", "column 'a;b' .*row 0 is '1;2'", "encode it as numbers"),
-    "csv: dates": data("t.csv", b"a\n2020-01-01\n", "column 'a' holds Date", "encode it as numbers"),
+    "csv: semicolons": data("t.csv", b"a;b\n1;2\n", "one column, called 'a;b'.*by semicolons", "with commas"),
     "csv: names or data": data("t.csv", b"0,1\n5,6\n", "may be names or data", "names that are not numbers"),
     "parquet: empty": data("t.parquet", b"", "not a whole parquet file", again),
     "parquet: truncated": data("t.parquet", whole["parquet"][:-9], "not a whole parquet file", again),
     "parquet: other bytes": data("t.parquet", b"PAR1 and then nothing", "not a whole parquet file", again),
-    "parquet: text": data("t.parquet", table(t=["1", "x"]), "column 't' .*row 1 is 'x'", "encode it as numbers"),
-    "parquet: lists": data("t.parquet", table(l=[[1.0], [2.0]]), "column 'l' holds List", "leave the column out"),
+    "parquet: lists": Case(
+        ("fit", "t.parquet", "--out", "new"),
+        BAD_DATA,
+        ("column 'l' holds cells of type list", r"row 0 is \[1.0\]", "leave the column out"),
+        {"t.parquet": table(l=[[1.0], [2.0]])},
+    ),
     "parquet: no columns": data("t.parquet", table(), "has no columns", "give at least one"),
     "idx: empty": data("t.idx", b"", "starts with nothing", "fetch it again"),
     "idx: wrong magic": data("t.idx", b"hello", "not an idx file: it starts with 68656c6c", "fetch it again"),
@@ -136,11 +144,12 @@ FILES: dict[str, Case] = {
         "t.idx.gz", gzip.compress(idx(COUNTS))[:-8] + b"abcdefgh", "not a whole gzip file .CRC", "fetch it again"
     ),
     "another suffix": data("t.mat", b"x", "no known suffix", r"what can be read is \.npy, \.npz"),
-    "a missing value": values(b"a,b\n1,2\n3,\n", r"row 1, column 1 \('b'\) is NaN", "fill the value in"),
-    "an empty column": values(b"a,b\n1,\n3,\n", r"column 1 \('b'\) is NaN in every row", "leave it out"),
-    "an infinity": values(b"a,b\n1,inf\n2,3\n", r"row 0, column 1 \('b'\) is infinite", "drop the row"),
-    "1e400": values(b"a,b\n1,1e400\n2,3\n", r"row 0, column 1 \('b'\) is infinite", "drop the row"),
-    "1e300": values(b"a,b\n1,1e300\n2,3\n", r"row 0, column 1 \('b'\) is 1e\+300", "rescale the column"),
+    "a missing value": values([[1, 2], [3, np.nan]], "row 1, column 1 is NaN", "fill the value in"),
+    "an empty column": values([[1, np.nan], [3, np.nan]], "column 1 is NaN in every row", "leave it out"),
+    "an infinity": values(b"a,b\n1,inf\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
+    "1e400": values(b"a,b\n1,1e400\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
+    "1e300": values([[1, 1e300], [2, 3]], r"row 0, column 1 is 1e\+300", "rescale the column"),
+    "nothing that varies": values(b"a,b\n1,x\n1,x\n", "no column to learn from", "give one that varies"),
     "no columns": values(X[:, :0], r"X has 0 feature\(s\)", "give at least one column"),
     "one axis": values(X[:, 0], "X is a 1D array", r"reshape\(-1, 1\)"),
     "a file that is not there": case("fit t.npy --out new", MISSING, r"called 't\.npy'", "check the path"),
@@ -159,6 +168,25 @@ FILES: dict[str, Case] = {
 }
 
 COMMANDS: dict[str, Case] = {
+    "matrix: csv: text": matrix(
+        "t.csv", b"a,b\n1,2\n3,four\n", "column 'b' holds String", "row 1 is 'four'", "encode it"
+    ),
+    "matrix: csv: decimal commas": matrix(
+        "t.csv", b'a,b\n"1,5",2\n', "column 'a' .*row 0 is '1,5'", "encode it as numbers"
+    ),
+    "matrix: csv: dates": matrix("t.csv", b"a\n2020-01-01\n", "column 'a' holds Date", "encode it as numbers"),
+    "matrix: parquet: text": matrix(
+        "t.parquet", table(t=["1", "x"]), "column 't' .*row 1 is 'x'", "encode it as numbers"
+    ),
+    "matrix: a missing value": matrix(
+        "t.csv", b"a,b\n1,2\n3,\n", r"row 1, column 1 \('b'\) is NaN", "fill the value in"
+    ),
+    "matrix: an empty column": matrix(
+        "t.csv", b"a,b\n1,\n3,\n", r"column 1 \('b'\) is NaN in every row", "leave it out"
+    ),
+    "matrix: 1e300": matrix(
+        "t.csv", b"a,b\n1,1e300\n2,3\n", r"row 0, column 1 \('b'\) is 1e\+300", "rescale the column"
+    ),
     "no model": case("score nowhere good.csv", MISSING, "nowhere holds no model"),
     "a column missing": case(
         "encode run t.csv --out z.csv", BAD_DATA, "lack 'c'", "'a', 'b', 'c'", t_csv=b"a,b\n1,2\n"

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as some
 
+import lowerbound as lb
 from bad_arrays import FINE, NUMBERS, X, fitted
 from bad_files import BAD_DATA, CLI, IO, SIX, USAGE, Case, idx, whole
 from lowerbound import cli, data
@@ -275,9 +276,16 @@ def test_any_bytes_are_a_table_or_refused_by_name(file: tuple[str, bytes]) -> No
         else:
             assert isinstance(table, data.Table)
             preview(table.x, table.names)
+        if data.tables.is_table(path):
+            try:
+                frame = data.read_frame(path)
+            except DataError as error:
+                assert_one_sentence(str(error), (f"some{suffix}",))
+            else:
+                assert lb.check(frame).rows == len(frame) > 0
         assert tree(Path(folder)) == {path.name: content}
 
 
 def test_the_table_is_as_long_as_it_is_said_to_be() -> None:
-    assert len(CLI) == 108
+    assert len(CLI) == 112
     assert set(NUMBERS) & set(FINE) == set()

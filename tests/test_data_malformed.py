@@ -48,7 +48,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "csv text": ("t.csv", lambda p: b"a,b\n1,2\n3,four\n", r"column 'b' holds String, .*row 1 is 'four'"),
     "csv date": ("t.csv", lambda p: b"a\n2020-01-01\n", "column 'a' holds Date, not numbers"),
     "csv names or data": ("t.csv", lambda p: b"0,1\n5,6\n", "may be names or data"),
-    "csv not utf-8": ("t.csv", lambda p: b"a\n\xff\n", "column 'a' holds Binary"),
+    "csv not utf-8": ("t.csv", lambda p: b"a\n\xff\n", "not in UTF-8: row 0 of column 'a'"),
     "parquet empty": ("t.parquet", lambda p: b"", "not a whole parquet file"),
     "parquet magic": ("t.parquet", lambda p: b"PAR1 and then nothing", "not a whole parquet file"),
     "idx empty": ("t.idx", lambda p: b"", "not an idx file: it starts with nothing"),

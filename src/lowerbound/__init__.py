@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         training,
     )
     from lowerbound.draw import Batch, Draw, Node
-    from lowerbound.estimators import VAE, compare, load
+    from lowerbound.estimators import VAE, LatentImputer, compare, load
+    from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import AEVB, Fit, fit
     from lowerbound.io import save
@@ -36,8 +37,10 @@ __all__ = [
     "Batch",
     "Draw",
     "Fit",
+    "LatentImputer",
     "LatentVariableModel",
     "Node",
+    "check",
     "compare",
     "data",
     "distributions",
@@ -61,9 +64,11 @@ _HOMES = {
     "Batch": "draw",
     "Draw": "draw",
     "Fit": "inference",
+    "LatentImputer": "estimators",
     "LatentVariableModel": "model",
     "Node": "draw",
     "VAE": "estimators",
+    "check": "estimators.checking",
     "compare": "estimators",
     "fit": "inference",
     "load": "estimators",

@@ -14,7 +14,7 @@ from lowerbound.cli.base import commands, in_words, say
 from lowerbound.cli.fitting import fit
 from lowerbound.cli.judging import compare, report, score
 from lowerbound.cli.looking import check, info
-from lowerbound.cli.using import encode, sample
+from lowerbound.cli.using import encode, impute, sample
 from lowerbound.errors import (
     DataError,
     FormatError,
@@ -24,7 +24,7 @@ from lowerbound.errors import (
     is_out_of_memory,
 )
 
-__all__ = ["check", "commands", "compare", "encode", "fit", "info", "main", "report", "sample", "score"]
+__all__ = ["check", "commands", "compare", "encode", "fit", "impute", "info", "main", "report", "sample", "score"]
 
 from lowerbound.cli.base import BAD_DATA, INTERRUPTED, IO, LOCKED, MEMORY, MISSING
 

@@ -13,6 +13,8 @@ import click
 from lowerbound.errors import FormatError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from lowerbound.data import Dataset, Table
     from lowerbound.estimators import VAE
 
@@ -34,8 +36,8 @@ samples_option = click.option(
 def commands() -> None:
     """Learn, use and check deep latent-variable models by auto-encoding variational Bayes.
 
-    DATA is a name (digits, mnist) or a path: .npy, .npz, .csv, .parquet, an idx file (.gz too), or a folder of MNIST's
-    idx files. RUN is the folder of a fitted model.
+    DATA is a name (digits, mnist) or a path: a table (.csv, .parquet, .feather, .arrow), .npy, .npz, an idx file (.gz
+    too), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
     """
 
 
@@ -46,19 +48,22 @@ def table_path(context: click.Context, option: click.Parameter, out: str | None)
     raise click.BadParameter(f"{out} cannot be written by its suffix; use .npy, .csv or .parquet.")
 
 
-def load(data: str) -> Dataset | Table:
-    """A named dataset, or a file's table."""
-    from lowerbound.data import load
+def source_for(vae: VAE, data: str) -> Dataset | Table | pa.Table:
+    """Data as a fitted estimator takes them: a table with its columns' own types, if it was fitted to one."""
+    from lowerbound.cli.tables import types_of
+    from lowerbound.data import load, source
 
-    return load(data)
+    return load(data) if vae.schema_ is None else source(data, types_of(vae.schema_))
 
 
-def rows_of(source: Dataset | Table, part: str) -> Any:
+def rows_of(source: Dataset | Table | pa.Table, part: str) -> Any:
     """The rows to use: a part of a named dataset, or all of a file; with their column names where they have them."""
-    from lowerbound.data import Dataset
+    from lowerbound.data import Dataset, Table
 
     if isinstance(source, Dataset):
         return source.train if part == "train" else source.test
+    if not isinstance(source, Table):
+        return source
     if source.names is None:
         return source.x
     import pyarrow
@@ -66,7 +71,7 @@ def rows_of(source: Dataset | Table, part: str) -> Any:
     return pyarrow.table({name: source.x[:, i] for i, name in enumerate(source.names)})
 
 
-def is_held_out(source: Dataset | Table, part: str) -> bool:
+def is_held_out(source: Any, part: str) -> bool:
     """Whether a fit by the command line cannot have seen these rows: of a file, nobody knows."""
     from lowerbound.data import Dataset
 
@@ -96,7 +101,9 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | float | int | None) else str(value)  # a date, in a table's cell
 
 
 def say(words: str, colour: str | None = None) -> None:

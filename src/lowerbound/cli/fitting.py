@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowerbound.cli.base import INTERRUPTED, commands, data_argument, json_option, load, rows_of, tell
+from lowerbound.cli.base import INTERRUPTED, commands, data_argument, json_option, rows_of, tell
+from lowerbound.cli.tables import schema_option
 
 if TYPE_CHECKING:
     from lowerbound.estimators import VAE
@@ -30,9 +32,13 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--prior", default=None, help="Normal, LearnedNormal, VampPrior, …  [default: what suits the posterior]"
         ),
         click.option("--posterior", default="DiagonalNormal", help="DiagonalNormal, Bernoulli, …"),
-        click.option("--objective", default="elbo", help="elbo, elbo_sampled, elbo_entropy or iwae."),
+        click.option(
+            "--objective", default="auto", help="elbo, elbo_sampled, elbo_entropy, iwae; auto: iwae for holes."
+        ),
         click.option("--gradient", default=None, help="An estimator by name.  [default: what the posterior allows]"),
-        click.option("--draws", type=at_least_1, default=1, help="Latents drawn for each row and step."),
+        click.option(
+            "--draws", type=at_least_1, default=None, help="Latents a row and step.  [default: 1; 20 for holes]"
+        ),
         click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
         click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),
         click.option("--free-bits", type=click.FloatRange(min=0), default=0.0, help="Nats that each latent has free."),
@@ -44,6 +50,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--binarise", type=click.Choice(["none", "fixed", "afresh"]), default="none", help="Grey → 0 or 1."
         ),
+        click.option("--strict", is_flag=True, default=False, help="Refuse levels at use that the fit never saw."),
         click.option("--device", default="cpu", help="cpu, cuda, …"),
         click.option(
             "--precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", help="Of products."
@@ -59,6 +66,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @data_argument
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @fit_options
+@schema_option
 @click.option("--recipe", help="An assembly named after its paper, for all that is not given: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, as latent_dim=20.")
 @click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
@@ -79,25 +87,38 @@ def fit(
     as_json: bool,
     recipe: str | None,
     pairs: tuple[str, ...],
+    kinds: dict[str, str] | None,
     **options: Any,
 ) -> int | None:
     """Fit a variational auto-encoder to DATA.
+
+    A table is learnt column by column, each of its own kind, with holes: see lowerbound check. With --likelihood,
+    --binarise or --network conv it is taken for a matrix of numbers.
 
     With --recipe, what is not given is as the paper of that name has it. A fit that was cut short, by a kill or a power
     cut, goes on with the same command and --resume, to the same bytes.
     """
     refuse_to_replace(out, force, resume)
-    vae = estimator(recipe, options | {"hidden": sizes(hidden)}, settings(pairs))
-    source = load(data)
+    options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
+    vae = estimator(recipe, options, settings(pairs))
+    source = read(vae, data)
     x = rows_of(source, "train")
     if vae.white is None and hasattr(source, "white"):
         vae.set_params(white=source.white)
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
-    words = f"{result['likelihood']}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
+    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
     tell(result, as_json, f"{words}{result['stopped']}, kept pass {result['best_pass']} → {out}")
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
+
+
+def read(vae: VAE, data: str) -> Any:
+    """The data as they are to be fitted: a table as it is, or a matrix where the settings are of one."""
+    from lowerbound.data import load, source
+
+    matrix = vae.likelihood != "auto" or vae.binarise != "none" or vae.network != "mlp"
+    return load(data) if matrix and vae.schema is None else source(data)
 
 
 def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
@@ -124,14 +145,36 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
     return {
         "run": str(out),
         "likelihood": type(vae.model_.likelihood).__name__,
+        **({} if vae.schema_ is None else {"likelihoods": by_column(vae)}),
         "latent_dim": vae.latent_dim,
         "passes": len(history.records),
         "stopped": history.stopped,
         "best_pass": history.best_pass,
-        "objective": vae.objective,
+        "objective": vae.objective_,
+        "draws": vae.draws_,
         "objective_is_bound": vae.objective_is_bound,
         "valid_objective": best.get("valid_objective"),
     }
+
+
+def by_column(vae: VAE) -> dict[str, str]:
+    """The likelihood of each column that is modelled."""
+    from lowerbound.likelihoods import Product
+
+    likelihood, schema = vae.model_.likelihood, vae.schema_
+    assert isinstance(likelihood, Product)
+    assert schema is not None
+    pairs = zip(likelihood.likelihoods, likelihood.of, strict=True)
+    found = {j: type(part).__name__ for part, block in pairs for j in block}
+    return {str(column.name): found[j] for j, column in enumerate(schema.modelled)}
+
+
+def about(vae: VAE, result: dict[str, Any]) -> str:
+    """The likelihood in words: of a table, how many columns have which."""
+    if vae.schema_ is None:
+        return str(result["likelihood"])
+    counts = Counter(result["likelihoods"].values())
+    return f"{len(result['likelihoods'])} columns ({', '.join(f'{count} {name}' for name, count in counts.items())})"
 
 
 def sizes(text: str) -> tuple[int, ...]:

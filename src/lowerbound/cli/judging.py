@@ -15,14 +15,19 @@ from lowerbound.cli.base import (
     fitted,
     is_held_out,
     json_option,
-    load,
     part_option,
     rows_of,
     run_argument,
     samples_option,
+    source_for,
     table_path,
     tell,
 )
+from lowerbound.cli.numbers import AsNumbers
+from lowerbound.cli.odd import odd_rows
+from lowerbound.cli.tables import as_arrow
+from lowerbound.cli.using import FIT_A_TABLE
+from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
     from lowerbound.estimators import VAE
@@ -52,6 +57,8 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @part_option
 @samples_option
 @evidence_options
+@click.option("--anomaly", is_flag=True, help="How odd each row of a table is, and which of its cells.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Of --anomaly: rows to show.")
 @click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
 @json_option
 def score(
@@ -60,18 +67,29 @@ def score(
     part: str,
     samples: int,
     judge: bool,
+    anomaly: bool,
+    top: int,
     out: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Estimate log p(x) of DATA by importance sampling.
+    """Estimate log p(x) of DATA by importance sampling; of a table, that of its observed cells.
 
     With --evidence, each row gets the draws that it needs; some rows are annealed too, and rows simulated from the
     model are held between two bounds. A verdict says what was measured, how it can be wrong, and what to do next.
+
+    With --anomaly, each row's −log p(x) is split into what each cell adds to it.
     """
-    vae, source = fitted(run), load(data)
+    if judge and anomaly:
+        raise click.UsageError("--evidence judges the model and --anomaly its rows: give one of them.")
+    vae = fitted(run)
+    if anomaly and vae.schema_ is None:
+        raise DataError(f"--anomaly is of the cells of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+    source = source_for(vae, data)
     x = rows_of(source, part)
-    if judge:
+    if anomaly:
+        result, words = odd_rows(vae, as_arrow(x), samples, top, out)
+    elif judge:
         from lowerbound.evidence import Settings
 
         settings = Settings(options["temperatures"], options["chains"], start=options["start"])
@@ -109,7 +127,7 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
     """The result of importance sampling alone, and in words."""
     from lowerbound.evidence import bits_per_dimension
 
-    counting = vae.model_.likelihood.measure == "counting"
+    counting, table = vae.model_.likelihood.measure == "counting", vae.schema_ is not None
     result = {
         "rows": len(found.estimate),
         "log_likelihood": found.mean,
@@ -117,7 +135,7 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
         "monte_carlo_error": found.mean_monte_carlo_error,
         "elbo": found.mean_elbo,
         "elbo_standard_error": found.mean_elbo_standard_error,
-        "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting else None,
+        "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting and not table else None,
         "estimator": f"importance sampling, {samples} draws a row",
         "bound": "lower, in expectation",
         "measure": vae.model_.likelihood.measure,
@@ -125,11 +143,12 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
         "rows_with_ess_below_10": int((found.ess < 10).sum()),
         "rows_not_believed": int((~found.believed).sum()),
     }
-    bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting else ""
+    bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting and not table else ""
+    what = " of observed cells, in the columns' own units" if table else ""
     return (
         result,
         f"{'held-out ' if held_out else ''}log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row"
-        f"{bits}, {result['rows']} rows\n"
+        f"{what}{bits}, {result['rows']} rows\n"
         f"  by importance sampling, {samples} draws a row: a lower bound in expectation; ± is one standard error over "
         f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
         f"  {result['rows_not_believed']} rows are not to be believed (Pareto k̂ above its threshold), "
@@ -160,7 +179,9 @@ def compare(runs: tuple[Path, ...], data: str, part: str, samples: int, seed: in
         models[" ".join(str(run) for run, _ in vaes)] = [vae for _, vae in vaes]
     if len(models) < 2:
         raise click.UsageError("these runs differ in their seed alone: they are fits of one model.")
-    found = compared(models, rows_of(load(data), part), samples=samples, seed=seed)
+    every = [vae for vaes in models.values() for vae in vaes]
+    taken = next((vae for vae in every if vae.schema_ is not None), every[0])
+    found = compared(models, rows_of(source_for(taken, data), part), samples=samples, seed=seed)
     tell({"differences": found.table()}, as_json, str(found))
 
 
@@ -190,18 +211,25 @@ def report(run: Path, data: str, part: str, samples: int, judge: bool, as_json: 
 
     from lowerbound.report import write_report
 
-    vae, source = fitted(run), load(data)
+    vae = fitted(run)
+    source = source_for(vae, data)
     x = rows_of(source, part)
+    found = vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples)
+    names = getattr(source, "names", None)
+    shown: Any = vae
+    if vae.schema_ is not None:
+        shown = AsNumbers.of(vae, as_arrow(x))
+        x, names = shown.x, shown.names
     labels = getattr(source, f"{part}_labels", getattr(source, "labels", None))
     page = write_report(
         run,
-        vae,
+        shown,
         np.asarray(x),
         labels,
-        vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples),
+        found,
         title=f"{Path(data).name}: VAE with {vae.latent_dim} latents",
         held_out=is_held_out(source, part),
-        names=getattr(source, "names", None),
+        names=names,
         command=f"lowerbound report {run} {data}",
     )
     tell({"report": str(page)}, as_json, f"report → {page}")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from lowerbound.cli.base import BAD_DATA, commands, data_argument, json_option, load, run_argument, tell
+from lowerbound.cli.base import BAD_DATA, commands, data_argument, json_option, run_argument, tell
+from lowerbound.cli.tables import schema_option
 
 
 @commands.command()
 @data_argument
+@schema_option
 @json_option
-def check(data: str, as_json: bool) -> int | None:
-    """Say what a fit would do with DATA, and what is wrong with it, without fitting."""
-    from lowerbound.data import Dataset
-    from lowerbound.estimators.preview import preview
+def check(data: str, kinds: dict[Any, Any] | None, as_json: bool) -> int | None:
+    """Say what a fit would do with DATA, and what is wrong with it, without fitting.
 
-    source = load(data)
-    found = preview(source.train, None, data) if isinstance(source, Dataset) else preview(source.x, source.names, data)
-    tell(asdict(found), as_json, found.words())
+    Of a table: what each column is taken for and why, what is missing, and what may not be meant.
+    """
+    from lowerbound.estimators.checking import check as checked
+
+    found = checked(data, schema=kinds)
+    tell(found.as_dict(), as_json, found.words())
     return BAD_DATA if found.problems else None
 
 

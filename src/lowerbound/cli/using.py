@@ -1,4 +1,4 @@
-"""``lowerbound encode`` and ``sample``."""
+"""``lowerbound encode``, ``sample`` and ``impute``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from lowerbound.cli.base import (
     data_argument,
     fitted,
     json_option,
-    load,
     part_option,
     rows_of,
     run_argument,
+    source_for,
     table_path,
     tell,
 )
+from lowerbound.cli.tables import as_arrow, check_writable, given_cells, in_long_form, missing, write_rows
+from lowerbound.errors import DataError
+
+FIT_A_TABLE = "fit it to a table, without --likelihood, --binarise and --network."
 
 
 @commands.command()
@@ -33,8 +37,8 @@ def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
     from lowerbound.data import write
 
     vae = fitted(run)
-    mean, scale = vae.encode(rows_of(load(data), part))
-    names = [f"{kind}{i}" for kind in ("mean", "sd") for i in range(vae.latent_dim)]
+    mean, scale = vae.encode(rows_of(source_for(vae, data), part))
+    names = [f"{kind}{i}" for kind in ("mean", "sd") for i in range(mean.shape[1])]
     write(out, np.hstack([mean, scale]), names)
     tell({"rows": len(mean), "columns": names, "out": str(out)}, as_json, f"{len(mean)} rows → {out}")
 
@@ -42,14 +46,59 @@ def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
 @commands.command()
 @run_argument
 @click.option("-n", "--rows", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
+@click.option(
+    "--given", "pairs", multiple=True, metavar="NAME=VALUE", help="A cell of a table that is known, as age=37."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
 @json_option
-def sample(run: Path, rows: int, seed: int, out: Path, as_json: bool) -> None:
-    """Write rows drawn from the model."""
+def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, as_json: bool) -> None:
+    """Write rows drawn from the model; with --given, such as have these cells: p(x|given), by inference."""
     from lowerbound.data import write
 
     vae = fitted(run)
-    names = [str(name) for name in getattr(vae, "feature_names_in_", [])] or None
-    write(out, vae.sample(rows, random_state=seed), names)
-    tell({"rows": rows, "seed": seed, "out": str(out)}, as_json, f"{rows} rows → {out}")
+    if pairs and vae.schema_ is None:
+        raise DataError(f"--given names columns of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+    check_writable(vae, out)
+    given = given_cells(vae, pairs)
+    drawn = vae.sample(rows, random_state=seed, given=given)
+    if vae.schema_ is None:
+        write(out, drawn, [str(name) for name in getattr(vae, "feature_names_in_", [])] or None)
+    else:
+        write_rows(out, drawn)
+    where = f" given {', '.join(pairs)}" if pairs else ""
+    result = {"rows": rows, "seed": seed, "given": list(pairs), "out": str(out)}
+    tell(result, as_json, f"{rows} rows{where} → {out}")
+
+
+@commands.command()
+@run_argument
+@data_argument
+@part_option
+@click.option("--out", callback=table_path, required=True, help=".csv or .parquet; .npy of numbers alone")
+@click.option("--draws", type=click.IntRange(min=1), help="Completions of each row, one after the other.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@json_option
+def impute(run: Path, data: str, part: str, out: Path, draws: int | None, seed: int, as_json: bool) -> None:
+    """Fill the holes of the table DATA and write it, its columns as they were.
+
+    Each hole gets the one best value. With --draws M there are M completions of all rows instead, drawn from
+    p(missing|observed), one under the other, told apart by the column draw: 0 to M - 1.
+    """
+    vae = fitted(run)
+    if vae.schema_ is None:
+        raise DataError(f"impute fills the holes of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+    check_writable(vae, out)
+    x = as_arrow(rows_of(source_for(vae, data), part))
+    if draws is not None and "draw" in x.column_names:
+        raise DataError(f"{data} has a column called 'draw', which --draws writes itself; rename it.")
+    found = vae.impute(x, draws, random_state=seed)
+    write_rows(out, found if draws is None else in_long_form(found))
+    holes_there, left = (missing(table, vae.schema_) for table in (x, found if draws is None else found[0]))
+    result = {"rows": x.num_rows, "filled": holes_there - left, "draws": draws, "seed": seed, "out": str(out)}
+    said = (
+        "one best value each, which does not tell how far to trust it: --draws 20 does, by how its completions differ"
+        if draws is None
+        else f"{draws} completions, drawn from p(missing|observed): what differs between them is not known"
+    )
+    tell(result, as_json, f"{x.num_rows:,} rows, {holes_there - left:,} holes filled ({said}) → {out}")

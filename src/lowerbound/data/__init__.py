@@ -4,6 +4,21 @@ from lowerbound.data.files import Table, read
 from lowerbound.data.frames import from_frame
 from lowerbound.data.named import Dataset, digits, load, mnist
 from lowerbound.data.rows import Rows
+from lowerbound.data.sources import source
+from lowerbound.data.tables import read_frame, write_frame
 from lowerbound.data.writing import write
 
-__all__ = ["Dataset", "Rows", "Table", "digits", "from_frame", "load", "mnist", "read", "write"]
+__all__ = [
+    "Dataset",
+    "Rows",
+    "Table",
+    "digits",
+    "from_frame",
+    "load",
+    "mnist",
+    "read",
+    "read_frame",
+    "source",
+    "write",
+    "write_frame",
+]

@@ -12,8 +12,9 @@ import numpy as np
 
 from lowerbound.data.arrays import Array
 from lowerbound.data.download import MNIST_MIRRORS, fetch_first
-from lowerbound.data.files import Table, read, readable
+from lowerbound.data.files import Table, read
 from lowerbound.data.idx import read_idx
+from lowerbound.data.reading import readable
 from lowerbound.errors import DataError
 
 # Of each file unpacked: SHA-256 and size in bytes.

@@ -9,10 +9,11 @@ from lowerbound import io
 from lowerbound.errors import FormatError
 from lowerbound.estimators.choices import default_likelihood
 from lowerbound.estimators.comparing import compare
+from lowerbound.estimators.imputer import LatentImputer
 from lowerbound.estimators.vae import VAE, Encoding
 from lowerbound.inference import Fit
 
-__all__ = ["VAE", "Encoding", "compare", "default_likelihood", "load"]
+__all__ = ["VAE", "Encoding", "LatentImputer", "compare", "default_likelihood", "load"]
 
 
 def load(path: str | Path, **own: Any) -> VAE | Fit:

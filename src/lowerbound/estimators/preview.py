@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from lowerbound.data import arrays
 from lowerbound.errors import DataError
 from lowerbound.estimators.choices import build_likelihood, check_precision, default_likelihood
 from lowerbound.estimators.inputs import CHUNK, TOO_LARGE, WAY_OUT, check_array, largest
+from lowerbound.estimators.tables import family_of
+from lowerbound.schema import Column, Schema
 
 _NAMED = 5  # columns named in a sentence; of more, the number
 
@@ -22,6 +24,8 @@ class Preview:
     """What ``VAE().fit`` would do. ``problems``: what it would refuse; ``notes``: what it would take without a word.
 
     ``likelihood`` and ``why`` are None where there are problems with the values. ``bytes``: of the data in memory.
+    ``schema``: of a table, what each column is taken for; None of arrays, and where that cannot be told. Print it for
+    all of it in words.
     """
 
     rows: int
@@ -35,19 +39,30 @@ class Preview:
     steps_per_pass: int
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    schema: Schema | None = None
 
     def words(self) -> str:
         """All of it in lines."""
-        lines = [f"{_rows(self.rows)} of shape {self.shape}, {self.dtype}, {_size(self.bytes)}"]
+        about = f"{_rows(self.rows)} of shape {self.shape}, {self.dtype}, {_size(self.bytes)}"
+        lines = [about if self.schema is None else str(self.schema)]
         if self.problems:
             lines.append("a fit would refuse these data")
         else:
-            lines.append(f"a fit would use the likelihood {self.likelihood}: {self.why}")
+            each = "the likelihood" if self.schema is None else "for each column a likelihood of its own"
+            of = f"{self.likelihood}: {self.why}" if self.schema is None else f"({self.why})"
+            lines.append(f"a fit would use {each} {of}")
             lines.append(
                 f"it would train on {_rows(self.train_rows)} (steps a pass: {self.steps_per_pass:,}) and hold out "
                 f"{self.held_out_rows:,}"
             )
         return "\n".join([*lines, *self.notes, *self.problems])
+
+    __str__ = words
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it; of a table with its ``columns``."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "schema"}
+        return found if self.schema is None else found | {"columns": [_described(each) for each in self.schema.columns]}
 
 
 def preview(
@@ -68,8 +83,7 @@ def preview(
     except DataError as error:
         problems.append(str(error))
     rows = len(x) if x.ndim else 0
-    held_out = max(0, min(round(validation * rows), rows - 1))
-    steps = -(-(rows - held_out) // min(batch_size, rows - held_out)) if rows else 0
+    held_out, steps = course(rows, batch_size, validation)
     if x.ndim > 1 and x.size:
         notes = list(_notes(x, names, batch_size, validation, held_out))
     return Preview(
@@ -116,15 +130,32 @@ def _notes(
 ) -> Iterator[str]:
     """What a fit takes without a word, though it may not be meant."""
     constant = np.all([(x[i : i + CHUNK] == x[:1]).all(0) for i in range(0, len(x), CHUNK)], 0)
-    if len(x) == 1:
-        yield "there is one row: it is learnt by heart, and nothing can be held out"
-    elif constant.any():
+    if len(x) > 1 and constant.any():
         yield f"{_columns(constant, names)} constant"
-    if len(x) > 1 and held_out == 0:
-        yield f"{validation:g} of {len(x)} rows is less than one: nothing is held out, and the last pass is kept"
-    if len(x) - held_out < batch_size:
-        left = _rows(len(x) - held_out)
+    yield from few(len(x), batch_size, validation, held_out)
+
+
+def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterator[str]:
+    """What follows from how many rows there are."""
+    if rows == 1:
+        yield "there is one row: it is learnt by heart, and nothing can be held out"
+    elif held_out == 0:
+        yield f"{validation:g} of {rows} rows is less than one: nothing is held out, and the last pass is kept"
+    if rows - held_out < batch_size:
+        left = _rows(rows - held_out)
         yield f"{left} to train on, fewer than a batch of {batch_size}: each step takes all"
+
+
+def course(rows: int, batch_size: int, validation: float) -> tuple[int, int]:
+    """How many rows are held out, and how many steps a pass takes."""
+    held_out = max(0, min(round(validation * rows), rows - 1))
+    return held_out, -(-(rows - held_out) // min(batch_size, rows - held_out)) if rows else 0
+
+
+def _described(column: Column) -> dict[str, Any]:
+    """A column of a table as JSON has it."""
+    found: dict[str, Any] = {name: getattr(column, name) for name in ("name", "kind", "why", "missing", "problems")}
+    return found | {"likelihood": family_of(column)[0].__name__ if column.modelled else None}
 
 
 def _columns(marked: NDArray[np.bool_], names: Sequence[str] | None) -> str:

@@ -1,0 +1,85 @@
+"""``lowerbound score --anomaly``: how odd rows of a table are, in words and in a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from lowerbound.estimators import VAE
+
+_LONGEST = 40
+
+
+def odd_rows(vae: VAE, rows: pa.Table, samples: int, top: int, out: Path | None) -> tuple[dict[str, Any], str]:
+    """The result of ``VAE.anomaly`` and its words; each row's figures, and each of its cells', into ``out``.
+
+    Columns of the file: score, standard_error, ess, latent, and cells.NAME of each modelled column.
+    """
+    import numpy as np
+
+    from lowerbound.data import write
+
+    found = vae.anomaly(rows, samples=samples)
+    names = [str(name) for name in found.cells.column_names]
+    cells = np.column_stack([column.to_numpy() for column in found.cells.columns])
+    if out is not None:
+        sums = {"score": found.score, "standard_error": found.standard_error, "ess": found.ess, "latent": found.latent}
+        write(out, np.column_stack([*sums.values(), cells]), [*sums, *(f"cells.{name}" for name in names)])
+    order = np.argsort(-found.score, kind="stable")[:top]
+    standardised = per_spread(vae, rows.take(order), cells[order])
+    oddest = [_described(rows, row, found, names, own) for row, own in zip(order.tolist(), standardised, strict=True)]
+    few = int((found.ess < 10).sum())
+    result = {
+        "rows": len(found.score),
+        "mean_score": float(found.score.mean()),
+        "measure": vae.model_.likelihood.measure,
+        "rows_with_ess_below_10": few,
+        "oddest": oddest,
+        "out": None if out is None else str(out),
+    }
+    head = f"score = −log p of observed cells, in nats and the columns' own units: {found.score.mean():.2f} in the mean"
+    each_of = "the oddest, each with its oddest cell (in nats per unit of its column's spread)"
+    rough = f"; {few} have an effective sample size below 10, and are rough" if few else ""
+    lines = [f"{head} of {len(found.score):,} rows{rough}; {each_of}:", *(f"  {_line(each)}" for each in oddest)]
+    return result, "\n".join([*lines, *([] if out is None else [f"→ {out}"])])
+
+
+def per_spread(vae: VAE, rows: pa.Table, cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What cells add in nats ``[N, D]``, densities per unit of their columns' spread; −inf where nothing is observed.
+
+    In the columns' own units the nats of different columns cannot be compared: those of days are fewer than those of
+    seconds.
+    """
+    import numpy as np
+
+    assert vae.schema_ is not None
+    return np.where(vae.schema_.encode(rows).mask, cells + vae.schema_.log_jacobian, -np.inf)
+
+
+def _described(rows: pa.Table, row: int, found: Any, names: list[str], cells: NDArray[np.float64]) -> dict[str, Any]:
+    """A row, with the cell that adds most to its score."""
+    j = int(cells.argmax())
+    odd = float(cells[j]) > -math.inf
+    return {
+        "row": row,
+        "score": float(found.score[row]),
+        "standard_error": float(found.standard_error[row]),
+        "column": names[j] if odd else None,
+        "value": rows[names[j]][row].as_py() if odd else None,
+        "cell": float(cells[j]),
+    }
+
+
+def _line(each: dict[str, Any]) -> str:
+    if each["column"] is None:
+        return f"row {each['row']}: {each['score']:.2f} nats; none of its cells is observed"
+    value = str(each["value"])
+    value = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+    cell = f"{each['column']} = {value} ({each['cell']:.2f})"
+    return f"row {each['row']}: {each['score']:.2f} ± {each['standard_error']:.2f} nats; its oddest cell is {cell}"

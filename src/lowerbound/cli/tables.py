@@ -1,0 +1,197 @@
+"""Tables at the command line: kinds of columns and cells from options, frames into files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowerbound.errors import DataError
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    import pyarrow as pa
+
+    from lowerbound.estimators import VAE
+    from lowerbound.schema import Column, Schema
+
+_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
+
+
+def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--schema NAME=KIND``, as often as there are columns to name."""
+    return click.option(
+        "--schema",
+        "kinds",
+        multiple=True,
+        metavar="NAME=KIND",
+        callback=_kinds,
+        help="What a column of a table is to be taken for.",
+    )(command)
+
+
+def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    import difflib
+
+    from lowerbound.schema import KINDS
+
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, kind = pair.rpartition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{pair!r} is not NAME=KIND, as age=count.")
+        if kind not in KINDS:
+            near = difflib.get_close_matches(kind, KINDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(KINDS)}."
+            raise click.BadParameter(f"{kind!r} is no kind of column ({pair}); {hint}")
+        found[name] = kind
+    return found
+
+
+def types_of(schema: Schema) -> dict[str, pa.DataType]:
+    """Arrow's types of a schema's columns, where a csv file may be read as another than was fitted."""
+    from lowerbound.schema import cells, in_arrow
+
+    found = {}
+    for column in schema.columns:
+        storage = column.storage
+        if schema.backend != "pyarrow" or storage.family not in ("float", "int", "bool", "time"):
+            storage = cells.plain("pyarrow", storage)
+        if storage.family != "null":
+            found[str(column.name)] = in_arrow.type_of(storage)
+    return found
+
+
+def given_cells(vae: VAE, pairs: Sequence[str]) -> dict[Any, Any] | None:
+    """The cells that NAME=VALUE say, each read as its column's kind has it; None without any."""
+    found: dict[Any, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        columns = () if vae.schema_ is None else vae.schema_.columns
+        names = [str(column.name) for column in columns if pair.startswith(f"{column.name}=")]
+        if names:  # a name may hold an = itself
+            name = max(names, key=len)
+            text = pair[len(name) + 1 :]
+        elif not equals or not name:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, as age=37.", param_hint="--given")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice.", param_hint="--given")
+        column = next((column for column in columns if str(column.name) == name), None)
+        found[name if column is None else column.name] = text if column is None else cell(column, text)
+    return found or None
+
+
+def cell(column: Column, text: str) -> Any:
+    """The value that ``text`` is in a column. Raises ``DataError`` where it is none."""
+    family, kind = _family(column)
+    try:
+        return _READERS[family](column, text) if column.modelled else text
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"--given {column.name}={text}: {text!r} is no {kind}; give one, as {_EXAMPLE[family]}.") from (
+            error
+        )
+
+
+def _family(column: Column) -> tuple[str, str]:
+    """What reads a column's cells, and what they are called."""
+    family = column.storage.family
+    if family == "category":
+        family = "text" if any(isinstance(level, str) for level in column.levels) else "float"
+    kinds = {"bool": "true or false", "time": "date or time", "duration": "number of seconds"}
+    return family, kinds.get(family, "number")
+
+
+def _number(column: Column, text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _truth(column: Column, text: str) -> bool:
+    if text.lower() not in (*_YES, *_NO):
+        raise ValueError(text)
+    return text.lower() in _YES
+
+
+def _moment(column: Column, text: str) -> date:
+    """A date, or a time in the column's zone where the text says none."""
+    from datetime import UTC, datetime
+    from zoneinfo import ZoneInfo
+
+    zone, found = column.storage.zone, datetime.fromisoformat(text)
+    if zone is not None and found.tzinfo is None:
+        return found.replace(tzinfo=UTC if zone == "UTC" else ZoneInfo(zone))
+    return found
+
+
+def _span(column: Column, text: str) -> Any:
+    import numpy as np
+
+    return np.timedelta64(round(float(text) * 10**9), "ns")
+
+
+_READERS: dict[str, Callable[[Column, str], Any]] = {
+    "float": _number,
+    "int": _number,
+    "decimal": _number,
+    "bool": _truth,
+    "text": lambda column, text: text,
+    "time": _moment,
+    "duration": _span,
+    "null": lambda column, text: text,
+}
+_EXAMPLE = {"float": "37.5", "int": "37", "decimal": "37.5", "bool": "true", "time": "2001-12-31", "duration": "90"}
+
+
+def check_writable(vae: VAE, out: Path) -> None:
+    """Refuse to write rows of a table to .npy where any column holds more than numbers."""
+    if out.suffix.lower() != ".npy" or vae.schema_ is None:
+        return
+    other = next((c for c in vae.schema_.columns if c.storage.family not in ("float", "int", "bool", "decimal")), None)
+    if other is not None:
+        raise click.BadParameter(
+            f"{out} holds numbers alone, and column {other.name!r} of this model holds {other.storage.dtype or 'none'};"
+            " use .csv or .parquet.",
+            param_hint="--out",
+        )
+
+
+def write_rows(out: Path, frame: Any) -> None:
+    """A frame into a file, by its suffix."""
+    from lowerbound.data import from_frame, write, write_frame
+
+    if out.suffix.lower() == ".npy":
+        write(out, from_frame(frame)[0])
+    else:
+        write_frame(out, frame)
+
+
+def as_arrow(rows: Any) -> pa.Table:
+    """Rows as a table of arrow: those of an array under names that say nothing."""
+    import pyarrow as pa
+
+    if isinstance(rows, pa.Table):
+        return rows
+    raise DataError("these data are an array, and not a table; give a .csv or .parquet file.")
+
+
+def in_long_form(frames: Sequence[pa.Table]) -> pa.Table:
+    """Completions of the same rows, one under the other, with the number of each in a first column ``draw``."""
+    import pyarrow as pa
+
+    numbers = (pa.array([number] * len(frame), pa.int64()) for number, frame in enumerate(frames))
+    return pa.concat_tables([frame.add_column(0, "draw", n) for frame, n in zip(frames, numbers, strict=True)])
+
+
+def missing(frame: pa.Table, schema: Schema) -> int:
+    """How many cells that a model fills hold nothing."""
+    from pyarrow import compute
+
+    names = [str(column.name) for column in schema.columns if column.kind != "identifier"]
+    return sum(compute.sum(compute.is_null(frame[name], nan_is_null=True)).as_py() or 0 for name in names)

@@ -1,0 +1,104 @@
+"""``check``: what a fit would do with data of any kind, without fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowerbound import data
+from lowerbound.errors import DataError
+from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.preview import Preview, course, few, preview
+from lowerbound.estimators.tables import family_of
+from lowerbound.schema import Column, Schema, infer
+from lowerbound.schema.column import Name
+
+
+def check(
+    X: Any,
+    *,
+    schema: Schema | Mapping[Name, str | Column] | None = None,
+    batch_size: int = 100,
+    validation: float = 0.1,
+) -> Preview:
+    """What ``VAE(schema=schema).fit(X)`` would do, and what is wrong with ``X``, without fitting: print it.
+
+    ``X``: rows as an array; a frame of pandas, polars or pyarrow; what ``lowerbound.data.load`` gives; or a name or
+    path of data. Raises only what ``lowerbound.data.load`` does for data that cannot be read.
+    """
+    name = "X"
+    if isinstance(X, str | Path):
+        X, name = data.source(X), str(X)
+    if frames.is_frame(X):
+        return _of_table(X, schema, name, batch_size, validation)
+    names: Sequence[str] | None = None
+    if isinstance(X, data.Dataset):
+        X = X.train
+    elif isinstance(X, data.Table):
+        X, names = X.x, X.names
+    try:
+        x = X if isinstance(X, np.ndarray) else inputs.prepare(X)
+    except (DataError, TypeError) as error:
+        return Preview(0, (), type(X).__name__, 0, None, None, 0, 0, 0, (), (str(error),))
+    return preview(x, names, name, batch_size, validation)
+
+
+def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: float) -> Preview:
+    """What a fit to a frame would do."""
+    problems: list[str] = []
+    notes: list[str] = []
+    found: Schema | None = None
+    why: str | None = None
+    rows, columns, size = _extent(X)
+    held_out, steps = course(rows, batch_size, validation)
+    try:
+        found = given if isinstance(given, Schema) else infer(X, given, what=source)
+        found = frames.schema_of(X, found)
+        values = frames.standardised(frames.encoded(X, found, strict=False), found)
+        why, missing = _families(found), float(np.isnan(values).mean())
+        if missing:
+            notes.append(f"{100 * missing:.3g} % of the cells to be learned are missing: a fit would ascend iwae")
+    except (DataError, ValueError) as error:
+        problems.append(str(error))
+    if rows:
+        notes.extend(few(rows, batch_size, validation, held_out))
+    return Preview(
+        rows=rows,
+        shape=(columns,),
+        dtype="columns of their own types",
+        bytes=size,
+        likelihood=None if problems else "Product",
+        why=why,
+        train_rows=rows - held_out,
+        held_out_rows=held_out,
+        steps_per_pass=steps,
+        notes=tuple(notes),
+        problems=tuple(problems),
+        schema=found,
+    )
+
+
+def _families(of: Schema) -> str:
+    """The likelihoods of the columns, in words: Normal for 'a', 'b'; Categorical for 'c'."""
+    found: dict[str, list[str]] = {}
+    for column in of.modelled:
+        found.setdefault(family_of(column)[0].__name__, []).append(repr(column.name))
+    return "; ".join(f"{family} for {_some(names)}" for family, names in found.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _extent(X: Any) -> tuple[int, int, int]:
+    """Rows, columns and bytes of a frame; none of one that is lazy."""
+    import narwhals as nw
+
+    try:
+        frame = nw.from_native(X, eager_only=True)
+    except (TypeError, ValueError):
+        return 0, 0, 0
+    return (*frame.shape, int(frame.estimated_size()))

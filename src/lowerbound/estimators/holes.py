@@ -1,0 +1,129 @@
+"""Tables with holes, for an imputer: out of arrays and frames, marked, told apart from what a model can take."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.errors import DataError
+from lowerbound.schema import Column, Schema, Storage, coding
+from lowerbound.schema.cells import Cells, Frame, Source, plain, read, write
+from lowerbound.schema.column import Name
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+_RANGED = ("positive", "count", "interval")
+_COUNTED = ("float", "int", "bool", "decimal")
+
+
+def is_nothing(marker: Any) -> bool:
+    """Whether a marker is NaN, None or pandas.NA, which are holes wherever they are."""
+    return marker is None or type(marker).__name__ == "NAType" or (isinstance(marker, Real) and float(marker) != marker)
+
+
+def of_array(x: Array, names: Sequence[Name]) -> Frame:
+    """The columns of ``x [N, D]`` under ``names``, NaN for a hole."""
+    storages = (Storage("float", "float" if x.dtype == np.float32 else "double"),) * len(names)
+    cells = tuple(Cells(column.astype(np.float64), ~np.isnan(column)) for column in x.T)
+    return Frame(Source("pyarrow", tuple(names), storages), cells, len(x))
+
+
+def of_frame(X: Any, names: Sequence[Name] | None) -> Frame:
+    """A frame that was read, its columns in the order of ``names``, if given."""
+    frame = read(X, "X")
+    if names is None:
+        return frame
+    pairs = frame.ordered(names, "X")
+    storages, cells = (tuple(each) for each in zip(*pairs, strict=True))
+    return Frame(replace(frame.source, names=tuple(names), storages=storages), cells, frame.rows)
+
+
+def marked(frame: Frame, marker: Any) -> Frame:
+    """With cells that hold ``marker`` as holes: text is compared with text, and numbers with numbers."""
+    if is_nothing(marker):
+        return frame
+    families = ("text", "category") if isinstance(marker, str) else _COUNTED
+    cells = []
+    for storage, found in zip(frame.source.storages, frame.cells, strict=True):
+        hit = np.asarray(found.values == marker, bool) if storage.family in families else np.zeros(frame.rows, bool)
+        cells.append(Cells(found.values, found.mask & ~hit))
+    return replace(frame, cells=tuple(cells))
+
+
+def framed(frame: Frame) -> Any:
+    """The frame in its own library."""
+    return write(frame.source, frame.source.storages, frame.cells, frame.rows)
+
+
+def flagged(frame: Frame) -> Array:
+    """``[N, D]``: NaN for a hole, 0 for any other cell."""
+    return np.column_stack([np.where(found.mask, 0.0, np.nan) for found in frame.cells])
+
+
+def within(frame: Frame, of: Schema) -> tuple[Frame, dict[Name, Cells]]:
+    """With holes for numbers that the kind of their column cannot hold, which are counted aloud; and those columns."""
+    cells, aside, counts = list(frame.cells), {}, []
+    for j, (column, storage) in enumerate(zip(of.columns, frame.source.storages, strict=True)):
+        if column.kind not in _RANGED or storage.family not in _COUNTED:
+            continue
+        beyond = _beyond(column, storage, cells[j])
+        if beyond.any():
+            aside[column.name] = cells[j]
+            cells[j] = Cells(cells[j].values, cells[j].mask & ~beyond)
+            counts.append(f"{int(beyond.sum())} of {column.name!r} ({column.kind})")
+    if counts:
+        warnings.warn(
+            f"X holds cells that the kind of their column does not, which stay as they are and tell nothing of others: "
+            f"{', '.join(counts)}; schema= declares another kind.",
+            stacklevel=4,
+        )
+    return replace(frame, cells=tuple(cells)), aside
+
+
+def _beyond(column: Column, storage: Storage, found: Cells) -> Mask:
+    """Which cells ``coding.check_range`` refuses; infinities, which are refused of any kind, are not among them."""
+    values = coding.numbers(column, storage, found)
+    values = np.where(np.isfinite(values), values, np.nan)
+    try:
+        coding.check_range(column, values, found)
+    except DataError:
+        refused = [value for value in np.unique(values[~np.isnan(values)]) if not _fits(column, value)]
+        return np.isin(values, refused)
+    return np.zeros(len(values), bool)
+
+
+def _fits(column: Column, value: float) -> bool:
+    there = np.array([value])
+    try:
+        coding.check_range(column, there, Cells(there, np.ones(1, bool)))
+    except DataError:
+        return False
+    return True
+
+
+def zeroed(frame: Frame, empty: Mask) -> Frame:
+    """With 0 in the holes of columns that are ``empty`` and hold numbers, or nothing at all."""
+    storages, cells = list(frame.source.storages), list(frame.cells)
+    for j in np.flatnonzero(empty):
+        if storages[j].family == "null":
+            storages[j] = plain(frame.source.backend, Storage("float"))
+            cells[j] = Cells(np.zeros(frame.rows), np.ones(frame.rows, bool))
+        elif storages[j].family in ("float", "int"):
+            cells[j] = cells[j].over(Cells(np.zeros_like(cells[j].values), np.ones(frame.rows, bool)))
+    return replace(frame, source=replace(frame.source, storages=tuple(storages)), cells=tuple(cells))
+
+
+def joined(frame: Frame, keep: Mask, flags: Array | None, names: Sequence[Name]) -> Frame:
+    """The columns to ``keep``, and ``flags [N, F]`` beside them as numbers 0 and 1: all under ``names``."""
+    places, source = np.flatnonzero(keep), frame.source
+    storages, cells = [source.storages[j] for j in places], [frame.cells[j] for j in places]
+    for flag in () if flags is None else flags.T:
+        storages.append(plain(source.backend, Storage("float")))
+        cells.append(Cells(flag.astype(np.float64), np.ones(frame.rows, bool)))
+    return Frame(replace(source, names=tuple(names), storages=tuple(storages)), tuple(cells), frame.rows)

@@ -1,0 +1,243 @@
+"""A variational auto-encoder as an imputer of scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.impute import MissingIndicator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from lowerbound import schema as schemas
+from lowerbound.estimators import frames, holes, inputs
+from lowerbound.estimators.parameters import check_parameters, whole
+from lowerbound.estimators.vae import VAE
+from lowerbound.queries.rowwise import complete_rows
+from lowerbound.schema import Column, Schema
+from lowerbound.schema.cells import Frame
+from lowerbound.schema.column import Name
+
+_OF_THE_MODEL = (
+    *("latent_dim", "schema", "hidden", "draws", "learning_rate", "batch_size", "passes", "validation", "patience"),
+    *("device", "threads", "progress"),
+)
+_OF_NUMBERS = ("real", "binary", "constant")  # what a column of an array is taken for: it refuses no number
+
+
+class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Missing cells by a variational auto-encoder: E[x_missing|x_observed], by importance sampling of its latents.
+
+    Rows are an array of numbers, or a table of mixed columns: a frame of pandas, polars or pyarrow, which comes back as
+    one. A cell that is there comes back as it is; what a row gets depends on the fit and on that row alone. Mattei &
+    Frellsen 2019.
+
+    Parameters
+    ----------
+    latent_dim : the number of latents, d.
+    missing_values : what marks a missing cell; where it is another than NaN, an array may hold no NaN.
+    add_indicator : append the columns of a ``MissingIndicator``.
+    sample_posterior : draw from p(x_missing|x_observed), afresh at each call, instead of the best value: of several
+        completions each is used as if it were the data, and their spread tells how far to trust the results.
+    keep_empty_features : keep columns that held nothing in fitting, with 0 in their holes (text stays missing).
+    samples : draws of the latents of each row, for importance sampling.
+    schema : the kinds of some columns by name ("x0", "x1", … of an array), or a ``Schema``. Of a frame
+        ``schema.infer`` tells the rest. Columns of an array are binary if they hold two whole numbers, and real.
+    hidden, draws, learning_rate, batch_size, passes, validation, patience : of the fit, see ``VAE``.
+    random_state : seed. device, threads, progress : where and how to fit.
+
+    Attributes
+    ----------
+    model_ : the fitted ``VAE``; None where every column is constant. schema_ : what columns are taken for: holes of a
+    constant column get its value, those of an identifier stay. indicator_ : a fitted ``MissingIndicator``, or None.
+    random_state_ : what draws are seeded by. n_features_in_, feature_names_in_.
+
+    Examples
+    --------
+    >>> import numpy as np, lowerbound as lb
+    >>> x = np.random.default_rng(0).normal(size=(100, 1)) @ np.ones((1, 3))
+    >>> x[0, 1] = np.nan
+    >>> imputer = lb.LatentImputer(latent_dim=1, random_state=0).fit(x)
+    >>> bool(abs(imputer.transform(x)[0, 1] - x[0, 0]) < 0.2)
+    True
+    """
+
+    model_: VAE | None
+    schema_: Schema
+    indicator_: MissingIndicator | None
+
+    def __init__(
+        self,
+        latent_dim: int = 10,
+        *,
+        missing_values: Any = np.nan,
+        add_indicator: bool = False,
+        sample_posterior: bool = False,
+        keep_empty_features: bool = False,
+        samples: int = 500,
+        schema: Schema | Mapping[Name, str | Column] | None = None,
+        hidden: Sequence[int] = (64,),
+        draws: int = 5,
+        learning_rate: float = 5e-3,
+        batch_size: int = 100,
+        passes: int = 200,
+        validation: float = 0.1,
+        patience: int | None = 20,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.missing_values = missing_values
+        self.add_indicator = add_indicator
+        self.sample_posterior = sample_posterior
+        self.keep_empty_features = keep_empty_features
+        self.samples = samples
+        self.schema = schema
+        self.hidden = hidden
+        self.draws = draws
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.passes = passes
+        self.validation = validation
+        self.patience = patience
+        self.random_state = random_state
+        self.device = device
+        self.threads = threads
+        self.progress = progress
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn from rows ``X [N, D]`` with holes; ``y`` is ignored."""
+        with inputs.unchanged_if_refused(self):
+            vae = self._model()
+            table, x = self._table(X, reset=True)
+            self._of_frames, frame = x is None, holes.framed(table)
+            self.schema_ = self._inferred(frame)
+            self.model_ = vae.set_params(schema=self.schema_).fit(frame) if self.schema_.modelled else None
+            self.random_state_ = np.random.default_rng(vae.random_state)
+            self.indicator_ = None
+            if self.add_indicator:
+                self.indicator_ = MissingIndicator(error_on_new=False).fit(holes.flagged(table))
+        return self
+
+    def transform(self, X: ArrayLike) -> Any:
+        """``X`` with its holes filled: an array of the floating type that came in, or a frame of the same library."""
+        check_is_fitted(self, "schema_", msg="this %(name)s is not fitted; call fit first.")
+        table, x = self._table(X, reset=False)
+        empty, kept = self._empty(), self._kept()
+        if not kept.all():
+            lost = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if not keep]
+            warnings.warn(
+                f"columns without any observed value in fitting are left out: {lost}; keep_empty_features=True keeps "
+                "them, with 0 in their holes.",
+                stacklevel=2,
+            )
+        filled = self._filled(table)
+        flags = None if self.indicator_ is None else self.indicator_.transform(holes.flagged(table))
+        if x is None:
+            names = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if keep]
+            out = holes.zeroed(holes.of_frame(filled, self.schema_.names), empty)
+            return holes.framed(holes.joined(out, kept, flags, [*names, *self._indicator_names()]))
+        values = np.column_stack([cells.values for cells in holes.of_frame(filled, self.schema_.names).cells])
+        values[:, empty] = 0
+        values = np.where(np.isnan(x), values, x)[:, kept].astype(x.dtype)
+        return values if flags is None else np.hstack([values, flags.astype(x.dtype)])
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
+        """Names of the columns of ``transform``: of those that are kept, then of the indicator."""
+        names = super().get_feature_names_out(input_features)
+        found: NDArray[Any] = np.concatenate([names[self._kept()], self._indicator_names(names)])
+        return found
+
+    def _model(self) -> VAE:
+        """The VAE to fit. Refuses arguments, by name."""
+        for name in ("add_indicator", "sample_posterior", "keep_empty_features"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False.")
+        if not holes.is_nothing(self.missing_values) and not isinstance(self.missing_values, str | Real):
+            raise ValueError(f"missing_values is {self.missing_values!r}; give a number, text, or NaN.")
+        whole("samples", self.samples, 2)
+        own = {name: getattr(self, name) for name in _OF_THE_MODEL}
+        check_parameters({**VAE(**own).get_params(deep=False), "random_state": self.random_state})
+        return VAE(**own, random_state=inputs.seed(self.random_state))
+
+    def _table(self, X: Any, reset: bool) -> tuple[Frame, NDArray[Any] | None]:
+        """``X`` as a table, NaN and nulls for holes; and as an array if it is taken for one."""
+        if frames.is_frame(X) and (reset or self._of_frames):
+            table = holes.of_frame(X, None if reset else self.schema_.names)
+            if reset:
+                self._take_names(table.source.names)
+            return holes.marked(table, self.missing_values), None
+        nothing = holes.is_nothing(self.missing_values)
+        finite = "allow-nan" if nothing else True
+        x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=finite)
+        if not nothing and isinstance(self.missing_values, str):
+            raise ValueError(f"missing_values is {self.missing_values!r}, text, and X is an array of numbers.")
+        x = x if nothing else np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
+        names = [f"x{j}" for j in range(x.shape[1])] if reset else self.schema_.names
+        return holes.of_array(x, names), x
+
+    def _take_names(self, names: Sequence[Name]) -> None:
+        self.n_features_in_ = len(names)
+        self.__dict__.pop("feature_names_in_", None)
+        if all(isinstance(name, str) for name in names):
+            self.feature_names_in_ = np.array(names, dtype=object)
+
+    def _inferred(self, frame: Any) -> Schema:
+        """What the columns are taken for."""
+        if isinstance(self.schema, Schema):
+            return self.schema
+        found = schemas.infer(frame, self.schema, what="X")
+        if self._of_frames:
+            return found
+        given = self.schema or {}
+        real = {column.name: "real" for column in found.columns if column.kind not in _OF_NUMBERS}
+        return schemas.infer(frame, {**real, **given}, what="X")
+
+    def _filled(self, table: Frame) -> Any:
+        """The table with its holes filled, as a frame."""
+        of, model = self.schema_, self.model_
+        table_within, aside = holes.within(table, of)
+        coded = frames.encoded(holes.framed(table_within), of, strict=False)
+        coded = replace(coded, source=table.source, aside={**coded.aside, **aside})
+        seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else 0
+        values = frames.standardised(coded, of)
+        if model is not None:
+            rows = inputs.rows(values, "none", 1.0, model.seed_, self.device, None)
+            values = complete_rows(
+                model.model_,
+                model.posterior_,
+                rows,
+                seed if self.sample_posterior else model.seed_,
+                samples=self.samples,
+                draw=self.sample_posterior,
+            )
+        return frames.completed(values, of, coded, np.random.default_rng(seed))
+
+    def _empty(self) -> NDArray[np.bool_]:
+        """Columns that held nothing in fitting."""
+        return np.array([column.kind == "constant" and column.value is None for column in self.schema_.columns])
+
+    def _kept(self) -> NDArray[np.bool_]:
+        return np.ones(len(self.schema_.columns), bool) if self.keep_empty_features else ~self._empty()
+
+    def _indicator_names(self, names: NDArray[Any] | None = None) -> NDArray[Any]:
+        if self.indicator_ is None:
+            return np.array([], object)
+        found: NDArray[Any] = self.indicator_.get_feature_names_out(
+            np.array([str(name) for name in self.schema_.names], object) if names is None else names
+        )
+        return found
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = holes.is_nothing(self.missing_values)
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
