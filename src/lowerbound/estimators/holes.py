@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
 from lowerbound.schema import Column, Schema, Storage, coding
-from lowerbound.schema.cells import Cells, Frame, Source, plain, read, write
+from lowerbound.schema.cells import Backend, Cells, Frame, Source, plain, read, write
 from lowerbound.schema.column import Name
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
+_OUTPUTS: dict[str, Backend] = {"pandas": "pandas", "polars": "polars"}  # of ``set_output``
 _RANGED = ("positive", "count", "interval")
 _COUNTED = ("float", "int", "bool", "decimal")
 
@@ -56,9 +57,13 @@ def marked(frame: Frame, marker: Any) -> Frame:
     return replace(frame, cells=tuple(cells))
 
 
-def framed(frame: Frame) -> Any:
-    """The frame in its own library."""
-    return write(frame.source, frame.source.storages, frame.cells, frame.rows)
+def framed(frame: Frame, library: str = "default") -> Any:
+    """The frame in its own library, or in "pandas" or "polars" by their plain types."""
+    source = frame.source
+    backend = _OUTPUTS.get(library, source.backend)
+    if backend != source.backend:
+        source = Source(backend, source.names, tuple(plain(backend, storage) for storage in source.storages))
+    return write(source, source.storages, frame.cells, frame.rows)
 
 
 def flagged(frame: Frame) -> Array:

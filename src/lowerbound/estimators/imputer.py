@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils import Tags
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowerbound import schema as schemas
@@ -83,12 +84,12 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         samples: int = 500,
         schema: Schema | Mapping[Name, str | Column] | None = None,
         hidden: Sequence[int] = (64,),
-        draws: int = 5,
-        learning_rate: float = 5e-3,
+        draws: int = 20,
+        learning_rate: float = 3e-3,
         batch_size: int = 100,
         passes: int = 200,
         validation: float = 0.1,
-        patience: int | None = 20,
+        patience: int | None = 30,
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         threads: int | None = None,
@@ -144,7 +145,8 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         if x is None:
             names = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if keep]
             out = holes.zeroed(holes.of_frame(filled, self.schema_.names), empty)
-            return holes.framed(holes.joined(out, kept, flags, [*names, *self._indicator_names()]))
+            out = holes.joined(out, kept, flags, [*names, *self._indicator_names()])
+            return holes.framed(out, _get_output_config("transform", self)["dense"])
         values = np.column_stack([cells.values for cells in holes.of_frame(filled, self.schema_.names).cells])
         values[:, empty] = 0
         values = np.where(np.isnan(x), values, x)[:, kept].astype(x.dtype)
@@ -175,12 +177,13 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             if reset:
                 self._take_names(table.source.names)
             return holes.marked(table, self.missing_values), None
-        nothing = holes.is_nothing(self.missing_values)
-        finite = "allow-nan" if nothing else True
-        x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite=finite)
-        if not nothing and isinstance(self.missing_values, str):
+        if isinstance(self.missing_values, str):
             raise ValueError(f"missing_values is {self.missing_values!r}, text, and X is an array of numbers.")
-        x = x if nothing else np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
+        x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
+        if not holes.is_nothing(self.missing_values):
+            if np.isnan(x).any():
+                raise ValueError(f"X contains NaN, and missing_values is {self.missing_values!r}; mark holes by one.")
+            x = np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
         names = [f"x{j}" for j in range(x.shape[1])] if reset else self.schema_.names
         return holes.of_array(x, names), x
 

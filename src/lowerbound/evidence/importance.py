@@ -142,7 +142,8 @@ def to_precision(
 
 def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
     """The next of four steps an octave, for rows with as many draws are taken together."""
-    return np.minimum(np.ceil(2 ** (np.ceil(4 * np.log2(np.maximum(needed, _PILOT))) / 4)).astype(np.int64), most)
+    steps: Array = np.ceil(4 * np.log2(np.maximum(needed, _PILOT)))
+    return np.minimum(np.ceil(2 ** (steps / 4)).astype(np.int64), most)
 
 
 def _with(targets: Targets, rows: Rows, rng: torch.Generator, draws: NDArray[np.int64], spent: int) -> LogLikelihood:

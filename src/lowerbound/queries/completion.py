@@ -61,7 +61,7 @@ def complete(
     _check(model)
     if draws is not None and draws < 1:
         raise ValueError(f"draws must be at least 1, or None; got {draws}.")
-    how = Sampling(samples, draws or 0, refine, least_ess)
+    how = Sampling(samples, draws or 0, refine, least_ess, tails=draws is not None or refine is not None)
     rows = settled(rows, next(model.parameters()), rng)
     values = np.concatenate([batch.x[:real].cpu().double().numpy() for batch, real in in_order(rows, 1000)])
     best, drawn = values, None if draws is None else np.repeat(values[None], draws, 0)

@@ -27,6 +27,7 @@ from lowerbound.training import in_order
 Places = NDArray[np.int64]
 _ROWS = 100  # of a batch
 _LATENT_VALUES = 2**24  # held at once
+_MORE = 10  # times as many draws, for rows of which there were too few
 _CHAINS, _CHAIN_ROWS = 50, 2**12  # of a row at least, and chains × rows at once
 
 
@@ -34,17 +35,19 @@ _CHAINS, _CHAIN_ROWS = 50, 2**12  # of a row at least, and chains × rows at onc
 class Sampling:
     """How p(z|x_observed) is drawn from: ``samples`` weighted draws for each row, of which ``draws`` are chosen.
 
-    Rows with an effective sample size under ``least_ess`` are drawn again by ``refine``: "hmc", "gibbs" or None. If it
+    Rows with an effective sample size under ``least_ess`` are drawn again with ten times as many and, where that is too
+    few, by ``refine``: "hmc", "gibbs" or None. If it
     is not given it is as many as ``draws``, and at least 10, but half of ``samples`` at most: with ESS e the squared
     error of a point estimate is 1/e above the least there is, and the error that M draws share is at most their own.
     So are rows whose k̂ (``evidence.pareto_k``) says that the weights are not to be believed: a posterior too narrow
-    has an ESS that is high by mistake.
+    has an ESS that is high by mistake. (Not so without ``tails``: a mean over few draws is worth having.)
     """
 
     samples: int = 1000
     draws: int = 0
     refine: Refine | None = "hmc"
     least_ess: float | None = None
+    tails: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -59,6 +62,11 @@ class Sampling:
         """The effective sample size below which a row is refined."""
         least = max(10, self.draws) if self.least_ess is None else self.least_ess
         return min(least, self.samples / 2)
+
+    @property
+    def tries(self) -> tuple[int, ...]:
+        """How many draws a row is given, and how many if those are too few: cheaper than chains, where it is enough."""
+        return (self.samples,) if self.least_ess == 0 else (self.samples, _MORE * self.samples)
 
 
 @dataclass(frozen=True)
@@ -138,30 +146,36 @@ def parts(
     nothing = _nothing_observed(rows, model)
     for places, batch in _batches(rows, np.flatnonzero(nothing), how.samples, model):
         yield _of_prior(places, batch, targets(batch), how, rng)
-    low, starts, totals = [], [], []
-    for places, batch in _batches(rows, np.flatnonzero(~nothing), how.samples, model):
-        target = targets(batch)
-        refining.check(how.refine, model, target.posterior, target.prior)
-        z, log_w = _weighted(target, batch, how.samples, rng)
-        part = _resampled(places, batch, z, log_w, how.draws, _continuous(target), rng)
-        few = (part.totals[2] < how.enough) | (part.totals[3] > float(pareto.threshold(how.samples)))
-        if not bool(few.any()):
-            yield part
-            continue
-        low.append(places[few.cpu().numpy()])
-        totals.append(part.totals[:, few])
-        if how.refine is None:
-            yield part
-        else:
-            starts.append(_chosen(z[:, few], part.shares[:, few], max(_CHAINS, how.draws), rng))
+    left = np.flatnonzero(~nothing)
+    for samples in how.tries:
+        low, starts, totals = [left[:0]], [], []
+        last = samples == how.tries[-1]
+        for places, batch in _batches(rows, left, samples, model):
+            target = targets(batch)
+            refining.check(how.refine, model, target.posterior, target.prior)
+            z, log_w = _weighted(target, batch, samples, rng)
+            part = _resampled(places, batch, z, log_w, how.draws, _continuous(target), rng)
+            few = part.totals[2] < how.enough
+            if how.tails:
+                few = few | (part.totals[3] > float(pareto.threshold(samples)))
+            if last and how.refine is None:
+                low.append(places[few.cpu().numpy()])
+                totals.append(part.totals[:, few])
+                yield part
+                continue
+            if bool(few.any()):
+                low.append(places[few.cpu().numpy()])
+                totals.append(part.totals[:, few])
+                starts.append(_chosen(z[:, few], part.shares[:, few], max(_CHAINS, how.draws), rng) if last else z[:0])
             if not bool(few.all()):
-                yield _taken(part, ~few)
-    if how.refine is None and warn and low:
-        _warn(torch.cat(totals, 1)[2], len(rows), how.samples)
-    if starts:
-        yield from _refined(
-            model, posterior, rows, np.concatenate(low), torch.cat(starts, 1), torch.cat(totals, 1), how, rng
-        )
+                yield part if not bool(few.any()) else _taken(part, ~few)
+        left = np.concatenate(low)
+        if not len(left):
+            return
+    if how.refine is not None:
+        yield from _refined(model, posterior, rows, left, torch.cat(starts, 1), torch.cat(totals, 1), how, rng)
+    elif warn:
+        _warn(torch.cat(totals, 1)[2], len(rows), how.tries[-1])
 
 
 def width(model: LatentVariableModel, batch: Batch) -> int:

@@ -22,7 +22,7 @@ from lowerbound.training import in_order
 
 _ROWS, _LATENT_VALUES = 100, 2**22  # of a batch, always as many: a product's last bit depends on its size
 _ENOUGH, _MORE = 20, 4  # effective draws; times as many where they are fewer
-_ROUNDS, _SHARE = 40, 0.2  # of the walk to a row's posterior, and the effective share of the draws that a step keeps
+_ROUNDS, _SHARE = 20, 0.2  # of the walk to a row's posterior, and the effective share of the draws that a step keeps
 _WIDER = 1.2  # than p(z|x) in variance: the weights of a proposal that is too narrow have no bound
 _LEAST = 1e-6  # of a variance of the prior's, which is 1
 
@@ -35,10 +35,11 @@ def complete_rows(
     draw of p(x_missing|x_observed).
 
     Importance sampling of z takes the same noise for all rows (unless to ``draw``), so that a row's best completion is
-    of its own cells and ``seed`` alone. Where q(z|x), a normal, leaves fewer than 20 effective draws, the proposal is
-    a normal of full covariance that has walked to p(z|x), by q^(1−t) p^t with t as large as the weights bear; where
-    that leaves too few, Hamiltonian chains. Of ``model`` the likelihood must be of cells independent given z, and the
-    prior standard normal. Cappé et al. 2004; Del Moral et al. 2006.
+    of its own cells and ``seed`` alone. The proposal is a normal of full covariance that walks from N(E_q[z|x], I),
+    which is wide, to p(z|x), by π^(1−t) p^t with t as large as the weights bear: q(z|x), a normal, may be too narrow
+    where cells are missing, and its weights do not tell. Where fewer than 20 draws are effective, it is done again with
+    four times as many. Of ``model`` the likelihood must be of cells independent given z, and the prior standard normal.
+    Cappé et al. 2004; Del Moral et al. 2006.
     """
     values = np.concatenate([batch.x[:real].cpu().double().numpy() for batch, real in in_order(rows, 1000)])
     if rows.mask is None:
@@ -46,13 +47,13 @@ def complete_rows(
     rng = generator(seed, "complete", device=rows.device)
     empty, holes = (each.cpu().numpy() for each in (~rows.mask.any(1), ~rows.mask.all(1)))
     low = np.flatnonzero(holes & ~empty)
-    for count, walks in ((samples, False), (samples, True), (_MORE * samples, True)):
-        low = _sampled(model, posterior, rows, low, values, rng, count, draw, walks)
-    groups = [low, np.flatnonzero(empty)] if draw else [*low[:, None], np.flatnonzero(empty)]
-    for group in (each for each in groups if len(each)):
+    for count in (samples, _MORE * samples):
+        low = _sampled(model, posterior, rows, low, values, rng, count, draw)
+    if empty.any():
+        group = np.flatnonzero(empty)
         some = rows.subset(torch.from_numpy(group if draw else group[:1]).to(rows.device))
-        own = rng if draw else generator(seed, "chains", device=rows.device)
-        values[group] = _of(complete(model, posterior, some, own, draws=1 if draw else None, least_ess=samples))
+        own = rng if draw else generator(seed, "prior", device=rows.device)
+        values[group] = _of(complete(model, posterior, some, own, draws=1 if draw else None))
     return values
 
 
@@ -65,7 +66,6 @@ def _sampled(
     rng: torch.Generator,
     samples: int,
     draw: bool,
-    walks: bool,
 ) -> NDArray[np.int64]:
     """Fill ``values`` at ``places`` where importance sampling is effective; the places where it is not."""
     low, latents = [places[:0]], posterior.latent_dim
@@ -76,11 +76,12 @@ def _sampled(
             noise = Normal.noise((samples, size), (latents,), rng, rows.dtype)
         batch, _ = next(in_order(block, size))
         target = of_model(model, posterior)(batch)
-        q = _walked(target, noise) if walks else target.posterior
-        shared = _Given(_Proposal(q, [noise]), latents, batch.x.shape[1])
-        found = complete(model, shared, block, rng, draws=1 if draw else None, samples=samples, refine=None)
+        shared = _Given(_Proposal(_walked(target, noise), [noise]), latents, batch.x.shape[1])
+        found = complete(
+            model, shared, block, rng, draws=1 if draw else None, samples=samples, refine=None, least_ess=0
+        )
         enough = found.ess[: len(own)] >= min(_ENOUGH, samples / 2)
-        values[own[enough]] = _of(found)[: len(own)][enough]
+        values[own] = _of(found)[: len(own)]
         low.append(own[~enough])
     return np.concatenate(low)
 
@@ -136,23 +137,23 @@ class _Given(Posterior):
 
 
 def _walked(target: Target, noise: Tensor) -> FullNormal:
-    """A normal near each row's p(z|x), from q(z|x) on: every row stays where it is once it has come there."""
+    """A normal near each row's p(z|x), reached from a wide one: every row stays where it is once it has come there."""
     q = target.posterior
     assert isinstance(q, Normal)
-    loc, tril = q.loc.double(), torch.diag_embed(q.scale.double())
-    there = torch.zeros(len(loc), dtype=torch.bool, device=loc.device)
+    loc, tril = q.loc.double(), torch.diag_embed(torch.ones_like(q.loc.double()))
+    near = there = torch.zeros(len(loc), dtype=torch.bool, device=loc.device)
     for _ in range(_ROUNDS):
         proposal = FullNormal(loc.to(noise.dtype), tril.to(noise.dtype))
         z, log_w = _weighted(target, proposal, noise)
         t = _temper(log_w)
         shares = (t * log_w).softmax(0).unsqueeze(-1)
         mean = (shares * z).sum(0)
-        away = (z - mean) * shares.sqrt()
+        away = (z - loc) * shares.sqrt()  # from where it was: the spread grows along the way
         covariance = _WIDER * torch.einsum("kbi,kbj->bij", away, away)
         covariance.diagonal(dim1=1, dim2=2).mul_(1 + _LEAST).add_(_LEAST)
         loc = torch.where(there[:, None], loc, mean)
         tril = torch.where(there[:, None, None], tril, torch.linalg.cholesky(covariance))
-        there = there | (t >= 1)
+        near, there = t >= 1, there | (near & (t >= 1))  # twice: weights of a narrow proposal may deceive once
         if bool(there.all()):
             break
     return FullNormal(loc.to(noise.dtype), tril.to(noise.dtype))
