@@ -50,20 +50,26 @@ def test_the_session_of_parts(tmp_path):
     assert log_p(pasted(SESSIONS[1], tmp_path)) > -25
 
 
-def test_the_session_of_evidence(tmp_path):
+def test_the_session_of_tables(tmp_path):
     said = pasted(SESSIONS[2], tmp_path)
+    assert "age" in said
+    assert "positive" in said
+
+
+def test_the_session_of_evidence(tmp_path):
+    said = pasted(SESSIONS[3], tmp_path)
     assert re.match(r"log p\(x\) = −\d+\.\d+ ± \d+\.\d+ nats per row \([\d.]+ bits per dimension\)", said)
     assert "validated" in said
     assert "FAILED" in said or "passed" in said
 
 
 def test_the_session_that_can_be_killed(tmp_path):
-    pasted(SESSIONS[3], tmp_path)
+    pasted(SESSIONS[4], tmp_path)
     before = tree(tmp_path)
     assert "runs/long/checkpoints/00000200/state.json" in before
-    pasted(SESSIONS[3], tmp_path)
+    pasted(SESSIONS[4], tmp_path)
     assert tree(tmp_path) == before
-    assert len(SESSIONS) == 4
+    assert len(SESSIONS) == 5
 
 
 def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
