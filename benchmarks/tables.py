@@ -61,7 +61,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", default="", help="methods whose figures in the cache are forgotten")
     parser.add_argument("--minutes", type=float, default=600, help="after which no further job is started")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--unfinished", action="store_true", help="write the result though jobs are left; it names them")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="write the result though jobs are left; it names them"
+    )
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/tables")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/tables")
     parser.add_argument("--peers", type=Path, help="a Python that has ctgan already")

@@ -76,7 +76,9 @@ def judged(model: lb.VAE, table: Table, hidden: np.ndarray, seed: int) -> dict[s
     rows = np.sort(rng.permutation(len(hidden))[:JUDGED_ROWS])
     hidden, part = hidden[rows], table.with_values(table.values[rows])
     frame = part.frame(hidden)
-    draws = np.stack([part.numbers(each) for each in model.impute(frame, draws=scores.DRAWS, samples=1000, refine=False)])
+    draws = np.stack(
+        [part.numbers(each) for each in model.impute(frame, draws=scores.DRAWS, samples=1000, refine=False)]
+    )
     numeric = np.zeros_like(hidden)
     numeric[:, part.numeric] = hidden[:, part.numeric]
     found = scores.coverage(part.values[numeric], draws[:, numeric], rng)

@@ -13,6 +13,7 @@ from torch import nn
 from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
+from lowerbound.estimators import frames
 from lowerbound.estimators.choices import (
     build_likelihood,
     build_networks,
@@ -22,8 +23,8 @@ from lowerbound.estimators.choices import (
     default_likelihood,
     part_of,
 )
-from lowerbound.estimators.tables import table_networks
-from lowerbound.likelihoods import Likelihood
+from lowerbound.estimators.tables import product_of, table_networks
+from lowerbound.likelihoods import Likelihood, SelfMasking
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Schema
@@ -34,8 +35,23 @@ if TYPE_CHECKING:
 _INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
 
 
-def likelihood_for(vae: VAE, x: NDArray[Any], white: float) -> Likelihood:
-    """p(x|z) for rows ``x [N, *X]`` that are no table: refused where it cannot have produced them."""
+def schema_for(vae: VAE, X: Any) -> Schema | None:
+    """The schema of ``X`` if it is a table to be taken column by column; None of a matrix."""
+    own = vae.encoder is not None or vae.decoder is not None or vae.network != "mlp" or vae.binarise != "none"
+    table = vae.likelihood == "auto" and not own and frames.is_frame(X)
+    if vae.schema is not None and not table:
+        raise ValueError(
+            "schema is of a frame whose columns have each a likelihood of their own: give one, with "
+            'likelihood="auto" and the library\'s own networks, or leave schema out.'
+        )
+    return frames.schema_of(X, vae.schema) if table else None
+
+
+def likelihood_for(vae: VAE, x: NDArray[Any], white: float, schema: Schema | None) -> Likelihood:
+    """p(x|z) for rows ``x [N, *X]``: of a matrix, refused where it cannot have produced them."""
+    if schema is not None:
+        product = product_of(schema)
+        return SelfMasking(product) if vae.missing == "by_value" else product
     likelihood = copy.deepcopy(vae.likelihood)
     if isinstance(likelihood, str):
         binarised = vae.binarise != "none"

@@ -24,14 +24,13 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
-from lowerbound.estimators.building import build, likelihood_for, white_of
+from lowerbound.estimators.building import build, likelihood_for, schema_for, white_of
 from lowerbound.estimators.choices import COUNTS, check_support, part_of
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
-from lowerbound.estimators.tables import product_of
 from lowerbound.gradients import GradientEstimator, Objective
-from lowerbound.likelihoods import Likelihood, SelfMasking
+from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
@@ -364,14 +363,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _take(self, X: ArrayLike) -> None:
         """See whether ``X`` is a table to be taken column by column."""
-        own = self.encoder is not None or self.decoder is not None or self.network != "mlp" or self.binarise != "none"
-        fits = self.likelihood == "auto" and not own
-        if self.schema is not None and not (fits and frames.is_frame(X)):
-            raise ValueError(
-                "schema is of a frame whose columns have each a likelihood of their own: give one, with "
-                'likelihood="auto" and the library\'s own networks, or leave schema out.'
-            )
-        self.schema_ = frames.schema_of(X, self.schema) if fits and frames.is_frame(X) else None
+        self.schema_ = schema_for(self, X)
         if self.schema_ is not None:
             names = self.schema_.names
             self.n_features_in_ = len(names)
@@ -388,7 +380,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         seed = inputs.seed(self.random_state) if seed is None else seed
         white, binarised = white_of(self, x), self.binarise != "none"
         rows = inputs.rows(x, "mean" if binarised else "none", white, seed, self.device, context)
-        likelihood = likelihood_for(self, x, white) if self.schema_ is None else self._of_columns(self.schema_)
+        likelihood = likelihood_for(self, x, white, self.schema_)
         model, posterior = build(self, rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
@@ -396,10 +388,6 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.seed_, self.shape_, self.dtype_, self.white_ = seed, x.shape[1:], x.dtype, white
         self.__dict__.pop("_ascent", None)
         return self._rows(x, self.binarise, context) if binarised else rows
-
-    def _of_columns(self, schema: Schema) -> Likelihood:
-        product = product_of(schema)
-        return SelfMasking(product) if self.missing == "by_value" else product
 
     @property
     def objective_is_bound(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lowerbound.distributions import generator
+from lowerbound.evidence import words
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
@@ -187,4 +188,5 @@ def _concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
 
 
 def _figure(difference: Difference) -> str:
-    return f"{difference.mean:.3f} ± {difference.mean_monte_carlo_error:.1g}"
+    error = difference.mean_monte_carlo_error
+    return f"{words.signed(difference.mean, error)} ± {words.size(error)}"
