@@ -834,3 +834,20 @@ def test_a_bernoulli_row_without_gradients_is_the_sum_of_its_values(shape):
         with torch.no_grad():
             found = Bernoulli().log_prob(logits, x)
         torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("log_mean", [-120.0, -1.0, 1.8, 100.0])
+@pytest.mark.parametrize("log_r", [-120.0, 89.0, 1000.0])
+def test_counts_at_any_parameters_have_finite_gradients(log_mean, log_r):
+    """Counts that vary less than Poisson's drive r to the overflow of its exponential."""
+    params = torch.tensor([log_mean, log_r]).view(1, 1, 2, 1).requires_grad_()
+    for x in (0.0, 6.0):
+        value = NegativeBinomial().log_prob(params, torch.tensor([[x]])).sum()
+        (slope,) = torch.autograd.grad(value, params)
+        assert torch.isfinite(value)
+        assert torch.isfinite(slope).all()
+    assert torch.isfinite(NegativeBinomial().sample(params.detach(), rng())).all()
+    poisson = torch.distributions.Poisson(torch.tensor(6.0))
+    params = torch.tensor([math.log(6), 1000.0]).view(1, 1, 2, 1)
+    found = NegativeBinomial().log_prob(params, torch.tensor([[4.0]]))
+    torch.testing.assert_close(found[0, 0], poisson.log_prob(torch.tensor(4.0)))

@@ -16,7 +16,7 @@ from table_peers.data import Table
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "breast": [{"latent_dim": 10, "hidden": (128, 128), "passes": 400, "validation": 0.0}],
     "adult": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "passes": 12, "learning_rate": 2e-3}],
-    "wine": [{"latent_dim": 10, "hidden": (128, 128), "passes": 30}],
+    "wine": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 200, "passes": 60, "learning_rate": 2e-3}],
     "credit": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "passes": 12, "learning_rate": 2e-3}],
 }
 """The candidates of each table; of several, the one with the best bound on held-out observed cells is kept."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus of this is 1
 _STIRLING_FROM = 16.0
+EXTREME = 60.0
 
 
 def positive(raw: Tensor) -> Tensor:
@@ -47,7 +48,11 @@ def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Te
 
     log Γ(x+r) − log Γ(r) − log x! − r log(1 + m/r) + x log(m/(r+m))
       = x·d − r·b + R(x+r) − R(r) − R(x) + log r − log(x+r), with b = log((r+m)/(r+x)), d = log(1+r/x) − log(1+r/m)
+
+    log m and log r beyond ±60 are taken for ±60. Counts that vary less than Poisson's drive r up for ever, and the
+    exponential of 88 overflows: at e^60 it has been a Poisson to the last bit for long.
     """
+    log_mean, log_r = log_mean.clamp(-EXTREME, EXTREME), log_r.clamp(-EXTREME, EXTREME)
     some = x > 0
     count = torch.where(some, x, 1)
     r = log_r.exp()

@@ -69,7 +69,7 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
     if family is StudentT:
         return StudentT("learned", "entry", shape, floors)
     if family is LogNormal:
-        return LogNormal("dimension", shape, _LEAST_SCALE)
+        return LogNormal("entry", shape, _LEAST_SCALE)
     if family is ZeroInflatedLogNormal:
         return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE)
     if family is Categorical:

@@ -8,6 +8,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.distributions import negative_binomial_log_prob, poisson_log_prob
+from lowerbound.distributions.densities import EXTREME
 from lowerbound.likelihoods.base import Factorised
 from lowerbound.likelihoods.moments import deviation_of, exact_mean, log_mean_count
 
@@ -99,5 +100,6 @@ class ZeroInflatedNegativeBinomial(Factorised):
 
 
 def _negative_binomial_sample(log_mean: Tensor, log_r: Tensor, generator: torch.Generator) -> Tensor:
+    log_r = log_r.clamp(-EXTREME, EXTREME)
     gamma = torch._standard_gamma(log_r.exp(), generator=generator)
     return torch.poisson(gamma * (log_mean - log_r).exp(), generator=generator)
