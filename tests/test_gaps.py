@@ -15,6 +15,7 @@ from enumeration import belief_net
 from lowerbound.distributions import inverse_positive
 from lowerbound.evidence import LogLikelihood, local, log_likelihood
 from lowerbound.evidence.gaps import Gaps, gap_report
+from lowerbound.evidence.words import signed
 from lowerbound.posteriors.normal import MIN_SCALE
 from oracles import PPCA, rng
 
@@ -217,9 +218,11 @@ def test_it_says_what_it_found_in_sentences(rotated):
     found = gap_report(oracle.model(), oracle.posterior(WIDE), x, replace(log_p, pareto_k=heavy), steps=50)
     words = found.words()
     assert f"log p(x) is {log_p.mean:.2f} nats a row" in words
-    assert f"{found.amortisation.mean:.3f} ± {found.amortisation.mean_monte_carlo_error:.1g} of it is amort" in words
+    error = found.amortisation.mean_monte_carlo_error
+    assert f"{signed(found.amortisation.mean, error)} ± {error:.2g} of it is amort" in words
     assert "no DiagonalNormal that was found comes nearer" in words
-    assert f"The best FullNormal found leaves {found.approximation('FullNormal').mean:.3f}" in words
+    left = found.approximation("FullNormal")
+    assert f"The best FullNormal found leaves {signed(left.mean, left.mean_monte_carlo_error)} ±" in words
     assert f"Of {int((~found.believed).sum())} rows log p(x) is not to be believed" in words
     np.testing.assert_array_equal(found.believed, replace(log_p, pareto_k=heavy).believed)
 

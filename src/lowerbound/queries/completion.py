@@ -175,7 +175,7 @@ def _means(likelihood: Likelihood, params: Tensor) -> Tensor:
 
 
 def _middle(likelihood: Likelihood, params: Tensor) -> Tensor:
-    """The mean; of a log-normal whose scale is the decoder's the median: its mean hangs on a tail that few rows tell."""
+    """The mean; of a log-normal whose scale is the decoder's the median: its mean hangs on a tail that few tell."""
     if isinstance(likelihood, LogNormal) and likelihood.scale == "entry":
         return likelihood.mu(params).exp()
     return likelihood.mean(params)
