@@ -157,9 +157,10 @@ def _speed(part: dict[str, Any]) -> list[str]:
 def _over(over: dict[str, Any] | None, where: str) -> list[str]:
     if over is None:
         return []
+    spread = f"95 % from {over['low']:+.4f} to {over['high']:+.4f}" if over["masks"] > 1 else "one mask: no interval"
     return [
         f"- lowerbound less the best peer ({over['peer']}) {where}, paired over {over['masks']}: {over['mean']:+.4f}, "
-        f"95 % from {over['low']:+.4f} to {over['high']:+.4f}."
+        f"{spread}."
     ]
 
 
