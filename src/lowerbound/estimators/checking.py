@@ -82,7 +82,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
 
 
 def _families(of: Schema) -> str:
-    """The likelihoods of the columns, in words: Normal for 'a', 'b'; Categorical for 'c'."""
+    """The likelihoods of the columns, in words: StudentT for 'a', 'b'; Categorical for 'c'."""
     found: dict[str, list[str]] = {}
     for column in of.modelled:
         found.setdefault(family_of(column)[0].__name__, []).append(repr(column.name))

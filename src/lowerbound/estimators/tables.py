@@ -63,7 +63,7 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
 
 
 def likelihood_of(columns: Sequence[Column]) -> Factorised:
-    """The likelihood of columns of one family, with no scale below the precision that each was kept in."""
+    """The likelihood of columns of one family; that of real ones has no scale below the precision each was kept in."""
     family, classes = family_of(columns[0])
     shape, floors = (len(columns),), [_floor(column) for column in columns]
     if family is StudentT:

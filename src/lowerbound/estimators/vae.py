@@ -372,8 +372,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 self.feature_names_in_ = np.array(names, dtype=object)
 
     def _encoded(self, X: Any) -> Encoded:
-        assert self.schema_ is not None
-        return frames.encoded(X, self.schema_, self.strict)
+        return frames.encoded(X, self._schema(), self.strict)
 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
