@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,10 +66,11 @@ class Querying(ABC):
     ) -> Any:
         """The frame ``X`` with its holes filled: one best completion or, with ``draws``, a list of as many drawn ones.
 
-        The best is E[x|observed cells] of numbers, the most probable class, the median of what is ordered; drawn ones
-        are from p(missing|observed), and tell how far to trust it. By importance resampling of the latents, ``samples``
-        of each row, ten times as many where those say too little and, where these do too, by Hamiltonian moves, which
-        are slow: ``refine`` is for drawn ones unless it says otherwise (of a point, few draws are enough).
+        The best is E[x|observed cells] of numbers (of positive ones that of the median given z), the most probable
+        class, the median of what is ordered; drawn ones are from p(missing|observed), and tell how far to trust it. By
+        importance resampling of the latents, ``samples`` of each row, ten times as many where those say too little and,
+        where these do too, by Hamiltonian moves, which are slow: ``refine`` is for drawn ones unless it says otherwise.
+        Warns of rows that are left with too few.
         """
         coded, rows = self._table(X, "impute")
         if draws is not None:
@@ -78,12 +78,7 @@ class Querying(ABC):
         seed = self.seed_ if random_state is None else random_state
         rng = generator(seed, "impute", device=self.device)
         chains = self._chains() if refine or (refine is None and draws is not None) else None
-        with warnings.catch_warnings():
-            if refine is None:  # it is said in the docstring
-                warnings.filterwarnings("ignore", "importance sampling has too few")
-            found = queries.complete(
-                self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains
-            )
+        found = queries.complete(self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains)
         of, numbers = self._schema(), np.random.default_rng(seed)
         if draws is None:
             return frames.completed(found.best, of, coded, numbers)
