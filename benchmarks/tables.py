@@ -42,7 +42,7 @@ def main() -> None:
                 (cache / f"{job.name}.json").unlink(missing_ok=True)
         if not all(workshop.run(job) for job in wanted):
             print(f"{part}: no job is started after {options.minutes:g} minutes; run it again.", file=sys.stderr)
-    result = context | {"threads": options.threads, "parts": {}}
+    result = context | {"parts": {}}
     for part in TITLES:
         found = summarise(part, workshop.known, options.seed, options.quick)
         if part in options.only or not found["missing"]:

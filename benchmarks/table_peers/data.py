@@ -16,7 +16,6 @@ NAMES = {
     "bill_6 paid_1 paid_2 paid_3 paid_4 paid_5 paid_6 default",
 }
 QUICK_ROWS = 400
-DRAWN = "drawn"  # of masks drawn here, and not published
 
 
 @dataclass(frozen=True)
@@ -118,21 +117,16 @@ def hidden_cells(table: Table, mask: str, folder: Path) -> np.ndarray:
     """Which cells are hidden, ``[N, D]``; not those that were missing anyway.
 
     "1234" of breast: the generator that ``np.random.seed(1234)`` makes chooses half of the cells, as in the notebook
-    of MIWAE; other numbers are other seeds. "20_3" of others: ``missing20_3.csv``; "50_drawn3": half of the
-    cells, by a generator of seed 3.
+    of MIWAE; other numbers are other seeds. "20_3" of others: ``missing20_3.csv``.
     """
     shape = table.values.shape
     if table.name == "breast":
         found = np.zeros(table.values.size, bool)
         found[np.random.RandomState(int(mask)).choice(found.size, found.size // 2, replace=False)] = True
         return found.reshape(shape)
-    if DRAWN in mask:
-        percent, _, seed = mask.partition("_" + DRAWN)
-        found = np.random.default_rng(int(seed)).random(shape) < int(percent) / 100
-    else:
-        places = np.loadtxt(folder / FOLDERS[table.name] / f"missing{mask}.csv", delimiter=",", dtype=int) - 1
-        found = np.zeros(shape, bool)
-        found[places[:, 0], places[:, 1]] = True
+    places = np.loadtxt(folder / FOLDERS[table.name] / f"missing{mask}.csv", delimiter=",", dtype=int) - 1
+    found = np.zeros(shape, bool)
+    found[places[:, 0], places[:, 1]] = True
     return found & ~np.isnan(table.values)
 
 

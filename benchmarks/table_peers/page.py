@@ -28,11 +28,12 @@ def page(result: dict[str, Any]) -> str:
         if part["missing"]:
             lines.append(f"- Still to run: {len(part['missing'])} jobs, of which the first is {part['missing'][0]}.")
         if part["commits"]:
-            lines.append(f"- lowerbound at {', '.join(part['commits'])}.")
+            threads = " or ".join(map(str, part["threads"]))
+            lines.append(f"- lowerbound at {', '.join(part['commits'])}; every method on {threads} thread(s).")
         lines.append("")
     lines += [
-        f"- Every method runs in a process of its own on {result['threads']} threads; memory is the process's peak, "
-        "its libraries included. Minutes are those of fitting and completing.",
+        "- Every method runs in a process of its own; memory is the process's peak, its libraries included. Minutes are "
+        "those of fitting and completing.",
         f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
         f"- Machine: {result['machine']}; Python {result['versions']['python']}, torch {result['versions']['torch']}.",
     ]
@@ -78,7 +79,7 @@ def _table(part: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "- Errors of HI-VAE: root mean squares over the column's range, shares of wrong categories, |difference| / R "
-        "of ordinals; the mean over columns. 20 %: the published masks; 50 %: the one published, and 4 drawn here.",
+        "of ordinals; the mean over columns. The masks are the published ones.",
     ]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from table_peers.data import DRAWN
 from table_peers.job import Job
 from table_peers.scores import paired
 
@@ -17,7 +16,7 @@ SYNTHESISERS = ("TVAE", "CTGAN")
 REFERENCES = ("real rows", "columns apart")
 PUBLISHED_MASK = "1234"
 FURTHER_MASKS = tuple(str(seed) for seed in range(1, 11))
-TABLE_MASKS = (*(f"20_{k}" for k in range(1, 6)), "50_1", *(f"50_{DRAWN}{k}" for k in range(1, 5)))
+TABLE_MASKS = (*(f"20_{k}" for k in range(1, 6)), "50_1")
 SEEDS = 3  # of our fits on the published mask of breast
 TURNS = 2  # of the comparison of times
 SYNTHETIC_TABLES = ("adult", "wine")
@@ -66,7 +65,8 @@ def summarise(part: str, known: Known, seed: int, quick: bool) -> Figures:
     not_run = {job.name: figures["not_run"] for job, figures in found.items() if figures and "not_run" in figures}
     make = {"breast": _breast, "synthetic": _synthetic, "speed": _speed, "recognition": _recognition}.get(part, _table)
     commits = sorted({figures["commit"] for job, figures in done.items() if job.ours})
-    return {"missing": missing, "not_run": not_run, "commits": commits, **make(done)}
+    threads = sorted({figures["threads"] for figures in done.values()})
+    return {"missing": missing, "not_run": not_run, "commits": commits, "threads": threads, **make(done)}
 
 
 def _breast(done: dict[Job, Figures]) -> Figures:
@@ -94,11 +94,6 @@ def _table(done: dict[Job, Figures]) -> Figures:
                 if group in figures[0]
             }
         found[percent] = {"methods": rows, "over_best": _over_best(part, "average"), **_calibration(part)}
-        published = {job: figures for job, figures in part.items() if DRAWN not in job.mask}
-        found[percent]["published_only"] = {
-            method: _spread([f for job, f in published.items() if job.method == method], "average")
-            for method in _methods(published)
-        }
     return found
 
 

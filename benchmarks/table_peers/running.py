@@ -46,7 +46,7 @@ class Workshop:
             return True
         if time.monotonic() > self.until:
             return False
-        found = self._done(job) | {"commit": self.commit}
+        found = self._done(job) | {"commit": self.commit, "threads": self.threads}
         self._path(job).write_text(json.dumps(found) + "\n")
         said = found.get("not_run") or f"{found['job_seconds']:.0f} s, {found['megabytes']:.0f} MB"
         print(f"{job.name}: {said}", file=sys.stderr, flush=True)
