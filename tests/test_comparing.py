@@ -22,7 +22,7 @@ TIMES = 1000  # repetitions of each simulation
 def estimates(values: np.ndarray, error: np.ndarray | float = 0.0, k: np.ndarray | float = 0.1) -> LogLikelihood:
     n = len(values)
     error, k = np.broadcast_to(np.asarray(error, float), n), np.broadcast_to(np.asarray(k, float), n)
-    return LogLikelihood(values, error, np.full(n, 50.0), values - 1, k, np.full(n, 100), 100 * n)
+    return LogLikelihood(values, error, np.full(n, 50.0), values - 1, k, np.full(n, 100), np.zeros(n, bool), 100 * n)
 
 
 def of_two(a: list[LogLikelihood], b: list[LogLikelihood]) -> Difference:

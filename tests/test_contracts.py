@@ -17,6 +17,8 @@ from lowerbound import gradients, io, likelihoods, objectives, posteriors, prior
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.evidence import of_model
+from lowerbound.evidence.targets import slope_of
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.training.compiled import Backward, Compiled
@@ -233,3 +235,16 @@ def test_it_traces_as_one_graph(case):
     by_autograd(batch, noise, scalars)
     for mine, group in zip(found, (p for g in ascent.state.optimizer.param_groups for p in g["params"]), strict=True):
         torch.testing.assert_close(mine, group.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_chains_follow_the_gradient_of_the_log_joint(case):
+    """What annealing takes for ∂ log p(x, z)/∂z, without log p(x, z), is its gradient."""
+    model, inference = case.build()
+    with torch.no_grad():
+        target = of_model(model, inference.posterior)(case.batch)
+    if not all(node.unconstrained for node in target.posterior.nodes().values()):
+        pytest.skip("its latents do not move over all real numbers")
+    z = torch.randn(3, ROWS, *target.event, generator=generator(0, "z"))
+    slope = slope_of(target.log_joint, z)
+    assert float(slope.abs().mean()) > 0.1
+    torch.testing.assert_close(target.slope(z), slope, rtol=1e-4, atol=1e-5)

@@ -19,7 +19,6 @@ from lowerbound.evidence import (
     importance_sampling,
     log_likelihood,
     of_model,
-    to_precision,
 )
 from lowerbound.evidence.importance import WeightTotal
 from lowerbound.evidence.pareto import pareto_k, tail_size
@@ -160,62 +159,6 @@ def test_its_k_hat_is_that_of_its_weights(linear):
     log_w = target.log_weights(target.posterior, target.posterior.noise((140, 7), (5,), noise, torch.float64))
     due = pareto_k(log_w.sort(0).values[-tail_size(140) - 1 :].detach().numpy())
     np.testing.assert_allclose(found.pareto_k, due)
-
-
-def test_rows_get_the_draws_that_they_need(linear):
-    """Rows whose posterior is far wider than it should be need more; all then meet the error that was asked for."""
-    oracle, x = linear
-    model, posterior = oracle.model(), oracle.posterior()
-
-    def targets(batch):
-        q = posterior(batch.x)
-        hard = (batch.index % 4 == 0).unsqueeze(1)
-        wide = lb.distributions.Normal(q.loc, q.scale * torch.where(hard, 2.0, 1.1))
-        return Target(lambda z: model.log_joint(z, batch.x), (5,), wide, None, 8)
-
-    rows = Rows(x, dtype=torch.float64)
-    found = to_precision(targets, rows, rng(), standard_error=0.03)
-    hard = np.arange(400) % 4 == 0
-    assert found.samples[hard].min() > 4 * np.median(found.samples[~hard])
-    assert found.standard_error.max() < 2 * 0.03
-    assert found.work == found.samples.sum() + 128 * 400
-    even = importance_sampling(targets, rows, rng(1), int(found.samples[hard].mean()))
-    assert found.work < 0.6 * even.work
-    assert found.standard_error.max() < 1.5 * even.standard_error.max()
-    z = (found.estimate - oracle.log_prob(x).numpy()) / found.standard_error
-    assert abs(z.mean()) < 4 / math.sqrt(400)
-    assert np.square(z).mean() == pytest.approx(1, abs=0.35)
-
-
-def test_stopping_on_the_pilot_itself_would_bias():
-    """Why the draws are fresh: the pilot's own estimate, of rows for which it looked easy, is low."""
-    oracle, x = PPCA.of(np.random.default_rng(3).normal(size=(50, 4)), 2), torch.zeros(4000, 4, dtype=torch.float64)
-    targets, rows = of_model(oracle.model(), oracle.posterior(2.5)), Rows(x, dtype=torch.float64)
-    truth = float(oracle.log_prob(x[:1]))
-    pilot = importance_sampling(targets, rows, rng(), 128)
-    easy = pilot.standard_error < np.quantile(pilot.standard_error, 0.3)
-    fresh = importance_sampling(targets, rows.subset(torch.from_numpy(np.flatnonzero(easy))), rng(1), 128)
-
-    def z(values: np.ndarray) -> float:
-        weights = np.exp(values - truth)
-        return float((weights.mean() - 1) / (weights.std() / math.sqrt(len(weights))))
-
-    assert abs(z(pilot.estimate[easy])) > 6
-    assert abs(z(fresh.estimate)) < 4
-
-
-def test_a_budget_is_kept(linear):
-    oracle, x = linear
-    targets, rows = of_model(oracle.model(), oracle.posterior(2.0)), Rows(x, dtype=torch.float64)
-    found = to_precision(targets, rows, rng(), standard_error=0.001, budget=1000)
-    assert found.work <= 1000 * 400
-    assert found.samples.min() >= 128
-    free = to_precision(targets, rows, rng(), standard_error=0.5, budget=1000)
-    assert free.work < found.work
-    with pytest.raises(ValueError, match="budget must be at least 256 draws a row"):
-        to_precision(targets, rows, rng(), budget=100)
-    with pytest.raises(ValueError, match="standard_error must be above 0"):
-        to_precision(targets, rows, rng(), standard_error=0)
 
 
 def test_evidence_of_a_mixture_is_that_of_scikit_learn():

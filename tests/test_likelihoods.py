@@ -134,6 +134,26 @@ def distance(likelihood: Likelihood, params: torch.Tensor, sample: torch.Tensor)
     return (share - below).abs().amax(-1) * math.sqrt(sample.shape[1])
 
 
+def test_the_slope_is_the_gradient_of_observed_values(likelihood):
+    """By central differences; what is missing moves nothing, whatever x holds there."""
+    x = values_for(likelihood)[:2].unsqueeze(0)
+    params = parameters(likelihood).expand(-1, -1, -1, 2).clone()
+    eps, wanted = 1e-5, torch.zeros_like(params)
+    with torch.no_grad():
+        for p, i in itertools.product(range(params.shape[2]), range(2)):
+            step = torch.zeros_like(params)
+            step[:, :, p, i] = eps
+            rise = likelihood.log_prob(params + step, x) - likelihood.log_prob(params - step, x)
+            wanted[:, :, p, i] = rise / (2 * eps)
+        found = likelihood.slope(params, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+    seen, holes = torch.tensor([[True, False]]), x.clone()
+    holes[0, 1] = math.nan
+    in_part = likelihood.slope(params, holes, seen)
+    assert torch.equal(in_part[..., 1], torch.zeros_like(in_part[..., 1]))
+    np.testing.assert_allclose(in_part[..., 0], found[..., 0], rtol=1e-9)
+
+
 def test_it_sums_to_one(likelihood):
     _, probability = masses(likelihood, parameters(likelihood))
     np.testing.assert_allclose(probability.sum(-1), 1, atol=1e-9)
@@ -834,6 +854,9 @@ def test_a_bernoulli_row_without_gradients_is_the_sum_of_its_values(shape):
         with torch.no_grad():
             found = Bernoulli().log_prob(logits, x)
         torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-4)
+    with torch.no_grad():
+        certain = Bernoulli().log_prob(1e4 * (2 * x - 1).unsqueeze(1).expand(5, -1, -1, *shape), x)
+    assert torch.equal(certain, torch.zeros_like(certain))  # large terms that cancel would leave their rounding
 
 
 @pytest.mark.parametrize("log_mean", [-120.0, -1.0, 1.8, 100.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lowerbound.nn import MLP, ConvDecoder, ConvEncoder, Standardise, seeded
+from lowerbound.nn import MLP, ConvDecoder, ConvEncoder, Standardise, Tanh, seeded
 from oracles import rng
 
 
@@ -64,3 +64,15 @@ def test_seeded_leaves_the_global_generator_as_it_was():
         second = MLP((3,), (2,)).layers[0].weight
     assert torch.equal(first, second)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2**-22), (torch.float64, 2**-51)])
+def test_tanh_without_gradients_is_tanh(dtype, error):
+    far = torch.tensor([torch.inf, -torch.inf, 1e4], dtype=dtype)
+    x = torch.cat([torch.linspace(-20, 20, 40_001, dtype=dtype), far])
+    kept = x.clone()
+    with torch.no_grad():
+        found = Tanh()(x)
+    assert float((found - x.double().tanh()).abs().max()) <= error
+    assert torch.equal(x, kept)
+    assert torch.equal(Tanh()(x), x.tanh())  # where gradients may be asked for, torch's own

@@ -114,6 +114,7 @@ def likelihood_of(estimate, elbo=None, ess=None, error=None, samples=100):
         estimate - 1 if elbo is None else np.asarray(elbo, dtype=float),
         pareto_k=np.full(len(estimate), 0.3),
         samples=np.full(len(estimate), samples),
+        fitted=np.zeros(len(estimate), dtype=bool),
         work=samples * len(estimate),
     )
 

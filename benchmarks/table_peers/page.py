@@ -32,8 +32,8 @@ def page(result: dict[str, Any]) -> str:
             lines.append(f"- lowerbound at {', '.join(part['commits'])}; every method on {threads} thread(s).")
         lines.append("")
     lines += [
-        "- Every method runs in a process of its own; memory is the process's peak, its libraries included. Minutes are "
-        "those of fitting and completing.",
+        "- Every method runs in a process of its own; memory is the process's peak, its libraries included. Minutes "
+        "are those of fitting and completing.",
         f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
         f"- Machine: {result['machine']}; Python {result['versions']['python']}, torch {result['versions']['torch']}.",
     ]

@@ -49,6 +49,14 @@ class LatentVariableModel(nn.Module):
         """log p(x|z) ``[K, B]`` of ``x [B, *X]`` at ``z [K, B, *E]``, over observed values."""
         return self.likelihood.log_prob(self.decode(z, context), x, mask)
 
+    def slope(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """∂ log p(x|z)/∂z ``[K, B, *E]``: the likelihood's own ``slope``, pulled back through the decoder."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            params = self.decode(z, context)
+            (found,) = torch.autograd.grad(params, z, self.likelihood.slope(params, x, mask), allow_unused=True)
+        return torch.zeros_like(z) if found is None else found
+
     def log_joint(
         self,
         z: Tensor,

@@ -61,6 +61,15 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+class Tanh(nn.Tanh):
+    """tanh x; on a CPU, where no gradient is asked for, as 2σ(2x) − 1: to 2⁻²² (float32) for a fourth of the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(x)
+        return (2 * x).sigmoid_().mul_(2).sub_(1)
+
+
 class MLP(nn.Module):
     """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``, beside ``context [N, C]`` if it takes any."""
 
@@ -78,7 +87,7 @@ class MLP(nn.Module):
         sizes = [math.prod(self.in_shape) + context, *self.hidden, math.prod(self.out_shape)]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), activation()]
+            layers += [nn.Linear(n_in, n_out), Tanh() if activation is nn.Tanh else activation()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

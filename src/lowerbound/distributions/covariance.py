@@ -61,6 +61,12 @@ class FullNormal(CorrelatedNormal):
     def sample(self, noise: Tensor) -> Tensor:
         return self.loc + _times(self.scale_tril, noise)
 
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.log_prob(z)
+        # of any condition: L⁻¹ (z − loc) would lose its digits where L is nearly singular
+        return -0.5 * (noise.square().sum(-1) + self.log_det()) - HALF_LOG_2PI * z.shape[-1]
+
     def squared(self, x: Tensor) -> Tensor:
         # inverted once, not solved for each of K draws: its rows are then a product over all of them
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)

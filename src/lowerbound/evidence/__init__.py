@@ -13,10 +13,10 @@ from lowerbound.evidence.importance import (
     importance_sampling,
     log_likelihood,
     score_rows,
-    to_precision,
 )
 from lowerbound.evidence.judging import Evidence, judge_model
 from lowerbound.evidence.pareto import pareto_k
+from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.predictive import PredictiveCheck, predictive_check
 from lowerbound.evidence.sandwich import Sandwich, Simulate, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import Source, Target, Targets, of_functions, of_model

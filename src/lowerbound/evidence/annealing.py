@@ -15,7 +15,7 @@ from lowerbound.distributions import Distribution
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, Point, transition
 from lowerbound.evidence.targets import Source, Target, Targets
-from lowerbound.training import in_order
+from lowerbound.training import in_order, keep_memory
 
 _ACCEPT = 0.9  # of 0.65, 0.8 and 0.9 the least error on 50 latents: a chain that stays lags behind the path
 _PILOT, _TRIES = 50, 2  # temperatures of a pilot, and transitions at each
@@ -82,13 +82,14 @@ def annealed(
     adapted on the way, the bound would not hold. ``exact [N, *E]``: a draw of p(z|x) for each row, from which chains
     are run backwards, β from 1 to 0: then an upper bound. Neal 2001; Wu et al. 2017; Grosse et al. 2015.
     """
+    keep_memory()
     settings = Settings() if settings is None else settings
     results = []
     size = max(1, _CHAIN_ROWS // settings.chains)
     for batch, real in in_order(rows, min(size, len(rows)), rng):
         target = targets(batch)
         start = _start(target, settings.start)
-        path, dtype = Path(target.log_joint, start), batch.x.dtype
+        path, dtype = Path(target.log_joint, start, target.slope), batch.x.dtype
         betas, steps = _pilot(path, target, settings, len(batch.x), rng, dtype)
         if exact is None:
             noise = start.noise((settings.chains, len(batch.x)), target.event, rng, dtype)

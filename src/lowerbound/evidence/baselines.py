@@ -69,6 +69,7 @@ class Baseline:
             elbo=self.log_prob,
             pareto_k=np.full(rows, -np.inf),
             samples=np.ones(rows, dtype=np.int64),
+            fitted=np.zeros(rows, dtype=np.bool_),
             work=0,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lowerbound.distributions import generator
 from lowerbound.evidence import words
 from lowerbound.evidence.estimates import Array, Estimates
-from lowerbound.evidence.importance import LogLikelihood
+from lowerbound.evidence.importance import LogLikelihood, concatenated
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
 from lowerbound.evidence.targets import settled
 from lowerbound.inference import Data
@@ -139,14 +139,14 @@ def gap_report(
     for number, index in enumerate(torch.arange(len(rows), device=rows.device).split(rows_at_once)):
         part = Part.of(model, posterior, rows.subset(index))
         start = part.encoded()
-        best = [ascent.run(part, posterior, start, rng)]
+        best = [ascent.run(part.gradient(posterior), posterior, start, rng)]
         best += [ascent.richer(part, family, best[0], rng) for family in others]
         bounds = _bounds(part, best, samples, seed, number)
         found.append(bounds)
         if log_p is None:
             proposal = max(best, key=lambda local: float(bounds[local.name, "local"][0].mean()))
             estimates.append(part.log_p(proposal, samples, rng))
-    return _report(found, _concatenated(estimates) if log_p is None else log_p)
+    return _report(found, concatenated(estimates) if log_p is None else log_p)
 
 
 Bounds = Mapping[tuple[str, str], Array]  # by a family's name and a kind, means over draws and errors, [2, B]
@@ -179,12 +179,6 @@ def _report(parts: Sequence[Bounds], log_p: LogLikelihood) -> Gaps:
     gained, late = ({name: Difference(*each) for name, each in by_kind[kind].items()} for kind in ("gained", "late"))
     bounds = {name: each[0] for name, each in local.items()}
     return Gaps(elbo[0], bounds, log_p.estimate, log_p.believed, errors, gained, late)
-
-
-def _concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
-    names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return LogLikelihood(**arrays, work=sum(part.work for part in parts))
 
 
 def _figure(difference: Difference) -> str:

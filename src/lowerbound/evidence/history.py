@@ -55,15 +55,13 @@ class Chains:
 
     def run(self, target: Target, batch: Batch, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """The ends ``[K, B, *E]`` of ``count`` independent chains for each row, and their acceptance ``[B]``."""
-        path, dtype = Path(target.log_joint, target.posterior), batch.x.dtype
+        path, dtype = Path(target.log_joint, target.posterior, target.slope), batch.x.dtype
         noise = path.start.noise((count, len(batch.x)), target.event, rng, dtype)
         point = path.at(path.start.sample(noise))
         log_step = torch.full((len(batch.x),), math.log(0.1), dtype=dtype, device=batch.x.device)
         accepted = torch.zeros_like(log_step)
         for number in range(self.warm_up + self.transitions):
-            # trajectories of one length would come back to where they began, where that is a period. Neal 2011
-            length = 0.5 + 0.5 * torch.rand((), generator=rng, dtype=dtype, device=rng.device)
-            point, probability = transition(path, point, 1.0, length * log_step.exp(), self.leapfrogs, rng)
+            point, probability = transition(path, point, 1.0, log_step.exp(), self.leapfrogs, rng)
             rate = probability.mean(0).to(dtype)
             if number < self.warm_up:
                 log_step = log_step + (1.0 if number < self.warm_up / 2 else 0.3) * (rate - _ACCEPT)

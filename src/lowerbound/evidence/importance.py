@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,12 +20,11 @@ from lowerbound.evidence.targets import Source, Targets, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
-from lowerbound.training import in_order
+from lowerbound.training import in_order, keep_memory
 
 _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
-_CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
+_CHUNK_ROWS = 2**11  # and rows through the decoder at once: what they are turned into stays in the cache
 _ROWS = 100  # of a batch
-_PILOT = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class LogLikelihood(Estimates):
     elbo: Array
     pareto_k: Array
     samples: NDArray[np.int64]
+    fitted: NDArray[np.bool_]
     work: int
 
     @property
@@ -63,6 +63,13 @@ class LogLikelihood(Estimates):
     @property
     def mean_elbo_standard_error(self) -> float:
         return error_of_mean(self.elbo)
+
+
+def concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
+    """The estimates of rows that were taken in parts."""
+    names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return LogLikelihood(**arrays, work=sum(part.work for part in parts))
 
 
 def log_likelihood(
@@ -96,6 +103,7 @@ def importance_sampling(
     """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
+    keep_memory()
     results, tails = [], []
     for batch, real in in_order(rows, min(batch_size, len(rows)), rng):
         target = targets(batch)
@@ -108,54 +116,8 @@ def importance_sampling(
         tails.append(total.largest()[:, :real])
     estimate, error, ess, bound = torch.cat(results, 1).cpu().numpy()
     shape = pareto.pareto_k(torch.cat(tails, 1).cpu().numpy())
-    return LogLikelihood(estimate, error, ess, bound, shape, np.full(len(rows), samples), samples * len(rows))
-
-
-def to_precision(
-    targets: Targets,
-    rows: Rows,
-    rng: torch.Generator,
-    standard_error: float = 0.05,
-    budget: float | None = None,
-    most: int = 2**16,
-) -> LogLikelihood:
-    """Importance sampling with as many draws for each row as it needs for ``standard_error``, at most ``most``.
-
-    K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
-    pilot happened to see cannot bias it. ``budget``: draws per row in the mean, the pilot's among them; the error is
-    raised for all rows alike until it is kept.
-    """
-    if not standard_error > 0:
-        raise ValueError(f"standard_error must be above 0, got {standard_error}.")
-    if budget is not None and budget < 2 * _PILOT:
-        raise ValueError(f"budget must be at least {2 * _PILOT} draws a row, pilot and estimate; got {budget:g}.")
-    pilot = importance_sampling(targets, rows, rng, _PILOT)
-    variance = np.divide(_PILOT, pilot.ess, out=np.full(len(rows), math.inf), where=pilot.ess > 0) - 1
-    variance = np.minimum(variance, _PILOT - 1)
-    asked = standard_error**2
-    draws = _at_least(variance / asked, most)
-    while budget is not None and draws.mean() > budget - _PILOT:
-        asked *= 1.2
-        draws = _at_least(variance / asked, most)
-    return _with(targets, rows, rng, draws, pilot.work)
-
-
-def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
-    """The next of four steps an octave, for rows with as many draws are taken together."""
-    steps: Array = np.ceil(4 * np.log2(np.maximum(needed, _PILOT)))
-    return np.minimum(np.ceil(2 ** (steps / 4)).astype(np.int64), most)
-
-
-def _with(targets: Targets, rows: Rows, rng: torch.Generator, draws: NDArray[np.int64], spent: int) -> LogLikelihood:
-    """Estimates with ``draws [N]`` for each row: rows that have as many are taken together."""
-    found = {name: np.empty(len(rows)) for name in ("estimate", "standard_error", "ess", "elbo", "pareto_k")}
-    for size in np.unique(draws):
-        index = np.flatnonzero(draws == size)
-        some = importance_sampling(targets, rows.subset(torch.from_numpy(index).to(rows.device)), rng, int(size))
-        for name, values in found.items():
-            values[index] = getattr(some, name)
-        spent += some.work
-    return LogLikelihood(**found, samples=draws, work=spent)
+    drawn, fitted = np.full(len(rows), samples), np.zeros(len(rows), np.bool_)
+    return LogLikelihood(estimate, error, ess, bound, shape, drawn, fitted, samples * len(rows))
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from lowerbound.evidence.baselines import Baseline, baselines, kind_of
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.evidence.gaps import Gaps, gap_report
-from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, to_precision
+from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension
+from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import of_model, settled
 from lowerbound.inference import Data
@@ -97,6 +98,7 @@ class Evidence:
             "estimator": "importance sampling",
             "bound": "lower, in expectation",
             "draws": {"fewest": int(found.samples.min()), "most": int(found.samples.max()), "in_all": found.work},
+            "rows_with_a_proposal_of_their_own": int(found.fitted.sum()),
             "rows_not_believed": int((~found.believed).sum()),
             "annealed": None if self.annealed is None else _of_annealed(self.annealed),
             "sandwich": None if self.simulated is None else _of_sandwich(self.simulated),

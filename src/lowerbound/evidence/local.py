@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,8 +18,8 @@ from lowerbound.distributions import Distribution, Normal, generator, inverse_po
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.evidence.importance import LogLikelihood, chunks, importance_sampling
-from lowerbound.evidence.targets import Target, of_model
-from lowerbound.gradients import by_family, sticking_the_landing
+from lowerbound.evidence.targets import Target, of_model, slope_of
+from lowerbound.gradients import by_family
 from lowerbound.model import LatentVariableModel
 from lowerbound.objectives import elbo
 from lowerbound.posteriors import Posterior
@@ -69,6 +69,17 @@ class Part:
         """What the encoder gives, ``[B, n_outputs]``."""
         return self.posterior.outputs(self.batch.x, self.batch.mask, self.batch.context)
 
+    def gradient(self, family: Posterior) -> Gradient:
+        """``sticking_the_landing`` where it flows through every draw, and else ``leave_one_out``."""
+        if all(family.paths):
+            return by_path(self.target, family)
+
+        def gradient(out: Tensor, noise: Tensor) -> Tensor:
+            bound = by_family(self.draw(family.distribution(out), noise), elbo)
+            return torch.autograd.grad(bound.sum(), out)[0]
+
+        return gradient
+
     def draw(self, q: Distribution, noise: Tensor) -> Draw:
         """As ``model.draw``, with a q of its own in place of the encoder's."""
         assert self.target.prior is not None
@@ -97,43 +108,69 @@ class Part:
         return importance_sampling(lambda _: target, self.rows, rng, samples, len(self.rows))
 
 
+Gradient = Callable[[Tensor, Tensor], Tensor]
+"""That of the ELBO in the outputs ``[B, n_outputs]`` of a family, from noise ``[S, B, …]``, up to a constant factor."""
+
+
+def by_path(target: Target, family: Posterior) -> Gradient:
+    """∂/∂z [log p(x, z) − log q(z)], pulled back to the outputs through z: 0 at every draw where q is p(z|x).
+
+    Roeder et al. 2017.
+    """
+
+    def gradient(out: Tensor, noise: Tensor) -> Tensor:
+        still = family.distribution(out.detach())
+        with torch.enable_grad():
+            z = family.distribution(out).sample(noise)
+        at = z.detach()
+        slope = slope_of(target.log_joint, at) if target.slope is None else target.slope(at)
+        (found,) = torch.autograd.grad(z, out, slope - slope_of(still.log_prob, at))
+        return found
+
+    return gradient
+
+
 @dataclass(frozen=True)
 class Ascent:
     """``steps`` of Adam, each with ``draws`` of z, at a rate that falls from ``rate`` to 0.
 
     What it comes to is the mean of its path, step t counting t³: far nearer the top than its end, for the gradients
-    are noisy. Shamir & Zhang 2013.
-
-    The ELBO's gradient in the outputs is ``sticking_the_landing`` where it flows through the draws, and else
-    ``leave_one_out``; rows do not see each other.
+    are noisy. Rows do not see each other. Shamir & Zhang 2013.
     """
 
     steps: int
     draws: int
     rate: float
 
-    def run(self, part: Part, family: Posterior, start: Tensor, rng: torch.Generator) -> Local:
-        """The best q of each row that is found from ``start [B, n_outputs]``."""
-        estimator = sticking_the_landing if all(family.paths) else by_family
-        out = start.detach().clone().requires_grad_()
-        optimiser = torch.optim.Adam([out], betas=(0.9, 0.99))
+    def run(
+        self,
+        gradient: Gradient,
+        family: Posterior,
+        start: Tensor,
+        rng: torch.Generator,
+        units: Tensor | float = 1.0,
+    ) -> Local:
+        """The best q of each row that is found from ``start [B, n_outputs]``, in steps of the ``units`` of each."""
+        moved = torch.zeros_like(start).requires_grad_()
+        optimiser = torch.optim.Adam([moved], betas=(0.9, 0.99))
         before = mean = start
         for step in range(self.steps):
             optimiser.param_groups[0]["lr"] = self.rate * (1 - step / self.steps)
-            noise = family.noise(self.draws, len(out), rng, out.dtype)
-            bound = estimator(part.draw(family.distribution(out), noise), elbo)
-            slope = torch.autograd.grad(bound.sum(), out)[0]
-            out.grad = -slope.nan_to_num(0, 0, 0)  # a draw beyond the model's precision moves nothing
+            noise = family.noise(self.draws, len(start), rng, start.dtype)
+            slope = units * gradient((start + units * moved).detach().requires_grad_(), noise)
+            moved.grad = -slope.nan_to_num(0, 0, 0)  # a draw beyond the model's precision moves nothing
             optimiser.step()
             if step == self.steps - math.ceil(_LAST * self.steps):
                 before = mean
-            mean = torch.lerp(mean, out.detach(), (1 + _POWER) / (step + 1 + _POWER))
+            mean = torch.lerp(mean, start + units * moved.detach(), (1 + _POWER) / (step + 1 + _POWER))
         return Local(family, before, mean)
 
     def richer(self, part: Part, family: Posterior, best: Local, rng: torch.Generator) -> Local:
         """The same for another family, from the mean and covariance of the ``best`` of a first."""
-        start = started(family, *moments(best, rng), rng).to(best.end.dtype)
-        return self.run(part, family, start, rng)
+        q, end = best.family.distribution(best.end), best.end
+        loc, covariance = moments(q, best.family.event, end, rng)
+        start, units = started(family, loc, covariance, rng).to(end), scales(family, covariance).to(end)
+        return self.run(part.gradient(family), family, start, rng, units)
 
 
 def families(own: Posterior, richer: Sequence[Richer | Posterior] | None) -> list[Posterior]:
@@ -163,15 +200,14 @@ def _named(name: str, dim: int) -> Posterior:
 
 
 @torch.no_grad()
-def moments(best: Local, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The mean ``[B, d]`` and covariance ``[B, d, d]`` of each row's q, in double precision."""
-    q = best.family.distribution(best.end)
+def moments(q: Distribution, event: tuple[int, ...], like: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The mean ``[B, d]`` and covariance ``[B, d, d]`` of the q of each row of ``like [B, …]``, in double precision."""
     if isinstance(q, Normal):
         return q.loc.double(), torch.diag_embed(q.scale.double().square())
     if isinstance(q, CorrelatedNormal):
         root = q.root().double()
         return q.loc.double(), root @ root.mT
-    noise = best.family.noise(_MOMENTS, len(best.end), rng, best.end.dtype)
+    noise = q.noise((_MOMENTS, len(like)), event, rng, like.dtype)
     z = q.sample(noise).double().transpose(0, 1)  # [B, S, d]
     away = z - z.mean(1, keepdim=True)
     return z.mean(1), away.mT @ away / (_MOMENTS - 1)
@@ -196,6 +232,24 @@ def started(family: Posterior, loc: Tensor, covariance: Tensor, rng: torch.Gener
         logits = loc.new_zeros(rows, family.components)
         return torch.cat([logits, locs.flatten(1), _raw(scale).repeat(1, family.components)], 1)
     raise ValueError(f"no {type(family).__name__} can start from a mean and a covariance: leave it out of richer.")
+
+
+def scales(family: Posterior, covariance: Tensor) -> Tensor:
+    """How far each output ``[B, n_outputs]`` goes for about a deviation of q: what a step is measured in.
+
+    Of a row of L they share it: all move at once.
+    """
+    scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    rows, dim = scale.shape
+    ones = torch.ones_like(scale)
+    if isinstance(family, posteriors.FullNormal):
+        below = torch.tril_indices(dim, dim, -1, device=scale.device)
+        return torch.cat([scale, ones, scale[:, below[0]] / dim**0.5], 1)
+    if isinstance(family, posteriors.LowRankNormal):
+        return torch.cat([scale, ones, scale.repeat_interleave(family.rank, 1) / family.rank], 1)
+    assert isinstance(family, posteriors.NormalMixture)  # as ``started`` has seen
+    wide = scale.repeat(1, family.components)
+    return torch.cat([scale.new_ones(rows, family.components), wide, torch.ones_like(wide)], 1)
 
 
 def _raw(scale: Tensor) -> Tensor:

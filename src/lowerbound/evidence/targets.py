@@ -26,7 +26,8 @@ class Target:
 
     ``log_joint``: z ``[K, B, *E]`` → log p(x, z) ``[K, B]``. ``event``: E. ``posterior``: q(z|x) of each row.
     ``prior``: p(z), of no batch or of B rows; None where only the posterior starts a path. ``width``: numbers that
-    ``log_joint`` holds for each draw, to bound its memory.
+    ``log_joint`` holds for each draw, to bound its memory. ``slope``: z → ∂ log p(x, z)/∂z ``[K, B, *E]``, where it is
+    to be had for less than by differentiating ``log_joint``.
     """
 
     log_joint: Callable[[Tensor], Tensor]
@@ -34,6 +35,7 @@ class Target:
     posterior: Distribution
     prior: Distribution | None = None
     width: int = 1
+    slope: Callable[[Tensor], Tensor] | None = None
 
     def source(self, name: Source) -> Distribution:
         """The distribution that draws start from."""
@@ -53,6 +55,14 @@ class Target:
 Targets = Callable[[Batch], Target]
 
 
+def slope_of(log_density: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """∂ log_density/∂z, of chains that do not see each other."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(log_density(z).sum(), z)
+    return slope
+
+
 def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
     """A model of this library with its posterior."""
 
@@ -64,8 +74,11 @@ def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
             log_prior: Tensor = prior.log_prob(z)
             return model.log_lik(z, batch.x, batch.mask, batch.context) + log_prior
 
+        def slope(z: Tensor) -> Tensor:
+            return model.slope(z, batch.x, batch.mask, batch.context) + slope_of(prior.log_prob, z)
+
         q = posterior(batch.x, batch.mask, batch.context)
-        return Target(log_joint, model.prior.event, q, prior, width)
+        return Target(log_joint, model.prior.event, q, prior, width, slope)
 
     return of
 

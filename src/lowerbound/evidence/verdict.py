@@ -63,8 +63,9 @@ def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> 
     error = found.mean_standard_error
     return (
         f"log p(x) = {signed(found.mean, error)} ± {size(error)} nats per row{bits}, over {len(found.estimate):,} rows,"
-        f" {measure_words(measure)}: by importance sampling, {draws_words(found)} draws a row; Monte Carlo error "
-        f"{size(found.mean_monte_carlo_error)}; ELBO {signed(found.mean_elbo, found.mean_elbo_standard_error)}."
+        f" {measure_words(measure)}: by importance sampling, {draws_words(found)} draws a row "
+        f"{proposals_words(found)}; Monte Carlo error {size(found.mean_monte_carlo_error)}; "
+        f"ELBO {signed(found.mean_elbo, found.mean_elbo_standard_error)}."
     )
 
 
@@ -72,6 +73,15 @@ def draws_words(found: LogLikelihood) -> str:
     """How many draws a row had."""
     few, many = int(found.samples.min()), int(found.samples.max())
     return f"{few:,}" if few == many else f"{few:,} to {many:,}"
+
+
+def proposals_words(found: LogLikelihood) -> str:
+    """What the draws were from."""
+    own = int(found.fitted.sum())
+    if not own:
+        return "from q"
+    each = "from a normal fitted to each"
+    return each if own == len(found.fitted) else f"from q, in {own:,} rows {each}"
 
 
 def measure_words(measure: Measure) -> str:

@@ -42,6 +42,13 @@ class Likelihood(nn.Module, ABC):
         holds.
         """
 
+    def slope(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """∂ log p(x|z)/∂params ``[K, B, P, *X]``; a family may have it for less than log p and a backward pass."""
+        with torch.enable_grad():
+            params = params.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.log_prob(params, x, mask).sum(), params)
+        return found
+
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z], ``[K, B, *X]``."""

@@ -26,14 +26,21 @@ class Bernoulli(Factorised):
         return functional.logsigmoid((2 * x - 1) * params.squeeze(2))
 
     def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
-        """Where no gradient is asked for, Σ min(t, 0) − log Π (1 + e^−|t|), t = ±logit: few logarithms."""
+        """Where no gradient is asked for, Σ min(t, 0) + log Π σ(|t|), t = ±logit: few logarithms."""
         if torch.is_grad_enabled():
             return super().log_prob_of_row(params, x)
         t = ((2 * x - 1) * params.squeeze(2)).flatten(2)
-        below = t.clamp(max=0).sum(2)
-        factors = t.abs_().neg_().exp_().add_(1)  # each at most 2
-        log_factors: Tensor = factors.unflatten(2, (-1, _together(t.shape[2]))).prod(3).log_().sum(2)
-        return below - log_factors
+        total = t.clamp(max=0).sum(2)
+        factors = t.abs_().sigmoid_()  # each at least ½
+        for size in _together(t.shape[2]):
+            factors = factors.unflatten(2, (size, -1)).prod(2)
+        return total.add_(factors.log_().sum(2))
+
+    @torch.no_grad()
+    def slope(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x − σ(logit)."""
+        found = x - params.sigmoid().squeeze(2)
+        return (found if mask is None else torch.where(mask, found, 0)).unsqueeze(2)
 
     def mean(self, params: Tensor) -> Tensor:
         return params.squeeze(2).sigmoid()
@@ -47,9 +54,13 @@ class Bernoulli(Factorised):
 
 
 @lru_cache
-def _together(values: int) -> int:
-    """The largest divisor of ``values`` up to 64: a product of so many numbers up to 2 does not overflow."""
-    return max(size for size in range(1, 65) if values % size == 0)
+def _together(values: int) -> tuple[int, ...]:
+    """Divisors of ``values``, small and of a product up to 64: so many factors from ½ to 1 do not underflow."""
+    found: list[int] = []
+    for size in (8, 7, 6, 5, 4, 3, 2):
+        while values % size == 0 and math.prod(found) * size <= 64:
+            found, values = [*found, size], values // size
+    return tuple(found)
 
 
 class Categorical(Factorised):

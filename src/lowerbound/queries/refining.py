@@ -82,7 +82,12 @@ def _adapted(target: Target, z: Tensor, units: Tensor, rng: torch.Generator) -> 
 def _path(target: Target, z: Tensor, units: Tensor) -> Path:
     """log p(x, z) in ``units``: of a path it is only the end, wherever the start, which costs least as N(0, I)."""
     zero = torch.zeros(target.event, dtype=z.dtype, device=z.device)
-    return Path(lambda u: target.log_joint(u * units), Normal(zero, torch.ones_like(zero), batch_dims=0))
+    slope = target.slope
+    return Path(
+        lambda u: target.log_joint(u * units),
+        Normal(zero, torch.ones_like(zero), batch_dims=0),
+        None if slope is None else lambda u: slope(u * units) * units,
+    )
 
 
 def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Tensor, rng: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """The training loop, its schedules, state and callbacks."""
 
+from lowerbound.training.allocator import keep_memory
 from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.loop import train
@@ -25,6 +26,7 @@ __all__ = [
     "WarmUp",
     "as_schedule",
     "in_order",
+    "keep_memory",
     "metrics_file",
     "progress_bar",
     "train",

@@ -178,7 +178,7 @@ def _by_chains(asked: _Asked, batch: Batch) -> dict[str, Tensor]:
         moments.add(some.new_zeros(some.shape[:2]), *asked.channel.moments(params, y))
         heights.append(asked.channel.log_prob(params, y).double() + prior.log_prob(some).double())
     fitted, total = _fitted(z), WeightTotal()
-    joint = replace(target, log_joint=lambda flat: target.log_joint(flat.unflatten(2, target.event)))
+    joint = replace(target, log_joint=lambda flat: target.log_joint(flat.unflatten(2, target.event)), slope=None)
     for count in chunks(asked.samples, len(y), target.width):
         noise = fitted.noise((count, len(y)), tuple(fitted.loc.shape[1:]), asked.rng, y.dtype)
         total.add(joint.log_weights(fitted, noise))

@@ -1,0 +1,139 @@
+"""log p(x) to a precision: a proposal and a number of draws for each row, chosen on a pilot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lowerbound.data import Rows
+from lowerbound.draw import Batch
+from lowerbound.evidence import proposals
+from lowerbound.evidence.estimates import Array
+from lowerbound.evidence.importance import LogLikelihood, concatenated, importance_sampling
+from lowerbound.evidence.targets import Target, Targets
+from lowerbound.training import in_order
+
+_PILOT = 128
+_EVEN = 0.3  # k̂ of a pilot's weights; its own error is some 0.25, and above 0.7 no estimate would be believed
+_BLOCK = 1000  # rows whose proposals are kept at once
+_TOGETHER = 200  # rows that are fitted at once
+
+
+@torch.no_grad()
+def to_precision(
+    targets: Targets,
+    rows: Rows,
+    rng: torch.Generator,
+    standard_error: float = 0.05,
+    budget: float | None = None,
+    most: int = 2**16,
+    fit: bool = True,
+) -> LogLikelihood:
+    """Importance sampling with as many draws for each row as it needs for ``standard_error``, at most ``most``.
+
+    K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
+    pilot happened to see cannot bias it. With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂,
+    or for what draws would cost) gets a normal of its own as proposal, fitted to p(z|x), where z is a vector of real
+    numbers; its ``elbo`` is then of the pilot from q. ``budget``: draws per row in the mean of each thousand rows,
+    those of pilots and fits among them; the error is raised for all of them alike until it is kept.
+    """
+    if not standard_error > 0:
+        raise ValueError(f"standard_error must be above 0, got {standard_error}.")
+    if budget is not None and budget < 2 * _PILOT:
+        raise ValueError(f"budget must be at least {2 * _PILOT} draws a row, pilot and estimate; got {budget:g}.")
+    parts = []
+    for index in torch.arange(len(rows), device=rows.device).split(_BLOCK):
+        block = _Block(targets, rows.subset(index), rng)
+        if fit:
+            block.fit(standard_error, math.inf if budget is None else budget)
+        parts.append(block.estimate(standard_error, math.inf if budget is None else budget, most))
+    return concatenated(parts)
+
+
+class _Block:
+    """Some rows: how the weights of each vary by its proposal, on a pilot; ``work``: draws so far."""
+
+    def __init__(self, targets: Targets, rows: Rows, rng: torch.Generator) -> None:
+        self.targets, self.rows, self.rng = targets, rows, rng
+        pilot = importance_sampling(targets, rows, rng, _PILOT)
+        self.elbo, self.variance, self.work = pilot.elbo, _relative_variance(pilot), pilot.work
+        self.uneven = pilot.pareto_k > _EVEN
+        self.fitted = np.zeros(len(rows), dtype=np.bool_)
+        self.outputs = self.place = torch.empty(0)  # of the fitted proposals; which of them is that of a row
+
+    def fit(self, standard_error: float, budget: float) -> None:
+        """A proposal of its own for each row that q serves badly, kept where a second pilot finds no harm in it.
+
+        It does where the pilot's k̂ says that its variance is not to be believed, or where that would cost more draws.
+        """
+        cost = proposals.COST + _PILOT
+        affordable = len(self.rows) * (budget - 2 * _PILOT) / cost
+        hardest = np.argsort(-self.variance, kind="stable")[: int(min(affordable, len(self.rows)))]
+        badly = self.uneven | (self.variance > 2 * cost * standard_error**2)
+        weak = np.sort(hardest[badly[hardest]])
+        if not len(weak) or not self._fit(weak):
+            return
+        self.fitted[weak] = True
+        second = self._sampled(weak, _PILOT)
+        self.work += len(weak) * proposals.COST + second.work
+        variance = _relative_variance(second)
+        self.fitted[weak] = variance < 2 * self.variance[weak]
+        self.variance[weak] = np.where(self.fitted[weak], variance, self.variance[weak])
+
+    def estimate(self, standard_error: float, budget: float, most: int) -> LogLikelihood:
+        """By fresh draws, as many as each row needs: rows that have as many are taken together."""
+        asked, left = standard_error**2, budget - self.work / len(self.rows)
+        draws = _at_least(self.variance / asked, most)
+        while draws.mean() > max(left, _PILOT):
+            asked *= 1.2
+            draws = _at_least(self.variance / asked, most)
+        found = {name: np.empty(len(self.rows)) for name in ("estimate", "standard_error", "ess", "elbo", "pareto_k")}
+        for size, own in sorted({(int(size), bool(own)) for size, own in zip(draws, self.fitted, strict=True)}):
+            index = np.flatnonzero((draws == size) & (self.fitted == own))
+            some = self._sampled(index, size)
+            for name, values in found.items():
+                values[index] = getattr(some, name)
+            self.work += some.work
+        found["elbo"][self.fitted] = self.elbo[self.fitted]
+        return LogLikelihood(**found, samples=draws, fitted=self.fitted, work=self.work)
+
+    def _fit(self, weak: NDArray[np.int64]) -> bool:
+        """Whether these rows can have proposals of their own; then they do."""
+        outputs, identities = [], []
+        for batch, real in in_order(self._some(weak), min(_TOGETHER, len(weak))):
+            target = self.targets(batch)
+            if not proposals.fits(target):
+                return False
+            outputs.append(proposals.fitted(target, batch.x, self.rng)[:real])
+            identities.append(batch.index[:real])
+        identity = torch.cat(identities)
+        self.outputs, self.place = torch.cat(outputs), identity.new_zeros(int(identity.max()) + 1)
+        self.place[identity] = torch.arange(len(identity), device=identity.device)
+        return True
+
+    def _sampled(self, index: NDArray[np.int64], draws: int) -> LogLikelihood:
+        """Of the rows ``index``: all from their own proposals, or all from q."""
+        targets = self._own if self.fitted[index[0]] else self.targets
+        return importance_sampling(targets, self._some(index), self.rng, draws)
+
+    def _own(self, batch: Batch) -> Target:
+        return proposals.proposal(self.targets(batch), self.outputs[self.place[batch.index]])
+
+    def _some(self, index: NDArray[np.int64]) -> Rows:
+        return self.rows.subset(torch.from_numpy(index).to(self.rows.device))
+
+
+def _relative_variance(pilot: LogLikelihood) -> Array:
+    """Var(w)/p(x)² of each row, as far as the pilot can tell."""
+    share = np.divide(_PILOT, pilot.ess, out=np.full(len(pilot.ess), math.inf), where=pilot.ess > 0)
+    found: Array = np.minimum(share, _PILOT) - 1
+    return found
+
+
+def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
+    """The next of four steps an octave, for rows with as many draws are taken together."""
+    steps: Array = np.ceil(4 * np.log2(np.maximum(needed, _PILOT)))
+    return np.minimum(np.ceil(2 ** (steps / 4)).astype(np.int64), most)

@@ -1,0 +1,168 @@
+"""As many draws as a row needs, from a proposal of its own where q serves it badly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from enumeration import belief_net
+from lowerbound.data import Rows
+from lowerbound.evidence import Target, importance_sampling, of_functions, of_model, proposals, to_precision
+from oracles import PPCA, rng
+
+NARROW = 0.4  # times the deviation of p(z|x): the variance of the weights is infinite
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[PPCA, torch.Tensor]:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(400, 5)) @ random.normal(size=(5, 8)) + 0.5 * random.normal(size=(400, 8))
+    return PPCA.of(x, 5), torch.tensor(x)
+
+
+def test_rows_get_the_draws_that_they_need(linear):
+    """Rows whose posterior is far wider than it should be need more; all then meet the error that was asked for."""
+    oracle, x = linear
+    model, posterior = oracle.model(), oracle.posterior()
+
+    def targets(batch):
+        q = posterior(batch.x)
+        hard = (batch.index % 4 == 0).unsqueeze(1)
+        wide = lb.distributions.Normal(q.loc, q.scale * torch.where(hard, 2.0, 1.1))
+        return Target(lambda z: model.log_joint(z, batch.x), (5,), wide, None, 8)
+
+    rows = Rows(x, dtype=torch.float64)
+    found = to_precision(targets, rows, rng(), standard_error=0.03, fit=False)
+    hard = np.arange(400) % 4 == 0
+    assert found.samples[hard].min() > 4 * np.median(found.samples[~hard])
+    assert found.standard_error.max() < 2 * 0.03
+    assert found.work == found.samples.sum() + 128 * 400
+    even = importance_sampling(targets, rows, rng(1), int(found.samples[hard].mean()))
+    assert found.work < 0.6 * even.work
+    assert found.standard_error.max() < 1.5 * even.standard_error.max()
+    z = (found.estimate - oracle.log_prob(x).numpy()) / found.standard_error
+    assert abs(z.mean()) < 4 / math.sqrt(400)
+    assert np.square(z).mean() == pytest.approx(1, abs=0.35)
+
+
+def test_stopping_on_the_pilot_itself_would_bias():
+    """Why the draws are fresh: the pilot's own estimate, of rows for which it looked easy, is low."""
+    oracle, x = PPCA.of(np.random.default_rng(3).normal(size=(50, 4)), 2), torch.zeros(4000, 4, dtype=torch.float64)
+    targets, rows = of_model(oracle.model(), oracle.posterior(2.5)), Rows(x, dtype=torch.float64)
+    truth = float(oracle.log_prob(x[:1]))
+    pilot = importance_sampling(targets, rows, rng(), 128)
+    easy = pilot.standard_error < np.quantile(pilot.standard_error, 0.3)
+    fresh = importance_sampling(targets, rows.subset(torch.from_numpy(np.flatnonzero(easy))), rng(1), 128)
+
+    def z(values: np.ndarray) -> float:
+        weights = np.exp(values - truth)
+        return float((weights.mean() - 1) / (weights.std() / math.sqrt(len(weights))))
+
+    assert abs(z(pilot.estimate[easy])) > 6
+    assert abs(z(fresh.estimate)) < 4
+
+
+def test_a_budget_is_kept(linear):
+    oracle, x = linear
+    targets, rows = of_model(oracle.model(), oracle.posterior(2.0)), Rows(x, dtype=torch.float64)
+    found = to_precision(targets, rows, rng(), standard_error=0.001, budget=1000)
+    assert found.work <= 1000 * 400
+    assert found.samples.min() >= 128
+    free = to_precision(targets, rows, rng(), standard_error=0.5, budget=1000)
+    assert free.work < found.work
+    with pytest.raises(ValueError, match="budget must be at least 256 draws a row"):
+        to_precision(targets, rows, rng(), budget=100)
+    with pytest.raises(ValueError, match="standard_error must be above 0"):
+        to_precision(targets, rows, rng(), standard_error=0)
+
+
+def test_rows_that_q_serves_badly_get_a_proposal_of_their_own(linear):
+    """A q far too narrow is believed in no row; the fitted normals meet the exact evidence within honest errors."""
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]
+    oracle, x = PPCA.of(linear[1].numpy(), 5, turn), linear[1]
+    targets, rows = of_model(oracle.model(), oracle.posterior(NARROW)), Rows(x, dtype=torch.float64)
+    exact = oracle.log_prob(x).numpy()
+    plain = to_precision(targets, rows, rng(), standard_error=0.03, fit=False)
+    found = to_precision(targets, rows, rng(), standard_error=0.03)
+    assert plain.believed.mean() < 0.3
+    assert found.fitted.mean() > 0.95  # k = 0.84, which a pilot's k̂ tells from 0.3 to 0.25
+    assert found.believed.mean() > 0.95
+    z = ((found.estimate - exact) / found.standard_error)[found.fitted]
+    assert abs(z.mean()) < 4 / math.sqrt(len(z))
+    assert np.square(z).mean() == pytest.approx(1, abs=0.3)
+    assert np.abs(found.estimate - exact).mean() < 0.2 * np.abs(plain.estimate - exact).mean()
+    gap = exact.mean() - found.mean_elbo  # the ELBO stays that of q
+    due = oracle.diagonal_gap + 2.5 * (NARROW**2 - 1 - 2 * math.log(NARROW))
+    assert gap == pytest.approx(due, abs=4 * found.mean_elbo_standard_error)
+    assert found.work == found.samples.sum() + 400 * 128 + found.fitted.sum() * (128 + proposals.COST)
+
+
+def test_only_those_rows_do(linear):
+    oracle, x = linear
+    model, posterior = oracle.model(), oracle.posterior()
+    hard = np.arange(400) % 3 == 0
+
+    def targets(batch):
+        q = posterior(batch.x)
+        scale = q.scale * torch.where((batch.index % 3 == 0).unsqueeze(1), NARROW, 1.0)
+        return Target(lambda z: model.log_joint(z, batch.x), (5,), lb.distributions.Normal(q.loc, scale))
+
+    backwards = Rows(x, dtype=torch.float64).subset(torch.arange(399, -1, -1))
+    found, exact = to_precision(targets, backwards, rng()), oracle.log_prob(x).numpy()[::-1]
+    own, easy = found.fitted, ~hard[::-1]
+    assert own[~easy].mean() > 0.95
+    assert not own[easy].any()
+    assert np.abs((found.estimate - exact)[own] / found.standard_error[own]).max() < 5
+    np.testing.assert_allclose(found.estimate[easy], exact[easy], atol=1e-8)
+
+
+def test_a_fit_that_does_harm_is_not_kept(linear, monkeypatch):
+    """A mutant whose fits are far off: the second pilot sends every row back to q."""
+    oracle, x = linear
+    right = proposals.fitted
+    monkeypatch.setattr(proposals, "fitted", lambda *of: right(*of) + 3.0)
+    targets, rows = of_model(oracle.model(), oracle.posterior(2.0)), Rows(x[:50], dtype=torch.float64)
+    found = to_precision(targets, rows, rng(), standard_error=0.02)
+    assert not found.fitted.any()
+    assert np.abs(found.estimate - oracle.log_prob(x[:50]).numpy()).max() < 0.2
+
+
+@pytest.mark.parametrize("posterior", [lb.posteriors.LowRankNormal, lb.posteriors.NormalMixture, lb.posteriors.Flow])
+def test_fits_start_from_any_posterior_of_a_real_vector(posterior, linear):
+    oracle, x = linear
+    settings = {lb.posteriors.LowRankNormal: {"rank": 2}, lb.posteriors.NormalMixture: {"components": 2}}
+    build = settings.get(posterior, {})
+    with lb.nn.seeded(0):
+        like = posterior(5, encoder=torch.nn.Identity(), **build)
+        q = posterior(5, encoder=lb.nn.MLP((8,), (like.n_outputs,), (8,)), **build).double()
+    found = to_precision(of_model(oracle.model(), q), Rows(x[:30], dtype=torch.float64), rng())
+    assert found.fitted.all()
+    assert found.believed.all()
+    assert np.abs(found.estimate - oracle.log_prob(x[:30]).numpy()).max() < 0.3
+
+
+def test_a_model_written_elsewhere_has_its_rows_fitted_too(linear):
+    oracle, x = linear
+    model = oracle.model()
+
+    def narrow(x):
+        zero = torch.zeros(len(x), 5, dtype=torch.float64)
+        return lb.distributions.Normal(zero, torch.full_like(zero, 0.3))
+
+    targets = of_functions(lambda z, x: model.log_joint(z, x), narrow, (5,))
+    found = to_precision(targets, Rows(x[:30], dtype=torch.float64), rng())
+    assert found.fitted.all()
+    assert found.believed.all()
+    assert np.abs(found.estimate - oracle.log_prob(x[:30]).numpy()).max() < 0.3
+
+
+def test_bits_have_no_normal_fitted_to_them():
+    net = belief_net(3)
+    found = to_precision(
+        of_model(net.model, net.posterior), Rows(net.x, dtype=net.x.dtype), rng(), standard_error=0.01, most=500
+    )
+    assert not found.fitted.any()
