@@ -39,7 +39,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
         click.option("--standard-error", type=click.FloatRange(0, min_open=True), default=0.1, help="Of each row."),
-        click.option("--budget", type=click.FloatRange(256), default=2000, help="Draws a row, in the mean."),
+        click.option("--budget", type=click.FloatRange(256), default=3000, help="Draws a row, in the mean."),
         click.option("--anneal", type=click.IntRange(0), default=50, help="Rows to anneal too."),
         click.option("--simulate", type=click.IntRange(0), default=50, help="Rows to simulate for the sandwich."),
         click.option("--temperatures", type=click.IntRange(1), default=1000, help="Of annealing."),

@@ -89,7 +89,7 @@ class Scoring(ABC):
         X: ArrayLike,
         *,
         standard_error: float = 0.1,
-        budget: float | None = 2000,
+        budget: float | None = 3000,
         anneal: int = 50,
         simulate: int = 50,
         settings: evidence.Settings | None = None,

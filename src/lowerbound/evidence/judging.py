@@ -118,7 +118,7 @@ def judge_model(
     x: Data,
     *,
     standard_error: float = 0.1,
-    budget: float | None = 2000,
+    budget: float | None = 3000,
     anneal: int = 50,
     simulate: int = 50,
     settings: Settings | None = None,

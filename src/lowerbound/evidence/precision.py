@@ -37,8 +37,10 @@ def to_precision(
     K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
     pilot happened to see cannot bias it. With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂,
     or for what draws would cost) gets a normal of its own as proposal, fitted to p(z|x), where z is a vector of real
-    numbers; its ``elbo`` is then of the pilot from q. ``budget``: draws per row in the mean of each thousand rows,
-    those of pilots and fits among them; the error is raised for all of them alike until it is kept.
+    numbers, and at least as many draws as that cost; its ``elbo`` is then of the pilot from q.
+
+    ``budget``: draws per row in the mean of each thousand rows, those of pilots and fits among them; the error is
+    raised for all of them alike until it is kept.
     """
     if not standard_error > 0:
         raise ValueError(f"standard_error must be above 0, got {standard_error}.")
@@ -85,11 +87,12 @@ class _Block:
 
     def estimate(self, standard_error: float, budget: float, most: int) -> LogLikelihood:
         """By fresh draws, as many as each row needs: rows that have as many are taken together."""
-        asked, left = standard_error**2, budget - self.work / len(self.rows)
-        draws = _at_least(self.variance / asked, most)
-        while draws.mean() > max(left, _PILOT):
-            asked *= 1.2
-            draws = _at_least(self.variance / asked, most)
+        asked, left = standard_error**2, max(_PILOT, budget - self.work / len(self.rows))
+        worth = np.where(self.fitted, proposals.COST, 0)  # a pilot can miss the tail of a row's weights
+        draws = _at_least(np.maximum(self.variance / asked, worth), most)
+        while draws.mean() > left:
+            asked, worth = 1.2 * asked, worth / 1.2
+            draws = _at_least(np.maximum(self.variance / asked, worth), most)
         found = {name: np.empty(len(self.rows)) for name in ("estimate", "standard_error", "ess", "elbo", "pareto_k")}
         for size, own in sorted({(int(size), bool(own)) for size, own in zip(draws, self.fitted, strict=True)}):
             index = np.flatnonzero((draws == size) & (self.fitted == own))
