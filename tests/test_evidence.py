@@ -153,7 +153,8 @@ def test_a_narrow_posterior_is_not_believed(linear):
 
 def test_its_k_hat_is_that_of_its_weights(linear):
     oracle, x = linear
-    targets, noise = of_model(oracle.model(), oracle.posterior(1.5)), rng(5)
+    targets = of_model(oracle.model(), oracle.posterior(1.5))
+    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=rng(5))))  # that of the first batch
     found = importance_sampling(targets, Rows(x[:7], dtype=torch.float64), rng(5), 140)
     target = targets(batch_of(x[:7]))
     log_w = target.log_weights(target.posterior, target.posterior.noise((140, 7), (5,), noise, torch.float64))
@@ -195,3 +196,34 @@ def test_evidence_of_a_belief_net_is_the_enumerated_one():
     error = weights.std(ddof=1) / math.sqrt(200)
     assert weights.mean() == pytest.approx(1, abs=4 * error)
     assert error < 0.01
+
+
+def test_what_is_found_does_not_depend_on_threads(linear):
+    """Batches on threads of their own: the same bits on one thread and on three, and torch's number is as it was."""
+    oracle, x = linear
+    targets, rows = of_model(oracle.model(), oracle.posterior(1.3)), Rows(x, dtype=torch.float64)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append(importance_sampling(targets, rows, rng(), 200, batch_size=30))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].estimate, found[1].estimate)
+    np.testing.assert_array_equal(found[0].pareto_k, found[1].pareto_k)
+
+
+def test_an_error_in_one_batch_is_that_of_all(linear):
+    oracle, x = linear
+    right, seen = of_model(oracle.model(), oracle.posterior()), []
+
+    def targets(batch):
+        seen.append(int(batch.index[0]))
+        if seen[-1] == 60:
+            raise ValueError("a decoder that cannot")
+        return right(batch)
+
+    with pytest.raises(ValueError, match="a decoder that cannot"):
+        importance_sampling(targets, Rows(x, dtype=torch.float64), rng(), 100_000, batch_size=30)
+    assert len(seen) < 400 / 30  # what had not begun is dropped

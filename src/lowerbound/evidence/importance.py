@@ -16,14 +16,15 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
 from lowerbound.evidence.estimates import Array, Estimates, error_of_mean
+from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Source, Targets, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
-from lowerbound.training import in_order, keep_memory
+from lowerbound.training import keep_memory
 
 _CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
-_CHUNK_ROWS = 2**11  # and rows through the decoder at once: what they are turned into stays in the cache
+_CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
 _ROWS = 100  # of a batch
 
 
@@ -103,17 +104,18 @@ def importance_sampling(
     """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
-    keep_memory()
-    results, tails = [], []
-    for batch, real in in_order(rows, min(batch_size, len(rows)), rng):
+
+    def of_batch(batch: Batch, real: int, own: torch.Generator) -> tuple[Tensor, Tensor]:
         target = targets(batch)
         proposal = target.source(source)
         total = WeightTotal(pareto.tail_size(samples) + 1)
-        for draws in chunks(samples, len(batch.x), target.width):
-            noise = proposal.noise((draws, len(batch.x)), target.event, rng, batch.x.dtype)
+        for draws in chunks(samples, len(batch.x), target.width, 2 * _CHUNK_ROWS):
+            noise = proposal.noise((draws, len(batch.x)), target.event, own, batch.x.dtype)
             total.add(target.log_weights(proposal, noise))
-        results.append(total.result()[:, :real])
-        tails.append(total.largest()[:, :real])
+        return total.result()[:, :real], total.largest()[:, :real]
+
+    keep_memory()
+    results, tails = zip(*each_batch(of_batch, rows, min(batch_size, len(rows)), rng), strict=True)
     estimate, error, ess, bound = torch.cat(results, 1).cpu().numpy()
     shape = pareto.pareto_k(torch.cat(tails, 1).cpu().numpy())
     drawn, fitted = np.full(len(rows), samples), np.zeros(len(rows), np.bool_)
@@ -181,9 +183,9 @@ class WeightTotal:
         return torch.stack([estimate, relative_variance.sqrt(), ess, self.sum_logs / self.draws])
 
 
-def chunks(draws: int, rows: int, values_per_row: int) -> Iterator[int]:
+def chunks(draws: int, rows: int, values_per_row: int, together: int | None = None) -> Iterator[int]:
     """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw)."""
-    most = max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // max(1, values_per_row)) // rows)
+    most = max(1, min(_CHUNK_ROWS if together is None else together, _CHUNK_VALUES // max(1, values_per_row)) // rows)
     while draws > 0:
         yield min(most, draws)
         draws -= most

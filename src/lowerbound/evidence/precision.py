@@ -7,17 +7,19 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.evidence import proposals
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import LogLikelihood, concatenated, importance_sampling
+from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Target, Targets
 from lowerbound.training import in_order
 
 _PILOT = 128
-_EVEN = 0.3  # k̂ of a pilot's weights; its own error is some 0.25, and above 0.7 no estimate would be believed
+_EVEN = 0.4  # k̂ of a pilot's weights, which is as large in one of ten rows where k is 0
 _BLOCK = 1000  # rows whose proposals are kept at once
 _TOGETHER = 200  # rows that are fitted at once
 
@@ -75,6 +77,7 @@ class _Block:
         affordable = len(self.rows) * (budget - 2 * _PILOT) / cost
         hardest = np.argsort(-self.variance, kind="stable")[: int(min(affordable, len(self.rows)))]
         badly = self.uneven | (self.variance > 2 * cost * standard_error**2)
+        badly |= badly.mean() > 0.5  # what a pilot may miss in a row it has seen in its like
         weak = np.sort(hardest[badly[hardest]])
         if not len(weak) or not self._fit(weak):
             return
@@ -105,15 +108,16 @@ class _Block:
 
     def _fit(self, weak: NDArray[np.int64]) -> bool:
         """Whether these rows can have proposals of their own; then they do."""
-        outputs, identities = [], []
-        for batch, real in in_order(self._some(weak), min(_TOGETHER, len(weak))):
-            target = self.targets(batch)
-            if not proposals.fits(target):
-                return False
-            outputs.append(proposals.fitted(target, batch.x, self.rng)[:real])
-            identities.append(batch.index[:real])
-        identity = torch.cat(identities)
-        self.outputs, self.place = torch.cat(outputs), identity.new_zeros(int(identity.max()) + 1)
+        one, _ = next(in_order(self._some(weak[:1]), 1))
+        if not proposals.fits(self.targets(one)):
+            return False
+
+        def of_batch(batch: Batch, real: int, own: torch.Generator) -> tuple[Tensor, Tensor]:
+            return proposals.fitted(self.targets(batch), batch.x, own)[:real], batch.index[:real]
+
+        parts = each_batch(of_batch, self._some(weak), min(_TOGETHER, len(weak)), self.rng)
+        self.outputs, identity = (torch.cat(each) for each in zip(*parts, strict=True))
+        self.place = identity.new_zeros(int(identity.max()) + 1)
         self.place[identity] = torch.arange(len(identity), device=identity.device)
         return True
 

@@ -1,0 +1,57 @@
+"""Batches of rows side by side, a thread for each."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from lowerbound.data import Rows
+from lowerbound.draw import Batch
+from lowerbound.training import in_order
+
+Found = TypeVar("Found")
+Work = Callable[[Batch, int, torch.Generator], Found]
+"""Of a batch, with how many of its rows are real, and random numbers of its own."""
+
+
+def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -> list[Found]:
+    """``work`` of all rows in batches of ``size``, in order, without gradients.
+
+    On a CPU the batches are shared between as many threads as torch has, and each runs on one: noise and small sums,
+    which no product can wait for, are then made side by side too, and what is found does not depend on how many
+    threads there are. (A single batch runs on all of them.)
+    """
+    starts = range(0, len(rows), size)
+    seeds = torch.randint(2**62, (len(starts),), generator=rng, device=rng.device).tolist()
+    places = torch.arange(size, device=rows.device)
+
+    @torch.no_grad()
+    def one(start: int, seed: int) -> Found:
+        index = (start + places).clamp(max=len(rows) - 1)
+        own = torch.Generator(device=rng.device).manual_seed(seed)
+        ((batch, _),) = in_order(rows.subset(index), size, own)
+        return work(batch, min(size, len(rows) - start), own)
+
+    if len(starts) == 1 or rows.device.type != "cpu":
+        return [one(start, seed) for start, seed in zip(starts, seeds, strict=True)]
+    with _threads() as pool:
+        contexts = [contextvars.copy_context() for _ in starts]
+        tasks = [pool.submit(contexts[i].run, one, start, seeds[i]) for i, start in enumerate(starts)]
+        return [task.result() for task in tasks]
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool of torch's number of threads, in each of which torch has one; what is left is dropped at an error."""
+    count = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(count)  # of threads that are born later: torch keeps one number for them
