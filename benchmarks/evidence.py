@@ -126,7 +126,8 @@ def of_adaptive(targets: Any, rows: lb.data.Rows, options: argparse.Namespace) -
     found = to_precision(targets, some, rng, 0.1)
     taken = time.perf_counter() - start
     error, common = (float(np.quantile(found.standard_error, share)) for share in (1, 0.99))
-    (uniform, one), (usual, _) = of_uniform(targets, some, error), of_uniform(targets, some, common, 0.01)
+    uniform, reached, one = of_uniform(targets, some, error)
+    usual, usually, _ = of_uniform(targets, some, common, 0.01)
     plain = to_precision(targets, some, generator(1, "bench"), 0.1, fit=False)
     return {
         "rows": len(some),
@@ -135,8 +136,8 @@ def of_adaptive(targets: Any, rows: lb.data.Rows, options: argparse.Namespace) -
         "uniform_draws": uniform * len(some),
         "common_error": common,
         "share_of_common": found.work / (usual * len(some)),
-        "common_reached": usual < MOST,
-        "reached": uniform < MOST,
+        "common_reached": usually,
+        "reached": reached,
         "share": found.work / (uniform * len(some)),
         "share_of_seconds": taken / (uniform * len(some) * one),
         "seconds": taken,
@@ -155,8 +156,8 @@ def of_adaptive(targets: Any, rows: lb.data.Rows, options: argparse.Namespace) -
     }
 
 
-def of_uniform(targets: Any, rows: lb.data.Rows, error: float, share: float = 0) -> tuple[int, float]:
-    """The K up to ``MOST`` at which no more than a ``share`` of rows has an error above ``error``, and seconds a draw.
+def of_uniform(targets: Any, rows: lb.data.Rows, error: float, share: float = 0) -> tuple[int, bool, float]:
+    """The K up to ``MOST`` at which no more than a ``share`` of rows has an error above ``error``; whether; seconds.
 
     A row that has come below it is not drawn for again: one that would rise above it with more draws counts for it.
     """
@@ -167,7 +168,7 @@ def of_uniform(targets: Any, rows: lb.data.Rows, error: float, share: float = 0)
         found = importance_sampling(targets, rows.subset(left), rng, samples)
         drawn += samples * len(left)
         left = left[torch.from_numpy(found.standard_error > error)]
-    return samples, (time.perf_counter() - start) / drawn
+    return samples, len(left) <= share * len(rows), (time.perf_counter() - start) / drawn
 
 
 def of_annealing(model: lb.LatentVariableModel, targets: Any, rows: lb.data.Rows, rounds: int) -> dict[str, Any]:

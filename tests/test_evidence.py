@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -224,6 +225,24 @@ def test_an_error_in_one_batch_is_that_of_all(linear):
             raise ValueError("a decoder that cannot")
         return right(batch)
 
-    with pytest.raises(ValueError, match="a decoder that cannot"):
-        importance_sampling(targets, Rows(x, dtype=torch.float64), rng(), 100_000, batch_size=30)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="a decoder that cannot"):
+            importance_sampling(targets, Rows(x, dtype=torch.float64), rng(), 100_000, batch_size=30)
+    finally:
+        torch.set_num_threads(before)
     assert len(seen) < 400 / 30  # what had not begun is dropped
+
+
+def test_two_at_once_leave_the_number_of_threads_as_it_was(linear):
+    """One has the pool, the other takes its batches one after another; the random numbers are the same."""
+    oracle, x = linear
+    targets, rows = of_model(oracle.model(), oracle.posterior(1.3)), Rows(x, dtype=torch.float64)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(importance_sampling, targets, rows, rng(), 2000, 30) for _ in range(2)]
+        one, other = (each.result().estimate for each in both)
+        assert pool.submit(torch.get_num_threads).result() == before
+    assert torch.get_num_threads() == before
+    np.testing.assert_allclose(one, other, atol=1e-9)

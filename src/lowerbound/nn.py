@@ -65,7 +65,7 @@ class Tanh(nn.Tanh):
     """tanh x; on a CPU, where no gradient is asked for, as 2σ(2x) − 1: to 2⁻²² (float32) for a fourth of the time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.is_grad_enabled():
             return super().forward(x)
         return (2 * x).sigmoid_().mul_(2).sub_(1)
 

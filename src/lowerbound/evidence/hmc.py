@@ -52,7 +52,7 @@ class Path:
             (slope_joint,) = torch.autograd.grad(log_joint.sum(), z)
         return Point(z.detach(), log_start.detach(), log_joint.detach(), slope_start, slope_joint)
 
-    def slope(self, z: Tensor, beta: Tensor | float) -> Tensor:
+    def slope(self, z: Tensor, beta: float) -> Tensor:
         """∂ log π_β / ∂z."""
         if self.slope_joint is None:
             return slope_of(lambda z: (1 - beta) * self.start.log_prob(z) + beta * self.log_joint(z), z)

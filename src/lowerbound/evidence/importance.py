@@ -23,7 +23,7 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.training import keep_memory
 
-_CHUNK_VALUES = 2**24  # decoder outputs held at once: 64 MB in single precision
+_CHUNK_VALUES = 2**24  # decoder outputs that a thread holds at once: 64 MB in single precision
 _CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
 _ROWS = 100  # of a batch
 

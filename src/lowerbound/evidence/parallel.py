@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.training import in_order
 
+_ONE_POOL = threading.Lock()  # torch's number of threads is one for the process
+
 Found = TypeVar("Found")
 Work = Callable[[Batch, int, torch.Generator], Found]
 """Of a batch, with how many of its rows are real, and random numbers of its own."""
@@ -22,9 +25,10 @@ Work = Callable[[Batch, int, torch.Generator], Found]
 def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -> list[Found]:
     """``work`` of all rows in batches of ``size``, in order, without gradients.
 
-    On a CPU the batches are shared between as many threads as torch has, and each runs on one: noise and small sums,
-    which no product can wait for, are then made side by side too, and what is found does not depend on how many
-    threads there are. (A single batch runs on all of them.)
+    On a CPU several batches are shared between as many threads as torch has, and each runs on one: noise and small
+    sums are then made side by side too. No random number, and of several batches no bit, depends on how many threads
+    there are; a single batch runs on all of them, and its products may differ in their last bits. ``work`` must not
+    write what batches share. While it runs, torch gives threads that are born elsewhere one thread each.
     """
     starts = range(0, len(rows), size)
     seeds = torch.randint(2**62, (len(starts),), generator=rng, device=rng.device).tolist()
@@ -37,12 +41,16 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
         ((batch, _),) = in_order(rows.subset(index), size, own)
         return work(batch, min(size, len(rows) - start), own)
 
-    if len(starts) == 1 or rows.device.type != "cpu":
+    alone = len(starts) == 1 or rows.device.type != "cpu"
+    if alone or not _ONE_POOL.acquire(blocking=False):  # another's pool has the cores
         return [one(start, seed) for start, seed in zip(starts, seeds, strict=True)]
-    with _threads() as pool:
-        contexts = [contextvars.copy_context() for _ in starts]
-        tasks = [pool.submit(contexts[i].run, one, start, seeds[i]) for i, start in enumerate(starts)]
-        return [task.result() for task in tasks]
+    try:
+        with _threads() as pool:
+            contexts = [contextvars.copy_context() for _ in starts]
+            tasks = [pool.submit(contexts[i].run, one, start, seeds[i]) for i, start in enumerate(starts)]
+            return [task.result() for task in tasks]
+    finally:
+        _ONE_POOL.release()
 
 
 @contextmanager

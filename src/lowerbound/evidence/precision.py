@@ -13,7 +13,7 @@ from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.evidence import proposals
 from lowerbound.evidence.estimates import Array
-from lowerbound.evidence.importance import LogLikelihood, concatenated, importance_sampling
+from lowerbound.evidence.importance import LogLikelihood, chunks, concatenated, importance_sampling
 from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Target, Targets
 from lowerbound.training import in_order
@@ -21,7 +21,8 @@ from lowerbound.training import in_order
 _PILOT = 128
 _EVEN = 0.4  # k̂ of a pilot's weights, which is as large in one of ten rows where k is 0
 _BLOCK = 1000  # rows whose proposals are kept at once
-_TOGETHER = 200  # rows that are fitted at once
+_TOGETHER = 200  # rows that are fitted at once, where memory allows
+_LOWER = 0.3  # nats, beside three standard errors
 
 
 @torch.no_grad()
@@ -37,12 +38,15 @@ def to_precision(
     """Importance sampling with as many draws for each row as it needs for ``standard_error``, at most ``most``.
 
     K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
-    pilot happened to see cannot bias it. With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂,
-    or for what draws would cost) gets a normal of its own as proposal, fitted to p(z|x), where z is a vector of real
-    numbers, and at least as many draws as that cost; its ``elbo`` is then of the pilot from q.
+    pilot happened to see cannot bias it.
+
+    With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂, or for what draws would cost) gets a
+    normal of its own as proposal, fitted to p(z|x), where q is a normal too; if most of a thousand rows are such, all
+    of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any row is fitted, the
+    ``elbo`` of all is of the pilot from q.
 
     ``budget``: draws per row in the mean of each thousand rows, those of pilots and fits among them; the error is
-    raised for all of them alike until it is kept.
+    raised, and what fitted rows have at least is lowered, for all of them alike until it is kept.
     """
     if not standard_error > 0:
         raise ValueError(f"standard_error must be above 0, got {standard_error}.")
@@ -63,7 +67,7 @@ class _Block:
     def __init__(self, targets: Targets, rows: Rows, rng: torch.Generator) -> None:
         self.targets, self.rows, self.rng = targets, rows, rng
         pilot = importance_sampling(targets, rows, rng, _PILOT)
-        self.elbo, self.variance, self.work = pilot.elbo, _relative_variance(pilot), pilot.work
+        self.pilot, self.variance, self.work = pilot, _relative_variance(pilot), pilot.work
         self.uneven = pilot.pareto_k > _EVEN
         self.fitted = np.zeros(len(rows), dtype=np.bool_)
         self.outputs = self.place = torch.empty(0)  # of the fitted proposals; which of them is that of a row
@@ -71,7 +75,8 @@ class _Block:
     def fit(self, standard_error: float, budget: float) -> None:
         """A proposal of its own for each row that q serves badly, kept where a second pilot finds no harm in it.
 
-        It does where the pilot's k̂ says that its variance is not to be believed, or where that would cost more draws.
+        Badly: the pilot's k̂ says that its variance is not to be believed, or that variance costs more draws than a
+        fit. Harm: weights far more uneven than q's, or an estimate so far below q's that part of p(z|x) was missed.
         """
         cost = proposals.COST + _PILOT
         affordable = len(self.rows) * (budget - 2 * _PILOT) / cost
@@ -85,7 +90,9 @@ class _Block:
         second = self._sampled(weak, _PILOT)
         self.work += len(weak) * proposals.COST + second.work
         variance = _relative_variance(second)
-        self.fitted[weak] = variance < 2 * self.variance[weak]
+        error = np.hypot(second.standard_error, self.pilot.standard_error[weak])
+        lower = second.estimate < self.pilot.estimate[weak] - np.maximum(_LOWER, 3 * error)
+        self.fitted[weak] = (variance < 2 * self.variance[weak]) & ~lower
         self.variance[weak] = np.where(self.fitted[weak], variance, self.variance[weak])
 
     def estimate(self, standard_error: float, budget: float, most: int) -> LogLikelihood:
@@ -103,19 +110,21 @@ class _Block:
             for name, values in found.items():
                 values[index] = getattr(some, name)
             self.work += some.work
-        found["elbo"][self.fitted] = self.elbo[self.fitted]
+        if self.fitted.any():
+            found["elbo"] = self.pilot.elbo
         return LogLikelihood(**found, samples=draws, fitted=self.fitted, work=self.work)
 
     def _fit(self, weak: NDArray[np.int64]) -> bool:
         """Whether these rows can have proposals of their own; then they do."""
         one, _ = next(in_order(self._some(weak[:1]), 1))
-        if not proposals.fits(self.targets(one)):
+        if not proposals.fits(target := self.targets(one)):
             return False
+        rows = next(chunks(min(_TOGETHER, len(weak)), proposals.DRAWS, target.width, _TOGETHER * proposals.DRAWS))
 
         def of_batch(batch: Batch, real: int, own: torch.Generator) -> tuple[Tensor, Tensor]:
             return proposals.fitted(self.targets(batch), batch.x, own)[:real], batch.index[:real]
 
-        parts = each_batch(of_batch, self._some(weak), min(_TOGETHER, len(weak)), self.rng)
+        parts = each_batch(of_batch, self._some(weak), rows, self.rng)
         self.outputs, identity = (torch.cat(each) for each in zip(*parts, strict=True))
         self.place = identity.new_zeros(int(identity.max()) + 1)
         self.place[identity] = torch.arange(len(identity), device=identity.device)

@@ -59,7 +59,10 @@ def slope_of(log_density: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """∂ log_density/∂z, of chains that do not see each other."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(log_density(z).sum(), z)
+        value = log_density(z)
+        if not value.requires_grad:  # a uniform density
+            return torch.zeros_like(z)
+        (slope,) = torch.autograd.grad(value.sum(), z)
     return slope
 
 
@@ -90,6 +93,8 @@ def of_functions(
     prior: Distribution | None = None,
 ) -> Targets:
     """A model written elsewhere: ``log_joint(z [K, B, *E], x [B, *X]) → [K, B]`` and ``posterior(x)``, any proposal.
+
+    On a CPU both are called from several threads at once, and must not write what they share.
 
     ``posterior`` and ``prior`` are of ``lowerbound.distributions``, as ``Normal(loc, scale)``.
     """
