@@ -62,7 +62,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Tanh(nn.Tanh):
-    """tanh x; on a CPU, where no gradient is asked for, as 2σ(2x) − 1: to 2⁻²² (float32) for a fourth of the time."""
+    """tanh x; on a CPU, where no gradient is asked for, as 2σ(2x) − 1: to 2⁻²² (float32), for less time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype.itemsize < 4 or torch.is_grad_enabled():
