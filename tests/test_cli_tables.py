@@ -253,6 +253,14 @@ def test_a_fit_is_the_same_from_either_file_and_says_what_each_column_got(
     assert (vae.schema_["visits"].kind, vae.strict) == ("real", True)
 
 
+def test_text_has_the_order_that_the_command_line_gives(here: Path, tmp_path: Path) -> None:
+    order = ("00103", "00100", "00102", "00101")
+    run("fit", "t.csv", "--out", tmp_path / "run", *QUICK, "--schema", f"zip=ordinal:{','.join(order)}")
+    vae = lb.load(tmp_path / "run")
+    assert (vae.schema_["zip"].kind, vae.schema_["zip"].levels) == ("ordinal", order)
+    assert any(isinstance(each, lb.likelihoods.Ordinal) for each in vae.model_.likelihood.likelihoods)
+
+
 def test_numbers_alone_are_a_table_too_unless_a_likelihood_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -500,6 +508,18 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
         "fit t.csv --out new --schema visits=cuont",
         USAGE,
         ("'cuont' is no kind", "did you mean 'count'"),
+        b"",
+    ),
+    "schema: text without an order": (
+        "fit t.csv --out new --schema zip=ordinal",
+        BAD_DATA,
+        ("'zip' is ordinal, and text has no order", "--schema zip=ordinal:LOWEST"),
+        b"",
+    ),
+    "schema: a level that no cell may lack": (
+        "fit t.csv --out new --schema zip=ordinal:00100,00101",
+        BAD_DATA,
+        ("'zip'",),
         b"",
     ),
     "schema: no pair": ("fit t.csv --out new --schema visits", USAGE, ("'visits' is not NAME=KIND",), b""),

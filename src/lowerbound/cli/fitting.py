@@ -87,7 +87,7 @@ def fit(
     as_json: bool,
     recipe: str | None,
     pairs: tuple[str, ...],
-    kinds: dict[str, str] | None,
+    kinds: dict[str, Any] | None,
     **options: Any,
 ) -> int | None:
     """Fit a variational auto-encoder to DATA.

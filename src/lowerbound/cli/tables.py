@@ -27,29 +27,30 @@ def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--schema",
         "kinds",
         multiple=True,
-        metavar="NAME=KIND",
+        metavar="NAME=KIND[:LEVEL,…]",
         callback=_kinds,
-        help="What a column of a table is to be taken for.",
+        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L.",
     )(command)
 
 
-def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str] | None:
+def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str | Column] | None:
     if not pairs:
         return None
     import difflib
 
-    from lowerbound.schema import KINDS
+    from lowerbound.schema import KINDS, Column
 
-    found: dict[str, str] = {}
+    found: dict[str, str | Column] = {}
     for pair in pairs:
-        name, equals, kind = pair.rpartition("=")
+        name, equals, declared = pair.rpartition("=")
+        kind, colon, levels = declared.partition(":")
         if not equals or not name:
             raise click.BadParameter(f"{pair!r} is not NAME=KIND, as age=count.")
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(KINDS)}."
             raise click.BadParameter(f"{kind!r} is no kind of column ({pair}); {hint}")
-        found[name] = kind
+        found[name] = Column(kind, levels=tuple(levels.split(","))) if colon else kind
     return found
 
 

@@ -117,7 +117,8 @@ def _check_declared(look: Look, given: Column, form: str | None) -> None:
         )
     if kind == "ordinal" and family == "text" and not given.levels:
         raise DataError(
-            f"schema says that {name!r} is ordinal, and text has no order; give Column('ordinal', levels=(…))."
+            f"schema says that {name!r} is ordinal, and text has no order; give Column('ordinal', levels=(…)), "
+            f"or --schema {name}=ordinal:LOWEST,…,HIGHEST."
         )
 
 
