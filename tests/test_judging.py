@@ -12,9 +12,9 @@ import torch
 
 import lowerbound as lb
 from lowerbound.data import Rows
-from lowerbound.evidence import Settings, judge_model, verdict
+from lowerbound.evidence import Settings, judge_model, of_model, to_precision, verdict
 from lowerbound.evidence.sandwich import Sandwich
-from oracles import PPCA
+from oracles import PPCA, rng
 
 QUICK = Settings(temperatures=30, chains=4, leapfrogs=5)
 
@@ -70,6 +70,18 @@ def test_a_posterior_that_is_too_narrow_fails_and_is_told_why(linear):
     assert "too narrow" in str(found)
     assert any("do not trust q's intervals" in line for line in found.verdict.advice)
     assert "FAILED  calibration" in str(found)
+
+
+def test_weights_that_are_too_uneven_fail_and_say_in_which_direction(linear):
+    """The same posterior, where no row has a proposal of its own."""
+    oracle, _, x = linear
+    rows = Rows(x, dtype=torch.float64)
+    found = to_precision(of_model(oracle.model(), oracle.posterior(0.4)), rows, rng(), 0.1, 2000, fit=False)
+    check = verdict.weights(found)
+    assert not check.passed
+    assert "do not believe these rows" in check.words
+    assert "draw more for the rows that are not believed" in check.advice
+    assert "its standard error does not show" in verdict.direction(found)
 
 
 def test_each_check_fails_where_it_should(linear):

@@ -175,7 +175,10 @@ def test_a_mode_that_q_sees_is_not_dropped_by_a_fit():
 
     rows = Rows(torch.zeros(200, 1).double(), dtype=torch.float64)
     found = to_precision(of_functions(two_modes, wide, (1,)), rows, rng(), standard_error=0.002, most=2000)
+    assert found.work > found.samples.sum() + 200 * proposals.COST  # all were fitted
+    assert not found.fitted.all()
     assert abs(found.mean) < 0.05
+    assert np.abs(found.estimate).max() < 0.3, "a fit that is kept is of both modes"
 
 
 def test_one_proposal_for_all_rows_is_fitted_to_each(linear):

@@ -33,8 +33,9 @@ class LogLikelihood(Estimates):
     """Estimates of log p(x) in nats, one for each row.
 
     ``estimate [N]``: log mean_K w, a lower bound on log p(x) in expectation. ``standard_error [N]``: Monte Carlo error
-    by the delta method. ``ess [N]``: effective sample size, of ``samples [N]``. ``elbo [N]``: mean_K log w.
-    ``pareto_k [N]``: the shape of the weights' tail. ``work``: draws in all, a pilot's among them.
+    by the delta method. ``ess [N]``: effective sample size, of ``samples [N]``. ``elbo [N]``: mean_K log w of draws
+    from q. ``pareto_k [N]``: the shape of the weights' tail. ``fitted [N]``: rows whose draws are from a normal of
+    their own and not from q (``to_precision``). ``work``: draws in all, and what pilots and fits are worth in draws.
     """
 
     ess: Array
@@ -184,7 +185,10 @@ class WeightTotal:
 
 
 def chunks(draws: int, rows: int, values_per_row: int, together: int | None = None) -> Iterator[int]:
-    """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw)."""
+    """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw).
+
+    ``together``: rows that go through the decoder at once, at most.
+    """
     most = max(1, min(_CHUNK_ROWS if together is None else together, _CHUNK_VALUES // max(1, values_per_row)) // rows)
     while draws > 0:
         yield min(most, draws)
