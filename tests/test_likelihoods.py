@@ -593,6 +593,22 @@ def test_a_log_normal_starts_with_the_moments_of_the_logarithm(masked):
         assert float(likelihood.sigma(params)[..., column]) == pytest.approx(1.001 * spread, rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", ["entry", "dimension"])
+def test_a_log_normal_of_rounded_values_is_no_narrower_than_their_rounding(scale):
+    steps = (0.1, 0.0, 40.0)
+    exact = (1.0 + torch.tensor([0.3, 0.3, 0.02]) * torch.randn(4000, 3, generator=rng())).exp().double()
+    likelihood = LogNormal(scale, (3,), 1e-3, steps).double()
+    params = likelihood.initialise(exact).view(1, 1, -1, 3).clone()
+    if scale == "entry":
+        params[:, :, 1] = -50.0  # as narrow as it goes
+    else:
+        likelihood.raw_scale.data.fill_(-50.0)
+    spread = exact.log().std(0, correction=0)
+    rounding = 0.1 / math.sqrt(12) / exact[:, 0].log().mean().exp()  # the deviation of rounding, of log x
+    due = torch.stack([rounding, 1e-3 * spread[1], 0.5 * spread[2]])
+    torch.testing.assert_close(likelihood.sigma(params).flatten().expand(3), due, rtol=1e-6, atol=0)
+
+
 def test_learned_degrees_of_freedom_start_at_5_and_stay_above_1():
     likelihood = StudentT()
     assert likelihood.degrees().item() == pytest.approx(5)
@@ -611,6 +627,8 @@ def test_learned_degrees_of_freedom_start_at_5_and_stay_above_1():
         (lambda: StudentT(1.0), "above 1"),
         (lambda: StudentT("free"), "learned"),
         (lambda: StudentT(scale="wide"), "scale"),
+        (lambda: LogNormal("entry", (2,), resolution=(0.1, -1.0)), "resolution must be 0 or more"),
+        (lambda: LogNormal("entry", (2,), resolution=(0.1,)), "resolution has 1 numbers"),
         (lambda: Ordinal(1), "2 classes"),
         (lambda: BetaBinomial(0), "1 trial"),
         (lambda: DiscretizedLogisticMixture(1), "2 levels"),

@@ -63,25 +63,20 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
 
 
 def likelihood_of(columns: Sequence[Column]) -> Factorised:
-    """The likelihood of columns of one family; that of real ones has no scale below the precision each was kept in."""
+    """The likelihood of columns of one family; that of real and positive ones has no scale below the
+    precision each was kept in: a density of rounded values has no bound."""
     family, classes = family_of(columns[0])
-    shape, floors = (len(columns),), [_floor(column) for column in columns]
+    shape, steps = (len(columns),), [(column.precision or 0.0) / column.scale for column in columns]
     if family is StudentT:
+        floors = [float(np.clip(step / math.sqrt(12), _LEAST_SCALE, 0.5)) for step in steps]
         return StudentT("learned", "entry", shape, floors)
     if family is LogNormal:
-        return LogNormal("entry", shape, _LEAST_SCALE)
+        return LogNormal("entry", shape, _LEAST_SCALE, steps)
     if family is ZeroInflatedLogNormal:
-        return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE)
+        return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE, steps)
     if family is Categorical:
         return Categorical(classes)
     return Ordinal(classes) if family is Ordinal else family()
-
-
-def _floor(column: Column) -> float:
-    """The deviation of rounding to the column's grid, over its spread: a density of rounded values has no bound."""
-    if column.precision is None:
-        return _LEAST_SCALE
-    return float(np.clip(column.precision / math.sqrt(12) / column.scale, _LEAST_SCALE, 0.5))
 
 
 def cells_of(schema: Schema) -> networks.Cells:

@@ -29,10 +29,12 @@ class ZeroInflatedLogNormal(Factorised):
         scale: Scale = "scalar",
         shape: tuple[int, ...] = (),
         min_scale: float | Sequence[float] = 1e-3,
+        resolution: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__()
-        self.above = LogNormal(scale, shape, min_scale)
+        self.above = LogNormal(scale, shape, min_scale, resolution)
         self.scale, self.shape, self.min_scale = self.above.scale, self.above.shape, self.above.min_scale
+        self.resolution = self.above.resolution
         self.n_parameters = 1 + self.above.n_parameters
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:

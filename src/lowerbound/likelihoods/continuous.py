@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -44,9 +46,7 @@ class LocationScale(Factorised):
             raise ValueError('scale="dimension" needs the shape of a row of data, as shape=(D,).')
         self.scale = scale
         self.shape = tuple(shape)
-        self.min_scale = min_scale if isinstance(min_scale, float | int) else tuple(float(each) for each in min_scale)
-        if isinstance(self.min_scale, tuple) and (len(self.min_scale),) != self.shape:
-            raise ValueError(f"min_scale has {len(self.min_scale)} numbers for values of shape {self.shape}.")
+        self.min_scale = _numbers(min_scale, self.shape, "min_scale")
         floors = torch.tensor(self.min_scale) if isinstance(self.min_scale, tuple) else None
         self.register_buffer("floors", floors, persistent=False)
         self.n_parameters = 2 if scale == "entry" else 1
@@ -112,10 +112,31 @@ class Normal(LocationScale):
 class LogNormal(LocationScale):
     """x > 0, log x ~ N(μ, σ²): p(x) = N(log x; μ, σ²) / x, a density in the data's units.
 
-    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x.
+    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x. ``resolution``: steps in which
+    x was recorded (a number, or one for each value of ``shape``). A learned σ is then at least the deviation of such
+    rounding at the geometric mean of x, resolution / (√12 exp shift), and at most half of ``spread`` by it.
     """
 
     support = constraints.positive
+    log_step: Tensor
+
+    def __init__(
+        self,
+        scale: Scale = "scalar",
+        shape: tuple[int, ...] = (),
+        min_scale: float | Sequence[float] = 1e-3,
+        resolution: float | Sequence[float] = 0.0,
+    ) -> None:
+        super().__init__(scale, shape, min_scale)
+        self.resolution = _numbers(resolution, self.shape, "resolution")
+        if not np.min(self.resolution) >= 0:
+            raise ValueError(f"resolution must be 0 or more, got {resolution}.")
+        self.register_buffer("log_step", torch.tensor(self.resolution).log(), persistent=False)
+
+    @property
+    def _floor(self) -> Tensor | float:
+        rounding = (self.log_step - self.shift).exp() / (math.sqrt(12) * self.spread)
+        return rounding.clamp(max=0.5).clamp(min=super()._floor)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         inside = x > 0
@@ -180,6 +201,14 @@ class StudentT(LocationScale):
         quartile = 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)  # of t, to 0.1 %: Cornish & Fisher 1938
         median, half = median_and_quartiles(x, mask)
         return median, torch.where(half > 0, half / quartile, deviation_of(x, mask))
+
+
+def _numbers(given: float | Sequence[float], shape: tuple[int, ...], name: str) -> float | tuple[float, ...]:
+    """One number for all values of ``shape``, or one for each."""
+    found = given if isinstance(given, float | int) else tuple(float(each) for each in given)
+    if isinstance(found, tuple) and (len(found),) != shape:
+        raise ValueError(f"{name} has {len(found)} numbers for values of shape {shape}.")
+    return found
 
 
 def _normal_sample(loc: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
