@@ -17,9 +17,23 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "breast": [{"latent_dim": 10, "hidden": (128, 128), "passes": 400, "validation": 0.0}],
     "adult": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "passes": 12, "learning_rate": 2e-3}],
     "wine": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 200, "passes": 60, "learning_rate": 2e-3}],
-    "credit": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "passes": 12, "learning_rate": 2e-3}],
+    "credit": [
+        {
+            "latent_dim": 24,
+            "hidden": (256, 256),
+            "batch_size": 500,
+            "passes": 100,
+            "learning_rate": lb.training.Cosine(4e-3, 100),
+            "draws": 1,
+            "warm_up": 40.0,
+        }
+    ],
 }
-"""The candidates of each table; of several, the one with the best bound on held-out observed cells is kept."""
+"""The candidates of each table; of several, the one with the best bound on held-out observed cells is kept.
+
+Credit's columns hang together by many weak ties, which are given up early unless the KL is let in slowly. Its settings
+were chosen by a tenth of the observed cells of mask 20_1, hidden besides.
+"""
 QUICK = {"passes": 20}
 JUDGED_ROWS = 300  # whose intervals and densities are looked at
 
@@ -45,16 +59,16 @@ def chosen(name: str, frame: pd.DataFrame, seed: int, quick: bool, **more: Any) 
         "best_pass": history.best_pass,
         "stopped": history.stopped,
         "held_out_bound": best,
-        "settings": {key: value for key, value in options.items() if key != "callbacks"},
+        "settings": {key: repr(of) if callable(of) else of for key, of in options.items() if key != "callbacks"},
         "candidates": [each[0] for each in found],
     }
     return model, how
 
 
 def bound(model: lb.VAE) -> float:
-    """The best bound on the observed cells of the rows held out, nats a row."""
-    values = [record["valid_objective"] for record in model.history_.records if "valid_objective" in record]
-    return max(values) if values else -np.inf
+    """The bound on the observed cells of the rows held out at the pass that was kept, nats a row."""
+    kept: dict[str, float] = model.history_.records[model.history_.best_pass - 1]
+    return kept.get("valid_objective", -np.inf)
 
 
 def complete(table: Table, hidden: np.ndarray, seed: int, quick: bool) -> tuple[np.ndarray, dict[str, Any]]:
