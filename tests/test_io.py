@@ -160,6 +160,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.Ordinal": lb.likelihoods.Ordinal(5, (2,)),
         "likelihoods.Product": lb.likelihoods.Product([lb.likelihoods.Bernoulli(), lb.likelihoods.Poisson()]),
         "likelihoods.SelfMasking": lb.likelihoods.SelfMasking(lb.likelihoods.Product([lb.likelihoods.Normal()])),
+        "likelihoods.RoundedLogistic": lb.likelihoods.RoundedLogistic("dimension", (4,)),
         "likelihoods.ZeroInflatedLogNormal": lb.likelihoods.ZeroInflatedLogNormal("dimension", (4,)),
         "likelihoods.StudentT": lb.likelihoods.StudentT(scale="dimension", shape=(4,)),
         "likelihoods.ZeroInflatedNegativeBinomial": lb.likelihoods.ZeroInflatedNegativeBinomial(),

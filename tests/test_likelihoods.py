@@ -15,6 +15,7 @@ import scipy.stats
 import torch
 
 from lowerbound import LatentVariableModel, checkpoint, nn, priors
+from lowerbound.distributions import inverse_positive
 from lowerbound.likelihoods import (
     Bernoulli,
     Beta,
@@ -32,6 +33,7 @@ from lowerbound.likelihoods import (
     Ordinal,
     Poisson,
     Product,
+    RoundedLogistic,
     StudentT,
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
@@ -86,6 +88,8 @@ TABLE = {
     "discretised logistic, 17 levels": lambda: DiscretizedLogistic(17),
     "poisson": lambda: Poisson(),
     "negative binomial": lambda: NegativeBinomial(),
+    "rounded logistic": lambda: RoundedLogistic(),
+    "rounded logistic, per entry": lambda: RoundedLogistic("entry"),
     "log-normal scalar": lambda: LogNormal(),
     "log-normal per entry": lambda: LogNormal("entry"),
     "student t": lambda: StudentT(),
@@ -653,6 +657,22 @@ def test_a_discretised_logistic_is_a_difference_of_cdfs():
     edges[:, 0], edges[:, -1] = 0, 1
     _, probability = masses(likelihood, params)
     np.testing.assert_allclose(probability, np.diff(edges), rtol=1e-9, atol=1e-15)
+
+
+def test_a_rounded_logistic_is_a_difference_of_cdfs_and_its_mean_their_sum():
+    """Whatever the location and the scale, on both sides of where its mean changes from one rule to the other."""
+    loc, scale = (
+        each.ravel() for each in np.meshgrid([-30.0, -1.2, 0.0, 0.4, 3.5, 41.0, 200.3], [0.01, 0.3, 1.0, 1.99, 2.0, 25])
+    )
+    likelihood = RoundedLogistic("entry").double()
+    params = torch.stack([torch.tensor(loc), inverse_positive(torch.tensor(scale) - 1e-3)], 1).view(-1, 1, 2, 1)
+    x = torch.arange(1200.0, dtype=torch.float64)
+    found = likelihood.log_prob_per_value(params.expand(-1, -1, -1, 1200), x).squeeze(1).exp()
+    edges = scipy.stats.logistic(loc[:, None], scale[:, None]).cdf(np.arange(1201) - 0.5)
+    edges[:, 0] = 0
+    np.testing.assert_allclose(found, np.diff(edges), rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(likelihood.mean(params).flatten(), found @ x, rtol=1e-9, atol=1e-9)
+    assert float(found.sum(1).min()) == pytest.approx(1, abs=1e-12)
 
 
 def test_discretised_logistics_are_a_mixture_of_them():

@@ -25,6 +25,7 @@ from lowerbound.likelihoods import (
     Ordinal,
     Poisson,
     Product,
+    RoundedLogistic,
     SelfMasking,
     StudentT,
     ZeroInflatedLogNormal,
@@ -45,6 +46,7 @@ OF_ALL = {
     "ordinal": lambda: Ordinal(3),
     "poisson": Poisson,
     "negative binomial": NegativeBinomial,
+    "rounded logistic": lambda: RoundedLogistic("dimension", (1,)),
     "zero-inflated negative binomial": ZeroInflatedNegativeBinomial,
 }
 SETS = 8

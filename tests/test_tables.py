@@ -75,6 +75,36 @@ def test_each_kind_has_its_likelihood():
     assert "country" not in kinds, "a constant is kept aside"
 
 
+def test_positive_numbers_have_no_scale_below_their_rounding():
+    random = np.random.default_rng(1)
+    wide, narrow = np.exp(3 + 0.5 * random.normal(size=(2, 500)))
+    found = schema.infer(pd.DataFrame({"wide": np.round(wide, 1), "narrow": narrow}))
+    product = product_of(found)
+    values = torch.tensor(found.standardise(np.column_stack([np.round(wide, 1), narrow])))
+    params = product.double().initialise(values).view(1, 1, -1, 2).clone()
+    params[:, :, 1] = -60.0  # as narrow as the decoder can ask for
+    logs = np.log(np.round(wide, 1))
+    due = [0.1 / np.sqrt(12) / np.exp(logs.mean()), 1e-3 * np.log(narrow).std()]
+    np.testing.assert_allclose(product.likelihoods[0].sigma(params).flatten(), due, rtol=1e-6)
+
+
+def test_counts_that_vary_less_than_poissons_are_drawn_so():
+    """A negative binomial's draws would deviate by 2.4."""
+    random = np.random.default_rng(2)
+    z = random.normal(size=800)
+    frame = pd.DataFrame({"grade": np.rint(6 + 0.6 * z + 0.6 * random.normal(size=800)).astype(int), "size": z})
+    found = schema.infer(frame)
+    assert family_of(found["grade"])[0] is lb.likelihoods.RoundedLogistic
+    model = lb.VAE(1, hidden=(32,), passes=40, learning_rate=5e-3, random_state=0).fit(frame)
+    new = model.sample(4000)
+    assert new["grade"].mean() == pytest.approx(6, abs=0.15)
+    assert new["grade"].std() == pytest.approx(frame["grade"].std(), rel=0.12)
+    assert new.corr().iloc[0, 1] == pytest.approx(frame.corr().iloc[0, 1], abs=0.1)
+    holes = frame.assign(grade=frame["grade"].astype("Int64").where(random.random(800) < 0.7))
+    error = (model.impute(holes)["grade"] - frame["grade"])[holes["grade"].isna()]
+    assert float(np.sqrt((error**2).mean())) < 0.9 * frame["grade"].std(), "the best whole numbers have 0.81"
+
+
 @pytest.fixture(scope="module")
 def fitted():
     frame = people()

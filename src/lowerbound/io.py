@@ -78,6 +78,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "likelihoods.Ordinal": likelihoods.Ordinal,
     "likelihoods.Poisson": likelihoods.Poisson,
     "likelihoods.Product": likelihoods.Product,
+    "likelihoods.RoundedLogistic": likelihoods.RoundedLogistic,
     "likelihoods.SelfMasking": likelihoods.SelfMasking,
     "likelihoods.StudentT": likelihoods.StudentT,
     "likelihoods.ZeroInflatedLogNormal": likelihoods.ZeroInflatedLogNormal,
@@ -135,7 +136,9 @@ _NAMES = {part: name for name, part in TABLE.items()}
 _SEVERAL = ("likelihoods", "parts", "estimators")  # arguments that are lists of parts
 _ADDED: dict[type[Any], dict[str, Any]] = {
     networks.MLP: {"context": 0},
+    likelihoods.LogNormal: {"resolution": 0.0},
     likelihoods.Product: {"blocks": None, "scale": None},
+    likelihoods.ZeroInflatedLogNormal: {"resolution": 0.0},
 }
 """Arguments that came later, left out where they are as before: so that older checkpoints are of the same fit."""
 

@@ -32,6 +32,7 @@ from lowerbound.likelihoods import (
     Ordinal,
     Poisson,
     Product,
+    RoundedLogistic,
     SelfMasking,
     StudentT,
     ZeroInflatedNegativeBinomial,
@@ -86,7 +87,7 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
     """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``white``: the largest 8-bit value."""
     part = io.find("likelihoods", name)
-    if part in (Normal, LogNormal, StudentT):
+    if part in (Normal, LogNormal, RoundedLogistic, StudentT):
         return part(scale="dimension", shape=x.shape[1:])
     if part in (FullNormal, LowRankNormal):
         return FullNormal(x.shape[1:]) if part is FullNormal else LowRankNormal(x.shape[1:], rank=1)

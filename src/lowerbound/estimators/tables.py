@@ -18,6 +18,7 @@ from lowerbound.likelihoods import (
     NegativeBinomial,
     Ordinal,
     Product,
+    RoundedLogistic,
     StudentT,
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
@@ -46,13 +47,16 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
     """What suits a column: the class of its likelihood, and how many classes.
 
     Real numbers are of Student's t whose scale is the decoder's: its tails are learned, and where scales differ from
-    row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019).
+    row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019). Counts that vary
+    less than Poisson's are of a rounded logistic: a negative binomial cannot be narrower.
     """
     family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
     if column.kind in CLASSES:
         classes: dict[str, type[Factorised]] = {"binary": Bernoulli, "categorical": Categorical, "ordinal": Ordinal}
         family = classes[column.kind]
+    elif counted and column.dispersion is not None and column.dispersion < 1:
+        family = RoundedLogistic
     elif counted:
         family = ZeroInflatedNegativeBinomial if atom > _MANY_ZEROS else NegativeBinomial
     elif column.kind in ("positive", "count") and column.low is not None and column.low > 0:
@@ -70,6 +74,8 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
     if family is StudentT:
         floors = [float(np.clip(step / math.sqrt(12), _LEAST_SCALE, 0.5)) for step in steps]
         return StudentT("learned", "entry", shape, floors)
+    if family is RoundedLogistic:
+        return RoundedLogistic("entry", shape)
     if family is LogNormal:
         return LogNormal("entry", shape, _LEAST_SCALE, steps)
     if family is ZeroInflatedLogNormal:

@@ -27,6 +27,7 @@ from lowerbound.likelihoods import (
     Ordinal,
     Poisson,
     Product,
+    RoundedLogistic,
     ZeroInflatedNegativeBinomial,
 )
 
@@ -93,7 +94,7 @@ def kind_of(likelihood: Likelihood) -> Suited:
             return Suited("levels", likelihood.n_classes, "")
         case BetaBinomial():
             return Suited("levels", likelihood.trials + 1, "")
-        case Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
+        case Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial() | RoundedLogistic():
             return Suited("count", 0, "")
         case Product():
             parts = {kind_of(part) for part in likelihood.likelihoods}

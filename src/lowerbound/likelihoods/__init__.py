@@ -12,7 +12,7 @@ from lowerbound.likelihoods.continuous import LogNormal, Normal, StudentT
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
-from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture
+from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture, RoundedLogistic
 from lowerbound.likelihoods.product import Product
 from lowerbound.likelihoods.proportions import Beta, BetaBinomial
 from lowerbound.likelihoods.selfmasking import SelfMasking
@@ -35,6 +35,7 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "Product",
+    "RoundedLogistic",
     "SelfMasking",
     "StudentT",
     "ZeroInflatedLogNormal",

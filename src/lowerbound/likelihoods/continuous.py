@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
-from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.base import Factorised, Measure
 from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles
 
 Scale = float | Literal["scalar", "dimension", "entry"]
@@ -29,7 +29,7 @@ class LocationScale(Factorised):
     ``shift`` and ``spread`` are 0 and 1 until ``initialise`` takes them from data, for each value of ``shape``.
     """
 
-    measure = "Lebesgue"
+    measure: Measure = "Lebesgue"
     shift: Tensor
     spread: Tensor
     floors: Tensor | None

@@ -1,4 +1,4 @@
-"""Likelihoods of 8-bit values, and of others that are levels of something."""
+"""Likelihoods of 8-bit values and of other whole numbers, by the mass that a logistic has around each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.distributions import inverse_positive, logistic_noise, positive
-from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.base import Factorised, Measure
+from lowerbound.likelihoods.continuous import LocationScale
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 
 _MIN_SCALE = 0.01  # levels: there all mass is in one level, and less would only overflow
+_NEAR = 88  # whole numbers around the location, beyond which a logistic of scale 2 or less has 1e-9 of its mass
+_MACLAURIN = (
+    (-1 / 24, (1,)),
+    (7 / 5760, (1, -6)),
+    (-31 / 967680, (1, -30, 120)),
+    (127 / 154828800, (1, -126, 1680, -5040)),
+)
+"""B_2k(½)/(2k)!, and the odd derivatives of a sigmoid over its slope, as polynomials in that."""
 
 
 class DiscretizedLogistic(Factorised):
@@ -41,7 +50,7 @@ class DiscretizedLogistic(Factorised):
         return _in_levels(raw_loc, raw_scale, self.levels)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        return _log_mass(x, *self._loc_scale(params), self.levels)
+        return log_mass(x, *self._loc_scale(params), self.levels)
 
     def mean(self, params: Tensor) -> Tensor:
         return _mean(*self._loc_scale(params), self.levels)
@@ -85,7 +94,7 @@ class DiscretizedLogisticMixture(Factorised):
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         log_weight, loc, scale = self._parts(params)
-        return (log_weight + _log_mass(x.unsqueeze(1), loc, scale, self.levels)).logsumexp(2)
+        return (log_weight + log_mass(x.unsqueeze(1), loc, scale, self.levels)).logsumexp(2)
 
     def mean(self, params: Tensor) -> Tensor:
         log_weight, loc, scale = self._parts(params)
@@ -109,6 +118,34 @@ class DiscretizedLogisticMixture(Factorised):
         return torch.cat([torch.zeros_like(locs), locs, _raw_scale(within, self.levels).expand(locs.shape)])
 
 
+class RoundedLogistic(LocationScale):
+    """x ∈ {0, 1, …}: a logistic rounded to whole numbers, 0 taking all that lies below: P(x) = F(x + ½) − F(x − ½).
+
+    For counts that vary less than Poisson's, as grades and numbers of rooms. Arguments as in ``LocationScale``; a
+    logistic of scale σ has the standard deviation πσ/√3. Salimans et al. 2017, eq. 2, without a last level.
+    """
+
+    measure: Measure = "counting"
+    support = constraints.nonnegative_integer
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        return log_mass(x, self.mu(params), self.sigma(params))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return _mean_above_0(self.mu(params), self.sigma(params))
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        return _sample(self.mu(params), self.sigma(params), math.inf, generator)
+
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """With the mean of the data, though what lies below counts as 0."""
+        mean, spread = mean_of(x, mask), deviation_of(x, mask) * (math.sqrt(3) / math.pi)
+        loc, scale = mean, spread.clamp(min=_MIN_SCALE)
+        for _ in range(20):
+            loc = loc + mean - _mean_above_0(loc, scale)
+        return loc, spread
+
+
 def _in_levels(raw_loc: Tensor, raw_scale: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Location and scale, in levels, from two unconstrained numbers."""
     middle = (levels - 1) / 2
@@ -120,7 +157,8 @@ def _raw_scale(deviation: Tensor, levels: int) -> Tensor:
     return inverse_positive(deviation * (math.sqrt(3) / math.pi) / ((levels - 1) / 2))
 
 
-def _log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: int) -> Tensor:
+def log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: float = math.inf) -> Tensor:
+    """log P of a logistic rounded to 0, …, ``levels`` − 1."""
     precision = 1 / scale
     centred = (x - loc) * precision
     # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which keeps its digits in both tails.
@@ -138,6 +176,20 @@ def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
     return mean
 
 
-def _sample(loc: Tensor, scale: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+def _mean_above_0(loc: Tensor, scale: Tensor) -> Tensor:
+    """E[x] = Σ_k≥1 F(loc − k + ½): one by one near ``loc`` where the scale is below 2, else by Euler and Maclaurin."""
+    below = (loc.floor() - _NEAR / 2).clamp(min=0)
+    near = below.clone()
+    for place in range(1, _NEAR + 1):
+        near += ((loc - below - place + 0.5) / scale).sigmoid()
+    wide = scale.clamp(min=2)
+    slope = (loc / wide).sigmoid() * (-loc / wide).sigmoid()
+    far = wide * functional.softplus(loc / wide)
+    for order, (factor, derivative) in enumerate(_MACLAURIN):
+        far += factor * slope * sum(c * slope**power for power, c in enumerate(derivative)) / wide ** (2 * order + 1)
+    return torch.where(scale < 2, near, far)
+
+
+def _sample(loc: Tensor, scale: Tensor, levels: float, generator: torch.Generator) -> Tensor:
     uniform = torch.rand(loc.shape, generator=generator, device=loc.device, dtype=loc.dtype)
     return (loc + scale * logistic_noise(uniform)).round().clamp(0, levels - 1)

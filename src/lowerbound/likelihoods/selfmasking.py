@@ -17,6 +17,7 @@ from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
 from lowerbound.likelihoods.continuous import LocationScale, LogNormal, Normal, StudentT
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
+from lowerbound.likelihoods.levels import RoundedLogistic, log_mass
 from lowerbound.likelihoods.logistic import count_expectation, normal_expectation, t_expectation
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 from lowerbound.likelihoods.product import Product
@@ -220,9 +221,13 @@ class Line(Curve):
                 return _with_zeros(params[:, :, 0], self._held(self.at_zero), above)
             case Poisson():
                 mean = params.squeeze(2).exp()
-                return self._of_counts(
-                    lambda x: poisson_log_prob(x, params.movedim(2, -1)), mean, torch.ones_like(mean)
-                )
+                tail = torch.ones_like(mean)
+                return self._of_counts(lambda x: poisson_log_prob(x, params.movedim(2, -1)), mean, mean.sqrt(), tail)
+            case RoundedLogistic():
+                loc = part.mu(params)
+                scale = part.sigma(params).expand_as(loc)
+                at, of = loc.unsqueeze(-1), scale.unsqueeze(-1)
+                return self._of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), 2.5 * scale + 0.5, scale)
             case NegativeBinomial():
                 return self._of_negative_binomial(params[:, :, 0], params[:, :, 1])
             case ZeroInflatedNegativeBinomial():
@@ -270,10 +275,11 @@ class Line(Curve):
     def _of_negative_binomial(self, log_mean: Tensor, log_r: Tensor) -> Tensor:
         mean, r = log_mean.unsqueeze(-1), log_r.unsqueeze(-1)
         tail = 1 + (log_mean - log_r).exp()
-        return self._of_counts(lambda x: negative_binomial_log_prob(x, mean, r), log_mean.exp(), tail)
+        deviation = (0.5 * log_mean).exp() * tail.sqrt()
+        return self._of_counts(lambda x: negative_binomial_log_prob(x, mean, r), log_mean.exp(), deviation, tail)
 
-    def _of_counts(self, log_prob: Callable[[Tensor], Tensor], mean: Tensor, tail: Tensor) -> Tensor:
-        return count_expectation(log_prob, mean, tail, lambda x: self.logit(x.movedim(-1, 0)).movedim(0, -1))
+    def _of_counts(self, log_prob: Callable[[Tensor], Tensor], mean: Tensor, deviation: Tensor, tail: Tensor) -> Tensor:
+        return count_expectation(log_prob, mean, deviation, tail, lambda x: self.logit(x.movedim(-1, 0)).movedim(0, -1))
 
 
 def _with_zeros(logit: Tensor, at_zero: Tensor, log_missing: Tensor) -> Tensor:
@@ -288,7 +294,9 @@ def _curve_of(part: Factorised, columns: int) -> Curve:
             return Classes(columns, 2)
         case Categorical() | Ordinal():
             return Classes(columns, part.n_classes)
-        case Normal() | StudentT() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
+        case Normal() | StudentT() | RoundedLogistic():
+            return Line(columns)
+        case Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
             return Line(columns)
         case LogNormal():
             return Line(columns, of_log=True)

@@ -30,6 +30,7 @@ ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 OF_TEXT = {"date": "D", "T": "s", " ": "s"}
 """Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
 _COUNTED = 1000
+_LATER = {"dispersion"}  # what schemas of before do not have
 _DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -82,8 +83,9 @@ class Column:
     ``problems``: in words. ``missing``: the share of cells that hold nothing.
     ``low``, ``high``: the range, declared or observed. ``precision``: the coarsest grid of a decimal step that holds
     every observed value, or None. ``atoms``: the share of the most repeated value, which is ``atom``: a continuous
-    density has no bound there. ``heavy_tailed``: see ``measures.heavy_tailed``. All in encoded values: of whole
-    numbers and times these are (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
+    density has no bound there. ``heavy_tailed``: see ``measures.heavy_tailed``. ``dispersion``: of counts, variance
+    over mean, which is 1 of Poisson's. All in encoded values: of whole numbers and times these are
+    (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
     ``centre``, ``scale``: of ``Schema.standardise``.
     ``levels``: the classes, coded 0, 1, …; ``pooled``: those that share one more class, "other", each seen as often as
     ``weights`` say. ``form``: how times are written as text. ``value``: what a constant column holds, None if nothing.
@@ -101,6 +103,7 @@ class Column:
     atom: float | None = None
     atoms: float | None = None
     heavy_tailed: bool = False
+    dispersion: float | None = None
     centre: float = 0.0
     scale: float = 1.0
     offset: int = 0
@@ -148,7 +151,9 @@ def column_from(found: dict[str, Any]) -> Column:
 
 
 def _known(found: Any, part: type[Any]) -> dict[str, Any]:
-    if not isinstance(found, dict) or set(found) != {field.name for field in fields(part)}:
+    """``found`` as arguments of ``part``: those that came later may be missing."""
+    due = {field.name for field in fields(part)}
+    if not isinstance(found, dict) or set(found) not in (due, due - _LATER):
         raise ValueError(f"no {part.__name__}: {str(found)[:40]}")
     return found
 

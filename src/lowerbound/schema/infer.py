@@ -197,9 +197,8 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     grid = _recorded(column, seen) if given is None or given.precision is None else float(given.precision)
     centre, scale = _centre_and_scale(column, seen)
     column = replace(column, precision=grid, atom=atom, atoms=atoms, centre=centre, scale=scale)
-    return replace(
-        column, heavy_tailed=_heavy(column, seen), why=column.why + _grid(column), problems=_said(column, seen)
-    )
+    column = replace(column, heavy_tailed=_heavy(column, seen), dispersion=_dispersion(column, seen))
+    return replace(column, why=column.why + _grid(column), problems=_said(column, seen))
 
 
 def _placed(column: Column, found: Cells) -> Column:
@@ -244,6 +243,10 @@ def _heavy(column: Column, seen: Floats) -> bool:
     return column.kind == "real" and measures.heavy_tailed(seen)
 
 
+def _dispersion(column: Column, seen: Floats) -> float | None:
+    return float(seen.var() / seen.mean()) if column.kind == "count" and len(seen) >= measures.FEW else None
+
+
 def _grid(column: Column) -> str:
     if column.precision is None:
         return ""
@@ -262,6 +265,4 @@ def _said(column: Column, seen: Floats) -> tuple[str, ...]:
         said.append(f"{100 * atoms:.3g} % of its cells are {where}: a density has no bound there")
     if column.heavy_tailed:
         said.append("heavy tails")
-    if column.kind == "count" and len(seen) >= measures.FEW and seen.var() < seen.mean() / 2:
-        said.append("it varies less than counts do: declare it 'ordinal' or 'categorical' if it holds grades or codes")
     return tuple(said)
