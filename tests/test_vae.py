@@ -76,6 +76,18 @@ def test_training_raises_held_out_evidence_far_above_independent_pixels(vae, dig
     assert abs(vae.score(digits.test) - found.mean) < 1
 
 
+def test_each_row_has_the_draws_that_it_needs_unless_their_number_is_told(vae, digits):
+    x = digits.test[:60]
+    found, plain = vae.log_likelihood(x), vae.log_likelihood(x, samples=1000)
+    assert (plain.samples == 1000).all()
+    assert not plain.fitted.any()
+    assert (~found.believed).sum() <= 3 < (~plain.believed).sum()
+    assert found.mean_monte_carlo_error < plain.mean_monte_carlo_error
+    assert 0 < found.mean - plain.mean < 1, "what is not believed is low"
+    judged = vae.evidence(x, anneal=0, simulate=0, gaps=0, simulations=0)
+    np.testing.assert_array_equal(found.estimate, judged.importance.estimate)
+
+
 def test_what_is_scored_is_the_bound_that_was_trained(digits):
     vae = lb.VAE(latent_dim=4, white=16, beta=0.5, free_bits=0.1, warm_up=2, **QUICK).fit(digits.train)
     assert not vae.objective_is_bound

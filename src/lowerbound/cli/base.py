@@ -27,7 +27,7 @@ part_option = click.option(
     "--part", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Of a named dataset."
 )
 samples_option = click.option(
-    "--samples", type=click.IntRange(min=2), default=1000, show_default=True, help="Draws of importance sampling."
+    "--samples", type=click.IntRange(min=2), help="Draws a row of importance sampling, instead of what each row needs."
 )
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE
     from lowerbound.evidence import LogLikelihood
 
+_ODD_SAMPLES = 1000  # draws a row, of --anomaly
+
 
 def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``--evidence``: each is an argument of ``VAE.evidence`` or of its ``Settings``."""
@@ -65,7 +67,7 @@ def score(
     run: Path,
     data: str,
     part: str,
-    samples: int,
+    samples: int | None,
     judge: bool,
     anomaly: bool,
     top: int,
@@ -88,7 +90,7 @@ def score(
     source = source_for(vae, data)
     x = rows_of(source, part)
     if anomaly:
-        result, words = odd_rows(vae, as_arrow(x), samples, top, out)
+        result, words = odd_rows(vae, as_arrow(x), _ODD_SAMPLES if samples is None else samples, top, out)
     elif judge:
         from lowerbound.evidence import Settings
 
@@ -100,7 +102,7 @@ def score(
         write_rows(out, found.importance)
     else:
         estimate = vae.log_likelihood(x, samples=samples)
-        result, words = plainly(vae, estimate, samples, is_held_out(source, part))
+        result, words = plainly(vae, estimate, is_held_out(source, part))
         write_rows(out, estimate)
     tell(result, as_json, words)
 
@@ -123,10 +125,12 @@ def write_rows(out: Path | None, found: LogLikelihood) -> None:
     write(out, np.column_stack(list(columns.values())), list(columns))
 
 
-def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tuple[dict[str, Any], str]:
+def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, Any], str]:
     """The result of importance sampling alone, and in words."""
     from lowerbound.evidence import bits_per_dimension
+    from lowerbound.evidence.verdict import draws_words, proposals_words
 
+    draws = f"{draws_words(found)} draws a row {proposals_words(found)}"
     counting, table = vae.model_.likelihood.measure == "counting", vae.schema_ is not None
     result = {
         "rows": len(found.estimate),
@@ -136,7 +140,7 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
         "elbo": found.mean_elbo,
         "elbo_standard_error": found.mean_elbo_standard_error,
         "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting and not table else None,
-        "estimator": f"importance sampling, {samples} draws a row",
+        "estimator": f"importance sampling, {draws}",
         "bound": "lower, in expectation",
         "measure": vae.model_.likelihood.measure,
         "smallest_ess": float(found.ess.min()),
@@ -149,11 +153,10 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
         result,
         f"{'held-out ' if held_out else ''}log p(x) = {found.mean:.2f} ± {found.mean_standard_error:.2f} nats per row"
         f"{what}{bits}, {result['rows']} rows\n"
-        f"  by importance sampling, {samples} draws a row: a lower bound in expectation; ± is one standard error over "
+        f"  by importance sampling, {draws}: a lower bound in expectation; ± is one standard error over "
         f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
         f"  {result['rows_not_believed']} rows are not to be believed (Pareto k̂ above its threshold), "
-        f"{result['rows_with_ess_below_10']} have an effective sample size below 10: theirs are rough, and low; "
-        "--evidence gives them more draws\n"
+        f"{result['rows_with_ess_below_10']} have an effective sample size below 10: theirs are rough, and low\n"
         f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
     )
 
@@ -165,7 +168,7 @@ def plainly(vae: VAE, found: LogLikelihood, samples: int, held_out: bool) -> tup
 @samples_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of draws and of binarising.")
 @json_option
-def compare(runs: tuple[Path, ...], data: str, part: str, samples: int, seed: int, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, seed: int, as_json: bool) -> None:
     """Compare the models of RUNS on DATA: differences of log p(x) row by row.
 
     Runs that differ in their seed alone count as fits of one model.
@@ -205,7 +208,7 @@ def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
 @samples_option
 @click.option("--evidence", "judge", is_flag=True, help="With every check of score --evidence; takes minutes.")
 @json_option
-def report(run: Path, data: str, part: str, samples: int, judge: bool, as_json: bool) -> None:
+def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as_json: bool) -> None:
     """Write RUN/report.html: pictures and figures of the model on DATA."""
     import numpy as np
 

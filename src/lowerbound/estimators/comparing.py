@@ -11,12 +11,12 @@ from lowerbound.estimators.vae import VAE
 
 
 def compare(
-    models: Mapping[str, VAE | Sequence[VAE]], X: ArrayLike, samples: int = 1000, seed: int = 0
+    models: Mapping[str, VAE | Sequence[VAE]], X: ArrayLike, samples: int | None = None, seed: int = 0
 ) -> evidence.Comparison:
     """Which model gives rows ``X`` more probability: paired differences; errors of rows, draws and seeds apart.
 
     ``models``: by name; several under one name are fits of one model with different seeds. Grey values are binarised
-    alike for all.
+    alike for all. ``samples``, ``seed``: see ``VAE.log_likelihood``.
     """
     fits = {name: [each] if isinstance(each, VAE) else list(each) for name, each in models.items()}
     measures = {name: each[0].model_.likelihood.measure for name, each in fits.items() if each}
