@@ -20,6 +20,7 @@ from pyarrow import feather
 
 import lowerbound as lb
 from lowerbound import cli, data
+from lowerbound.cli.numbers import AsNumbers
 from lowerbound.cli.tables import types_of
 from lowerbound.errors import DataError
 from messages import assert_one_sentence, tree
@@ -343,7 +344,19 @@ def test_encode_and_report(here: Path, tmp_path: Path) -> None:
     due = np.hstack(lb.load("run").encode(pl.from_arrow(mixed())))
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), due)
     run("report", "run", "t.csv", "--samples", 20)
-    assert b"height" in (here / "run" / "report.html").read_bytes()
+    page = (here / "run" / "report.html").read_text()
+    assert f"a likelihood for each of {len(MODELLED)} columns" in page
+    assert "LogNormal of height" in page or "StudentT of height" in page
+    assert "Grey cells are missing." in page
+
+
+def test_a_report_knows_classes_by_their_names(here: Path) -> None:
+    shown = AsNumbers.of(lb.load("run"), mixed())
+    levels = dict(zip(shown.names, shown.levels, strict=True))
+    assert levels["sex"] == ("Female", "Male")
+    assert levels["height"] == ()
+    holes = [found.null_count for found in mixed().select(list(shown.names)).columns]
+    assert np.isnan(shown.x).sum(0).tolist() == holes
 
 
 # --- score ---

@@ -362,6 +362,13 @@ def test_the_share_of_variance_explained():
     np.testing.assert_allclose(columns.explained, [0.5, np.nan, -3])
 
 
+def test_the_share_explained_is_of_what_is_observed_and_of_classes_by_their_errors():
+    real = np.array([[0.0, 2], [np.nan, 2], [2, 1], [4, np.nan], [6, 0]])
+    told = np.array([[1.0, 2], [70, 0], [2, 1], [4, 1], [5, 1]])
+    columns = tables.Columns(real, told, ("a", "b"), ((), ("x", "y", "z")))
+    np.testing.assert_allclose(columns.explained, [1 - 2 / 20, 1 - 2 / 2])
+
+
 def test_columns_left_out_are_counted():
     x = np.random.default_rng(0).poisson(2, (80, 40))
     vae = lb.VAE(3, random_state=0, hidden=(4,), passes=1).fit(x)

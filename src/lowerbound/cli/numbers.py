@@ -1,4 +1,4 @@
-"""A model of a table as one of numbers, for a report: classes as their codes, holes filled."""
+"""A model of a table as one of numbers, for a report: classes as their codes, NaN for holes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AsNumbers:
-    """A fitted VAE and a ``frame`` of rows, which as numbers are ``x [N, D]``, of columns ``names``."""
+    """A fitted VAE and a ``frame`` of rows, which as numbers are ``x [N, D]``, of columns ``names``.
+
+    ``levels``: of each column, its classes in words; none of numbers.
+    """
 
     vae: VAE
     frame: Any
     x: NDArray[np.float64]
     names: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, vae: VAE, frame: Any) -> AsNumbers:
-        """Of a frame, its holes filled as ``VAE.impute`` does."""
+        """Of a frame of what the model was fitted to."""
         assert vae.schema_ is not None
-        names = tuple(str(column.name) for column in vae.schema_.modelled)
-        return cls(vae, frame, vae.schema_.encode(vae.impute(frame)).values, names)
+        columns = vae.schema_.modelled
+        levels = tuple((*map(str, column.levels), *["other"] * bool(column.pooled)) for column in columns)
+        names = tuple(str(column.name) for column in columns)
+        return cls(vae, frame, vae.schema_.encode(frame).values, names, levels)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.vae, name)

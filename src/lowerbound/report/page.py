@@ -69,7 +69,7 @@ def write_report(
         )
         headline = words.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
-    page = _page(sections, vae, evidence, held_out, title, command)
+    page = _page(sections, vae, evidence, held_out, title, names, command)
     with checkpoint.atomic_write(folder / "overview.png") as file:
         file.write(picture)
     with checkpoint.atomic_write(folder / "report.html") as file:
@@ -161,6 +161,7 @@ def _page(
     evidence: LogLikelihood | Evidence,
     held_out: bool,
     title: str,
+    names: Sequence[str] | None,
     command: str | None,
 ) -> str:
     template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
@@ -175,11 +176,11 @@ def _page(
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,
-        lead=f"A variational auto-encoder with {latents} and a {type(vae.model_.likelihood).__name__} likelihood.",
+        lead=f"A variational auto-encoder with {latents} and {words.likelihood_of(vae)}.",
         evidence=words.Evidence.of(found, judged, vae),
         sections=sections,
         reading=words.READING,
-        configuration=words.configuration(vae, len(found.estimate)),
+        configuration=words.configuration(vae, len(found.estimate), names),
         networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
         command=command,
     )

@@ -38,7 +38,7 @@ class TableRows:
         sampled = vae.sample(_SAMPLED_ROWS).reshape(_SAMPLED_ROWS, -1)
         parts = (grey(vae, flat), vae.reconstruct(x).reshape(len(x), -1))
         real, reconstructed = (part[:, :shown].astype(np.float64) for part in parts)
-        columns = Columns(real, reconstructed, titles)
+        columns = Columns(real, reconstructed, titles, getattr(vae, "levels", ())[:shown])
         return cls(
             columns,
             sampled[:, :shown].astype(np.float64),
@@ -55,15 +55,19 @@ class TableRows:
     def about_reconstructions(self) -> tuple[str, ...]:
         rows = min(len(self.columns.real), tables.MOST_ROWS)
         point = "most probable class" if self.categories else "mean"
+        if any(self.columns.levels):
+            point += " (of classes the most probable)"
+        missing = " Grey cells are missing." if np.isnan(self.columns.real).any() else ""
         return (
             f"{rows} of {len(self.columns.real):,} rows, evenly spaced and side by side, in {self._which}. "
-            f"The model's reconstruction of a row is the {point} of p(x|z) at the mean z of q(z|x).",
+            f"The model's reconstruction of a row is the {point} of p(x|z) at the mean z of q(z|x).{missing}",
         )
 
     @property
     def about_samples(self) -> tuple[str, ...]:
         real = self.columns.real
-        outside = ((self.sampled < real.min(0)) | (self.sampled > real.max(0))).mean()
+        low, high = np.fmin.reduce(real), np.fmax.reduce(real)  # of what is observed
+        outside = ((self.sampled < low) | (self.sampled > high)).mean()
         return (
             f"{self._which.capitalize()} of {len(self.sampled):,} rows drawn from p(x) (orange outline) and of the "
             f"real rows (grey), as shares of rows. Each axis is the range of the real rows; {outside:.1%} of "
@@ -80,6 +84,8 @@ class TableRows:
             tables.draw_explained(bars, self.columns)
             alt = "Bars: the share of each column's variance over all rows that reconstructions explain."
             caption = "Over all rows: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
+            if any(self.columns.levels):
+                caption += " Of classes: 1 − wrong / those wrong if the most frequent class is said of all."
             panels.append(Panel.of(png(bars), alt, caption, half=True))
         return tuple(panels)
 
@@ -100,7 +106,7 @@ class TableRows:
         return 3.2
 
     def draw_reconstructions(self, figure: Figure | SubFigure) -> None:
-        tables.draw_cells(figure, self.columns.first(_OVERVIEW_COLUMNS))
+        tables.draw_cells(figure, self.columns.some(slice(_OVERVIEW_COLUMNS)))
 
     def draw_samples(self, figure: Figure | SubFigure) -> None:
         figure.suptitle("Real rows (grey) and samples (outline)", x=0.01, ha="left", fontsize=9.5)
@@ -108,5 +114,4 @@ class TableRows:
         self._draw_histograms(figure, slice(0, shown), -(-shown // _HISTOGRAMS[1]))
 
     def _draw_histograms(self, figure: Figure | SubFigure, chosen: slice, lines: int) -> None:
-        real, sampled = self.columns.real[:, chosen], self.sampled[:, chosen]
-        tables.draw_histograms(figure, real, sampled, self.columns.names[chosen], (lines, _HISTOGRAMS[1]))
+        tables.draw_histograms(figure, self.columns.some(chosen), self.sampled[:, chosen], (lines, _HISTOGRAMS[1]))

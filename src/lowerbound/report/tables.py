@@ -17,32 +17,53 @@ Array = NDArray[Any]
 MOST_COLUMNS = 30
 MOST_ROWS = 24
 _SATURATED = 2.5  # standard deviations
+_MOST_BARS, _LONGEST_LEVEL = 7, 12
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Rows ``real [N, c]`` of the columns shown, with reconstructions ``[N, c]`` and names."""
+    """Rows ``real [N, c]`` of the columns shown, NaN for a missing cell, reconstructions ``[N, c]`` and names.
+
+    ``levels``: of each column, its classes in words, if it holds their codes.
+    """
 
     real: Array
     reconstructed: Array
     names: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...] = ()
 
-    def first(self, count: int) -> Columns:
-        """The first ``count`` of them."""
-        return Columns(self.real[:, :count], self.reconstructed[:, :count], self.names[:count])
+    def some(self, which: slice) -> Columns:
+        """Some of them."""
+        return Columns(self.real[:, which], self.reconstructed[:, which], self.names[which], self.levels[which])
+
+    def levels_of(self, column: int) -> tuple[str, ...]:
+        """The classes of a column in words; none of numbers."""
+        return self.levels[column] if self.levels else ()
 
     @property
     def explained(self) -> Array:
-        """1 − Σ(x − x̂)²/Σ(x − mean)² of each column, ``[c]``; NaN for one that does not vary."""
-        left = np.square(self.real - self.reconstructed).sum(0)
-        spread = np.square(self.real - self.real.mean(0)).sum(0)
-        unexplained: Array = np.divide(left, spread, out=np.full_like(left, np.nan), where=spread > 0)
-        return 1 - unexplained
+        """1 − Σ(x − x̂)²/Σ(x − mean)² of each column's observed cells, ``[c]``; NaN for one that does not vary.
+
+        Of classes, 1 − wrong cells / those that are wrong if the most frequent class is said of all.
+        """
+        found = np.full(len(self.names), np.nan)
+        for j, (column, told) in enumerate(zip(self.real.T, self.reconstructed.T, strict=True)):
+            seen = ~np.isnan(column)
+            x, x_hat = column[seen], told[seen]
+            if self.levels_of(j):
+                left, spread = (x != x_hat).sum(), len(x) - np.unique(x, return_counts=True)[1].max(initial=0)
+            else:
+                left, spread = np.square(x - x_hat).sum(), np.square(x - x.mean()).sum() if len(x) else 0
+            found[j] = 1 - left / spread if spread > 0 else np.nan
+        return found
 
 
 def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
     """Rows in standard deviations of their column: real, reconstructed, and the difference; columns downwards."""
-    mean, deviation = columns.real.mean(0), columns.real.std(0)
+    seen = ~np.isnan(columns.real)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, columns.real, 0).sum(0) / count
+    deviation = np.sqrt(np.where(seen, np.square(columns.real - mean), 0).sum(0) / count)
     some = np.linspace(0, len(columns.real) - 1, min(len(columns.real), MOST_ROWS)).astype(int)
     real, model = (
         ((values[some] - mean) / np.where(deviation > 0, deviation, 1)).T
@@ -54,6 +75,7 @@ def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
             values, cmap="RdBu_r", vmin=-_SATURATED, vmax=_SATURATED, aspect="auto", interpolation="nearest"
         )
         ax.set_title(title)
+        ax.set_facecolor(LINE)  # of missing cells
         ax.set_xticks([])
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
@@ -83,27 +105,55 @@ def draw_explained(figure: Figure | SubFigure, columns: Columns) -> None:
     ax.set_axisbelow(True)
 
 
-def draw_histograms(
-    figure: Figure | SubFigure, real: Array, sampled: Array, names: Sequence[str], shape: tuple[int, int]
-) -> None:
-    """Each column of real rows ``[N, c]`` (filled) and of sampled ones ``[S, c]`` (outline), over the real range."""
+def draw_histograms(figure: Figure | SubFigure, columns: Columns, sampled: Array, shape: tuple[int, int]) -> None:
+    """Each column of real rows (filled) and of ``sampled [S, c]`` ones (outline), over the real range or classes."""
     axes = figure.subplots(*shape, squeeze=False).ravel()
-    for ax, *column in zip(axes, real.T, sampled.T, names, strict=False):
-        _histogram(ax, *column)
-    for ax in axes[len(names) :]:
+    for j, (ax, name) in enumerate(zip(axes, columns.names, strict=False)):
+        real, drawn = columns.real[:, j], sampled[:, j]
+        real = real[~np.isnan(real)]
+        levels = columns.levels_of(j)
+        if levels:
+            _bars(ax, real, drawn, levels)
+        elif len(real):
+            _histogram(ax, real, drawn)
+        ax.set_title(name, fontsize=8)
+    for ax in axes[len(columns.names) :]:
         ax.axis("off")
 
 
-def _histogram(ax: Any, real: Array, sampled: Array, name: str) -> None:
+def _histogram(ax: Any, real: Array, sampled: Array) -> None:
     edges = _edges(real)
     weights = [np.full(len(values), 1 / len(values)) for values in (real, sampled)]
     ax.hist(real, edges, weights=weights[0], color=LINE)
     ax.hist(sampled, edges, weights=weights[1], histtype="step", color=VERMILLION, linewidth=1.3)
-    ax.set_title(name, fontsize=8)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.tick_params(labelsize=7)
+
+
+def _bars(ax: Any, real: Array, sampled: Array, levels: tuple[str, ...]) -> None:
+    """The shares of classes, downwards in their order; of many the most frequent, and the rest together."""
+    shares = [np.bincount(codes.astype(int), minlength=len(levels)) / max(len(codes), 1) for codes in (real, sampled)]
+    kept = np.sort(np.argsort(-shares[0], kind="stable")[: _MOST_BARS - 1]) if len(levels) > _MOST_BARS else slice(None)
+    names = [short(plain(level)) for level in np.array(levels, object)[kept]]
+    shown = [share[kept] for share in shares]
+    if len(levels) > _MOST_BARS:
+        names.append(f"{len(levels) - len(names)} others")
+        shown = [np.append(own, share.sum() - own.sum()) for own, share in zip(shown, shares, strict=True)]
+    places = np.arange(len(names))
+    ax.barh(places, shown[0], color=LINE, height=0.8)
+    ax.barh(places, shown[1], fill=False, edgecolor=VERMILLION, height=0.8, linewidth=1.1)
+    ax.set_yticks(places, names, fontsize=5.5)
+    ax.invert_yaxis()
+    ax.set_xticks([])
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(axis="y", length=0, pad=1)
+
+
+def short(text: str) -> str:
+    """At most 12 characters of it."""
+    return text if len(text) <= _LONGEST_LEVEL else f"{text[: _LONGEST_LEVEL - 1]}…"
 
 
 def _edges(real: Array) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import lowerbound
 from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
 from lowerbound.evidence.verdict import draws_words
-from lowerbound.likelihoods.base import Measure
+from lowerbound.likelihoods import Likelihood, Measure, Product
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
 
 _FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
@@ -128,13 +129,22 @@ def _ascended(vae: FittedVAE) -> list[str]:
     return notes
 
 
-def configuration(vae: FittedVAE, rows: int) -> Pairs:
-    """What was fitted, and with what."""
+def likelihood_of(vae: FittedVAE) -> str:
+    """What p(x|z) is, in a lead."""
+    likelihood = vae.model_.likelihood
+    columns = getattr(likelihood, "likelihood", likelihood)  # under one of what is missing
+    if isinstance(columns, Product):
+        return f"a likelihood for each of {len(columns.measures)} columns"
+    return f"a {type(likelihood).__name__} likelihood"
+
+
+def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None) -> Pairs:
+    """What was fitted, and with what. ``names``: of the columns of a table."""
     history, parts = vae.history_, (vae.model_, vae.posterior_)
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     stopped = STOPPED.get(str(history.stopped), "not recorded")
     return (
-        ("Likelihood p(x|z)", describe(vae.model_.likelihood)),
+        ("Likelihood p(x|z)", _by_column(vae.model_.likelihood, names) or describe(vae.model_.likelihood)),
         ("Prior p(z)", describe(vae.model_.prior)),
         ("Posterior q(z|x)", f"{type(vae.posterior_).__name__}, amortised by an encoder"),
         ("Latents", str(vae.latent_dim)),
@@ -144,6 +154,16 @@ def configuration(vae: FittedVAE, rows: int) -> Pairs:
         ("Passes run", f"{len(history.records)}; {stopped}"),
         ("Versions", f"lowerbound {lowerbound.__version__}, torch {torch.__version__}"),
     )
+
+
+def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
+    """The likelihoods of a product, each with its columns; nothing of others."""
+    of = getattr(likelihood, "likelihood", likelihood)
+    if names is None or not isinstance(of, Product):
+        return ""
+    pairs = zip(of.likelihoods, of.of, strict=True)
+    found = "; ".join(f"{type(part).__name__} of {', '.join(names[j] for j in block)}" for part, block in pairs)
+    return found if of is likelihood else f"{type(likelihood).__name__}: {found}"
 
 
 def describe(part: Any) -> str:
