@@ -1,4 +1,4 @@
-"""One thread a test process: two processes of two threads on two cores wait for each other."""
+"""One thread a test process: two processes of two threads on two cores wait for each other. What tests share."""
 
 from __future__ import annotations
 
@@ -6,3 +6,17 @@ import os
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from oracles import PPCA  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def linear() -> tuple[PPCA, torch.Tensor]:
+    """Probabilistic PCA with 5 latents, and the 400 rows that it is fitted to."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(400, 5)) @ random.normal(size=(5, 8)) + 0.5 * random.normal(size=(400, 8))
+    return PPCA.of(x, 5), torch.tensor(x)

@@ -26,13 +26,6 @@ from lowerbound.evidence.pareto import pareto_k, tail_size
 from oracles import PPCA, batch_of, rng
 
 
-@pytest.fixture(scope="module")
-def linear() -> tuple[PPCA, torch.Tensor]:
-    random = np.random.default_rng(1)
-    x = random.normal(size=(400, 5)) @ random.normal(size=(5, 8)) + 0.5 * random.normal(size=(400, 8))
-    return PPCA.of(x, 5), torch.tensor(x)
-
-
 def test_estimates_meet_the_exact_evidence_within_their_standard_errors(linear):
     # 400 independent z-scores: their mean square has standard error √(2/400) = .07; a wrong error shows.
     oracle, x = linear

@@ -17,13 +17,6 @@ from oracles import PPCA, rng
 NARROW = 0.4  # times the deviation of p(z|x): the variance of the weights is infinite
 
 
-@pytest.fixture(scope="module")
-def linear() -> tuple[PPCA, torch.Tensor]:
-    random = np.random.default_rng(1)
-    x = random.normal(size=(400, 5)) @ random.normal(size=(5, 8)) + 0.5 * random.normal(size=(400, 8))
-    return PPCA.of(x, 5), torch.tensor(x)
-
-
 def test_rows_get_the_draws_that_they_need(linear):
     """Rows whose posterior is far wider than it should be need more; all then meet the error that was asked for."""
     oracle, x = linear
