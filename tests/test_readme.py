@@ -148,6 +148,13 @@ def test_the_table_of_speed_is_that_of_its_results(monkeypatch):
     assert not results["failures"]
 
 
+def test_the_table_of_imputers_is_that_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from table_peers.page import readme_table
+
+    assert readme_table(json.loads((ROOT / "benchmarks/results/tables.json").read_text())) in README
+
+
 def test_the_counts_of_the_fault_campaign_are_those_of_its_results():
     parts = {
         part["part"]: part["kinds"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from table_peers.parts import OURS, TRUST
 
+NAMES = {"adult": "Adult", "wine": "Wine", "credit": "Default credit"}
 TITLES = {
     "breast": "Breast cancer, half of the cells missing",
     "adult": "Adult: 32,561 rows, 12 columns",
@@ -168,3 +169,19 @@ def _over(over: dict[str, Any] | None, where: str) -> list[str]:
 def _mean(each: dict[str, Any], digits: int = 3) -> str:
     spread = "" if each["deviation"] is None else f" ± {each['deviation']:.{digits}f}"
     return f"{each['mean']:.{digits}f}{spread}"
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """Errors beside the best peer's, for the README: of 20 % missing cells, and of half of breast cancer's."""
+    parts = result["parts"]
+    rows = {f"{NAMES[name]}, 20 %": parts[name]["20"] for name in ("adult", "wine", "credit")}
+    rows["breast cancer, 50 %"] = parts["breast"]["further"]
+    lines = [
+        "| missing cells of | lowerbound | best other imputer | difference, paired over masks |",
+        "|---|---|---|---|",
+    ]
+    for name, part in rows.items():
+        best, methods = part["over_best"], part["methods"]
+        pair = f"{methods['lowerbound']['mean']:.4f} | {methods[best['peer']]['mean']:.4f}, {best['peer']}"
+        lines.append(f"| {name} | {pair} | {best['mean']:+.4f} [{best['low']:+.4f}, {best['high']:+.4f}] |")
+    return "\n".join(lines).replace("-0.", "−0.")
