@@ -59,6 +59,18 @@ def test_what_cannot_be_compared_is_a_mistake_of_usage(folder, capsys, monkeypat
     assert words in said
 
 
+def test_the_number_of_draws_is_told_or_chosen_and_not_both(folder, capsys, monkeypatch):
+    for verb in ("score", "report"):
+        code, _, said = run(folder, capsys, monkeypatch, verb, "a", "table.csv", "--evidence", "--samples", "7")
+        assert code == 2
+        assert "leave --samples out" in said
+    arguments = ("score", "c", "table.csv", "--standard-error", "0.01", "--budget", "300", "--json")
+    code, out, _ = run(folder, capsys, monkeypatch, *arguments)
+    due = lb.load(folder / "c").log_likelihood(pd.read_csv(folder / "table.csv"), standard_error=0.01, budget=300)
+    assert json.loads(out)["log_likelihood"] == pytest.approx(due.mean)
+    assert due.work <= 300 * 80
+
+
 def test_evidence_begins_with_the_verdict_and_writes_each_row(folder, capsys, monkeypatch):
     options = ("--anneal", "4", "--simulate", "4", "--temperatures", "20", "--chains", "4", "--budget", "400")
     arguments = ("score", "c", "table.csv", "--evidence", *options, "--out", "rows.csv", "--json")

@@ -161,7 +161,9 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.Product": lb.likelihoods.Product([lb.likelihoods.Bernoulli(), lb.likelihoods.Poisson()]),
         "likelihoods.SelfMasking": lb.likelihoods.SelfMasking(lb.likelihoods.Product([lb.likelihoods.Normal()])),
         "likelihoods.RoundedLogistic": lb.likelihoods.RoundedLogistic("dimension", (4,)),
-        "likelihoods.ZeroInflatedLogNormal": lb.likelihoods.ZeroInflatedLogNormal("dimension", (4,)),
+        "likelihoods.ZeroInflatedLogNormal": lb.likelihoods.ZeroInflatedLogNormal(
+            "dimension", (4,), resolution=(0, 1, 2.0, 5)
+        ),
         "likelihoods.StudentT": lb.likelihoods.StudentT(scale="dimension", shape=(4,)),
         "likelihoods.ZeroInflatedNegativeBinomial": lb.likelihoods.ZeroInflatedNegativeBinomial(),
         "objectives.Constrained": lb.objectives.Constrained("kl", 3.0, 0.1, 0.5, 2.0),

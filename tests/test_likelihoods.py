@@ -633,6 +633,7 @@ def test_learned_degrees_of_freedom_start_at_5_and_stay_above_1():
         (lambda: StudentT(scale="wide"), "scale"),
         (lambda: LogNormal("entry", (2,), resolution=(0.1, -1.0)), "resolution must be 0 or more"),
         (lambda: LogNormal("entry", (2,), resolution=(0.1,)), "resolution has 1 numbers"),
+        (lambda: LogNormal("scalar", (2,), resolution=(0.1, 0.2)), "resolution is of each"),
         (lambda: Ordinal(1), "2 classes"),
         (lambda: BetaBinomial(0), "1 trial"),
         (lambda: DiscretizedLogisticMixture(1), "2 levels"),
@@ -673,6 +674,23 @@ def test_a_rounded_logistic_is_a_difference_of_cdfs_and_its_mean_their_sum():
     np.testing.assert_allclose(found, np.diff(edges), rtol=1e-7, atol=1e-14)
     np.testing.assert_allclose(likelihood.mean(params).flatten(), found @ x, rtol=1e-9, atol=1e-9)
     assert float(found.sum(1).min()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("rare", [0, 1, 20])
+def test_a_rounded_logistic_starts_at_the_mean_and_with_room_for_the_rare(rare):
+    x = torch.full((2000, 1), 3.0, dtype=torch.float64)
+    x[:rare] = 4
+    likelihood = RoundedLogistic("entry", (1,)).double()
+    params = likelihood.initialise(x).view(1, 1, 2, 1)
+    assert float(likelihood.mean(params)) == pytest.approx(float(x.mean()), abs=0.01)
+    if rare:
+        seen = likelihood.log_prob_per_value(params, torch.tensor([[4.0]], dtype=torch.float64))
+        assert abs(float(seen) - math.log(rare / 2000)) < 1.5
+    sparse = torch.distributions.NegativeBinomial(torch.tensor(0.3), torch.tensor(0.84)).sample((4000, 1)).double()
+    params = likelihood.initialise(sparse).view(1, 1, 2, 1)
+    assert float(likelihood.mean(params)) == pytest.approx(float(sparse.mean()), rel=1e-3)
+    none = likelihood.initialise(torch.zeros(50, 1, dtype=torch.float64)).view(1, 1, 2, 1)
+    assert float(likelihood.mean(none)) < 0.01
 
 
 def test_discretised_logistics_are_a_mixture_of_them():

@@ -129,7 +129,7 @@ def test_the_headline_holds_the_numbers_of_the_evidence(images):
     assert f"{-np.mean(evidence.estimate) / (64 * np.log(2)):.3f} bits per dimension" in text
     monte_carlo = np.sqrt(np.sum(evidence.standard_error**2)) / 50
     assert f"Monte Carlo error on these very rows is {monte_carlo:.2g}." in text
-    assert "Over 50 rows, by importance sampling with 20 draws a row: a lower bound in expectation" in text
+    assert "Over 50 rows, by importance sampling with 20 draws a row from q: a lower bound in expectation" in text
     assert f"{evidence.ess.min():.1f} in the worst row, {np.median(evidence.ess):.1f} in the median row" in text
     elbo_error = np.std(evidence.elbo, ddof=1) / np.sqrt(50)
     elbo = f"{np.mean(evidence.elbo):.{1 - int(np.floor(np.log10(elbo_error)))}f}".replace("-", "−")
@@ -367,6 +367,12 @@ def test_the_share_explained_is_of_what_is_observed_and_of_classes_by_their_erro
     told = np.array([[1.0, 2], [70, 0], [2, 1], [4, 1], [5, 1]])
     columns = tables.Columns(real, told, ("a", "b"), ((), ("x", "y", "z")))
     np.testing.assert_allclose(columns.explained, [1 - 2 / 20, 1 - 2 / 2])
+    figure = Figure()
+    empty = np.full(5, np.nan)
+    tables.draw_explained(figure, tables.Columns(np.c_[real, empty], np.c_[told, empty], ("a", "b", "c"), ((),) * 3))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["below 0", "nothing observed"]
+    tables.draw_explained(figure := Figure(), columns)
+    assert not figure.axes[0].texts, "0 is the share of a column that the latents ignore"
 
 
 def test_columns_left_out_are_counted():

@@ -55,6 +55,10 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         (lambda: infer(pd.DataFrame({"a": ["x", "y"]}), {"a": "ordinal"}), ("text has no order",)),
         (lambda: infer(pd.DataFrame({"a": ["x", "y"]}), {"a": "constant"}), ("holds 'x' and 'y'",)),
         (lambda: infer(pd.DataFrame({"a": [1, 2, 3]}), {"a": "binary"}), ("'a' is binary", "3 levels")),
+        (
+            lambda: infer(pd.DataFrame({"a": [1.5, 2]}), {"a": Column("real", precision=-1.0)}),
+            ("'a' a precision of -1",),
+        ),
         (lambda: infer(pd.DataFrame({"a": [1.5, -2]}), {"a": "count"}), ("row 0 of column 'a' is 1.5", "whole")),
         (
             lambda: infer(pd.DataFrame({"a": [1, 5]}), {"a": Column("interval", low=0, high=4)}),

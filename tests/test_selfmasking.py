@@ -15,6 +15,7 @@ import torch
 import lowerbound as lb
 from lowerbound import io
 from lowerbound.data import Rows
+from lowerbound.distributions import inverse_positive
 from lowerbound.likelihoods import (
     Bernoulli,
     Beta,
@@ -119,6 +120,26 @@ def test_the_two_states_of_a_mask_sum_to_one_and_the_missing_is_the_integral(mas
 def heavy(likelihood: SelfMasking) -> bool:
     counts = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
     return isinstance(likelihood.likelihoods[0], (StudentT, *counts))
+
+
+@pytest.mark.parametrize("slope", [0.03, 0.1, -0.1])
+def test_the_missing_of_a_rounded_logistic_is_the_sum_over_counts_however_many(slope):
+    """At a scale of 30 counts hold the mass to 2,000, of which 96 stand for all; to 30 scales from the location."""
+    likelihood = SelfMasking(Product([RoundedLogistic("entry", (1,))])).double()
+    (part,), (curve,) = likelihood.likelihoods, likelihood.curves
+    loc, scale = torch.tensor([-5.0, 3.0, 100.0, 700.0]).double(), torch.tensor([0.3, 2.0, 10.0, 30.0]).double()
+    params = torch.stack(torch.meshgrid(loc, inverse_positive(scale - 1e-3), indexing="ij"), -1).view(-1, 1, 2, 1)
+    with torch.no_grad():
+        curve.slope.fill_(slope)
+        curve.intercept.fill_(-1.0)
+        curve.centre.fill_(100.0)
+        x = torch.arange(4000).double()
+        log_p = part.log_prob_per_value(params.expand(-1, -1, -1, 4000), x)
+        due = (log_p + torch.nn.functional.logsigmoid(-1 + slope * (x - 100))).logsumexp(-1).flatten()
+        found = likelihood.log_missing(params).flatten()
+    near = due > -30
+    np.testing.assert_allclose(found[near], due[near], atol=2e-3)
+    assert (found[~near] < -30).all()
 
 
 @pytest.mark.parametrize("slope", [0.01, 0.5, -2.0, 6.0, -25.0, 120.0])

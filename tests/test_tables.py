@@ -86,6 +86,12 @@ def test_positive_numbers_have_no_scale_below_their_rounding():
     logs = np.log(np.round(wide, 1))
     due = [0.1 / np.sqrt(12) / np.exp(logs.mean()), 1e-3 * np.log(narrow).std()]
     np.testing.assert_allclose(product.likelihoods[0].sigma(params).flatten(), due, rtol=1e-6)
+    some = np.where(random.random(500) < 0.3, 0, np.round(wide, 1))
+    zeros = product_of(schema.infer(pd.DataFrame({"some": some}))).likelihoods[0].double()
+    zeros.initialise(torch.tensor(some / np.median(some[some > 0])).unsqueeze(1))
+    zeros.above.raw_scale.data.fill_(-60.0)
+    due = 0.1 / np.sqrt(12) / np.exp(np.log(some[some > 0]).mean())
+    np.testing.assert_allclose(zeros.above.sigma().detach(), due, rtol=1e-6)
 
 
 def test_counts_that_vary_less_than_poissons_are_drawn_so():
@@ -96,6 +102,8 @@ def test_counts_that_vary_less_than_poissons_are_drawn_so():
     found = schema.infer(frame)
     assert family_of(found["grade"])[0] is lb.likelihoods.RoundedLogistic
     model = lb.VAE(1, hidden=(32,), passes=40, learning_rate=5e-3, random_state=0).fit(frame)
+    spread = family_of(schema.infer(pd.DataFrame({"n": random.poisson(3, 1000)}))["n"])[0]
+    assert spread is lb.likelihoods.NegativeBinomial, "a Poisson's own counts are no such"
     new = model.sample(4000)
     assert new["grade"].mean() == pytest.approx(6, abs=0.15)
     assert new["grade"].std() == pytest.approx(frame["grade"].std(), rel=0.12)

@@ -76,6 +76,15 @@ def test_training_raises_held_out_evidence_far_above_independent_pixels(vae, dig
     assert abs(vae.score(digits.test) - found.mean) < 1
 
 
+def test_counts_without_a_bound_are_drawn_as_whole_numbers_that_hold_them():
+    x = np.random.default_rng(0).integers(104, 128, (200, 3)).astype(np.int8)
+    vae = lb.VAE(1, likelihood="RoundedLogistic", passes=3, random_state=0).fit(x)
+    drawn = vae.sample(500)
+    assert drawn.dtype == np.int64
+    assert drawn.min() > 0
+    assert drawn.max() > 127, "beyond the type that the data came in"
+
+
 def test_each_row_has_the_draws_that_it_needs_unless_their_number_is_told(vae, digits):
     x = digits.test[:60]
     found, plain = vae.log_likelihood(x), vae.log_likelihood(x, samples=1000)

@@ -41,7 +41,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
         click.option("--standard-error", type=click.FloatRange(0, min_open=True), default=0.1, help="Of each row."),
-        click.option("--budget", type=click.FloatRange(256), default=3000, help="Draws a row, in the mean."),
+        click.option("--budget", type=click.FloatRange(256), default=3000, help="Most draws a row, in the mean."),
         click.option("--anneal", type=click.IntRange(0), default=50, help="Rows to anneal too."),
         click.option("--simulate", type=click.IntRange(0), default=50, help="Rows to simulate for the sandwich."),
         click.option("--temperatures", type=click.IntRange(1), default=1000, help="Of annealing."),
@@ -77,34 +77,43 @@ def score(
 ) -> None:
     """Estimate log p(x) of DATA by importance sampling; of a table, that of its observed cells.
 
-    With --evidence, each row gets the draws that it needs; some rows are annealed too, and rows simulated from the
-    model are held between two bounds. A verdict says what was measured, how it can be wrong, and what to do next.
+    Each row gets the draws that it needs for --standard-error, within --budget; with --samples, as many as told.
 
-    With --anomaly, each row's −log p(x) is split into what each cell adds to it.
+    With --evidence, some rows are annealed too, and rows simulated from the model are held between two bounds. A
+    verdict says what was measured, how it can be wrong, and what to do next.
+
+    With --anomaly, each row's −log p(x) is split into what each cell adds to it, by 1,000 draws if not told otherwise.
     """
     if judge and anomaly:
         raise click.UsageError("--evidence judges the model and --anomaly its rows: give one of them.")
+    _check_draws(judge, samples)
     vae = fitted(run)
     if anomaly and vae.schema_ is None:
         raise DataError(f"--anomaly is of the cells of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
     source = source_for(vae, data)
     x = rows_of(source, part)
+    precision = {name: options[name] for name in ("standard_error", "budget")}
     if anomaly:
         result, words = odd_rows(vae, as_arrow(x), _ODD_SAMPLES if samples is None else samples, top, out)
     elif judge:
         from lowerbound.evidence import Settings
 
         settings = Settings(options["temperatures"], options["chains"], start=options["start"])
-        given = {name: options[name] for name in ("standard_error", "budget", "anneal", "simulate")}
+        given = {name: options[name] for name in ("anneal", "simulate")}
         train = rows_of(source, "train") if is_held_out(source, part) else None
-        found = vae.evidence(x, settings=settings, train=train, **given)
+        found = vae.evidence(x, settings=settings, train=train, **precision, **given)
         result, words = found.summary(), str(found)
         write_rows(out, found.importance)
     else:
-        estimate = vae.log_likelihood(x, samples=samples)
+        estimate = vae.log_likelihood(x, samples=samples, **precision)
         result, words = plainly(vae, estimate, is_held_out(source, part))
         write_rows(out, estimate)
     tell(result, as_json, words)
+
+
+def _check_draws(judge: bool, samples: int | None) -> None:
+    if judge and samples is not None:
+        raise click.UsageError("--evidence gives each row the draws that it needs: leave --samples out, or --evidence.")
 
 
 def write_rows(out: Path | None, found: LogLikelihood) -> None:
@@ -214,6 +223,7 @@ def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as
 
     from lowerbound.report import write_report
 
+    _check_draws(judge, samples)
     vae = fitted(run)
     source = source_for(vae, data)
     x = rows_of(source, part)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE
 
 
+def _word(level: Any) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
+
+
 @dataclass(frozen=True, eq=False)
 class AsNumbers:
     """A fitted VAE and a ``frame`` of rows, which as numbers are ``x [N, D]``, of columns ``names``.
@@ -30,7 +34,7 @@ class AsNumbers:
         """Of a frame of what the model was fitted to."""
         assert vae.schema_ is not None
         columns = vae.schema_.modelled
-        levels = tuple((*map(str, column.levels), *["other"] * bool(column.pooled)) for column in columns)
+        levels = tuple((*map(_word, column.levels), *["other"] * bool(column.pooled)) for column in columns)
         names = tuple(str(column.name) for column in columns)
         return cls(vae, frame, vae.schema_.encode(frame).values, names, levels)
 

@@ -49,7 +49,7 @@ _SUITS: dict[type[Posterior], str] = {
     posteriors.Weibull: "Gamma",
 }
 """The prior of a posterior's latents, where it is not N(0, I)."""
-COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial)
+COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial, RoundedLogistic)
 _REAL = (Normal, StudentT, FullNormal, LowRankNormal)
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow

@@ -77,14 +77,21 @@ class Scoring(ABC):
         return float(np.mean(self.score_samples(X, context=context), dtype=np.float64))
 
     def log_likelihood(
-        self, X: ArrayLike, samples: int | None = None, context: ArrayLike | None = None, seed: int | None = None
+        self,
+        X: ArrayLike,
+        samples: int | None = None,
+        context: ArrayLike | None = None,
+        seed: int | None = None,
+        *,
+        standard_error: float = STANDARD_ERROR,
+        budget: float | None = BUDGET,
     ) -> evidence.LogLikelihood:
         """log p(x) by importance sampling, with draws of each row's own: estimates, errors, effective sizes, k̂.
 
-        Each row has the draws that it needs for a standard error of 0.1 nats, from a normal fitted to p(z|x) where
-        those of q serve it badly, at the cost of 3,000 draws a row in the mean (``evidence.to_precision``). With
-        ``samples``, as many of each row from q: the bound of Burda et al. 2016. ``seed`` fixes the draws, and how grey
-        values are binarised; without one they are the model's own.
+        Each row has the draws that it needs for ``standard_error``, from a normal fitted to p(z|x) where those of q
+        serve it badly, and all together cost at most ``budget`` draws a row in the mean (``evidence.to_precision``).
+        With ``samples``, as many of each row from q instead: the bound of Burda et al. 2016. ``seed`` fixes the draws,
+        and how grey values are binarised; without one they are the model's own.
         """
         rows = self._supported(self._checked(X), "afresh", context)
         seed = self.seed_ if seed is None else seed
@@ -93,7 +100,7 @@ class Scoring(ABC):
         like = next(self.model_.parameters())
         rng = generator(seed, "evidence", device=like.device)
         targets = of_model(self.model_, self.posterior_)
-        return evidence.to_precision(targets, settled(rows, like, rng), rng, STANDARD_ERROR, BUDGET)
+        return evidence.to_precision(targets, settled(rows, like, rng), rng, standard_error, budget)
 
     def evidence(
         self,

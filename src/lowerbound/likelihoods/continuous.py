@@ -131,10 +131,14 @@ class LogNormal(LocationScale):
         self.resolution = _numbers(resolution, self.shape, "resolution")
         if not np.min(self.resolution) >= 0:
             raise ValueError(f"resolution must be 0 or more, got {resolution}.")
+        if scale == "scalar" and self.shape and np.any(self.resolution):
+            raise ValueError('scale="scalar" is one of all values, and resolution is of each: take "dimension".')
         self.register_buffer("log_step", torch.tensor(self.resolution).log(), persistent=False)
 
     @property
     def _floor(self) -> Tensor | float:
+        if not np.any(self.resolution):
+            return super()._floor
         rounding = (self.log_step - self.shift).exp() / (math.sqrt(12) * self.spread)
         return rounding.clamp(max=0.5).clamp(min=super()._floor)
 

@@ -138,11 +138,13 @@ class RoundedLogistic(LocationScale):
         return _sample(self.mu(params), self.sigma(params), math.inf, generator)
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """With the mean of the data, though what lies below counts as 0."""
-        mean, spread = mean_of(x, mask), deviation_of(x, mask) * (math.sqrt(3) / math.pi)
-        loc, scale = mean, spread.clamp(min=_MIN_SCALE)
-        for _ in range(20):
-            loc = loc + mean - _mean_above_0(loc, scale)
+        """With the mean of the data, though what lies below counts as 0, and with tails for the few that deviate."""
+        mean, deviation = mean_of(x, mask), deviation_of(x, mask)
+        tails = 0.5 / (2 / deviation.square().clamp(max=0.25)).log()  # P(|x − mean| > ½) is then the variance
+        spread = torch.where(deviation > 0, (deviation * (math.sqrt(3) / math.pi)).maximum(tails), 0)
+        loc, scale = mean, torch.where(spread > 0, spread, 1)
+        for _ in range(20):  # Newton's
+            loc = loc + (mean - _mean_above_0(loc, scale)) / (loc / scale).sigmoid().clamp(min=0.1)
         return loc, spread
 
 

@@ -83,9 +83,9 @@ def count_expectation(
 
     To 1e-5 of slopes up to 3 for a standard deviation of x given z; to 2e-3 at 8.
 
-    ``tail``: how slowly p falls, as e^(−x/tail). All counts are summed where 96 of them hold the mass. Where they do
-    not, p is smooth at the scale of 1 and fewer stand for all, evenly spaced around a mean far from 0, and else one by
-    one from 0 and then ever wider.
+    ``deviation``: that of x, or somewhat more. ``tail``: how slowly p falls, as e^(−x/tail). All counts are summed
+    where 96 of them hold the mass. Where they do not, p is smooth at the scale of 1 and fewer stand for all, evenly
+    spaced around a mean far from 0, and else one by one from 0 and then ever wider.
     """
     with torch.no_grad():
         low = (mean - 6 * deviation).floor().clamp(min=0).unsqueeze(-1)

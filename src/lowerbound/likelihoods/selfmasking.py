@@ -227,7 +227,7 @@ class Line(Curve):
                 loc = part.mu(params)
                 scale = part.sigma(params).expand_as(loc)
                 at, of = loc.unsqueeze(-1), scale.unsqueeze(-1)
-                return self._of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), 2.5 * scale + 0.5, scale)
+                return self._of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), 5 * scale + 0.5, scale)
             case NegativeBinomial():
                 return self._of_negative_binomial(params[:, :, 0], params[:, :, 1])
             case ZeroInflatedNegativeBinomial():
@@ -294,14 +294,12 @@ def _curve_of(part: Factorised, columns: int) -> Curve:
             return Classes(columns, 2)
         case Categorical() | Ordinal():
             return Classes(columns, part.n_classes)
-        case Normal() | StudentT() | RoundedLogistic():
-            return Line(columns)
-        case Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
-            return Line(columns)
         case LogNormal():
             return Line(columns, of_log=True)
         case ZeroInflatedLogNormal():
             return Line(columns, of_log=True, atom=True)
+        case LocationScale() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
+            return Line(columns)
     raise ValueError(
         f"SelfMasking integrates over the value of a missing cell, and has no rule for {type(part).__name__}: take "
         "Normal, StudentT, LogNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts for that column."

@@ -87,20 +87,23 @@ def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
 
 
 def draw_explained(figure: Figure | SubFigure, columns: Columns) -> None:
-    """The share of each column's variance that its reconstruction explains, as bars from 0 to 1."""
+    """The share of each column that its reconstruction explains, as bars from 0 to 1."""
     explained = columns.explained
     places = np.arange(len(explained))
     ax = figure.subplots()
     ax.barh(places, np.nan_to_num(explained).clip(0, 1), color=BLUE, height=0.7)
     for place, value in enumerate(explained):
-        if not value > 0:
-            ax.text(0.01, place, "constant" if np.isnan(value) else "below 0", va="center", fontsize=7.5, color=SOFT)
+        if not value >= 0:
+            nothing = "nothing observed" if np.isnan(columns.real[:, place]).all() else "constant"
+            said = nothing if np.isnan(value) else "below 0"
+            ax.text(0.01, place, said, va="center", fontsize=7.5, color=SOFT)
     ax.set_yticks(places, list(columns.names), fontsize=8)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_ylim(len(explained) - 0.4, -0.6)
     ax.set_xlim(0, 1)
-    ax.set_xlabel("share of variance explained by the reconstruction")
+    what = "share" if any(columns.levels) else "share of variance"
+    ax.set_xlabel(f"{what} explained by the reconstruction")
     ax.grid(axis="x", color="#eceef2", linewidth=0.8)
     ax.set_axisbelow(True)
 

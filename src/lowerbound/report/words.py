@@ -13,7 +13,7 @@ import torch
 
 import lowerbound
 from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
-from lowerbound.evidence.verdict import draws_words
+from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
 
@@ -40,9 +40,9 @@ class Evidence:
         discrete = vae.model_.likelihood.measure == "counting"
         bits = number(bits_per_dimension(evidence.mean, vae.shape_), 3) if discrete else None
         how = (
-            f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws a row: a "
-            "lower bound in expectation. ± is one standard error over rows; Monte Carlo error on these very rows is "
-            f"{evidence.mean_monte_carlo_error:.2g}."
+            f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws a row "
+            f"{proposals_words(evidence)}: a lower bound in expectation. ± is one standard error over rows; Monte "
+            f"Carlo error on these very rows is {evidence.mean_monte_carlo_error:.2g}."
         )
         if vae.binarise != "none":
             how += " Grey values were binarised at random, once, to be scored."

@@ -71,6 +71,8 @@ def _given(name: Name, kind: str | Column) -> Column:
     column = kind if isinstance(kind, Column) else Column(kind)  # type: ignore[arg-type]
     if column.kind not in KINDS:
         raise ValueError(f"schema says that {name!r} is {column.kind!r}; the kinds are {', '.join(KINDS)}.")
+    if column.precision is not None and not 0 < column.precision < np.inf:
+        raise ValueError(f"schema gives {name!r} a precision of {column.precision}; give a number above 0.")
     return column
 
 
