@@ -37,7 +37,7 @@ _ODD_SAMPLES = 1000  # draws a row, of --anomaly
 
 
 def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``--evidence``: each is an argument of ``VAE.evidence`` or of its ``Settings``."""
+    """Arguments of ``VAE.evidence`` and its ``Settings``; the error and the budget are those of a plain score too."""
     options = [
         click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
         click.option("--standard-error", type=click.FloatRange(0, min_open=True), default=0.1, help="Of each row."),

@@ -68,8 +68,11 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
 
 
 def likelihood_of(columns: Sequence[Column]) -> Factorised:
-    """The likelihood of columns of one family; that of real and positive ones has no scale below the
-    precision each was kept in: a density of rounded values has no bound."""
+    """The likelihood of columns of one family.
+
+    That of real and positive ones has no scale below the precision each was kept in: a density of rounded values has no
+    bound.
+    """
     family, classes = family_of(columns[0])
     shape, steps = (len(columns),), [(column.precision or 0.0) / column.scale for column in columns]
     if family is StudentT:

@@ -227,7 +227,8 @@ class Line(Curve):
                 loc = part.mu(params)
                 scale = part.sigma(params).expand_as(loc)
                 at, of = loc.unsqueeze(-1), scale.unsqueeze(-1)
-                return self._of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), 5 * scale + 0.5, scale)
+                wide = 5 * scale + 0.5  # its tails fall by e a scale, on both sides
+                return self._of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), wide, scale)
             case NegativeBinomial():
                 return self._of_negative_binomial(params[:, :, 0], params[:, :, 1])
             case ZeroInflatedNegativeBinomial():

@@ -49,9 +49,9 @@ def write_report(
 ) -> Path:
     """Write ``report.html``, which needs no other file, and ``overview.png`` into ``folder``; give the page's path.
 
-    ``x [N, *X]``: at least 2 rows; ``held_out``: none of them was fitted. ``labels [N]`` colour the latents.
-    ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by ``VAE.evidence``.
-    ``names``: of the columns of a table. ``command``: what was run, to be shown.
+    ``x [N, *X]``: at least 2 rows, of a table NaN for a missing cell; ``held_out``: none of them was fitted.
+    ``labels [N]`` colour the latents. ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by
+    ``VAE.evidence``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
     """
     folder = Path(folder)
     x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
@@ -176,7 +176,7 @@ def _page(
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,
-        lead=f"A variational auto-encoder with {latents} and {words.likelihood_of(vae)}.",
+        lead=f"A variational auto-encoder with {latents} and {words.likelihood_words(vae.model_.likelihood)}.",
         evidence=words.Evidence.of(found, judged, vae),
         sections=sections,
         reading=words.READING,

@@ -82,8 +82,8 @@ class TableRows:
         if not self.categories:
             bars = Figure((4.6, max(1.6, 0.65 + 0.19 * count)), layout="constrained")
             tables.draw_explained(bars, self.columns)
-            alt = "Bars: the share of each column over all rows that reconstructions explain."
-            caption = "Over all rows: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
+            alt = "Bars: the share of each column over its observed cells that reconstructions explain."
+            caption = "Over all observed cells: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
             if any(self.columns.levels):
                 caption += " Of classes: 1 − wrong / those wrong if the most frequent class is said of all."
             panels.append(Panel.of(png(bars), alt, caption, half=True))

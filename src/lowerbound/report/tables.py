@@ -60,10 +60,8 @@ class Columns:
 
 def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
     """Rows in standard deviations of their column: real, reconstructed, and the difference; columns downwards."""
-    seen = ~np.isnan(columns.real)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, columns.real, 0).sum(0) / count
-    deviation = np.sqrt(np.where(seen, np.square(columns.real - mean), 0).sum(0) / count)
+    observed = np.ma.masked_invalid(columns.real)
+    mean, deviation = (np.ma.filled(of, 0) for of in (observed.mean(0), observed.std(0)))
     some = np.linspace(0, len(columns.real) - 1, min(len(columns.real), MOST_ROWS)).astype(int)
     real, model = (
         ((values[some] - mean) / np.where(deviation > 0, deviation, 1)).T
@@ -139,7 +137,7 @@ def _bars(ax: Any, real: Array, sampled: Array, levels: tuple[str, ...]) -> None
     """The shares of classes, downwards in their order; of many the most frequent, and the rest together."""
     shares = [np.bincount(codes.astype(int), minlength=len(levels)) / max(len(codes), 1) for codes in (real, sampled)]
     kept = np.sort(np.argsort(-shares[0], kind="stable")[: _MOST_BARS - 1]) if len(levels) > _MOST_BARS else slice(None)
-    names = [short(plain(level)) for level in np.array(levels, object)[kept]]
+    names = [plain(level, _LONGEST_LEVEL) for level in np.array(levels, object)[kept]]
     shown = [share[kept] for share in shares]
     if len(levels) > _MOST_BARS:
         names.append(f"{len(levels) - len(names)} others")
@@ -152,11 +150,6 @@ def _bars(ax: Any, real: Array, sampled: Array, levels: tuple[str, ...]) -> None
     ax.set_xticks([])
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(axis="y", length=0, pad=1)
-
-
-def short(text: str) -> str:
-    """At most 12 characters of it."""
-    return text if len(text) <= _LONGEST_LEVEL else f"{text[: _LONGEST_LEVEL - 1]}…"
 
 
 def _edges(real: Array) -> list[float]:

@@ -14,7 +14,7 @@ import torch
 import lowerbound
 from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
 from lowerbound.evidence.verdict import draws_words, proposals_words
-from lowerbound.likelihoods import Likelihood, Measure, Product
+from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
 
 _FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
@@ -129,13 +129,17 @@ def _ascended(vae: FittedVAE) -> list[str]:
     return notes
 
 
-def likelihood_of(vae: FittedVAE) -> str:
+def likelihood_words(likelihood: Likelihood) -> str:
     """What p(x|z) is, in a lead."""
-    likelihood = vae.model_.likelihood
-    columns = getattr(likelihood, "likelihood", likelihood)  # under one of what is missing
-    if isinstance(columns, Product):
-        return f"a likelihood for each of {len(columns.measures)} columns"
+    if (product := _product(likelihood)) is not None:
+        return f"a likelihood for each of {len(product.measures)} columns"
     return f"a {type(likelihood).__name__} likelihood"
+
+
+def _product(likelihood: Likelihood) -> Product | None:
+    """The product over columns that it is, or that it is around (``SelfMasking``)."""
+    inner = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
+    return inner if isinstance(inner, Product) else None
 
 
 def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None) -> Pairs:
@@ -158,12 +162,12 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
 
 def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
     """The likelihoods of a product, each with its columns; nothing of others."""
-    of = getattr(likelihood, "likelihood", likelihood)
-    if names is None or not isinstance(of, Product):
+    product = _product(likelihood)
+    if names is None or product is None:
         return ""
-    pairs = zip(of.likelihoods, of.of, strict=True)
+    pairs = zip(product.likelihoods, product.of, strict=True)
     found = "; ".join(f"{type(part).__name__} of {', '.join(names[j] for j in block)}" for part, block in pairs)
-    return found if of is likelihood else f"{type(likelihood).__name__}: {found}"
+    return found if product is likelihood else f"{type(likelihood).__name__}: {found}"
 
 
 def describe(part: Any) -> str:
