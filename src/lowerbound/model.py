@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowerbound.distributions import Distribution
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
+from lowerbound.modes import in_eval_mode, read_only
 from lowerbound.nn import apply
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Encode, Prior
@@ -69,6 +70,7 @@ class LatentVariableModel(nn.Module):
         log_prior: Tensor = self.prior(context, encode).log_prob(z)
         return self.log_lik(z, x, mask, context) + log_prior
 
+    @in_eval_mode
     def sample(
         self, n: int, generator: torch.Generator, context: Tensor | None = None, encode: Encode | None = None
     ) -> Tensor:
@@ -76,7 +78,7 @@ class LatentVariableModel(nn.Module):
         z = self.prior.sample(n, generator, context, encode)
         return self.likelihood.sample(self.decode(z.unsqueeze(0), context), generator).squeeze(0)
 
-    @torch.no_grad()
+    @read_only
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Start where p(x|z) is each value's own distribution in ``x [N, *X]``, whatever z.
 

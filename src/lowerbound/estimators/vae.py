@@ -32,6 +32,7 @@ from lowerbound.estimators.scoring import USE_BATCH, Scoring
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import eval_mode
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 from lowerbound.schema import Column, Encoded, Schema
@@ -445,7 +446,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self, x: NDArray[Any], context: ArrayLike | None
     ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
         """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
-        with torch.no_grad():
+        with eval_mode(self.model_, self.posterior_), torch.no_grad():
             rows = self._supported(x, "mean", context)
             for batch, real in in_order(rows, USE_BATCH):
                 yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
@@ -476,7 +477,8 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     @torch.no_grad()
     def _decode(self, z: Tensor, of: Batch) -> Tensor:
         z = z.view(len(z), *self.posterior_.event)
-        return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
+        with eval_mode(self.model_):
+            return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
 
     def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
         """As NumPy, in the floating type that came in."""

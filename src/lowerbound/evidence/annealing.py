@@ -15,6 +15,7 @@ from lowerbound.distributions import Distribution
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, Point, transition
 from lowerbound.evidence.targets import Source, Target, Targets
+from lowerbound.modes import read_only
 from lowerbound.training import in_order, keep_memory
 
 _ACCEPT = 0.9  # of 0.65, 0.8 and 0.9 the least error on 50 latents: a chain that stays lags behind the path
@@ -68,7 +69,7 @@ def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Array:
     return betas
 
 
-@torch.no_grad()
+@read_only
 def annealed(
     targets: Targets,
     rows: Rows,

@@ -17,6 +17,7 @@ from lowerbound.evidence.targets import Target, of_model
 from lowerbound.evidence.typicality import bonferroni
 from lowerbound.evidence.words import size
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
@@ -146,7 +147,7 @@ class Calibration:
         )
 
 
-@torch.no_grad()
+@read_only
 def calibrate(
     model: LatentVariableModel,
     posterior: Posterior,

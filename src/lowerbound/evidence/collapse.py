@@ -21,6 +21,7 @@ from lowerbound.evidence.targets import settled
 from lowerbound.evidence.words import signed, size
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
@@ -102,7 +103,7 @@ class _Drawn:
     means: Tensor | None
 
 
-@torch.no_grad()
+@read_only
 def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples: int = 4, seed: int = 0) -> Collapse:
     """Split the mean KL of rows ``x [N, *X]``, with S = ``samples`` draws of q(z|x) for each.
 

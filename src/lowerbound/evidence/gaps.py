@@ -18,6 +18,7 @@ from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
 from lowerbound.evidence.targets import settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
 
 _CONVERGED = 0.01  # nats that the last steps may still gain
@@ -102,6 +103,7 @@ class Gaps:
             return Difference(self.log_p - bound, np.hypot(self.standard_error["log_p"], error))
 
 
+@in_eval_mode
 def gap_report(
     model: LatentVariableModel,
     posterior: Posterior,

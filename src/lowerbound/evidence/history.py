@@ -20,6 +20,7 @@ from lowerbound.evidence.annealing import log_mean
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, transition
 from lowerbound.evidence.targets import Target, Targets
+from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
 Exact = Callable[[Batch, int, torch.Generator], Tensor]
@@ -70,7 +71,7 @@ class Chains:
         return point.z, accepted
 
 
-@torch.no_grad()
+@read_only
 def appendix_d(
     targets: Targets,
     rows: Rows,

@@ -20,6 +20,7 @@ from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Source, Targets, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import keep_memory
 
@@ -93,7 +94,7 @@ def log_likelihood(
     return importance_sampling(of_model(model, posterior), settled(x, like, rng), rng, samples, batch_size)
 
 
-@torch.no_grad()
+@read_only
 def importance_sampling(
     targets: Targets,
     rows: Rows,
@@ -123,7 +124,7 @@ def importance_sampling(
     return LogLikelihood(estimate, error, ess, bound, shape, drawn, fitted, samples * len(rows))
 
 
-@torch.no_grad()
+@read_only
 def score_rows(
     model: LatentVariableModel, posterior: Posterior, batch: Batch, samples: int, rng: torch.Generator
 ) -> Tensor:

@@ -25,6 +25,7 @@ from lowerbound.inference import Data
 from lowerbound.likelihoods import Product
 from lowerbound.likelihoods.base import Measure
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
@@ -112,6 +113,7 @@ class Evidence:
         }
 
 
+@in_eval_mode
 def judge_model(
     model: LatentVariableModel,
     posterior: Posterior,

@@ -16,6 +16,7 @@ from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import LogLikelihood, chunks, concatenated, importance_sampling
 from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Target, Targets
+from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
 _PILOT = 128
@@ -25,7 +26,7 @@ _TOGETHER = 200  # rows that are fitted at once, where memory allows
 _LOWER = 0.3  # nats, beside three standard errors
 
 
-@torch.no_grad()
+@read_only
 def to_precision(
     targets: Targets,
     rows: Rows,

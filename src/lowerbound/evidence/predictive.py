@@ -21,6 +21,7 @@ from lowerbound.evidence.targets import settled
 from lowerbound.evidence.typicality import bonferroni, two_sided
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
@@ -78,7 +79,7 @@ class PredictiveCheck:
         )
 
 
-@torch.no_grad()
+@read_only
 def predictive_check(
     model: LatentVariableModel,
     posterior: Posterior,

@@ -16,6 +16,7 @@ from lowerbound.evidence.annealing import Annealed, Settings, annealed
 from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.targets import Targets
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 
 Array = NDArray[np.float64]
@@ -79,7 +80,7 @@ class Steadiness:
 def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor | None = None) -> Simulate:
     """Rows from p(x, z); where the model is conditioned, given the first rows of ``context [N, C]``."""
 
-    @torch.no_grad()
+    @read_only
     def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, Rows]:
         given = None if context is None else context[:n]
         z = model.prior.sample(n, rng, given, posterior)
@@ -89,7 +90,7 @@ def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor 
     return simulate
 
 
-@torch.no_grad()
+@read_only
 def sandwich(
     targets: Targets,
     simulate: Simulate,

@@ -17,6 +17,7 @@ from lowerbound.evidence.importance import WeightTotal, chunks
 from lowerbound.evidence.targets import settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel, draw
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
@@ -48,7 +49,7 @@ class Typicality:
     names: tuple[str, str, str] = ("log p(x)", "E log p(x|z)", "KL")
 
 
-@torch.no_grad()
+@read_only
 def terms(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples: int = 100, seed: int = 0) -> Terms:
     """log p(x) of rows ``x [N, *X]`` by importance sampling, and the two terms of its bound, from the same draws.
 

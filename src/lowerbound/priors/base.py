@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.distributions import Distribution
+from lowerbound.modes import in_eval_mode
 
 Encode = Callable[[Tensor], Distribution]
 """Rows ``[N, *X]`` → the posteriors of their latents."""
@@ -32,6 +33,7 @@ class Prior(nn.Module, ABC):
         ``encode``: the posterior, for a prior that is made of it.
         """
 
+    @in_eval_mode
     def sample(
         self, n: int, generator: torch.Generator, context: Tensor | None = None, encode: Encode | None = None
     ) -> Tensor:

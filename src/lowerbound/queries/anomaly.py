@@ -12,6 +12,7 @@ from lowerbound.data import Rows
 from lowerbound.evidence.estimates import Array
 from lowerbound.likelihoods import Factorised
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.latents import Part, Sampling, parts
 
@@ -32,7 +33,7 @@ class Anomaly:
     ess: Array
 
 
-@torch.no_grad()
+@read_only
 def anomaly(
     model: LatentVariableModel, posterior: Posterior, rows: Rows, rng: torch.Generator, samples: int = 1000
 ) -> Anomaly:

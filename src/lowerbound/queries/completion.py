@@ -17,6 +17,7 @@ from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import settled
 from lowerbound.likelihoods import Bernoulli, Factorised, Likelihood, LogNormal, Ordinal, Product
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.latents import Part, Sampling, parts, width
 from lowerbound.queries.refining import Refine, is_informative
@@ -38,7 +39,7 @@ class Completion:
     refined: NDArray[np.bool_]
 
 
-@torch.no_grad()
+@read_only
 def complete(
     model: LatentVariableModel,
     posterior: Posterior,
@@ -80,7 +81,7 @@ def complete(
     return Completion(best, drawn, ess, refined)
 
 
-@torch.no_grad()
+@read_only
 def conditional(
     model: LatentVariableModel,
     posterior: Posterior,

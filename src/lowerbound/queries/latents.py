@@ -19,6 +19,7 @@ from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import WeightTotal, chunks
 from lowerbound.evidence.targets import Target, of_model, settled
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries import refining
 from lowerbound.queries.refining import Refine
@@ -108,7 +109,7 @@ class PosteriorDraws:
     refined: NDArray[np.bool_]
 
 
-@torch.no_grad()
+@read_only
 def posterior_draws(
     model: LatentVariableModel,
     posterior: Posterior,

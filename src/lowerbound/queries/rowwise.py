@@ -16,6 +16,7 @@ from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import Target, of_model
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.completion import Completion, complete
 from lowerbound.training import in_order
@@ -27,7 +28,7 @@ _WIDER = 1.2  # than p(z|x) in variance: the weights of a proposal that is too n
 _LEAST = 1e-6  # of a variance of the prior's, which is 1
 
 
-@torch.no_grad()
+@read_only
 def complete_rows(
     model: LatentVariableModel, posterior: Posterior, rows: Rows, seed: int, *, samples: int = 1000, draw: bool = False
 ) -> Array:

@@ -19,6 +19,7 @@ from lowerbound.evidence import pareto
 from lowerbound.evidence.importance import WeightTotal, chunks
 from lowerbound.evidence.targets import Target
 from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.denoising.channels import Channel, channel_of, check
 from lowerbound.queries.denoising.noise import Noise
@@ -56,7 +57,7 @@ class Denoised:
     trusted: NDArray[np.bool_]
 
 
-@torch.no_grad()
+@read_only
 def denoise(
     model: LatentVariableModel,
     posterior: Posterior,
