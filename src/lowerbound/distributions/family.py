@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from lowerbound.distributions.detaching import detached
+
 Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "implicit"]
 
 
@@ -77,10 +79,11 @@ class Distribution(ABC):
         return latents["z"]
 
     def stopped(self) -> Self:
-        """The same distribution, through whose parameters no gradient flows."""
-        changed = {name: value.detach() for name, value in self._tensors().items()}
-        inner = {name: value.stopped() for name, value in vars(self).items() if isinstance(value, Distribution)}
-        return dataclasses.replace(self, **changed, **inner)  # type: ignore[type-var]
+        """The same distribution, through which no gradient flows to its parameters, nor to those of its networks."""
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
+        memo: dict[int, Any] = {}
+        own = {field.name: detached(getattr(self, field.name), memo) for field in fields if field.init}
+        return dataclasses.replace(self, **own)  # type: ignore[type-var]
 
     def take(self, index: Tensor) -> Self:
         """The distributions of the rows ``index``."""

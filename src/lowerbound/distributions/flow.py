@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +68,13 @@ class Flow(Distribution):
     """z = loc + scale · T(ε; context), ε ~ N(0, I): ``loc`` and ``scale`` ``[B, d]``, ``context [B, C]`` or None.
 
     log q(z) = log N(ε; 0, I) − log |∂T/∂ε| − Σ log scale. Of its own draws that costs nothing more; of other values it
-    takes the way back. ``fixed``: no gradient flows to the parameters of T.
+    takes the way back.
     """
 
     loc: Tensor
     scale: Tensor
     context: Tensor | None
     transforms: Transforms
-    fixed: bool = False
     batch_dims: int = 1
     drawn: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     """The last draw: its noise, its z and its log q(z)."""
@@ -101,17 +100,9 @@ class Flow(Distribution):
         same = self.drawn.get("z") is z or (not torch.is_grad_enabled() and self.drawn.get("noise") is noise)
         return self.drawn["log_q"] if same else self.log_prob(z)
 
-    def stopped(self) -> Self:
-        return replace(super().stopped(), fixed=True)
-
     def _transform(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         x = x.expand(torch.broadcast_shapes(x.shape, self.loc.shape))  # noise may be shared by the rows
-        arguments = (x, self.context, inverse)
-        if self.fixed:
-            own = {name: value.detach() for name, value in self.transforms.named_parameters()}
-            image, log_det = torch.func.functional_call(self.transforms, own, arguments)
-        else:
-            image, log_det = self.transforms(*arguments)
+        image, log_det = self.transforms(x, self.context, inverse)
         return image, log_det
 
     def _log_normal(self, noise: Tensor) -> Tensor:

@@ -65,9 +65,6 @@ class Joint(Distribution):
         known = [term.flatten(self.batch_dims) for term in terms if term is not None]
         return torch.cat(known, -1) if len(known) == len(terms) else None
 
-    def stopped(self) -> Self:
-        return replace(self, latents={name: part.stopped() for name, part in self.latents.items()})
-
     def take(self, index: Tensor) -> Self:
         return replace(self, latents={name: part.take(index) for name, part in self.latents.items()})
 

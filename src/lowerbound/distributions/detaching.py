@@ -1,0 +1,85 @@
+"""Copies of whatever a distribution holds, through which no gradient flows: tensors, networks, what is made of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.modes import modules_in
+
+_KEPT = (str, bytes, int, float, complex, type, ModuleType, torch.dtype, torch.device, torch.Generator)
+
+
+def detached(value: Any, memo: dict[int, Any]) -> Any:
+    """``value`` with its tensors detached, the parameters of its modules among them; memory is shared, not copied.
+
+    ``memo``: what was copied, by identity, so that what is shared stays so. Raises ValueError for a function around a
+    network, of which there can be no such copy.
+    """
+    if value is None or isinstance(value, _KEPT):
+        return value
+    if id(value) in memo:
+        return memo[id(value)][1]
+    found = _detached(value, memo)
+    memo.setdefault(id(value), (value, found))  # the value too: identities are of living objects
+    return found
+
+
+def _detached(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, nn.Module):
+        return _module(value, memo)
+    if isinstance(value, Mapping):
+        return {key: detached(each, memo) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        each = [detached(one, memo) for one in value]
+        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, detached(value.__self__, memo))
+    if isinstance(value, partial):
+        arguments = (detached(each, memo) for each in value.args)
+        return partial(detached(value.func, memo), *arguments, **detached(value.keywords, memo))
+    if isinstance(value, FunctionType):
+        if any(parameter.requires_grad for module in modules_in(value) for parameter in module.parameters(False)):
+            raise ValueError(
+                f"the distribution holds {value.__qualname__}, a function around a network, whose parameters cannot be "
+                "detached: hold the network itself."
+            )
+        return value
+    if callable(own := getattr(value, "stopped", None)):
+        return own()
+    return _object(value, memo)
+
+
+def _module(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A module that computes the same, its parameters detached; buffers and hooks are those of ``module``."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"the distribution holds {type(module).__name__}, a scripted network, whose parameters cannot be detached: "
+            "hold the network as it was before torch.jit."
+        )
+    if isinstance(inner := module._modules.get("_orig_mod"), nn.Module):  # what torch.compile wraps
+        return detached(inner, memo)
+    found = module.__new__(type(module))
+    memo[id(module)] = (module, found)  # before its attributes, which may refer to it
+    for name, value in vars(module).items():
+        kept = "hook" in name or isinstance(value, FunctionType)
+        found.__dict__[name] = value if kept else detached(value, memo)
+    return found
+
+
+def _object(value: Any, memo: dict[int, Any]) -> Any:
+    """An object of another library, such as a ``torch.distributions.Transform``."""
+    if not getattr(value, "__dict__", None):
+        return value
+    found = copy.copy(value)
+    memo[id(value)] = (value, found)
+    found.__dict__.update({name: detached(each, memo) for name, each in vars(value).items()})
+    return found
