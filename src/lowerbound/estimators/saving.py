@@ -47,6 +47,6 @@ def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
     vae.shape_, vae.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
     vae.seed_, vae.white_ = fitted["seed"], fitted["white"]
     vae.n_context_, vae.holes_ = fitted.get("n_context"), fitted.get("holes", False)
-    vae.schema = vae.schema_ = Schema.from_dict(fitted["schema"]) if "schema" in fitted else None
+    vae.schema = vae.schema_ = Schema.from_dict(fitted["schema"], io.CONFIG) if "schema" in fitted else None
     vae.history_ = saved.history
     return vae

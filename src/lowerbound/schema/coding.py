@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -229,6 +229,9 @@ def _typed(given: list[Any], storage: Storage) -> NDArray[Any]:
 
 
 def _decimals(values: Floats, storage: Storage) -> NDArray[Any]:
-    digits = (storage.digits or (38, 0))[1]
-    unit = Decimal(1).scaleb(-digits)
-    return in_arrow.objects([Decimal(repr(float(value))).quantize(unit) for value in values])
+    """Numbers as decimals of the type, held to those of its precision."""
+    precision, digits = storage.digits or (38, 0)
+    unit, most = Decimal(1).scaleb(-digits), Decimal((0, (9,) * precision, -digits))
+    exact = Context(prec=precision + 1)
+    held = [min(max(Decimal(repr(float(value))), -most), most) for value in values]
+    return in_arrow.objects([value.quantize(unit, context=exact) for value in held])

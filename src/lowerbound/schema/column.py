@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -30,7 +30,7 @@ ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 OF_TEXT = {"date": "D", "T": "s", " ": "s"}
 """Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
 _COUNTED = 1000
-_LATER = {"dispersion"}  # what schemas of before do not have
+LATER = {"dispersion"}  # fields that schemas of before do not have
 _DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -137,26 +137,3 @@ class Column:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
-
-
-def column_from(found: dict[str, Any]) -> Column:
-    """A column from what ``as_dict`` gave. Raises TypeError, KeyError or ValueError for anything else."""
-    storage = Storage(**_tuples(_known(found["storage"], Storage)))
-    column = Column(**{**_tuples(_known(found, Column)), "storage": storage})
-    if column.kind not in KINDS or storage.family not in get_args(Family):
-        raise ValueError(f"a kind {column.kind!r}, of {storage.family!r}")
-    if column.step < 1 or not column.scale > 0 or column.form not in (None, *OF_TEXT):
-        raise ValueError(f"steps of {column.step!r}, a scale of {column.scale!r}, a form {column.form!r}")
-    return column
-
-
-def _known(found: Any, part: type[Any]) -> dict[str, Any]:
-    """``found`` as arguments of ``part``: those that came later may be missing."""
-    due = {field.name for field in fields(part)}
-    if not isinstance(found, dict) or set(found) not in (due, due - _LATER):
-        raise ValueError(f"no {part.__name__}: {str(found)[:40]}")
-    return found
-
-
-def _tuples(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}

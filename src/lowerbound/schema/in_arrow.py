@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,25 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from lowerbound.errors import DataError
-from lowerbound.schema.column import Name, Storage
+from lowerbound.schema import times
+from lowerbound.schema.column import Family, Name, Storage
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 PLAIN = {"float": "double", "int": "int64", "bool": "bool", "text": "string", "time": "timestamp", "null": "null"}
 PLAIN["duration"] = "duration"
+UNITS = ("s", "ms", "us", "ns")
+WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+TYPES: dict[Family, tuple[str, ...]] = {
+    "float": ("halffloat", "float", "double"),
+    "int": WHOLE,
+    "bool": ("bool",),
+    "text": ("string", "large_string", "string_view"),
+    "null": ("null",),
+}
+_UNITS = {"timestamp": UNITS, "duration": UNITS, "date32[day]": ("D",), "date64[ms]": ("ms",)}
+_DECIMALS = {"decimal32": 9, "decimal64": 18, "decimal128": 38, "decimal256": 76}
+"""The most digits of each."""
 
 
 def read(array: Any, name: Name) -> tuple[Storage, Array, Mask]:
@@ -42,7 +55,7 @@ def read(array: Any, name: Name) -> tuple[Storage, Array, Mask]:
         storage = Storage("decimal", str(kind), digits=(kind.precision, kind.scale))
         return storage, objects(array.to_pylist()), mask
     if types.is_date(kind) or types.is_timestamp(kind) or types.is_duration(kind):
-        return _times(array, mask)
+        return _times(array, mask, name)
     if types.is_dictionary(kind):
         return _categories(array, name)
     row = int(np.argmax(mask)) if mask.any() else None
@@ -74,6 +87,49 @@ def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) 
     return pa.table(list(columns), names=[str(name) for name in names])
 
 
+def known(storage: Storage) -> bool:
+    """Whether ``read`` can have given the storage."""
+    family, dtype = storage.family, storage.dtype
+    if family == "category":
+        return dtype == "dictionary" and storage.categories is not None and _known_detail(storage)
+    if family in ("time", "duration"):
+        in_its_units = storage.unit in _UNITS.get(dtype, ()) and (dtype == "duration") == (family == "duration")
+        return in_its_units and (storage.zone is None or dtype == "timestamp")
+    if family == "decimal" and storage.digits is not None:
+        name, (precision, scale) = dtype.partition("(")[0], storage.digits
+        most = _DECIMALS.get(name, 0)
+        return 1 <= precision <= most and -most <= scale <= most and dtype == f"{name}({precision}, {scale})"
+    return dtype in TYPES.get(family, ())
+
+
+def _known_detail(storage: Storage) -> bool:
+    """Whether a dictionary's types are those of indices and of levels, and hold its own levels."""
+    if len(storage.detail) != 2 or storage.detail[0] not in WHOLE:
+        return False
+    (index, name), levels = storage.detail, storage.categories or ()
+    codes = Storage("int", index).range[1] + 1
+    return len(levels) <= codes and (fit(levels, TYPES, name) if levels else _is_alias(name))
+
+
+def _is_alias(name: str) -> bool:
+    try:
+        return bool(pa.type_for_alias(name))
+    except ValueError:
+        return False
+
+
+def fit(levels: Sequence[Any], types: Mapping[Family, Collection[str]], name: str) -> bool:
+    """Whether the type called ``name`` is one of ``types`` that holds all of the levels."""
+    family = next((family for family, names in types.items() if name in names), None)
+    if family == "int":
+        low, high = Storage("int", name).range
+        return all(type(level) is int and low <= level <= high for level in levels)
+    if family is None:
+        return False
+    kinds: dict[Family, tuple[type[Any], ...]] = {"text": (str,), "bool": (bool,), "float": (int, float)}
+    return all(type(level) in kinds.get(family, ()) for level in levels)
+
+
 def type_of(storage: Storage) -> Any:
     """The arrow type that a storage describes."""
     if storage.family == "category":
@@ -84,7 +140,8 @@ def type_of(storage: Storage) -> Any:
     if storage.family == "time" and not storage.dtype.startswith("date"):
         return pa.timestamp(storage.unit, storage.zone)
     if storage.family == "decimal" and storage.digits is not None:
-        return getattr(pa, storage.dtype.partition("(")[0])(*storage.digits)
+        make = {"decimal32": pa.decimal32, "decimal64": pa.decimal64, "decimal256": pa.decimal256}
+        return make.get(storage.dtype.partition("(")[0], pa.decimal128)(*storage.digits)
     return pa.type_for_alias(storage.dtype)
 
 
@@ -129,13 +186,18 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view")
 
 
-def _times(array: Any, mask: Mask) -> tuple[Storage, Array, Mask]:
+def _times(array: Any, mask: Mask, name: Name) -> tuple[Storage, Array, Mask]:
     kind = array.type
     if types.is_date32(kind):
         storage, whole = Storage("time", str(kind), "D"), array.cast(pa.int32())
     else:
         unit = "ms" if types.is_date64(kind) else kind.unit
         zone = kind.tz if types.is_timestamp(kind) else None
+        if zone is not None and not times.is_zone(zone):
+            raise DataError(
+                f"column {name!r} is of a time zone {zone[:40]!r}, which the zone database does not know; cast it to "
+                "one that it does, as pyarrow.timestamp('us', 'UTC')."
+            )
         family = "duration" if types.is_duration(kind) else "time"
         storage, whole = Storage(family, str(kind).partition("[")[0], unit, zone), array.cast(pa.int64())  # type: ignore[arg-type]
         storage = Storage("time", "date64[ms]", "ms") if types.is_date64(kind) else storage

@@ -22,6 +22,13 @@ Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 PLAIN = {"float": "float64", "int": "Int64", "bool": "boolean", "text": "object", "time": "datetime64[us]"}
 PLAIN |= {"null": "object", "duration": "timedelta64[us]"}
+TYPES: dict[Family, tuple[str, ...]] = {
+    "int": (*in_arrow.WHOLE, *(name.replace("i", "I").replace("u", "U") for name in in_arrow.WHOLE)),
+    "float": ("float16", "float32", "float64", "Float32", "Float64", ">f2", ">f4", ">f8"),
+    "bool": ("bool", "boolean"),
+    "text": tuple(f"string[{storage}, {missing}]" for storage in ("python", "pyarrow") for missing in ("NA", "nan")),
+}
+TYPES["int"] += tuple(f">{kind}{size}" for kind in "iu" for size in (2, 4, 8))
 _NO_TIME = np.iinfo(np.int64).min  # NumPy's NaT
 _OBJECTS: tuple[tuple[type[Any] | tuple[type[Any], ...], Family], ...] = (
     (str, "text"),
@@ -102,6 +109,31 @@ def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) 
     table = pd.DataFrame(dict(enumerate(held)), index=pd.RangeIndex(rows))
     table.columns = pd.Index(list(names))
     return table if index is None else table.set_axis(index, axis=0)
+
+
+def known(storage: Storage) -> bool:
+    """Whether ``read`` can have given the storage."""
+    family, dtype, unit = storage.family, storage.dtype, storage.unit
+    if family == "category":
+        levels, detail = storage.categories, storage.detail
+        return dtype == "category" and levels is not None and len(detail) == 1 and _known_level(levels, detail[0])
+    if dtype == "object":
+        precision, scale = storage.digits or (1, 0)
+        return family != "duration" and unit in (None, "D") and storage.zone is None and precision > 0 <= scale
+    if unit is not None:
+        name = "datetime64" if family == "time" else "timedelta64"
+        zone = "" if storage.zone is None else f", {storage.zone}"
+        return unit in in_arrow.UNITS and dtype == f"{name}[{unit}{zone}]"
+    return dtype in TYPES.get(family, ())
+
+
+def _known_level(levels: Sequence[Any], name: str) -> bool:
+    """Whether an index of the type called ``name`` holds the levels."""
+    if not levels and name in (f"{of}64[{unit}]" for of in ("datetime", "timedelta") for unit in in_arrow.UNITS):
+        return True
+    if name.endswith("[pyarrow]"):
+        return in_arrow.fit(levels, in_arrow.TYPES, name.removesuffix("[pyarrow]"))
+    return name == "object" or in_arrow.fit(levels, TYPES, name)
 
 
 def _pandas() -> Any:
@@ -223,7 +255,7 @@ def _name(dtype: Any) -> str:
 
 def _dtype(name: str) -> Any:
     pd = _pandas()
-    found = re.fullmatch(r"string\[(\w+), (NA|nan)\]", name)
+    found = re.fullmatch(r"string\[(python|pyarrow), (NA|nan)\]", name)
     if found is None:
         return pd.api.types.pandas_dtype(name)
     return pd.StringDtype(found[1]) if found[2] == "NA" else pd.StringDtype(found[1], na_value=np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lowerbound.schema import in_arrow
-from lowerbound.schema.column import Name, Storage
+from lowerbound.schema.column import Family, Name, Storage
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 PLAIN = {"float": "Float64", "int": "Int64", "bool": "Boolean", "text": "String", "time": "Datetime", "null": "Null"}
 PLAIN["duration"] = "Duration"
-_TAKEN = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)} | {
-    *("Float16", "Float32", "Float64", "Boolean", "String", "Categorical", "Enum"),
-    *("Date", "Datetime", "Duration", "Decimal", "Null"),
+TYPES: dict[Family, tuple[str, ...]] = {
+    "int": tuple(f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
+    "float": ("Float16", "Float32", "Float64"),
+    "bool": ("Boolean",),
+    "text": ("String",),
+    "category": ("Categorical", "Enum"),
+    "time": ("Date", "Datetime"),
+    "duration": ("Duration",),
+    "decimal": ("Decimal",),
+    "null": ("Null",),
 }
+_TAKEN = {name for names in TYPES.values() for name in names}
+_PHYSICAL = ("UInt8", "UInt16", "UInt32")
+_MOST_DIGITS = 38
 
 
 def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
@@ -41,7 +51,7 @@ def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
     elif base == "Categorical":
         storage = replace(storage, categories=None, ordered=False, detail=_named_categories(dtype))
     elif base == "Decimal":
-        storage = replace(storage, digits=(dtype.precision or 38, dtype.scale))
+        storage = replace(storage, digits=(dtype.precision or _MOST_DIGITS, dtype.scale))
     return storage, values, mask
 
 
@@ -69,6 +79,25 @@ def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) 
     return pl.DataFrame([column.alias(str(name)) for name, column in zip(names, columns, strict=True)])
 
 
+def known(storage: Storage) -> bool:
+    """Whether ``read`` can have given the storage."""
+    dtype, detail = storage.dtype, storage.detail
+    if dtype not in TYPES[storage.family]:
+        return False
+    if storage.unit is not None:
+        zoned = storage.zone is None or dtype == "Datetime"
+        return zoned and storage.unit in (("D",) if dtype == "Date" else ("ms", "us", "ns"))
+    if storage.digits is not None:
+        precision, scale = storage.digits
+        return 1 <= precision <= _MOST_DIGITS and 0 <= scale <= precision
+    if storage.family in ("time", "duration", "decimal"):
+        return False
+    if dtype == "Enum":
+        return not (detail or storage.ordered) and all(isinstance(level, str) for level in storage.categories or (0,))
+    named = not detail or (len(detail) == 3 and detail[0] != "" and detail[2] in _PHYSICAL)
+    return named and storage.categories is None and not storage.ordered
+
+
 def _dtype(storage: Storage) -> Any:
     import polars as pl
 
@@ -82,8 +111,14 @@ def _dtype(storage: Storage) -> Any:
         return pl.Decimal(*storage.digits)
     if storage.dtype == "Categorical" and storage.detail:
         name, namespace, physical = storage.detail
-        return pl.Categorical(pl.Categories(name, namespace, getattr(pl, physical)))
-    return getattr(pl, storage.dtype)
+        return pl.Categorical(pl.Categories(name, namespace, getattr(pl, _one_of(_PHYSICAL, physical))))
+    return getattr(pl, _one_of(_TAKEN, storage.dtype))
+
+
+def _one_of(known_names: Collection[str], name: str) -> str:
+    if name not in known_names:
+        raise ValueError(f"{name!r} is no type of polars that is read here.")
+    return name
 
 
 def _named_categories(dtype: Any) -> tuple[str, ...]:

@@ -155,6 +155,12 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
             f"column {column.name!r} has {len(levels):,} different cells, too many for classes; declare it by "
             f"schema={{{column.name!r}: 'identifier'}}, or group them."
         )
+    held = column.storage.categories
+    if held is not None and (beyond := [level for level in levels if level not in held]):
+        raise ValueError(
+            f"schema gives {column.name!r} the level {shown(beyond[0])}, which is none of the categories of its type; "
+            "add it to them, or leave it out."
+        )
     column = replace(column, levels=levels)
     unknown = found.mask & (coding.codes(column, found) < 0)
     if unknown.any():

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, words
+from lowerbound.schema import coding, validation, words
 from lowerbound.schema.cells import Backend, Cells, Source
-from lowerbound.schema.column import CLASSES, Column, Name, Storage, column_from
+from lowerbound.schema.column import CLASSES, Column, Name, Storage
 from lowerbound.schema.rules import shown
+from lowerbound.schema.validation import FORMAT
 
 Floats = NDArray[np.float64]
-FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,15 +198,12 @@ class Schema:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @staticmethod
-    def from_dict(found: Any) -> Schema:
-        """The schema that ``as_dict`` wrote. Raises ``FormatError`` for anything else."""
-        try:
-            if found["format"] != FORMAT or found["backend"] not in ("pandas", "polars", "pyarrow"):
-                raise ValueError(f"format {found['format']!r}, of {found['backend']!r}")
-            columns = tuple(column_from(each) for each in found["columns"])
-            return Schema(columns, found["backend"], int(found["rows"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"the schema cannot be read ({error}); restore its file, or infer it again.") from error
+    def from_dict(found: Any, what: str = "the schema") -> Schema:
+        """The schema that ``as_dict`` wrote. Raises ``FormatError``, which names the file ``what``, for anything else.
+
+        Nothing in it chooses code or size: each field is checked (``validation``).
+        """
+        return Schema(*validation.checked(found, what))
 
     @staticmethod
     def from_json(text: str) -> Schema:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zoneinfo
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,23 @@ _WRITTEN = {
     " ": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
 }
 _WORD = 2**64
+_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,2}")
+_FIXED = re.compile(r"(UTC)?[+-]([01]\d|2[0-3]):[0-5]\d")
+
+
+@lru_cache
+def is_zone(name: str) -> bool:
+    """Whether ``name`` is a time zone: a fixed offset, or one of the zone database (any, where there is none)."""
+    if _FIXED.fullmatch(name):
+        return True
+    return bool(_ZONE.fullmatch(name)) and (_in_database(name) or not _in_database("UTC"))
+
+
+def _in_database(name: str) -> bool:
+    try:
+        return bool(zoneinfo.ZoneInfo(name).key)
+    except (KeyError, ValueError, OSError):
+        return False
 
 
 def steps(whole: Array, offset: int, step: int) -> Floats:

@@ -1,0 +1,283 @@
+"""Checks of a schema that was read from a file: each field by a table, then fields against each other.
+
+Nothing in a file is taken on trust: a type, a unit or a time zone is one of those that ``infer`` can have found, and a
+number is in range. ``COLUMN`` and ``STORAGE`` have a line for each field of the two classes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import fields
+from decimal import Decimal, InvalidOperation
+from types import ModuleType
+from typing import Any, NamedTuple, get_args
+
+from lowerbound.errors import FormatError
+from lowerbound.schema import in_arrow, in_pandas, in_polars, times
+from lowerbound.schema.cells import Backend
+from lowerbound.schema.column import CLASSES, KINDS, LATER, OF_TEXT, Column, Family, Level, Name, Storage
+from lowerbound.schema.rules import ALLOWED
+
+FORMAT = 1
+_IN: dict[Backend, ModuleType] = {"pandas": in_pandas, "polars": in_polars, "pyarrow": in_arrow}
+_WORD = 2**64
+_LARGEST, _SMALLEST = sys.float_info.max, sys.float_info.min
+_MOST_LEVELS = 100_000
+_EXPONENT = 1100  # of a decimal: the smallest double has 1,074 digits after the point
+
+
+class Check(NamedTuple):
+    """What a field must be: in words, and as a test of its value."""
+
+    due: str
+    holds: Callable[[Any], bool]
+
+
+def is_whole(value: Any, low: int = 0, high: int = _WORD - 1) -> bool:
+    """Whether ``value`` is a whole number from ``low`` to ``high``; True is none."""
+    return type(value) is int and low <= value <= high
+
+
+def is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> bool:
+    """Whether ``value`` is a finite number from ``low`` to ``high``; True is none."""
+    return type(value) in (int, float) and low <= value <= high
+
+
+def is_text(value: Any) -> bool:
+    """Whether ``value`` is text that can be written: half a surrogate cannot."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def is_level(value: Any) -> bool:
+    """Whether ``value`` can be a class: text, a finite number or a truth value."""
+    return is_text(value) or is_number(value) or isinstance(value, bool)
+
+
+def _many(value: Any, each: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(each, value))
+
+
+def _levels(value: Any) -> bool:
+    return _many(value, is_level) and len(set(value)) == len(value)
+
+
+def _or_none(check: Check) -> Check:
+    return Check(f"{check.due} or null", lambda value: value is None or check.holds(value))
+
+
+def _one_of(*values: Hashable) -> Check:
+    named = ", ".join("null" if value is None else repr(value) for value in values)
+    return Check(f"one of {named}", lambda value: isinstance(value, str | None) and value in values)
+
+
+TEXT = Check("text", is_text)
+TEXTS = Check("a list of text", lambda value: _many(value, is_text))
+TRUTH = Check("true or false", lambda value: isinstance(value, bool))
+NUMBER = Check("a finite number", is_number)
+POSITIVE = Check("a finite number above 0", lambda value: is_number(value) and value > 0)
+SHARE = Check("a number from 0 to 1", lambda value: is_number(value, 0, 1))
+LEVELS = Check("a list of different texts, finite numbers or truth values", _levels)
+
+COLUMN: dict[str, Check] = {
+    "kind": _one_of(*KINDS),
+    "name": Check("text or a whole number", lambda value: is_text(value) or is_whole(value, -_WORD)),
+    "why": TEXT,
+    "problems": TEXTS,
+    "missing": SHARE,
+    "storage": Check("an object", lambda value: isinstance(value, dict)),
+    "low": _or_none(NUMBER),
+    "high": _or_none(NUMBER),
+    "precision": _or_none(POSITIVE),
+    "atom": _or_none(NUMBER),
+    "atoms": _or_none(SHARE),
+    "heavy_tailed": TRUTH,
+    "dispersion": _or_none(Check("a number of 0 or more", lambda value: is_number(value, 0))),
+    "centre": NUMBER,
+    "scale": Check("a finite number above 0", lambda value: is_number(value, _SMALLEST)),
+    "offset": Check("a whole number of 64 bits", lambda value: is_whole(value, -(2**63))),
+    "step": Check("a whole number from 1 to a day in the column's unit", lambda value: is_whole(value, 1)),
+    "levels": LEVELS,
+    "pooled": LEVELS,
+    "weights": Check("a list of whole numbers above 0", lambda value: _many(value, lambda each: is_whole(each, 1))),
+    "form": _one_of(None, *OF_TEXT),
+    "value": Check("text, a finite number, a truth value or null", lambda value: value is None or is_level(value)),
+}
+"""What each field of a column must be."""
+STORAGE: dict[str, Check] = {
+    "family": _one_of(*get_args(Family)),
+    "dtype": TEXT,
+    "unit": _one_of(None, *times.PER_UNIT),
+    "zone": _or_none(Check("a known time zone", lambda value: is_text(value) and times.is_zone(value))),
+    "digits": _or_none(Check("two whole numbers", lambda value: _many(value, _is_digits) and len(value) == 2)),
+    "categories": _or_none(LEVELS),
+    "ordered": TRUTH,
+    "detail": TEXTS,
+    "arrow": TRUTH,
+}
+"""What each field of a column's storage must be."""
+
+
+def _is_digits(value: Any) -> bool:
+    return is_whole(value, -_EXPONENT, _EXPONENT)
+
+
+def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int]:
+    """Columns, library and number of rows of a schema read from the file ``what``. Raises ``FormatError``."""
+    if not isinstance(found, dict) or not {"format", "backend", "rows", "columns"} <= found.keys():
+        raise _wrong(what, "the schema", found, "format, backend, rows and columns")
+    if found["format"] != FORMAT or isinstance(found["format"], bool):
+        raise _wrong(what, "the schema's format", found["format"], f"{FORMAT}; update lowerbound if it is newer")
+    if not isinstance(found["backend"], str) or found["backend"] not in _IN:
+        raise _wrong(what, "the schema's backend", found["backend"], f"one of {', '.join(map(repr, _IN))}")
+    if not is_whole(found["rows"], 1, 2**63 - 1):
+        raise _wrong(what, "the schema's rows", found["rows"], "a whole number above 0")
+    if not isinstance(found["columns"], list | tuple) or not found["columns"]:
+        raise _wrong(what, "the schema's columns", found["columns"], "a list of columns")
+    backend: Backend = found["backend"]
+    columns = tuple(_column(each, j, backend, what) for j, each in enumerate(found["columns"]))
+    names: set[Name] = set()
+    for column in columns:
+        if column.name in names:
+            raise _wrong(what, "the name of a column", column.name, "a name that no other column has")
+        names.add(column.name)
+    return columns, backend, found["rows"]
+
+
+def _column(found: Any, j: int, backend: Backend, what: str) -> Column:
+    named = isinstance(found, dict) and COLUMN["name"].holds(found.get("name"))
+    where = f"column {found['name']!r}" if named else f"column number {j}"
+    given = _fields(found, Column, COLUMN, where, what)
+    storage = Storage(**_fields(given["storage"], Storage, STORAGE, f"the storage of {where}", what))
+    if not _is_known(storage, backend):
+        raise FormatError(
+            f"{what}: the storage of {where} is {storage.family!r} of dtype {shown(storage.dtype)}, no type that a "
+            f"table of {backend} is read with in these units, digits and categories; {_WAY_OUT}."
+        )
+    column = Column(**{**given, "storage": storage})
+    for check in (_check_classes, _check_numbers, _check_value):
+        if problem := check(column):
+            raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {_WAY_OUT}.")
+    return column
+
+
+def _fields(found: Any, part: type[Any], table: Mapping[str, Check], where: str, what: str) -> dict[str, Any]:
+    """The fields of ``part``, each checked; those that came later may be missing."""
+    due = {field.name for field in fields(part)}
+    if not isinstance(found, dict) or not due - LATER <= found.keys() <= due:
+        keys = found.keys() if isinstance(found, dict) else set()
+        lacking, beside = sorted(due - LATER - keys), sorted(map(str, keys - due))
+        said = f"lacks {', '.join(lacking[:3])}" if lacking else f"has {shown(beside[0])} beside its fields"
+        raise FormatError(f"{what}: {where} {said}; {_WAY_OUT}.")
+    for key, value in found.items():
+        if not table[key].holds(value):
+            raise _wrong(what, f"{key} of {where}", value, table[key].due)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+
+
+def _is_known(storage: Storage, backend: Backend) -> bool:
+    """Whether a library's ``read`` can have given the storage."""
+    if (storage.unit is None) != (storage.family not in ("time", "duration")):
+        return False
+    if storage.zone is not None and storage.family != "time":
+        return False
+    if (storage.digits is None) != (storage.family != "decimal"):
+        return False
+    if storage.family != "category" and (storage.categories is not None or storage.detail or storage.ordered):
+        return False
+    if storage.arrow and backend != "pandas":
+        return False
+    module = in_arrow if storage.arrow else _IN[backend]
+    return bool(module.known(storage))
+
+
+def _check_classes(column: Column) -> str:
+    """What is wrong with the levels of a column, in words."""
+    levels, pooled, family = column.levels, column.pooled, column.storage.family
+    if column.kind not in ALLOWED[family] or (column.form is not None and column.kind != "datetime"):
+        return f"its cells are {family}, which cannot be"
+    if (column.kind == "datetime" and family == "text") != (column.form is not None):
+        return "its form does not fit that"
+    if column.kind not in CLASSES:
+        return "it has levels, which only classes have" if levels or pooled or column.weights else ""
+    if not levels or (column.kind == "binary" and len(levels) != 2) or len(levels) > _MOST_LEVELS:
+        return f"it has {len(levels)} levels"
+    if len(pooled) != len(column.weights) or not set(levels).isdisjoint(pooled):
+        return "its pooled levels are not other ones than its levels, each with a weight"
+    if pooled and column.kind != "categorical":
+        return "levels are pooled"
+    wrong = [level for level in (*levels, *pooled) if not _fits(level, column.storage)]
+    return f"its level {shown(wrong[0])} is not of {column.storage.dtype}" if wrong else ""
+
+
+def _check_numbers(column: Column) -> str:
+    """What is wrong with the range, the offset and the step of a column, in words."""
+    low, high = column.low, column.high
+    if low is not None and high is not None and low > high:
+        return f"its range is from {low!r} to {high!r}"
+    if not math.isfinite(column.centre / column.scale):
+        return f"its centre is {column.centre!r}, too far for a scale of {column.scale!r}"
+    if column.kind == "interval" and (low is None or high is None):
+        return "it has no range"
+    if column.unit is None and column.step != 1:
+        return f"its step is {column.step}, where 1 is due"
+    if column.unit is not None and column.step * times.PER_UNIT[column.unit] not in times.NATURAL:
+        return f"its step is {column.step} {column.unit}, and no day, hour, minute, second or part of one"
+    first, last = column.storage.range
+    if column.offset and not ((column.storage.family == "int" or column.unit) and first <= column.offset <= last):
+        return f"its offset is {column.offset}, which its cells cannot be"
+    return ""
+
+
+def _check_value(column: Column) -> str:
+    """What is wrong with the value of a constant column, in words."""
+    value = column.value
+    if value is None:
+        return ""
+    if column.kind != "constant":
+        return "it has a value, which only constants have"
+    return "" if _fits(value, column.storage) else f"its value {shown(value)} is not of {column.storage.dtype}"
+
+
+def _fits(value: Level, storage: Storage) -> bool:
+    """Whether a cell of a storage can hold ``value``."""
+    family = storage.family
+    if family == "text":
+        return isinstance(value, str)
+    if family == "category":
+        return isinstance(value, str) if storage.categories is None else value in storage.categories
+    if family == "decimal":
+        return isinstance(value, str) and _is_decimal(value)
+    if isinstance(value, str) or family == "null":
+        return False
+    if family in ("int", "time", "duration"):
+        return storage.range[0] <= value <= storage.range[1]
+    return True
+
+
+def _is_decimal(text: str) -> bool:
+    try:
+        number = Decimal(text) if len(text) <= 2 * _EXPONENT else None
+    except InvalidOperation:
+        return False
+    return number is not None and number.is_finite() and abs(number.adjusted()) <= _EXPONENT
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a sentence, however deep or long it is."""
+    if isinstance(value, list | tuple | dict):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and not -_WORD < value < _WORD:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value[:37] + "…" if isinstance(value, str) and len(value) > 40 else value)
+
+
+def _wrong(what: str, where: str, value: Any, due: str) -> FormatError:
+    return FormatError(f"{what}: {where} is {shown(value)}, where {due} is due; {_WAY_OUT}.")
+
+
+_WAY_OUT = "restore the file, or fit the model again"
