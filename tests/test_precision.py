@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import lowerbound as lb
 from enumeration import belief_net
@@ -200,6 +201,24 @@ def test_a_model_written_elsewhere_has_its_rows_fitted_too(linear):
     assert found.fitted.mean() > 0.9
     assert found.believed[found.fitted].all()
     assert np.abs(found.estimate - oracle.log_prob(x[:30]).numpy())[found.fitted].max() < 0.3
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_fitted_proposals_are_those_of_scipy(d):
+    """Student's t of two, two and six degrees of freedom: its density, also from the noise alone, and its draws."""
+    random = np.random.default_rng(d)
+    root = np.tril(random.normal(size=(d, d)), -1) + np.diag(random.uniform(0.5, 2, d))
+    loc, lower = torch.tensor(random.normal(size=(1, d))), torch.tensor(root)[None]
+    q = proposals.StudentT(loc, lower)
+    noise = q.noise((20_000, 1), (d,), rng(), torch.float64)
+    z = q.sample(noise)
+    due = stats.multivariate_t(loc[0].numpy(), root @ root.T, df={1: 2, 2: 2, 5: 6}[d])
+    np.testing.assert_allclose(q.log_prob(z)[:, 0], due.logpdf(z[:, 0].numpy()))
+    np.testing.assert_allclose(q.log_prob_of_sample(z, noise), q.log_prob(z))
+    theirs = due.rvs(20_000, random_state=0).reshape(-1, d)
+    along = random.normal(size=d)
+    assert stats.ks_2samp(z[:, 0].numpy() @ along, theirs @ along).pvalue > 1e-3
+    assert stats.ks_2samp(q.log_prob(z)[:, 0].numpy(), due.logpdf(theirs)).pvalue > 1e-3
 
 
 def test_bits_have_no_normal_fitted_to_them():

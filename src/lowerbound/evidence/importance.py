@@ -75,6 +75,13 @@ def concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
     return LogLikelihood(**arrays, work=sum(part.work for part in parts))
 
 
+def subset(found: LogLikelihood, index: NDArray[np.int64]) -> LogLikelihood:
+    """The estimates of the rows ``index``; ``work`` is their draws."""
+    names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
+    arrays = {name: getattr(found, name)[index] for name in names}
+    return LogLikelihood(**arrays, work=int(found.samples[index].sum()))
+
+
 def log_likelihood(
     model: LatentVariableModel,
     posterior: Posterior,

@@ -17,7 +17,7 @@ from lowerbound.evidence.baselines import Baseline, baselines, kind_of
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.evidence.gaps import Gaps, gap_report
-from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension
+from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, subset
 from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import of_model, settled
@@ -151,8 +151,9 @@ def judge_model(
         found = calibrate(model, posterior, simulations=simulations, seed=seed, context=rows.context)
         result = replace(result, calibration=found)
     if gaps:
-        first = rows.subset(torch.from_numpy(np.sort(chosen[:gaps])).to(rows.device))
-        result = replace(result, gaps=gap_report(model, posterior, first, seed=seed))
+        first = np.sort(chosen[:gaps])
+        some, known = rows.subset(torch.from_numpy(first).to(rows.device)), subset(importance, first)
+        result = replace(result, gaps=gap_report(model, posterior, some, known, seed=seed))
     if train is not None:
         result = replace(result, baselines=_simple(model, settled(train, like, rng), rows, seed))
     one, _ = next(in_order(rows, 1, rng))

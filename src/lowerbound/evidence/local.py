@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import Distribution, Normal, generator, inverse_positive
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.draw import Batch, Draw, Node
-from lowerbound.evidence.importance import LogLikelihood, chunks, importance_sampling
+from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import Target, of_model, slope_of
 from lowerbound.gradients import by_family
 from lowerbound.model import LatentVariableModel
@@ -100,12 +100,6 @@ class Part:
             noise = family.noise(draws, len(out), rng, out.dtype)
             found.append(self.target.log_weights(q, noise).double().cpu())
         return torch.cat(found).numpy()
-
-    @torch.no_grad()
-    def log_p(self, proposal: Local, samples: int, rng: torch.Generator) -> LogLikelihood:
-        """By importance sampling with the best q of a family."""
-        target = replace(self.target, posterior=proposal.family.distribution(proposal.end))
-        return importance_sampling(lambda _: target, self.rows, rng, samples, len(self.rows))
 
 
 Gradient = Callable[[Tensor, Tensor], Tensor]

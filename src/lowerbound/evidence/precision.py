@@ -42,8 +42,8 @@ def to_precision(
     pilot happened to see cannot bias it.
 
     With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂, or for what draws would cost) gets a
-    normal of its own as proposal, fitted to p(z|x), where q is a normal too; if most of a thousand rows are such, all
-    of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any row is fitted, the
+    proposal of its own, a Student's t around a normal fitted to p(z|x), where q is a normal too; if most of a thousand
+    rows are such, all of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any row is fitted, the
     ``elbo`` of all is of the pilot from q.
 
     ``budget``: draws per row in the mean of each thousand rows, those of pilots and fits among them; the error is

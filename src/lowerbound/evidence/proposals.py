@@ -1,20 +1,22 @@
-"""A proposal of its own for each row: a normal of full covariance, fitted to p(z|x)."""
+"""A proposal of its own for each row: a normal of full covariance, fitted to p(z|x), with the tails of Student's t."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Normal
+from lowerbound.distributions import Distribution, Normal, NormalMixture
+from lowerbound.distributions import FullNormal as Full
 from lowerbound.distributions.covariance import CorrelatedNormal
+from lowerbound.distributions.family import standard_normal, uniform
 from lowerbound.evidence.local import Ascent, by_path, moments, scales, started
 from lowerbound.evidence.targets import Target
 from lowerbound.posteriors import FullNormal
 
 _ASCENT = Ascent(steps=150, draws=4, rate=0.15)
-_WIDER = 1.1  # an ascent of the ELBO finds a q that is narrower than p(z|x), and weights need the tails
 _MOST_LATENTS = 128  # a row's covariance has half of their square
 DRAWS = _ASCENT.draws
 COST = 2 * _ASCENT.steps * _ASCENT.draws
@@ -37,9 +39,67 @@ def fitted(target: Target, like: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def proposal(target: Target, outputs: Tensor) -> Target:
-    """The same rows with their fitted normals, a little widened, in place of q."""
+    """The same rows with a ``StudentT`` of the location and scale of their fitted normals in place of q."""
     q = _family(target).distribution(outputs)
-    return replace(target, posterior=replace(q, scale_tril=_WIDER * q.scale_tril))
+    return replace(target, posterior=StudentT(q.loc, q.scale_tril))
+
+
+def around(q: Distribution, like: Tensor, rng: torch.Generator) -> Distribution:
+    """A ``StudentT`` of the mean and covariance of the normal, or mixture of normals, ``q`` of each row of ``like
+    [B, …]``; q itself where it is of another kind."""
+    if not isinstance(q, Normal | CorrelatedNormal | NormalMixture):
+        return q
+    if q.loc.dim() != 2 + isinstance(q, NormalMixture) or q.loc.shape[-1] > _MOST_LATENTS:
+        return q
+    loc, covariance = moments(q, q.loc.shape[-1:], like, rng)
+    lower = torch.linalg.cholesky_ex(covariance).L
+    return StudentT(loc.to(like.dtype), lower.to(like.dtype))
+
+
+@dataclass(frozen=True)
+class StudentT(Distribution):
+    """Multivariate Student's t: ``loc [B, d]``, ``scale_tril`` L ``[B, d, d]``, as many degrees of freedom as
+    dimensions, to the next even number.
+
+    z = loc + L ε √(ν/χ²), ε ~ N(0, I); the noise is ε and, last, the square root. Fitted normals are narrower than
+    p(z|x) and miss its tails; under t the importance weights are bounded wherever p(x, z) falls off faster than a
+    power of z. Where p(z|x) is a normal they keep an effective sample of .85 K in any dimension. Owen & Zhou 2000.
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+    batch_dims: int = 1
+
+    @staticmethod
+    def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        normal = standard_normal(lead + event, generator, dtype)
+        pairs = _degrees(event[0]) // 2
+        chi_square = -2 * uniform((*lead, pairs), generator, dtype).log().sum(-1, keepdim=True)
+        return torch.cat([normal, (2 * pairs / chi_square).sqrt()], -1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self._normal.sample(noise[..., :-1] * noise[..., -1:])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self._at(self._normal.squared(z - self.loc))
+
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        # of any condition, as that of ``FullNormal``
+        return self._at((noise[..., :-1] * noise[..., -1:]).square().sum(-1))
+
+    @property
+    def _normal(self) -> Full:
+        return Full(self.loc, self.scale_tril, self.batch_dims)
+
+    def _at(self, squared: Tensor) -> Tensor:
+        """The log-density where (z − loc)ᵀ (L Lᵀ)⁻¹ (z − loc) is ``squared``."""
+        d, v = self.loc.shape[-1], _degrees(self.loc.shape[-1])
+        constant = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - 0.5 * d * math.log(v * math.pi)
+        return constant - 0.5 * self._normal.log_det() - 0.5 * (v + d) * (squared / v).log1p()
+
+
+def _degrees(dim: int) -> int:
+    return 2 * -(-dim // 2)
 
 
 def _family(target: Target) -> FullNormal:

@@ -80,7 +80,7 @@ def proposals_words(found: LogLikelihood) -> str:
     own = int(found.fitted.sum())
     if not own:
         return "from q"
-    each = "from a normal fitted to each"
+    each = "from a Student's t fitted to each"
     return each if own == len(found.fitted) else f"from q, in {own:,} rows {each}"
 
 
