@@ -34,6 +34,40 @@ def test_precision(values: np.ndarray[Any, np.dtype[np.float64]], step: float | 
         assert (snap(values + 0.3 * step, step) == values).all()
 
 
+TENTHS = np.random.default_rng(7).integers(3, 190, 400) / 10
+NOISY = {
+    "through single precision": TENTHS.astype(np.float32).astype(np.float64),
+    "and rounded to 8 digits": np.round(TENTHS.astype(np.float32).astype(np.float64), 8),
+    "a running sum": np.cumsum(np.full(400, 0.1)),
+    "a sum that wanders": np.cumsum(TENTHS - TENTHS.mean().round(1)),
+    "products": TENTHS * 3.3 / 3.3,
+    "of another sign": -TENTHS.astype(np.float32).astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("case", NOISY)
+def test_grids_beneath_the_noise_of_floats(case: str) -> None:
+    """Found from 20 values on; values that were never rounded have none; those that are there stay what they are."""
+    values = NOISY[case]
+    assert precision(values) == 0.1
+    frame = pd.DataFrame({"price": values})
+    schema = infer(frame)
+    assert "in steps of 0.1" in schema["price"].why
+    pd.testing.assert_frame_equal(schema.decode(schema.encode(frame)), frame, check_exact=True)
+    drawn = schema.decode(values[:, None] + 0.013)["price"].to_numpy()
+    np.testing.assert_array_equal(drawn, np.round(drawn, 1))
+
+
+def test_no_grid_beneath_what_was_never_rounded() -> None:
+    draw = np.random.default_rng(8)
+    for scale in (1e-3, 1.0, 1e3, 1e6):
+        for _ in range(50):
+            values = scale * draw.normal(size=20)
+            assert precision(values) is None
+            assert precision(values.astype(np.float32).astype(np.float64)) is None
+    assert precision(1 + 1e-9 * np.arange(40)) == 1e-9  # what looks like noise may be all there is
+
+
 def test_precision_by_chance() -> None:
     """Of 200 columns of 10 values that were never rounded none has a grid; of rounded ones all have."""
     draw = np.random.default_rng(2)
@@ -51,7 +85,9 @@ def test_atoms() -> None:
     column = infer(pd.DataFrame({"rain": rain}))["rain"]
     assert (column.kind, column.atom, column.low) == ("positive", 0.0, 0.0)
     assert column.atoms == np.mean(rain == 0)
-    assert any("no bound" in said for said in column.problems)
+    assert column.problems == (), "its likelihood has a mass at 0"
+    spike = infer(pd.DataFrame({"x": np.where(draw.random(1000) < 0.3, 2.5, draw.normal(size=1000))}))["x"]
+    assert any("are exactly 2.5" in said and "make those cells missing" in said for said in spike.problems)
     plain = infer(pd.DataFrame({"x": draw.normal(size=1000)}))["x"]
     assert plain.atoms == 1e-3
     assert plain.problems == ()

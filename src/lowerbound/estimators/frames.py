@@ -76,9 +76,13 @@ def decoded(
     return of.decode(drawn, generator=rng)
 
 
-def completed(values: NDArray[Any], of: Schema, coded: Encoded, rng: np.random.Generator) -> Any:
-    """The rows of ``coded`` with their holes filled from standardised ``values [N, D]``, in their own types."""
-    return of.decode(coded.filled(of.unstandardise(values.astype(np.float64))), generator=rng)
+def completed(values: NDArray[Any], of: Schema, coded: Encoded, rng: np.random.Generator, *, best: bool = False) -> Any:
+    """The rows of ``coded`` with their missing cells filled from standardised ``values [N, D]``, in their own types.
+
+    ``best``: they are the best completions of numbers and times, which are held to the range of the fitted cells.
+    """
+    cells = of.unstandardise(values.astype(np.float64))
+    return of.decode(coded.filled(of.within_seen(cells) if best else cells), generator=rng)
 
 
 def shares(values: Array, of: Schema, coded: Encoded) -> Any:

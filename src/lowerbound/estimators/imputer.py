@@ -222,7 +222,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
                 samples=self.samples,
                 draw=self.sample_posterior,
             )
-        return frames.completed(values, of, coded, np.random.default_rng(seed))
+        return frames.completed(values, of, coded, np.random.default_rng(seed), best=not self.sample_posterior)
 
     def _empty(self) -> NDArray[np.bool_]:
         """Columns that held nothing in fitting."""

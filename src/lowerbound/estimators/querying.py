@@ -67,10 +67,10 @@ class Querying(ABC):
         """The frame ``X`` with its holes filled: one best completion or, with ``draws``, a list of as many drawn ones.
 
         The best is E[x|observed cells] of numbers (of positive ones that of the median given z), the most probable
-        class, the median of what is ordered; drawn ones are from p(missing|observed), and tell how far to trust it. By
-        importance resampling of the latents, ``samples`` of each row, ten times as many where those say too little and,
-        where these do too, by Hamiltonian moves, which are slow: ``refine`` is for drawn ones unless it says otherwise.
-        Warns of rows that are left with too few.
+        class, the median of what is ordered, each within the range of the fitted cells; drawn ones are from
+        p(missing|observed), and tell how far to trust it. By importance resampling of the latents, ``samples`` of each
+        row, ten times as many where those say too little and, where these do too, by Hamiltonian moves, which are slow:
+        ``refine`` is for drawn ones unless it says otherwise. Warns of rows that are left with too few.
         """
         coded, rows = self._table(X, "impute")
         if draws is not None:
@@ -81,7 +81,7 @@ class Querying(ABC):
         found = queries.complete(self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains)
         of, numbers = self._schema(), np.random.default_rng(seed)
         if draws is None:
-            return frames.completed(found.best, of, coded, numbers)
+            return frames.completed(found.best, of, coded, numbers, best=True)
         assert found.draws is not None
         return [frames.completed(each, of, coded, numbers) for each in found.draws]
 

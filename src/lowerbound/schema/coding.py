@@ -187,15 +187,29 @@ def _from_steps(column: Column, storage: Storage, values: Floats) -> NDArray[Any
     unit = column.unit if storage.family == "text" else storage.unit
     if unit is None or column.unit is None:
         return times.whole(values, column.offset, column.step, storage.range)
-    ratio = times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
+    ratio, limits = times.PER_UNIT[column.unit] // times.PER_UNIT[unit], _limits(column, storage, unit)
     if ratio:
-        found = times.whole(values, column.offset * ratio, column.step * ratio, storage.range)
+        found = times.whole(values, column.offset * ratio, column.step * ratio, limits)
     else:
         found = times.whole(values, column.offset, column.step, column.storage.range)
-        found = np.clip(times.in_unit(found, column.unit, unit), *storage.range)
+        found = np.clip(times.in_unit(found, column.unit, unit), *limits)
     if storage.family == "text":
         return in_arrow.objects(times.write(found, column.form or "date"))
     return found
+
+
+def _limits(column: Column, storage: Storage, unit: str) -> tuple[int, int]:
+    """The first and the last time or duration, in ``unit``, that the type holds and that Python's dates reach too.
+
+    Those of the data are within them, wherever they lie.
+    """
+    first, last = times.readable(unit, storage.family == "duration", storage.zone is not None)
+    for at in (column.low, column.high):
+        if at is not None and column.unit is not None:
+            whole = column.offset + round(at * column.step)
+            seen = whole * times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
+            first, last = min(first, seen), max(last, seen)
+    return max(first, storage.range[0]), min(last, storage.range[1])
 
 
 def _levels(

@@ -31,7 +31,7 @@ OF_TEXT = {"date": "D", "T": "s", " ": "s"}
 """Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
 _COUNTED = 1000
 LATER = {"dispersion"}  # fields that schemas of before do not have
-_DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
+DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
 
@@ -65,7 +65,7 @@ class Storage:
     def range(self) -> tuple[int, int]:
         """The smallest and the largest whole number that the type holds; of times, all but the one that is no time."""
         if self.unit == "D":
-            return _DATES if self.dtype == "object" else (-(2**31), 2**31 - 1)
+            return DATES if self.dtype == "object" else (-(2**31), 2**31 - 1)
         found = re.search(r"(u?)int(\d+)", self.dtype.lower()) if self.family == "int" else None
         if found is None:
             return -(2**63) + 1, 2**63 - 1

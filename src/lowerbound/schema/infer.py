@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from lowerbound.data.frames import is_number
 from lowerbound.errors import DataError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, measures, rules, times
+from lowerbound.schema import coding, measures, notes, rules, times
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, KINDS, Column, Level, Name, Storage
 from lowerbound.schema.rules import Look, shown
 from lowerbound.schema.table import Schema
 
 _MOST_LEVELS = 100_000
-_ATOM = 0.05  # of the cells: more on one value is said
 _HOLES = 0.9
 Floats = NDArray[np.float64]
 
@@ -87,7 +86,7 @@ def _column(name: Name, storage: Storage, found: Cells, given: Column | None, ma
     else:
         kind, why = given.kind, "declared"
         _check_declared(look, given, form)
-    problems = _problems(look, kind)
+    problems = _problems(look, kind, why)
     missing = 1 - len(look.seen) / look.rows
     column = Column(kind, name, why, problems, missing, storage, form=form if kind == "datetime" else None)
     if look.distinct == 0 or kind == "constant":
@@ -124,12 +123,22 @@ def _check_declared(look: Look, given: Column, form: str | None) -> None:
         )
 
 
-def _problems(look: Look, kind: str) -> tuple[str, ...]:
+def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
     found, missing = [], 1 - len(look.seen) / look.rows
     if not len(look.seen):
         return ("it holds nothing, and comes back so",)
     if missing > _HOLES:
         found.append(f"{100 * missing:.3g} % of it is missing")
+    if kind == "identifier" and rules.counts_rows(look) and not rules.reads_as_key(look.name):
+        found.append(
+            "it is left out as the number of the row; if it is a time axis or a count, declare schema="
+            f"{{{look.name!r}: 'count'}}"
+        )
+    elif kind == "count" and why != "declared" and rules.counts_rows(look):
+        found.append(
+            "it counts the rows, and is learned as a count or a time; if it only numbers the rows, declare schema="
+            f"{{{look.name!r}: 'identifier'}}"
+        )
     texts = look.levels.tolist() if kind in CLASSES and look.storage.family == "text" else []
     if texts and all(map(is_number, texts)) and not rules.are_codes(texts):
         found.append("its text reads as numbers")
@@ -206,7 +215,8 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     centre, scale = _centre_and_scale(column, seen)
     column = replace(column, precision=grid, atom=atom, atoms=atoms, centre=centre, scale=scale)
     column = replace(column, heavy_tailed=_heavy(column, seen), dispersion=_dispersion(column, seen))
-    return replace(column, why=column.why + _grid(column), problems=_said(column, seen))
+    problems = (*column.problems, *notes.of_values(column, seen))
+    return replace(column, why=column.why + _grid(column), problems=problems)
 
 
 def _placed(column: Column, found: Cells) -> Column:
@@ -262,15 +272,3 @@ def _grid(column: Column) -> str:
         name = times.NATURAL[column.step * times.PER_UNIT[column.unit]]
         return f", in whole {name}s"
     return "" if column.precision == 1 and column.why.startswith("whole") else f", in steps of {column.precision:g}"
-
-
-def _said(column: Column, seen: Floats) -> tuple[str, ...]:
-    said = list(column.problems)
-    atom, atoms = column.atom, column.atoms
-    continuous = column.kind in ("real", "positive", "interval")
-    if continuous and atom is not None and atoms is not None and atoms > _ATOM and len(seen) >= measures.FEW:
-        where = f"{atom + column.offset:.6g}" if column.unit is None else "one value"
-        said.append(f"{100 * atoms:.3g} % of its cells are {where}: a density has no bound there")
-    if column.heavy_tailed:
-        said.append("heavy tails")
-    return tuple(said)

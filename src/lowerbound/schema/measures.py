@@ -15,6 +15,10 @@ FEW = 20
 _NICE = tuple(sorted({base * 10**power for base in (1, 2, 5, 25) for power in range(15)}, reverse=True))
 _MOST_DECIMALS = 22  # powers of ten up to here are exact in double precision
 _ULPS = 50
+_NOISE, _MOST_NOISE = 2e-7, 0.2  # of a value, by single precision; of a step, at the largest value
+_FINEST_SINGLE, _QUARTERS = 1 / (_ULPS * float(np.finfo(np.float32).eps)), 2  # binary fractions are decimal ones too
+_MULTIPLES = 5
+_SPIKE, _SPIKE_OVER, _BESIDE = 0.05, 5, 3
 _HEAVY, _HEAVY_OF_FEW = 3.31, 9.0
 
 
@@ -23,14 +27,17 @@ def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None
 
     ``dtype``: the floating type that they were recorded in. A grid finer than 50 units in the last place of the
     largest value is none: values that were never rounded lie on such. Steps other than 10^−d need 20 different values,
-    so that chance alone does not make one.
+    so that chance alone does not make one. 20 values may lie beside their grid by the rounding of single precision
+    (0.1 that was stored in it is 0.10000000149; a running sum of 0.1 drifts by less).
     """
     dtype = np.dtype(np.float64) if dtype is None else dtype
     largest, finest = float(np.abs(values).max()), 1 / (_ULPS * float(np.finfo(dtype).eps))
+    with np.errstate(over="ignore"):
+        single = bool((values == values.astype(np.float32)).all())
     for decimals in range(_MOST_DECIMALS + 1):
-        if largest > finest / 10**decimals:
+        if largest > (_FINEST_SINGLE if single and decimals > _QUARTERS else finest) / 10**decimals:
             return None
-        if all(_on_grid(some, decimals, dtype) for some in (values[:100], values)):  # the first seldom all are
+        if any(all(on(some, decimals, dtype) for some in (values[:100], values)) for on in (_on_grid, _near_grid)):
             return float(Decimal(_step(values, decimals)).scaleb(-decimals))
     return None
 
@@ -49,6 +56,21 @@ def most_repeated(values: Array) -> tuple[float, float]:
     levels, counts = np.unique(values, return_counts=True)
     at = int(np.argmax(counts))
     return float(levels[at]), float(counts[at] / len(values))
+
+
+def is_spike(values: Array, step: float | None) -> bool:
+    """Whether the most repeated of 20 values or more is a spike that no density holds, and no rounding explains.
+
+    More than a twentieth of the values are it and, if they were recorded in steps, more than five times as many as are
+    any of the three next values on each side of it.
+    """
+    if len(values) < FEW:
+        return False
+    counts = np.unique(values if step is None else np.rint(values / step), return_counts=True)[1]
+    at = int(np.argmax(counts))
+    beside = np.concatenate([counts[max(0, at - _BESIDE) : at], counts[at + 1 : at + 1 + _BESIDE]])
+    most = 0 if step is None else int(beside.max(initial=0))
+    return bool(counts[at] > max(_SPIKE * len(values), _SPIKE_OVER * most))
 
 
 def kurtosis(values: Array) -> float:
@@ -100,6 +122,17 @@ def _on_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
     ten = float(f"1e{decimals}")
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return bool(((np.rint(values * ten) / ten).astype(dtype) == values.astype(dtype)).all())
+
+
+def _near_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
+    """Whether 20 values or more are 5 multiples of 10^−d or more, but for the rounding of single precision."""
+    ten = float(f"1e{decimals}")
+    scaled = values * ten
+    if len(values) < FEW or float(np.abs(scaled).max()) * _NOISE > _MOST_NOISE:
+        return False
+    whole = np.rint(scaled)
+    near = np.abs(scaled - whole) <= _NOISE * np.abs(scaled)
+    return bool(near.all()) and len(np.unique(whole)) >= _MULTIPLES
 
 
 def _step(values: Array, decimals: int) -> int:

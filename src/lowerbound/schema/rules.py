@@ -32,6 +32,11 @@ ALLOWED: dict[Family, tuple[Kind, ...]] = {
 """What each family of cells can be declared."""
 _DISTINCT, _SHARES = 0.95, 0.8
 _GRADES, _EACH = 20, 10
+_MEASURED = re.compile(  # of what is measured in order, and of counts
+    r"(?i:^(t|time|time_?step|step|year|month|week|day|hour|minute|second|date|age|period|quarter|season|trial|epoch|"
+    r"wave|visit|session|round|dose|depth|distance|lag|position|rank)s?(_?\d+)?$)|^n[A-Z]|^n_|(?i:num(ber)?_?of|counts?$"
+    r"|freq)"
+)
 _KEY = re.compile(r"(?i:(?:^|[^a-z])(?:id|key|uuid|guid|index|idx|serial)$|^row_?id$|^unnamed: ?0$)|[a-z](?:ID|Id)$")
 
 
@@ -97,9 +102,7 @@ def kind_of(column: Look, form: str | None, max_categories: int) -> tuple[Kind, 
 def shown(level: Any, storage: Storage | None = None) -> str:
     """A cell, for a sentence; of times and durations their ``storage`` tells what they are."""
     if storage is not None and storage.unit is not None:
-        code = "M8" if storage.family == "time" else "m8"
-        text = str(np.array(int(level), f"{code}[{storage.unit}]"))
-        return re.sub(r"(T00:00:00)?(\.0+)?$", "", text)
+        return times.shown(int(level), storage)
     if isinstance(level, float | np.floating):
         number = float(level)
         return f"{number:.0f}" if abs(number) < 1e9 and number == round(number) else f"{number:.6g}"
@@ -170,10 +173,18 @@ def _key(column: Look) -> str | None:
         return None
     if reads_as_key(column.name):
         return "dropped: it is called as keys are, and no two cells are the same"
-    first = int(column.seen[0])
-    if first in (0, 1) and bool((column.seen == np.arange(first, first + column.rows)).all()):
+    if counts_rows(column) and not (isinstance(column.name, str) and _MEASURED.search(column.name)):
+        first = int(column.seen[0])
         return f"dropped: it counts the rows, {first}, {first + 1}, {first + 2}, …"
     return None
+
+
+def counts_rows(column: Look) -> bool:
+    """Whether whole numbers are 20 or more, and the numbers of the rows: from 0 or 1 on, in their order."""
+    if not column.complete or column.distinct < max(FEW, column.rows) or column.storage.family != "int":
+        return False
+    first = int(column.seen[0])
+    return first in (0, 1) and bool((column.seen == np.arange(first, first + column.rows)).all())
 
 
 def levels_of(column: Look) -> tuple[Level, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -177,6 +178,15 @@ class Schema:
         """The inverse of ``standardise``, up to rounding."""
         centre, scale = self._centres_and_scales()
         return np.asarray((values + centre / scale) * scale, np.float64)
+
+    def within_seen(self, values: Floats) -> Floats:
+        """Encoded values ``[..., D]`` held to the range of the cells that the schema was inferred from.
+
+        A mean of a skewed distribution can lie beyond all that was ever seen.
+        """
+        low = [-math.inf if column.low is None else column.low for column in self.modelled]
+        high = [math.inf if column.high is None else column.high for column in self.modelled]
+        return np.clip(values, low, high)
 
     @property
     def log_jacobian(self) -> Floats:

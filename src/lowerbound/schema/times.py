@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import zoneinfo
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.schema.column import OF_TEXT
+from lowerbound.schema.column import DATES, OF_TEXT, Storage
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -78,6 +79,44 @@ def natural_step(values: Array, offset: int, unit: str) -> int:
     return longest // PER_UNIT[unit]
 
 
+def readable(unit: str, duration: bool = False, zoned: bool = False) -> tuple[int, int]:
+    """The first and the last time of the years 1 to 9999 in ``unit``; of a ``duration``, what a Python timedelta holds.
+
+    All within 64 bits. Times of a zone keep a day from the ends, so that their local time is within them too.
+    """
+    day = PER_UNIT["D"] // PER_UNIT[unit]
+    most = 2**63 - 1 - zoned * day
+    first, last = -999_999_999 * day, 999_999_999 * day
+    if not duration:
+        first, last = (DATES[0] + zoned) * day, (DATES[1] + 1 - zoned) * day - 1
+    return max(first, -most), min(last, most)
+
+
+def shown(stamp: int, storage: Storage) -> str:
+    """A time or a duration of a storage in words: of a zone with its offset, as its library shows it."""
+    duration = storage.family == "duration"
+    if storage.zone is not None and not duration and (local := _local(stamp, storage)) is not None:
+        return local
+    text = re.sub(r"(T00:00:00)?(\.0+)?$", "", str(np.array(stamp, f"{'m8' if duration else 'M8'}[{storage.unit}]")))
+    return text if storage.zone is None or duration else f"{text} UTC"
+
+
+def _local(stamp: int, storage: Storage) -> str | None:
+    """The time in its zone, to the microsecond; None where Python does not know the zone, or has no such time."""
+    zone = re.fullmatch(r"([+-])(\d\d):?(\d\d)", storage.zone or "")
+    try:
+        if zone is None:
+            known: datetime.tzinfo = zoneinfo.ZoneInfo(storage.zone or "")
+        else:
+            apart = datetime.timedelta(hours=int(zone[2]), minutes=int(zone[3]))
+            known = datetime.timezone(-apart if zone[1] == "-" else apart)
+        passed = datetime.timedelta(microseconds=stamp * PER_UNIT[storage.unit or "ns"] // 1000)
+        at = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + passed
+        return at.astimezone(known).isoformat(" ")
+    except (OverflowError, ValueError, zoneinfo.ZoneInfoNotFoundError):
+        return None
+
+
 def in_unit(values: Array, unit: str, to: str) -> Array:
     """Times in another unit: a finer one exactly, a coarser one cut down; held to what 64 bits hold."""
     have, want = PER_UNIT[unit], PER_UNIT[to]
@@ -107,7 +146,7 @@ def read(texts: list[str], form: str) -> Array:
 
 
 def write(stamps: Array, form: str) -> list[str]:
-    """int64 in the unit of a form as texts, of the years 0 to 9999."""
-    first, last = np.array(["0000-01-01", "9999-12-31"], f"M8[{OF_TEXT[form]}]").view(np.int64)
+    """int64 in the unit of a form as texts, of the years 1 to 9999."""
+    first, last = np.array(["0001-01-01", "9999-12-31"], f"M8[{OF_TEXT[form]}]").view(np.int64)
     found = np.clip(stamps, first, last).view(f"M8[{OF_TEXT[form]}]")
     return [str(text).replace("T", " " if form == " " else "T") for text in np.datetime_as_string(found)]

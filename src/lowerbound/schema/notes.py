@@ -1,0 +1,89 @@
+"""What a user is told about a column of numbers or times, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.schema import measures
+from lowerbound.schema.column import Column
+
+Floats = NDArray[np.float64]
+_STANDS_FOR = re.compile(r"-?9{2,}(\.9+)?|-1|-9|-?8{2,}")
+_OPEN = ("9999-12-31", "9999-12-30", "9999-01-01", "2999-12-31", "2262-04-11", "2099-12-31")
+_UNKNOWN = ("0001-01-01", "1677-09-21", "1677-09-22", "1753-01-01", "1899-12-30", "1900-01-01", "1970-01-01")
+_SHARE, _CELLS = 0.02, 5  # of a value that stands for another thing
+
+
+def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
+    """Notes on the encoded values ``seen [n]`` of a column: values that stand for something else, spikes, tails."""
+    found = []
+    if (code := _code(column, seen)) is not None:
+        value, share, means = code
+        found.append(
+            f"{100 * share:.3g} % of the values are {value}, which often stands for {means}: if it does here, make "
+            "those cells missing"
+        )
+    elif _is_spike(column, seen):
+        assert column.atom is not None
+        assert column.atoms is not None
+        value = written(column, column.atom)
+        few = len(np.unique(seen)) <= 20 and column.unit is None and column.storage.family != "decimal"
+        advice = (
+            f"consider schema={{{column.name!r}: 'ordinal'}}"
+            if few
+            else "if it stands for something else, make those cells missing, or add a column that says which they are"
+        )
+        found.append(
+            f"{100 * column.atoms:.3g} % of the values are exactly {value}; a continuous distribution fits such a "
+            f"spike poorly: {advice}"
+        )
+    if column.heavy_tailed:
+        found.append("heavy tails")
+    return tuple(found)
+
+
+def written(column: Column, value: float) -> str:
+    """An encoded value as a user knows it."""
+    if column.unit is None:
+        number = value * column.step + column.offset
+        return f"{number:.0f}" if abs(number) < 1e15 and number == round(number) else f"{number:.6g}"
+    at = column.offset + round(value * column.step)
+    code = "m8" if column.storage.family == "duration" else "M8"
+    return re.sub(r"(T00:00:00)?(\.0+)?$", "", str(np.array(at, f"{code}[{column.unit}]")))
+
+
+def _is_spike(column: Column, seen: Floats) -> bool:
+    """Whether one value is a spike that the column's likelihood has no mass for."""
+    held = {"positive": (0.0,), "interval": (column.low, column.high)}.get(column.kind, ())
+    if column.kind not in ("real", "positive", "interval", "datetime") or column.atom in held:
+        return False
+    return measures.is_spike(seen, column.precision)
+
+
+def _code(column: Column, seen: Floats) -> tuple[str, float, str] | None:
+    """A value at an end of the range that is used as a code for something else: it, its share, and for what."""
+    levels, counts = np.unique(seen, return_counts=True)
+    if len(seen) < measures.FEW or len(levels) < 3 or column.storage.family == "duration":
+        return None
+    for at, others in ((0, levels[1:]), (-1, levels[:-1])):
+        value, share = written(column, float(levels[at])), float(counts[at] / len(seen))
+        if share < _SHARE or counts[at] < _CELLS:
+            continue
+        if column.unit is not None:
+            known = (_UNKNOWN, "a date that is not known") if at == 0 else (_OPEN, "an end that is open")
+            if value[:10] in known[0]:
+                return value, share, known[1]
+        elif _STANDS_FOR.fullmatch(value) and _apart(float(levels[at]), others):
+            return value, share, "a value that is not known"
+    return None
+
+
+def _apart(value: float, others: Floats) -> bool:
+    """Whether a code lies apart from the values: below 0 where they are not, or farther away than they spread."""
+    low, high = float(others[0]), float(others[-1])
+    if value in (-1, -9):
+        return low >= 0
+    return min(abs(value - low), abs(value - high)) > high - low
