@@ -204,11 +204,12 @@ def _limits(column: Column, storage: Storage, unit: str) -> tuple[int, int]:
     Those of the data are within them, wherever they lie.
     """
     first, last = times.readable(unit, storage.family == "duration", storage.zone is not None)
-    for at in (column.low, column.high):
-        if at is not None and column.unit is not None:
-            whole = column.offset + round(at * column.step)
-            seen = whole * times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
-            first, last = min(first, seen), max(last, seen)
+    if column.low is not None and column.high is not None and column.unit is not None:
+        ends = times.whole(
+            np.array([column.low, column.high], np.float64), column.offset, column.step, column.storage.range
+        )
+        seen = times.in_unit(ends, column.unit, unit).tolist()
+        first, last = min(first, seen[0]), max(last, seen[1])
     return max(first, storage.range[0]), min(last, storage.range[1])
 
 
