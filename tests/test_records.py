@@ -13,7 +13,7 @@ from lowerbound.data import Rows
 from lowerbound.draw import tempered
 from lowerbound.inference.aevb import Ascent
 from lowerbound.model import draw
-from lowerbound.objectives import cubo, elbo, elbo_sampled, iwae
+from lowerbound.objectives import cubo, elbo, elbo_sampled, free_bits, iwae
 from lowerbound.training import WarmUp
 from oracles import batch_of
 
@@ -43,7 +43,11 @@ class ByHand(Ascent):
         with torch.no_grad():
             mask = None if batch.mask is None else batch.mask[:real]
             there = draw(self.model, self.settings.posterior, batch_of(batch.x[:real], mask), noise[:, :real])
-            objective = self.settings.objective(tempered(there, float(scalars["beta"])))
+            weighted = tempered(there, float(scalars["beta"]))
+            alike = torch.full((real,), 1 / real, dtype=torch.float64)
+            objective = self.settings.objective(weighted)
+            for penalty in self.settings.penalties:
+                objective = objective - penalty(weighted, alike)
             self.seen.append(torch.stack([objective, there.log_lik.mean(0), there.kl]))
 
     def step(self, state, batch, noise, scalars):
@@ -57,13 +61,26 @@ class ByHand(Ascent):
         return super().evaluate(state, batch, noise, scalars)
 
 
-@pytest.mark.parametrize("objective", [elbo, elbo_sampled, iwae, partial(cubo, order=1.5)])
+FREE = (partial(free_bits, floor=0.4),)
+
+
+@pytest.mark.parametrize(
+    ("objective", "penalties", "in_parts"),
+    [
+        (elbo, (), 1),
+        (elbo_sampled, (), 3),
+        (iwae, (), 1),
+        (iwae, (), 3),
+        (partial(cubo, order=1.5), (), 1),
+        (elbo, FREE, 1),  # of the whole batch: it is not taken in parts
+    ],
+)
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("in_parts", [1, 3])
-def test_records_are_means_over_all_rows(objective, missing, in_parts):
+def test_records_are_means_over_all_rows(objective, penalties, in_parts, missing):
     """``train_*`` over 230 rows in batches of 100, ``valid_*`` over 150: each row once, padding not at all."""
     model, posterior = parts()
-    settings = lb.AEVB(posterior, objective=objective, draws=3, beta=WarmUp(2, end=0.7), learning_rate=0.01)
+    beta = WarmUp(2, end=0.7)
+    settings = lb.AEVB(posterior, objective, 3, beta, penalties, learning_rate=0.01)
     start = settings.start(model)
     start.state.parts = in_parts
     fit = ByHand(settings, model, start.state)

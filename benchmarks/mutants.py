@@ -1,0 +1,282 @@
+"""Mutants of the statistics: small faults put into a copy of the source, one at a time, and the tests that see them.
+
+    python benchmarks/mutants.py [--only WORDS] [--resume] [--workers 2] [--seed 0]
+
+Patches are data, in ``benchmarks/mutants/*.toml``: a file, a text that stands there once, what replaces it, and the
+tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. First the
+named tests run on the source as it is, and must pass; then each mutant is given to its own tests. A patch whose text
+is gone, a test that does not exist and a mutant that cannot be imported end the run with an error.
+
+Result: benchmarks/results/mutants.{json,md}. ``--resume`` keeps the outcomes of mutants whose patch, source file and
+tests are what they were; ``--only`` takes the mutants whose id, place or file holds one of the words, and records
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PATCHES = Path(__file__).parent / "mutants"
+RESULT = Path(__file__).parent / "results" / "mutants.json"
+TIMEOUT = 240.0  # seconds of the tests of one mutant: what takes longer hangs, and is killed
+_PASSED, _FAILED = 0, 1  # pytest's exit codes; all others are faults of the patch or of this list
+_NAMES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: ``old`` in ``file`` becomes ``new``; ``tests`` are the ids that should see it."""
+
+    id: str
+    place: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def apply(self, tree: Path) -> str:
+        """Put it into ``tree``; the text that was there."""
+        path = tree / self.file
+        text = path.read_text()
+        if (found := text.count(self.old)) != 1:
+            raise SystemExit(f"mutant {self.id}: its text stands {found} times in {self.file}, and not once.")
+        path.write_text(text.replace(self.old, self.new))
+        return text
+
+    def digest(self) -> str:
+        """Of the patch, of the file that it changes and of the files of its tests."""
+        files = [self.file, *sorted({test.partition("::")[0] for test in self.tests})]
+        parts = [repr(self), *((ROOT / name).read_text() for name in files)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def read() -> list[Mutant]:
+    """All patches, each of which must still apply."""
+    found = []
+    for path in sorted(PATCHES.glob("*.toml")):
+        for entry in tomllib.loads(path.read_text())["mutant"]:
+            found.append(Mutant(**{**entry, "place": path.stem, "tests": tuple(entry["tests"])}))
+    names = [mutant.id for mutant in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise SystemExit(f"these ids are of more than one mutant: {', '.join(sorted(twice))}.")
+    for mutant in found:
+        if (count := (ROOT / mutant.file).read_text().count(mutant.old)) != 1 or mutant.old == mutant.new:
+            raise SystemExit(f"mutant {mutant.id}: its text stands {count} times in {mutant.file}, and not once.")
+    return found
+
+
+@contextlib.contextmanager
+def copies(count: int) -> Iterator[Queue[Path]]:
+    """Copies of source and tests, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        trees: Queue[Path] = Queue()
+        for number in range(count):
+            tree = Path(folder) / str(number)
+            for part in ("src", "tests", "benchmarks"):
+                shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            for name in ("pyproject.toml", "README.md"):
+                shutil.copy(ROOT / name, tree)
+            compileall.compile_dir(tree / "src", quiet=2, invalidation_mode=_hashed())
+            trees.put(tree)
+        yield trees
+
+
+def _hashed() -> Any:
+    import py_compile
+
+    return py_compile.PycInvalidationMode.CHECKED_HASH  # a time in whole seconds would miss a quick change
+
+
+def run(tree: Path, tests: Sequence[str], log: Path, timeout: float, seed: int) -> int | None:
+    """pytest's exit code for ``tests`` in ``tree``; None where they came to no end."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(tree, tests, log, seed))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None
+    return process.exitcode
+
+
+def _child(tree: Path, tests: Sequence[str], log: Path, seed: int) -> None:
+    """In a fork, where what tests import is loaded already, and the library is not."""
+    with log.open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+        os.chdir(tree)
+        sys.path[:] = [str(tree / "src"), str(tree / "tests"), *(p for p in sys.path if not p.startswith(str(ROOT)))]
+        os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONHASHSEED": str(seed)}
+        sys.dont_write_bytecode = True
+        import pytest
+
+        code = pytest.main(["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", *tests])
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def load() -> None:
+    """What every test imports, once for all: but for the library, which each mutant imports anew."""
+    os.environ |= dict.fromkeys(_NAMES, "1")
+    import numpy
+    import pandas
+    import polars
+    import pyarrow
+    import pytest
+    import scipy.optimize
+    import scipy.stats
+    import sklearn.base
+    import sklearn.datasets
+    import torch
+    import torch._dynamo
+
+    torch.set_num_threads(1)
+    if "lowerbound" in sys.modules:
+        raise SystemExit("the library is loaded already: its mutants could not be.")
+    _ = numpy, pandas, polars, pyarrow, pytest, scipy, sklearn
+
+
+def outcome(mutant: Mutant, trees: Queue[Path], seed: int) -> dict[str, Any]:
+    """What becomes of a mutant."""
+    tree, start = trees.get(), time.perf_counter()
+    log = tree / "log.txt"
+    try:
+        before = mutant.apply(tree)
+        try:
+            code = run(tree, mutant.tests, log, TIMEOUT, seed)
+        finally:
+            (tree / mutant.file).write_text(before)
+        told = log.read_text()
+    finally:
+        trees.put(tree)
+    if code not in (_PASSED, _FAILED, None):
+        raise SystemExit(f"mutant {mutant.id}: its tests could not run (exit {code}):\n{told[-2000:]}")
+    by = re.search(r"^FAILED (\S+)", told, re.MULTILINE)
+    return {
+        "id": mutant.id,
+        "place": mutant.place,
+        "what": mutant.what,
+        "file": mutant.file,
+        "killed": code != _PASSED,
+        "by": "no end" if code is None else by.group(1) if by else None,
+        "seconds": round(time.perf_counter() - start, 1),
+        "digest": mutant.digest(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    mutants = read()
+    chosen = [m for m in mutants if not options.only or any(w in f"{m.id} {m.place} {m.file}" for w in options.only)]
+    if not chosen:
+        raise SystemExit(f"no mutant of {len(mutants)} has {' or '.join(options.only)} in its id, place or file.")
+    load()
+    import record  # after `load`: it imports torch
+
+    context = record.context(options.seed)
+    kept = {}
+    if options.resume and RESULT.exists():
+        kept = {each["digest"]: each for each in json.loads(RESULT.read_text())["mutants"]}
+    found = {m.id: kept[m.digest()] for m in chosen if m.digest() in kept}
+    left = [m for m in chosen if m.id not in found]
+
+    def keep() -> None:
+        if not options.only:
+            result = context | {"mutants": [found[m.id] for m in mutants if m.id in found], "of": len(mutants)}
+            record.write("mutants", result, page(result))
+
+    with copies(options.workers) as trees, ThreadPoolExecutor(options.workers) as pool:
+        tests = sorted({test for m in left for test in m.tests})
+        baseline(tests, trees, options.seed)
+        for each in pool.map(lambda m: outcome(m, trees, options.seed), left):
+            found[each["id"]] = each
+            print(
+                f"{'killed  ' if each['killed'] else 'SURVIVED'} {each['seconds']:6.1f} s  {each['id']}  {each['by']}"
+            )
+            sys.stdout.flush()
+            keep()
+    keep()
+    survived = [each["id"] for each in found.values() if not each["killed"]]
+    print(f"{len(found) - len(survived)} of {len(found)} killed; survived: {', '.join(survived) or 'none'}")
+
+
+def baseline(tests: Sequence[str], trees: Queue[Path], seed: int) -> None:
+    """The source as it is passes the tests, all of them."""
+    if not tests:
+        return
+    tree = trees.get()
+    code = run(tree, tests, log := tree / "log.txt", 10 * TIMEOUT, seed)
+    if code != _PASSED:
+        raise SystemExit(f"the source as it is does not pass the tests of its mutants:\n{log.read_text()[-3000:]}")
+    trees.put(tree)
+    print(f"{len(tests)} tests pass on the source as it is", flush=True)
+
+
+def page(r: dict[str, Any]) -> str:
+    """The table, as Markdown."""
+    places: dict[str, list[dict[str, Any]]] = {}
+    for each in r["mutants"]:
+        places.setdefault(each["place"], []).append(each)
+    killed = {place: sum(each["killed"] for each in of) for place, of in places.items()}
+    total, dead = len(r["mutants"]), sum(killed.values())
+    survivors = [f"- {each['id']}: {each['what']} (`{each['file']}`)" for each in r["mutants"] if not each["killed"]]
+    lines = [
+        "# Mutants: whether the tests see a fault in the statistics",
+        "",
+        "Each mutant is one small fault put into a copy of the source: a constant dropped, a wrong axis, a variance",
+        "for a deviation. It is killed if one of the tests named for it fails; the same tests pass on the source as",
+        "it is.",
+        "",
+        f"**{dead} of {total} killed ({100 * dead / max(1, total):.1f} %).**"
+        + ("" if total == r["of"] else f" {r['of'] - total} are yet to run."),
+        "",
+        "| place | killed | of |",
+        "|---|---|---|",
+        *(f"| {place} | {killed[place]} | {len(of)} |" for place, of in places.items()),
+        "",
+        *(["Survived:", "", *survivors, ""] if survivors else []),
+    ]
+    for place, of in places.items():
+        lines += ["", f"## {place}", "", "| mutant | what | file | killed by |", "|---|---|---|---|"]
+        lines += [f"| {e['id']} | {e['what']} | `{e['file'].removeprefix('src/lowerbound/')}` | {_by(e)} |" for e in of]
+    lines += [
+        "",
+        f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
+        f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _by(each: dict[str, Any]) -> str:
+    if not each["killed"]:
+        return "**survived**"
+    return "its tests came to no end" if each["by"] == "no end" else f"`{str(each['by']).partition('[')[0]}`"
+
+
+if __name__ == "__main__":
+    main()
