@@ -301,7 +301,10 @@ def test_counts_are_those_of_scipy_and_sum_to_one():
         assert best == pytest.approx(max(likelihood(r * s) for s in np.linspace(0.9, 1.1, 201)), abs=1e-6)
         moments = mean[column] ** 2 / (x.var() - mean[column])
         assert likelihood(moments) < best - 1e-7
-    np.testing.assert_allclose(negative.log_prob[:1], np.log(np.exp(negative.log_prob[:1])))
+    # both columns together are their sum, each at an r of its own
+    each = [baselines(train[:, [column]], test[:, [column]], "count")[1].log_prob for column in (0, 1)]
+    np.testing.assert_allclose(negative.log_prob, each[0] + each[1], rtol=1e-9)
+    assert abs(negative.log_prob - 2 * each[0]).max() > 1, "one r for both is a mutant"
 
 
 def test_counts_that_vary_less_than_a_poisson_get_one():

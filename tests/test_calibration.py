@@ -181,18 +181,35 @@ def test_ties_of_discrete_latents_are_broken_at_random(dtype):
     assert wrong.p_values.min() < 1e-6
 
 
-def test_the_last_digit_does_not_decide_a_tie():
-    """Densities that are the same but for rounding, always up for the draws: the truth is not the lowest rank."""
-    up = torch.tensor(torch.inf)
+@pytest.mark.parametrize("side", [torch.inf, -torch.inf])
+def test_the_last_digit_does_not_decide_a_tie(side):
+    """Densities that are the same but for rounding, always up (or down) for the draws: the truth ranks anywhere."""
+    asked: list[int] = []
 
     def log_joint(z: Tensor) -> Tensor:
         value = torch.full(z.shape[:2], -500.0)
-        return value if len(z) == 1 else value.nextafter(up)
+        asked.append(len(z))
+        return value if len(asked) == 1 else value.nextafter(torch.tensor(side))  # the truth is asked for first
 
     module = importlib.import_module("lowerbound.evidence.calibration")
     q = lb.distributions.Normal(torch.zeros(2000, 1), torch.ones(2000, 1))
     ranks = module._ranks(Target(log_joint, (1,), q), torch.zeros(2000, 1), 19, rng())
+    assert asked[0] == 1
+    assert sum(asked[1:]) == 19
     assert stats.chisquare(np.bincount(ranks[:, 1], minlength=20)).pvalue > 0.001
+
+
+def test_densities_that_differ_by_more_than_rounding_are_no_tie():
+    asked: list[int] = []
+
+    def log_joint(z: Tensor) -> Tensor:
+        asked.append(len(z))
+        return torch.full(z.shape[:2], -500.0 if len(asked) == 1 else -500.02)
+
+    module = importlib.import_module("lowerbound.evidence.calibration")
+    q = lb.distributions.Normal(torch.zeros(20, 1), torch.ones(20, 1))
+    ranks = module._ranks(Target(log_joint, (1,), q), torch.zeros(20, 1), 19, rng())
+    assert (ranks[:, 1] == 19).all(), "all draws lie below the truth"
 
 
 def test_a_vampprior_is_simulated_by_its_posterior():

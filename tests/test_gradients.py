@@ -138,6 +138,30 @@ def test_a_learned_baseline_keeps_running_moments_while_training():
     assert float(nvil.variance) == pytest.approx(0.8 + 0.2 * float(error.var(correction=0)), rel=1e-9)
 
 
+@pytest.mark.parametrize("variance", [9.0, 0.04])
+def test_a_normalised_baseline_divides_the_signal_by_its_deviation_where_that_is_above_1(variance):
+    """φ's gradient by the score is so much shorter; θ's, and what the baseline learns, are what they were."""
+    toy = belief_net()
+    theta = sum(p.numel() for p in toy.model.parameters())
+    plain, normal = (LearnedBaseline(MLP((5,), (1,), hidden=()), normalise=n).double().eval() for n in (False, True))
+    normal.network.load_state_dict(plain.network.state_dict())
+    found, learned = [], []
+    for each in (plain, normal):
+        each.variance.fill_(variance)
+        there, probability = toy.tuples(1)
+        # the direct term is left out: its mean is 0, and that of the score alone is what is divided
+        surrogate = (probability.detach() * (each(there, elbo_sampled) - elbo_sampled(there))).sum()
+        found.append(toy.gradient(surrogate))
+        there, probability = toy.tuples(1)
+        value = (probability.detach() * each(there, elbo_sampled)).sum()
+        learned.append(gradient(value, list(each.network.parameters())))
+    assert found[0][theta:].abs().max() > 1e-3
+    torch.testing.assert_close(
+        found[1][theta:], found[0][theta:] / max(1.0, math.sqrt(variance)), rtol=1e-10, atol=1e-12
+    )
+    torch.testing.assert_close(learned[1], learned[0], rtol=1e-10, atol=1e-12)
+
+
 def replicates(toy, estimator, objective, K: int, R: int = 200, copies: int = 1000, plain: bool = True) -> Tensor:
     """R gradients, each a mean over ``copies`` independent draws."""
     found = []
@@ -213,13 +237,28 @@ def test_relax_descends_the_variance_of_its_own_gradient():
     assert after < 0.1 * plain
 
 
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
 @pytest.mark.parametrize("estimator", [relaxed, straight_through])
-def test_relaxations_are_biased_and_say_so(estimator):
-    toy = belief_net()
-    truth = toy.exact(elbo, 1)
-    assert refuted(replicates(toy, estimator, elbo, 1), truth)
-    assert gradients.why_biased(estimator, elbo)
-    assert gradients.why_biased(partial(estimator, temperature=0.1), elbo)
+def test_relaxations_are_biased_and_say_so(estimator, temperature, model):
+    """Biased in φ, but along the enumerated gradient and not against it, for each parameter of the encoder that counts;
+    of θ the straight-through estimator, whose forward pass is that of the finite latent, is unbiased."""
+    toy, given = MODELS[model](), partial(estimator, temperature=temperature)
+    theta = sum(p.numel() for p in toy.model.parameters())
+    truth, found = toy.exact(elbo, 1), replicates(toy, given, elbo, 1)
+    mean = found.mean(0)
+    assert refuted(found[:, theta:], truth[theta:])
+    assert cosine(mean[theta:], truth[theta:]) > 0.8
+    assert 0.4 < float(mean[theta:] @ truth[theta:] / truth[theta:].square().sum()) < 2, "of about the same length"
+    large = truth[theta:].abs() > 0.3 * truth[theta:].abs().max()
+    assert bool((mean[theta:][large].sign() == truth[theta:][large].sign()).all())
+    assert refuted(found[:, :theta], truth[:theta]) == (estimator is relaxed)
+    for words in (estimator, given):
+        assert gradients.why_biased(words, elbo)
 
 
 def test_a_relaxation_has_less_bias_where_it_is_colder():
@@ -341,8 +380,8 @@ class OneLatent:
     def gradient(self, value: Tensor) -> Tensor:
         return gradient(value, self.parameters)
 
-    def exact(self, objective, K: int) -> Tensor:
-        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    def exact(self, objective, K: int, points: int = 40) -> Tensor:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(points)
         grid = torch.tensor(np.stack(np.meshgrid(*[nodes] * K))).reshape(K, -1, 1)
         weight = torch.tensor(np.stack(np.meshgrid(*[weights / weights.sum()] * K))).reshape(K, -1).prod(0)
         there = self.draw(grid, K, grid.shape[1])
@@ -374,16 +413,21 @@ def test_gradients_of_a_normal_latent_have_the_exact_mean(estimator, objective, 
     assert unbiased(replicates(toy, estimator, objective, draws, plain=plain), toy.exact(objective, draws))
 
 
-def test_piwae_gives_each_its_own_bound():
-    toy, groups = OneLatent(), 2
+@pytest.mark.parametrize(("draws", "groups"), [(2, 2), (4, 2), (3, 1)])
+def test_piwae_gives_each_its_own_bound(draws, groups):
+    """θ the bound of all K draws, φ that of K/groups: groups of several draws, of one, and of all."""
+    toy = OneLatent()
     theta = sum(p.numel() for p in toy.model.parameters())
     estimator = partial(partially_importance_weighted, groups=groups)
-    found = replicates(toy, estimator, iwae, 2, plain=False)
-    whole, parts = toy.exact(iwae, 2), toy.exact(partial(multi_iwae, groups=groups), 2)
-    truth = torch.cat([whole[:theta], parts[theta:]])
+    found = replicates(toy, estimator, iwae, draws, plain=False)
+    points = 14 if draws > 2 else 40
+    bounds = {g: toy.exact(partial(multi_iwae, groups=g), draws, points) for g in {1, groups, draws}}
+    truth = torch.cat([bounds[1][:theta], bounds[groups][theta:]])
     assert unbiased(found, truth)
-    assert refuted(found, whole)
-    assert refuted(found, parts)
+    for other in bounds.keys() - {1}:
+        assert refuted(found[:, :theta], bounds[other][:theta])
+    for other in bounds.keys() - {groups}:
+        assert refuted(found[:, theta:], bounds[other][theta:])
 
 
 def test_sticking_the_landing_is_biased_for_a_bound_of_several_draws_and_says_so():

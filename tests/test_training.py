@@ -90,22 +90,44 @@ def test_in_order_pads_to_one_size():
 # --- scaling: minibatches, splits, precision ---
 
 
-def test_minibatch_gradients_add_up_to_that_of_all_rows():
-    # N/B scaling: the row-weighted mean of the batches' gradients is the gradient of the mean over all rows.
-    model, inference, x = small()
+@pytest.mark.parametrize(("penalties", "floor"), [((), 0.0), ((partial(free_bits, floor=0.3),), 0.3)])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_minibatch_gradients_add_up_to_that_of_all_rows(penalties, floor, parts):
+    """Training steps by plain gradient ascent, 230 rows by 50, the last batch of 30: each moves the parameters by the
+    gradient of the mean over its real rows, padding counts nothing, and weighted by rows they make that of all."""
+    if penalties and parts > 1:
+        pytest.skip("a penalty is of the whole batch")
+    model, inference, x = small(penalties=penalties, optimizer=partial(torch.optim.SGD, lr=1.0), learning_rate=1e-3)
     model, posterior, x = model.double(), inference.posterior.double(), x.double()
-    noise = torch.randn(1, len(x), 3, generator=rng(), dtype=torch.float64)
     modules = torch.nn.ModuleList([model, posterior])
+    fit = inference.start(model)
+    fit.state.parts = parts
+    noise = torch.randn(1, len(x), 3, generator=rng(), dtype=torch.float64)
+    before = [p.detach().clone() for p in modules.parameters()]
+    cursor = Cursor(Rows(x, dtype=torch.float64), batch_size=50, seed=3)
+    scalars = {"learning_rate": torch.tensor(1e-3).double(), "beta": torch.tensor(1.0).double()}
 
     def gradient(rows: torch.Tensor) -> torch.Tensor:
         modules.zero_grad()
-        elbo(draw(model, posterior, batch_of(x[rows]), noise[:, rows])).mean().backward()
+        there = draw(model, posterior, batch_of(x[rows]), noise[:, rows])
+        value = elbo(there).mean() - (floor - there.nodes[0].kl_per_dim.mean(0)).clamp(min=0).sum()
+        (value if floor else elbo(there).mean()).backward()
         return torch.cat([p.grad.flatten() for p in modules.parameters()])
 
-    whole = gradient(torch.arange(len(x)))
-    order = torch.randperm(len(x), generator=rng(1))
-    parts = sum(len(rows) / len(x) * gradient(rows) for rows in order.split(50))
-    np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-12)
+    total, counted = torch.zeros(sum(p.numel() for p in modules.parameters())).double(), 0
+    for _ in range(cursor.steps_per_pass):
+        batch, real = cursor.next()
+        due = gradient(batch.index[:real])
+        fit.step(fit.state, batch, noise[:, batch.index], scalars)
+        moved = torch.cat([(p.detach() - was).flatten() for p, was in zip(modules.parameters(), before, strict=True)])
+        np.testing.assert_allclose(moved / 1e-3, due, rtol=1e-7, atol=1e-10)
+        total, counted = total + real * moved / 1e-3, counted + real
+        with torch.no_grad():
+            for parameter, was in zip(modules.parameters(), before, strict=True):
+                parameter.copy_(was)
+    assert counted == len(x)
+    if not penalties:
+        np.testing.assert_allclose(total / len(x), gradient(torch.arange(len(x))), rtol=1e-7, atol=1e-10)
 
 
 def test_rows_do_not_depend_on_the_batch_they_come_in():
