@@ -133,10 +133,9 @@ def test_the_weight_of_the_kl_and_the_draws_reach_the_fit(digits):
             assert record["valid_objective"] == pytest.approx(due, rel=1e-5)
     vae = lb.VAE(3, objective="iwae", draws=50, validation=0.5, **QUICK).fit(x)
     record, rows = vae.history_.records[vae.history_.best_pass - 1], held_out(vae, x)
-    many, one = (vae.log_likelihood(rows, samples=each, seed=1) for each in (50, 2))
+    many = vae.log_likelihood(rows, samples=50, seed=1)
     assert record["valid_objective"] == pytest.approx(many.mean, abs=0.1)
     assert many.mean - many.mean_elbo > 0.4, "a bound of one draw is another"
-    assert one.mean < many.mean - 0.2
 
 
 def test_the_same_seed_gives_the_same_bytes_and_leaves_global_generators_alone(digits):
