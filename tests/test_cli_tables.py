@@ -221,7 +221,7 @@ def test_check_of_frames_of_every_library_and_of_arrays(here: Path) -> None:
     [
         pd.DataFrame({"a": [1, 1]}),
         pd.DataFrame({"a": [1.0, np.inf, 2.0]}),
-        pd.DataFrame({"a": [f"{i}.5" for i in range(150)] * 2}),
+        pd.DataFrame({"a": ["x", 1.5] * 150}),
         pd.DataFrame({"a": [[1], [2]]}),
     ],
 )

@@ -36,10 +36,14 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         (lambda: infer(pd.DataFrame({"a": [1 + 2j]})), ("'a' holds cells of type complex128", "row 0")),
         (lambda: infer(pd.DataFrame({"a": pd.cut([1, 2, 3], 2)})), ("Interval", "rename_categories")),
         (lambda: infer(pd.DataFrame({"a": MIXED}, dtype=object)), ("times of one zone", "row 0")),
-        (lambda: infer(pd.DataFrame({"a": [str(i / 7) for i in range(150)]})), ("'a' holds numbers stored as text",)),
         (
-            lambda: infer(pd.DataFrame({"a": [*map(str, range(150)), "?"]})),
-            ("stored as text", r"beside '\?', to be a hole"),
+            lambda: infer(pd.DataFrame({"a": ["1.5", "x"]}), {"a": Column("real", form="0.0")}),
+            ("row 1 of column 'a' is 'x'", "not written as '0.0'", "markers="),
+        ),
+        (lambda: infer(pd.DataFrame({"a": ["1"]}), {"a": Column("real", form="%q")}), ("'a' a form", "'%q'")),
+        (
+            lambda: infer(pd.DataFrame({"a": ["1.5", "2"]}), {"a": Column("datetime", form="%d.%m.%Y")}),
+            ("row 0 of column 'a' is '1.5'", "not written as '%d.%m.%Y'"),
         ),
         (
             lambda: infer(pa.table({"a": [f"c{i % 200_000}" for i in range(400_000)]})),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
-from lowerbound.schema import in_arrow, measures, times
+from lowerbound.schema import in_arrow, measures, times, written
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, Column, Level, Storage
 from lowerbound.schema.rules import shown
@@ -30,10 +30,38 @@ def group(storage: Storage) -> str:
 
 def holds(storage: Storage, column: Column) -> bool:
     """Whether a type can hold a column's cells."""
-    due = column.storage
-    if column.form is not None and storage.family == "time":
-        return storage.zone is None
-    return group(storage) == group(due) and (storage.zone is None) == (due.zone is None)
+    return any(
+        group(storage) == group(due) and (storage.zone is None) == (due.zone is None)
+        for due in (column.storage, column.inner.storage)
+    )
+
+
+def is_written(column: Column, storage: Storage) -> bool:
+    """Whether cells of a type are of the column's form, and not yet the numbers or times that it stands for."""
+    if column.form is None or storage.zone is not None:
+        return False
+    return group(storage) == group(column.storage) and storage.family != column.inner.storage.family
+
+
+def read_by_form(column: Column, storage: Storage, cells: Cells) -> tuple[Storage, Cells, Mask]:
+    """Cells as the numbers or times that they are written for, with their type; and which are of another form."""
+    if is_written(column, storage) and column.form is not None:
+        values, there, unknown = written.read(cells.values, cells.mask, column.form, column.markers)
+        return column.inner.storage, Cells(values, there), unknown
+    hit = np.zeros(len(cells.mask), bool)
+    if column.markers and cells.values.dtype == object:
+        hit = np.array([value in column.markers for value in cells.values.tolist()], bool)
+    return storage, Cells(cells.values, cells.mask & ~hit), np.zeros(len(hit), bool)
+
+
+def written_cells(column: Column, storage: Storage, cells: Cells) -> Cells:
+    """Numbers or times as cells of the column's form, in a type of text or whole numbers."""
+    assert column.form is not None
+    texts = written.write(cells.values, column.form)
+    if storage.family in ("text", "category"):
+        return Cells(in_arrow.objects(texts), cells.mask)
+    made = [int(text) if there else 0 for text, there in zip(texts, cells.mask.tolist(), strict=True)]
+    return Cells(_typed(made, storage), cells.mask)
 
 
 def check_type(column: Column, storage: Storage, cells: Cells) -> None:
@@ -65,7 +93,7 @@ def refuse_infinite(column: Column, cells: Cells) -> None:
 
 def numbers(column: Column, storage: Storage, cells: Cells) -> Floats:
     """Cells of numbers or times as encoded values ``[N]``, NaN where there are none."""
-    if storage.family in ("int", "time", "duration", "text"):
+    if storage.family in ("int", "time", "duration"):
         found = _stepped(column, storage, cells)
     elif storage.family == "decimal":
         found = np.where(cells.mask, cells.values, 0).astype(np.float64) - column.offset
@@ -138,7 +166,7 @@ def cells(
         safe = np.where(observed, safe, draws(column, safe))
     if column.kind in CLASSES:
         return _levels(column, storage, safe.astype(np.int64), mask, generator)
-    if storage.family in ("int", "time", "duration", "text"):
+    if storage.family in ("int", "time", "duration"):
         return Cells(_from_steps(column, storage, safe), mask)
     if storage.family == "decimal":
         return Cells(_decimals(safe + column.offset, storage), mask)
@@ -159,8 +187,6 @@ def constant(column: Column, storage: Storage, rows: int) -> Cells:
 
 def _stepped(column: Column, storage: Storage, given: Cells) -> Floats:
     values, unit = given.values, storage.unit
-    if storage.family == "text":
-        values, unit = _parsed(column, given), column.unit
     if unit == column.unit or unit is None or column.unit is None:
         return times.steps(values, column.offset, column.step)
     ratio = times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
@@ -169,22 +195,8 @@ def _stepped(column: Column, storage: Storage, given: Cells) -> Floats:
     return times.steps(times.in_unit(values, unit, column.unit), column.offset, column.step)
 
 
-def _parsed(column: Column, given: Cells) -> NDArray[Any]:
-    found = np.zeros(len(given.mask), np.int64)
-    rows = np.flatnonzero(given.mask)
-    try:
-        found[rows] = times.read(given.values[rows].tolist(), column.form or "date")
-    except ValueError:
-        row = next(row for row in rows if times.written_form([given.values[row]]) != column.form)
-        raise DataError(
-            f"row {row} of column {column.name!r} is {shown(given.values[row])}, which is not written as its other "
-            "times are; write it so, or turn the column into times."
-        ) from None
-    return found
-
-
 def _from_steps(column: Column, storage: Storage, values: Floats) -> NDArray[Any]:
-    unit = column.unit if storage.family == "text" else storage.unit
+    unit = storage.unit
     if unit is None or column.unit is None:
         return times.whole(values, column.offset, column.step, storage.range)
     ratio, limits = times.PER_UNIT[column.unit] // times.PER_UNIT[unit], _limits(column, storage, unit)
@@ -193,8 +205,6 @@ def _from_steps(column: Column, storage: Storage, values: Floats) -> NDArray[Any
     else:
         found = times.whole(values, column.offset, column.step, column.storage.range)
         found = np.clip(times.in_unit(found, column.unit, unit), *limits)
-    if storage.family == "text":
-        return in_arrow.objects(times.write(found, column.form or "date"))
     return found
 
 

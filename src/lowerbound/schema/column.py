@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from lowerbound.schema import written
 
 Kind = Literal[
     "real",
@@ -27,10 +29,8 @@ Name = str | int
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
-OF_TEXT = {"date": "D", "T": "s", " ": "s"}
-"""Times written as text: by day, or by second with this between day and hour; and the unit that each is read in."""
 _COUNTED = 1000
-LATER = {"dispersion"}  # fields that schemas of before do not have
+LATER = {"dispersion", "markers"}  # fields that schemas of before do not have
 DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -88,7 +88,10 @@ class Column:
     (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
     ``centre``, ``scale``: of ``Schema.standardise``.
     ``levels``: the classes, coded 0, 1, …; ``pooled``: those that share one more class, "other", each seen as often as
-    ``weights`` say. ``form``: how times are written as text. ``value``: what a constant column holds, None if nothing.
+    ``weights`` say. ``value``: what a constant column holds, None if nothing.
+    ``form``: how numbers or times are written as text, as "%d.%m.%Y" (of ``strftime``) or "#,##0.00" (of spreadsheets);
+    whole numbers can be dates of the form "%Y%m%d". ``markers``: texts that stand for a missing cell; where there is a
+    form, "?", "-", "NA", blanks and the like do so anyway.
     """
 
     kind: Kind
@@ -112,6 +115,7 @@ class Column:
     pooled: tuple[Level, ...] = ()
     weights: tuple[int, ...] = ()
     form: str | None = None
+    markers: tuple[str, ...] = ()
     value: Level | None = None
 
     @property
@@ -132,7 +136,15 @@ class Column:
     @property
     def unit(self) -> str | None:
         """The unit of its times, before ``step``."""
-        return self.storage.unit if self.form is None else OF_TEXT[self.form]
+        return self.inner.storage.unit
+
+    @property
+    def inner(self) -> Column:
+        """The column as its cells are read: of numbers or times, where they are written by a form."""
+        if self.form is None:
+            return self
+        family, dtype, unit, zone = written.laid_out(self.form)
+        return replace(self, storage=Storage(family, dtype, unit, zone), form=None)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

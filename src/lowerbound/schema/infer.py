@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lowerbound.data.frames import is_number
 from lowerbound.errors import DataError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, measures, notes, rules, times
+from lowerbound.schema import coding, forms, measures, notes, rules, times
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, KINDS, Column, Level, Name, Storage
 from lowerbound.schema.rules import Look, shown
@@ -32,11 +32,16 @@ def infer(
     A cell that is null, None, NaN or NaT is missing. Of the others, the first rule that holds:
 
     1. *constant*: they are all the same, or there are none.
-    2. Text all written as 2001-12-31, or with a time as 2001-12-31 23:59:59 (or with a T): *datetime*.
+    2. Text that is written as dates or numbers are is read as such, where at least 95 % of its cells (and all but a few
+       different ones) are of one form: 31.12.2001, 12/31/2001 10:30, Dec 31, 2001, 2001-12-31T10:00:00Z, 1,234.50,
+       1 234,5 €, 12 %, (1,234); see ``Column.form``. Blanks, "?", "-", "NA", "null", "unknown" and the like, and the
+       few other texts, are then missing. Numbers without separators or marks stay text if none is missing and at most
+       ``max_categories`` differ (10 of fractions), or some begin with 0. Whole numbers that are all days of 1900 to
+       2100, as 20011231, are dates. Then the rules below hold of what is read: *datetime*, or as of numbers.
     3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is not taken for a scale.)
     4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of 20 cells or more of which 95 %
        differ; *categorical* otherwise. Of more than ``max_categories`` levels, all but the most frequent
-       ``max_categories`` − 1 share one class, "other". More than that of numbers stored as text are refused.
+       ``max_categories`` − 1 share one class, "other".
     5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
        Durations: *positive* if none is below 0, else *real*.
     6. Whole numbers, floats too (those of a column with holes): *binary* of 0 and 1, or of any two in 20 cells or more;
@@ -48,7 +53,7 @@ def infer(
        (an exact 0 among them is an atom, see ``Column.atoms``); *real* otherwise.
 
     Raises ``DataError`` in a sentence for what cannot be used: columns with one name, mixed types, infinities, lists,
-    numbers stored as text, more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.
+    more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.
     """
     if max_categories < 2:
         raise ValueError(f"max_categories is {max_categories}; give 2 or more, of which one is for all others.")
@@ -76,19 +81,29 @@ def _given(name: Name, kind: str | Column) -> Column:
 
 
 def _column(name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int) -> Column:
+    read = forms.find(name, storage, found, given, max_categories)
+    if read is None:
+        return _of_cells(name, storage, found, given, max_categories)
+    column = _of_cells(name, read.storage, read.cells, given, max_categories)
+    if read.form is not None:
+        column = replace(column, form=read.form, why=f"{column.why}, {read.how}" if read.how else column.why)
+    return replace(column, storage=storage, markers=read.markers, problems=(*read.notes, *column.problems))
+
+
+def _of_cells(name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int) -> Column:
+    """A column by its cells, read by their form if they have one."""
     bare = Column("constant" if given is None else given.kind, name, storage=storage)
     if bare.kind != "identifier":
         coding.refuse_infinite(bare, found)
     look = rules.look(name, storage, found)
-    form = times.written_form(look.levels.tolist()) if storage.family == "text" else None
     if given is None:
-        kind, why = rules.kind_of(look, form, max_categories)
+        kind, why = rules.kind_of(look, max_categories)
     else:
         kind, why = given.kind, "declared"
-        _check_declared(look, given, form)
+        _check_declared(look, given)
     problems = _problems(look, kind, why)
     missing = 1 - len(look.seen) / look.rows
-    column = Column(kind, name, why, problems, missing, storage, form=form if kind == "datetime" else None)
+    column = Column(kind, name, why, problems, missing, storage)
     if look.distinct == 0 or kind == "constant":
         value = _constant(storage, found) if look.distinct else None
         return replace(column, kind="constant", value=value)
@@ -99,13 +114,12 @@ def _column(name: Name, storage: Storage, found: Cells, given: Column | None, ma
     return _measured(column, look, found, given)
 
 
-def _check_declared(look: Look, given: Column, form: str | None) -> None:
+def _check_declared(look: Look, given: Column) -> None:
     """Refuse a declared kind that the cells cannot be of."""
     name, kind, family = look.name, given.kind, look.storage.family
     if look.distinct == 0:
         return  # nothing speaks against it, and nothing can be learned
-    if kind not in rules.ALLOWED[family] or (kind == "datetime" and family == "text" and form is None):
-        allowed = [other for other in rules.ALLOWED[family] if other != "datetime" or form or family != "text"]
+    if kind not in (allowed := rules.ALLOWED[family]):
         raise DataError(
             f"schema says that {name!r} is {kind}, and it holds {coding.group(look.storage)} ({look.storage.dtype}; "
             f"the first is {shown(look.seen[0], look.storage)}), which can be {', '.join(allowed)}; turn it into "
@@ -225,9 +239,7 @@ def _placed(column: Column, found: Cells) -> Column:
     if family == "int":
         far = max(abs(int(seen.min())), abs(int(seen.max()))) > times.EXACT
         return replace(column, offset=int(seen.min())) if far and column.kind == "real" else column
-    if family == "text":
-        seen = times.read(seen.tolist(), column.form or "date")
-    elif family not in ("time", "duration"):
+    if family not in ("time", "duration"):
         return column
     offset = 0 if family == "duration" else int(seen.min())
     return replace(column, offset=offset, step=times.natural_step(seen, offset, column.unit or "ns"))

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.data.frames import is_number
-from lowerbound.errors import DataError
 from lowerbound.schema import in_arrow, times
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import ASIDE, CLASSES, Family, Kind, Level, Name, Storage
@@ -24,7 +22,7 @@ ALLOWED: dict[Family, tuple[Kind, ...]] = {
     "bool": (*_NUMBERS, *CLASSES, *ASIDE),
     "decimal": (*_NUMBERS, *ASIDE),
     "duration": ("real", "positive", "interval", *ASIDE),
-    "text": (*CLASSES, "datetime", *ASIDE),
+    "text": (*CLASSES, *ASIDE),
     "category": (*CLASSES, *ASIDE),
     "time": ("datetime", *ASIDE),
     "null": ASIDE,
@@ -80,20 +78,20 @@ def look(name: Name, storage: Storage, cells: Cells) -> Look:
     return Look(name, storage, seen, in_arrow.objects(order), number, len(cells.mask))
 
 
-def kind_of(column: Look, form: str | None, max_categories: int) -> tuple[Kind, str]:
-    """The kind of a column, and why, in words; the rules are those of ``infer``. ``form``: of times written as text."""
+def kind_of(column: Look, max_categories: int) -> tuple[Kind, str]:
+    """The kind of a column, and why, in words; the rules are those of ``infer``."""
     if column.distinct == 0:
         return "constant", "it holds nothing"
     if column.distinct == 1:
         return "constant", f"always {shown(column.levels[0], column.storage)}"
     family = column.storage.family
-    if family in ("text", "category") and form is None:
+    if family in ("text", "category"):
         return _of_text(column, max_categories)
     if family == "bool":
         return "binary", "true or false"
-    if family in ("time", "text"):
+    if family == "time":
         span = f"from {shown(column.levels[0], column.storage)} to {shown(column.levels[-1], column.storage)}"
-        return "datetime", ("times, written as text, " if family == "text" else "times ") + span
+        return "datetime", f"times {span}"
     if family == "duration":
         return ("positive" if column.levels[0] >= 0 else "real"), "durations"
     return _of_numbers(column)
@@ -127,25 +125,9 @@ def _of_text(column: Look, max_categories: int) -> tuple[Kind, str]:
     what = "text" if column.storage.family == "text" else "category"
     if distinct == 2:
         return "binary", f"two kinds of {what}: {shown(column.levels[0])} and {shown(column.levels[1])}"
-    if what == "text" and distinct > max_categories:
-        _refuse_numbers(column)
     if n >= FEW and distinct >= _DISTINCT * n:
         return "identifier", f"dropped: {distinct} different kinds of {what} in {n} cells"
     return "categorical", f"{distinct} kinds of {what}"
-
-
-def _refuse_numbers(column: Look) -> None:
-    """Refuse many numbers that are stored as text."""
-    texts = column.levels.tolist()
-    numbers = [text for text in texts if is_number(text)]
-    if are_codes(numbers) or len(numbers) < 0.9 * len(texts):
-        return
-    other = next((text for text in texts if not is_number(text)), None)
-    beside = "" if other is None else f" beside {shown(other)}, to be a hole"
-    raise DataError(
-        f"column {column.name!r} holds numbers stored as text ({shown(numbers[0])}); turn it into numbers{beside}, or "
-        f"declare it by schema={{{column.name!r}: 'categorical'}} or 'identifier'."
-    )
 
 
 def _of_numbers(column: Look) -> tuple[Kind, str]:

@@ -120,7 +120,8 @@ class Schema:
         found = float(numbers[0])
         if unknown.any():
             levels = ", ".join(shown(level, column.storage) for level in column.levels[:6])
-            raise DataError(f"column {name!r} is given {value!r}, which was never seen there; give one of {levels}.")
+            due = f"give one of {levels}" if column.form is None else f"write it as {column.form}"
+            raise DataError(f"column {name!r} is given {value!r}, which was never seen there; {due}.")
         if column.storage.family == "int" and column.kind not in CLASSES and found != np.rint(found):
             raise DataError(f"column {name!r} is given {value!r}, and it holds whole numbers; give one.")
         return found
@@ -153,7 +154,7 @@ class Schema:
             storage = theirs if empty or coding.holds(theirs, column) else own
             cells = _blank(len(numbers))
             if j is not None and not empty:
-                cells = coding.cells(column, storage, numbers[:, j], observed[:, j], generator)
+                cells = _cells(column, storage, numbers[:, j], observed[:, j], generator)
             elif column.kind == "constant" and not empty:
                 cells = coding.constant(column, storage, len(numbers))
             if coded is not None and kept is not None:
@@ -251,13 +252,15 @@ def _numbers(column: Column, storage: Storage, found: Cells) -> tuple[Floats, ND
         due = coding.constant(column, storage, len(found.mask))
         return nothing, found.mask & np.asarray(due.values != found.values, bool)
     coding.check_type(column, storage, found)
+    storage, found, unread = coding.read_by_form(column, storage, found)
+    column = column.inner
     coding.refuse_infinite(column, found)
     if column.kind in CLASSES:
         codes = coding.codes(column, found)
-        return np.where(codes < 0, np.nan, codes), codes < 0
+        return np.where(codes < 0, np.nan, codes), (codes < 0) | unread
     values = coding.numbers(column, storage, found)
     coding.check_range(column, values, found)
-    return values, known
+    return values, unread
 
 
 def _restored(column: Column, storage: Storage, numbers: Floats) -> Cells:
@@ -266,7 +269,21 @@ def _restored(column: Column, storage: Storage, numbers: Floats) -> Cells:
         return coding.constant(column, storage, len(numbers))
     if not column.modelled or np.isnan(numbers).all():
         return _blank(len(numbers))
-    return coding.cells(column, storage, numbers, np.ones(len(numbers), bool))
+    return _cells(column, storage, numbers, np.ones(len(numbers), bool))
+
+
+def _cells(
+    column: Column,
+    storage: Storage,
+    numbers: Floats,
+    observed: NDArray[np.bool_],
+    generator: np.random.Generator | None = None,
+) -> Cells:
+    """Encoded values as cells of a type, in their form if they have one."""
+    inner = column.inner
+    if not coding.is_written(column, storage):
+        return coding.cells(inner, storage, numbers, observed, generator)
+    return coding.written_cells(column, storage, coding.cells(inner, inner.storage, numbers, observed, generator))
 
 
 def _merged(column: Column, coded: Encoded, kept: Cells, storage: Storage, cells: Cells) -> tuple[Storage, Cells]:
@@ -276,6 +293,9 @@ def _merged(column: Column, coded: Encoded, kept: Cells, storage: Storage, cells
         return storage, cells  # of another type: the numbers say what can be said
     if column.kind == "constant" and not coded.complete:
         return storage, kept
+    if coded.complete and column.kind != "identifier":
+        _, read, unknown = coding.read_by_form(column, storage, kept)
+        kept = Cells(kept.values, kept.mask & (read.mask | unknown))
     return storage, kept.over(cells) if cells.mask.any() else kept
 
 
@@ -284,6 +304,11 @@ def _blank(rows: int) -> Cells:
 
 
 def _refusal(column: Column, storage: Storage, found: Cells, row: int) -> DataError:
+    if column.form is not None:
+        return DataError(
+            f"row {row} of column {column.name!r} is {shown(found.values[row])}, which is not written as the others "
+            f"are ({column.form}); write it so, put no value there, or leave strict out."
+        )
     due: Sequence[Any] = (column.value,) if column.kind == "constant" else column.levels
     known = ", ".join(shown(level, column.storage) for level in due[:4]) + (", …" if len(due) > 4 else "")
     value = shown(found.values[row], storage)

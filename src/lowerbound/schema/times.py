@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.schema.column import DATES, OF_TEXT, Storage
+from lowerbound.schema.column import DATES, Storage
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -21,11 +21,6 @@ PER_UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "D": 86_400 * 10**9}
 _NATURAL = ("nanosecond", 1), ("microsecond", 10**3), ("millisecond", 10**6), ("second", 10**9)
 NATURAL = {length: name for name, length in (*_NATURAL, ("minute", 60 * 10**9), ("hour", 3600 * 10**9))}
 NATURAL[PER_UNIT["D"]] = "day"
-_WRITTEN = {
-    "date": r"\d{4}-\d\d-\d\d",
-    "T": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d",
-    " ": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d",
-}
 _WORD = 2**64
 _ZONE = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,2}")
 _FIXED = re.compile(r"(UTC)?[+-]([01]\d|2[0-3]):[0-5]\d")
@@ -124,29 +119,3 @@ def in_unit(values: Array, unit: str, to: str) -> Array:
         return values // (want // have)
     ratio, end = have // want, np.iinfo(np.int64).max // (have // want)
     return np.clip(values, -end, end) * ratio
-
-
-def written_form(texts: list[str]) -> str | None:
-    """How all of the texts are written as times, such that they are read and written back as they are; or None."""
-    for form, pattern in _WRITTEN.items():
-        if texts and all(re.fullmatch(pattern, text, re.ASCII) for text in texts):
-            try:
-                return form if write(read(texts, form), form) == texts else None
-            except ValueError:  # the 31st of February
-                return None
-    return None
-
-
-def read(texts: list[str], form: str) -> Array:
-    """Texts of a form as int64 in its unit. Raises ValueError for one that is of another."""
-    wrong = next((text for text in texts if not re.fullmatch(_WRITTEN[form], text, re.ASCII)), None)
-    if wrong is not None:
-        raise ValueError(wrong)
-    return np.array(texts, f"M8[{OF_TEXT[form]}]").view(np.int64)
-
-
-def write(stamps: Array, form: str) -> list[str]:
-    """int64 in the unit of a form as texts, of the years 1 to 9999."""
-    first, last = np.array(["0001-01-01", "9999-12-31"], f"M8[{OF_TEXT[form]}]").view(np.int64)
-    found = np.clip(stamps, first, last).view(f"M8[{OF_TEXT[form]}]")
-    return [str(text).replace("T", " " if form == " " else "T") for text in np.datetime_as_string(found)]

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
 from lowerbound.errors import FormatError
-from lowerbound.schema import in_arrow, in_pandas, in_polars, times
+from lowerbound.schema import in_arrow, in_pandas, in_polars, times, written
 from lowerbound.schema.cells import Backend
-from lowerbound.schema.column import CLASSES, KINDS, LATER, OF_TEXT, Column, Family, Level, Name, Storage
+from lowerbound.schema.column import ASIDE, CLASSES, KINDS, LATER, Column, Family, Level, Name, Storage
 from lowerbound.schema.rules import ALLOWED
 
 FORMAT = 1
@@ -102,7 +102,8 @@ COLUMN: dict[str, Check] = {
     "levels": LEVELS,
     "pooled": LEVELS,
     "weights": Check("a list of whole numbers above 0", lambda value: _many(value, lambda each: is_whole(each, 1))),
-    "form": _one_of(None, *OF_TEXT),
+    "form": _or_none(Check("a form of numbers or times", lambda value: written.is_form(value))),
+    "markers": TEXTS,
     "value": Check("text, a finite number, a truth value or null", lambda value: value is None or is_level(value)),
 }
 """What each field of a column must be."""
@@ -156,9 +157,13 @@ def _column(found: Any, j: int, backend: Backend, what: str) -> Column:
             f"{what}: the storage of {where} is {storage.family!r} of dtype {shown(storage.dtype)}, no type that a "
             f"table of {backend} is read with in these units, digits and categories; {_WAY_OUT}."
         )
-    column = Column(**{**given, "storage": storage})
+    form = given["form"] and written.OLD.get(given["form"], given["form"])
+    column = Column(**{**given, "storage": storage, "form": form})
+    if problem := _check_form(column):
+        raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {_WAY_OUT}.")
+    column_read = column.inner
     for check in (_check_classes, _check_numbers, _check_value):
-        if problem := check(column):
+        if problem := check(column_read):
             raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {_WAY_OUT}.")
     return column
 
@@ -193,13 +198,21 @@ def _is_known(storage: Storage, backend: Backend) -> bool:
     return bool(module.known(storage))
 
 
+def _check_form(column: Column) -> str:
+    """What is wrong with the form of a column, in words."""
+    family, form = column.storage.family, column.form
+    if form is None:
+        return ""
+    if family != "text" and not (family in ("int", "float") and form == "%Y%m%d"):
+        return f"its cells are {family}, which have no form {shown(form)}"
+    return f"its form {shown(form)} does not fit that" if column.kind in ASIDE else ""
+
+
 def _check_classes(column: Column) -> str:
     """What is wrong with the levels of a column, in words."""
     levels, pooled, family = column.levels, column.pooled, column.storage.family
-    if column.kind not in ALLOWED[family] or (column.form is not None and column.kind != "datetime"):
+    if column.kind not in ALLOWED[family]:
         return f"its cells are {family}, which cannot be"
-    if (column.kind == "datetime" and family == "text") != (column.form is not None):
-        return "its form does not fit that"
     if column.kind not in CLASSES:
         return "it has levels, which only classes have" if levels or pooled or column.weights else ""
     if not levels or (column.kind == "binary" and len(levels) != 2) or len(levels) > _MOST_LEVELS:
