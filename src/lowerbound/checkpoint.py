@@ -8,12 +8,14 @@ import fcntl
 import json
 import math
 import os
+import secrets
 import stat
-import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -26,6 +28,23 @@ TEMPORARY = ".tmp"
 LARGEST_JSON = 1 << 26
 _ROOM = 1 << 24
 
+_LOCKS: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+"""The files by which this process holds locks. A lock is of an open file, which a forked child shares until it closes
+it."""
+
+
+_FORKS = threading.RLock()
+
+
+def _drop_locks() -> None:
+    """In a forked child: close the parent's, which does not unlock them."""
+    for file in list(_LOCKS):
+        file.close()
+    _FORKS.release()
+
+
+os.register_at_fork(before=_FORKS.acquire, after_in_parent=_FORKS.release, after_in_child=_drop_locks)
+
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 """Type ("F32", …) and shape of tensors by name."""
 
@@ -37,13 +56,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     A temporary file in the same folder → fsync → rename → fsync of the folder; mode by umask.
     """
     make_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
@@ -73,17 +92,26 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` (made if absent) for writing; raise ``LockedError`` if another process does."""
+    """Hold ``folder`` (made if absent) for writing; raise ``LockedError`` if another process or thread does.
+
+    The lock is this process's: a child that it forks does not hold it.
+    """
     make_folder(folder)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor) as file:
+    with _FORKS:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        _LOCKS.add(file := os.fdopen(descriptor))
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockedError(
                 f"{folder} is being written by another process; wait for it or choose another folder."
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if not file.closed:  # as it is in a child
+                fcntl.flock(file, fcntl.LOCK_UN)  # of itself, closing unlocks only once a child has closed it too
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -168,9 +196,3 @@ def _not_whole(path: Path, error: Exception) -> FormatError:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

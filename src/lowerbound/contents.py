@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,9 +66,7 @@ def contents(run: Path) -> Contents:
         raise FileNotFoundError(f"{run} holds no model: there is no {io.CONFIG} in it.")
     found: dict[str, Any] = {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the fit has not ended is said below
-            found = _described(io.read_config(run))
+        found = _described(io.read_config(run, warn=False))  # that the fit has not ended is said below
     except (FormatError, FileNotFoundError) as error:
         if str(error) not in problems:
             problems.append(str(error))

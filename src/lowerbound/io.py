@@ -230,18 +230,19 @@ def load(path: str | Path, **own: Any) -> Saved:
     return _read(path, lambda found: _load(found, own))
 
 
-def place(path: str | Path) -> Path:
+def place(path: str | Path, warn: bool = True) -> Path:
     """The folder of the model in ``path``: itself or, of a fit that has not ended, the newest whole checkpoint."""
     path = Path(path)
     if holds_model(path):
-        if checkpoints.unfinished(path):
+        if warn and checkpoints.unfinished(path):
             warnings.warn(f"a fit in {path} has not ended: this is the model from before it", stacklevel=3)
         return path
     whole = [found for found in reversed(checkpoints.listed(path)) if not folder.problems(found)]
     if not whole:
         raise FileNotFoundError(f"{path} holds no model: there is no {CONFIG} in it.")
-    step = int(whole[0].name)
-    warnings.warn(f"the fit of {path} has not ended: this is its best model up to step {step}", stacklevel=3)
+    if warn:
+        step = int(whole[0].name)
+        warnings.warn(f"the fit of {path} has not ended: this is its best model up to step {step}", stacklevel=3)
     return whole[0]
 
 
@@ -250,21 +251,21 @@ def holds_model(path: Path) -> bool:
     return any((path / name).exists() for name in (CONFIG, folder.MANIFEST))
 
 
-def _read(path: str | Path, reader: Callable[[folder.Folder], T]) -> T:
+def _read(path: str | Path, reader: Callable[[folder.Folder], T], warn: bool = True) -> T:
     """``reader`` of the model in ``path``; again if that was a checkpoint whose place a newer one has taken."""
     for _ in range(_TRIES):
         there = checkpoints.listed(Path(path))
         try:
-            return folder.read(place(path), reader)
+            return folder.read(place(path, warn), reader)
         except (FormatError, FileNotFoundError):
             if checkpoints.listed(Path(path)) == there:
                 raise
     raise FormatError(f"{path} is written again and again while it is read; wait for the fit to end.")
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The ``config.json`` of a folder, as this version's format has it."""
-    return _read(path, _config)
+def read_config(path: str | Path, warn: bool = True) -> dict[str, Any]:
+    """The ``config.json`` of a folder, as this version's format has it. ``warn``: of a fit that has not ended."""
+    return _read(path, _config, warn)
 
 
 def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from itertools import pairwise
@@ -13,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowerbound.process import seeded as seeded
+
 Precision = Literal["float32", "tf32", "bf16"]
+_TF32 = threading.RLock()
 _AUTOCAST: ContextVar[bool] = ContextVar("autocast", default=False)
 
 
@@ -25,16 +29,26 @@ def products(precision: Precision) -> Iterator[None]:
     rounded to 8 bits, results to bf16; parameters, their gradients and all that is not a network stay as they are.
     """
     token = _AUTOCAST.set(precision == "bf16")
-    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn) if torch.cuda.is_available() else ()
-    before = [kind.allow_tf32 for kind in kinds]
-    for kind in kinds:
-        kind.allow_tf32 = precision == "tf32"
     try:
-        yield
+        with _tf32(precision == "tf32") if torch.cuda.is_available() else contextlib.nullcontext():
+            yield
     finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
         _AUTOCAST.reset(token)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Run the block with TF32 ``allowed`` or not, in one thread at a time: torch has one setting for the process."""
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    with _TF32:
+        before = [kind.allow_tf32 for kind in kinds]
+        try:
+            for kind in kinds:
+                kind.allow_tf32 = allowed
+            yield
+        finally:
+            for kind, was in zip(kinds, before, strict=True):
+                kind.allow_tf32 = was
 
 
 def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -51,14 +65,6 @@ def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Te
     with torch.autocast(x.device.type, torch.bfloat16):
         out = network(*inputs, **named)
     return out.to(x.dtype)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run the block with torch's global CPU generator at ``seed``, and leave that as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 class Tanh(nn.Tanh):
@@ -275,7 +281,7 @@ class ConvDecoder(nn.Module):
     @torch.no_grad()
     def init_bias(self, values: Tensor) -> None:
         """Start with the output near ``values [*out_shape]``, whatever the input."""
-        self.bias.copy_(values)
+        self.bias.copy_(values.reshape(self.bias.shape))
 
 
 def _image_channels(shape: tuple[int, ...]) -> int:

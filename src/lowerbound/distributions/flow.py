@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -18,6 +19,7 @@ from lowerbound.distributions.family import Distribution, standard_normal
 
 Kind = Literal["iaf", "realnvp", "nsf"]
 _BINS = 8
+_IMPORTING = threading.Lock()  # a second thread must not take what the import changes for what was there before
 
 
 class Transforms(nn.Module):
@@ -141,10 +143,11 @@ class _Masked(nn.Module):
 def _zuko() -> Any:
     """zuko's transforms, imported without what its import changes for the process: how torch checks arguments."""
     shared: Any = torch.distributions.Distribution
-    before = {name: vars(shared)[name] for name in ("_validate_args", "arg_constraints")}
-    try:
-        from zuko import transforms
-    finally:
-        for name, value in before.items():
-            setattr(shared, name, value)
+    with _IMPORTING:
+        before = {name: vars(shared)[name] for name in ("_validate_args", "arg_constraints")}
+        try:
+            from zuko import transforms
+        finally:
+            for name, value in before.items():
+                setattr(shared, name, value)
     return transforms

@@ -13,9 +13,10 @@ import torch
 
 from lowerbound.data import Rows
 from lowerbound.draw import Batch
+from lowerbound.process import set_threads, use_threads
 from lowerbound.training import in_order
 
-_ONE_POOL = threading.Lock()  # torch's number of threads is one for the process
+_ONE_POOL = threading.Lock()  # for the cores
 
 Found = TypeVar("Found")
 Work = Callable[[Batch, int, torch.Generator], Found]
@@ -28,7 +29,7 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
     On a CPU several batches are shared between as many threads as torch has, and each runs on one: noise and small
     sums are then made side by side too. No random number, and of several batches no bit, depends on how many threads
     there are; a single batch runs on all of them, and its products may differ in their last bits. ``work`` must not
-    write what batches share. While it runs, torch gives threads that are born elsewhere one thread each.
+    write what batches share.
     """
     starts = range(0, len(rows), size)
     seeds = torch.randint(2**62, (len(starts),), generator=rng, device=rng.device).tolist()
@@ -43,7 +44,8 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
 
     alone = len(starts) == 1 or rows.device.type != "cpu"
     if alone or not _ONE_POOL.acquire(blocking=False):  # another's pool has the cores
-        return [one(start, seed) for start, seed in zip(starts, seeds, strict=True)]
+        with use_threads(None if alone else 1):
+            return [one(start, seed) for start, seed in zip(starts, seeds, strict=True)]
     try:
         with _threads() as pool:
             contexts = [contextvars.copy_context() for _ in starts]
@@ -56,10 +58,8 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
     """A pool of torch's number of threads, in each of which torch has one; what is left is dropped at an error."""
-    count = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=set_threads, initargs=(1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(count)  # of threads that are born later: torch keeps one number for them

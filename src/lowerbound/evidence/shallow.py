@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lowerbound.process import ignored
 
 Array = NDArray[np.float64]
 _FLOOR = 1e-6  # of a column's variance, as that of the library's own σ: without it a density grows without bound
@@ -156,8 +157,7 @@ def fit_quietly(model: Any, x: Array) -> str:
     """Fit a model of scikit-learn; a note if it stopped before it converged."""
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    with ignored(ConvergenceWarning) as caught:
         model.fit(x)
     early = any("did not converge" in str(one.message) for one in caught)
     return "stopped before it converged" if early else ""

@@ -31,6 +31,7 @@ from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo, why_no_bound
 from lowerbound.posteriors import Posterior
+from lowerbound.process import may_draw
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 from lowerbound.training.captured import Captured, Step
 from lowerbound.training.compiled import Backward, Compiled
@@ -114,7 +115,9 @@ class AEVB:
         learning: dict[str, object] = {"objective": self.objective, "gradient": self.estimator}
         modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}
         parameters = nn.ModuleDict(modules).parameters()  # each once, also where the two share a module
-        return Ascent(self, model, State(modules, self.optimizer([p for p in parameters if p.requires_grad])))
+        optimizer = self.optimizer([p for p in parameters if p.requires_grad])
+        parts = [modules, self.objective, self.estimator, self.penalties, type(optimizer)]
+        return Ascent(self, model, State(modules, optimizer, draws=may_draw(parts)))
 
 
 @dataclass
@@ -140,7 +143,9 @@ class Ascent:
             for group in self.state.optimizer.param_groups:
                 group.update({"capturable": True} if "capturable" in group else {})
         else:
-            self._backward = Compiled(self.state.modules, self.loss, _TOLERANCE[self.settings.precision])
+            self._backward = Compiled(
+                self.state.modules, self.loss, _TOLERANCE[self.settings.precision], draws=self.state.draws
+            )
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:

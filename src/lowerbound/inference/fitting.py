@@ -21,6 +21,7 @@ from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.keeping import Resume, identity, kept
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
+from lowerbound.process import use_threads as use_threads
 from lowerbound.training import Callback, History, metrics_file, progress_bar, train
 
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
@@ -142,18 +143,6 @@ def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
         return rows, None
     order = torch.randperm(len(rows), generator=generator(seed, "split")).to(rows.device)
     return rows.subset(order[held_out:]), rows.subset(order[:held_out])
-
-
-@contextlib.contextmanager
-def use_threads(threads: int | None) -> Iterator[None]:
-    """Run the block on ``threads`` CPU threads, and leave torch's own number as it was."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

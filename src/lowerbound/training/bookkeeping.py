@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,6 +108,10 @@ class Progress:
         self.clock = Clock(procedure, self.cursor.full_weight)
         self.meter, self.best, self.history = Meter(), Best(), History()
         self.tries = 0  # lower learning rates in this pass
+
+    def lent(self) -> contextlib.AbstractContextManager[None]:
+        """The block in which modules may draw from torch's global generator, at the fit's own stream."""
+        return self.cursor.draws.lent() if self.state.draws else contextlib.nullcontext()
 
     def finite(self) -> bool:
         return self.meter.finite() and self.state.finite()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lowerbound.draw import Batch
 from lowerbound.errors import is_out_of_memory
+from lowerbound.process import ignored, rewound
 from lowerbound.training.procedure import Metrics, Scalars
 from lowerbound.training.state import copied
 
@@ -20,6 +22,7 @@ Loss = Callable[[Batch, Tensor, Scalars], tuple[Tensor, Metrics]]
 Gradients = Sequence[Tensor | None]
 Run = Callable[..., Sequence[Tensor | None]]
 Backend = Callable[[torch.fx.GraphModule, list[Any]], Run]
+_TRACING = threading.RLock()  # a tracer replaces methods of nn.Module while it works, for all threads
 # random numbers stay those of torch's own generators; shapes and strides are the key of each graph, not looked at again
 _OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 
@@ -51,8 +54,7 @@ class Graph:
 
 def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
     """Compile ``graph`` for inputs like ``examples``; random numbers stay those of torch's own generators."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of its torch.jit
+    with ignored(DeprecationWarning):  # torch's own, of its torch.jit
         from torch import _inductor  # takes a second to import
 
         run: Run = _inductor.compile(graph, examples, options=_OPTIONS)
@@ -68,9 +70,14 @@ class Compiled:
     """
 
     def __init__(
-        self, modules: Mapping[str, nn.Module], loss: Loss, tolerance: float, backend: Backend = inductor
+        self,
+        modules: Mapping[str, nn.Module],
+        loss: Loss,
+        tolerance: float,
+        backend: Backend = inductor,
+        draws: bool = True,
     ) -> None:
-        self._loss, self._tolerance, self._backend = loss, tolerance, backend
+        self._loss, self._tolerance, self._backend, self._draws = loss, tolerance, backend, draws
         self._by_autograd = Backward(modules, loss)
         self._whole = _Whole(modules, loss)
         named = dict(self._whole.named_parameters())
@@ -123,7 +130,7 @@ class Compiled:
             return [*found, torch.stack([metric.detach() for metric in metrics.values()])]
 
         examples: list[Any] = [*self._tensors.values(), *flat(batch, noise, scalars)]
-        with torch.no_grad():
+        with torch.no_grad(), rewound(self._draws), _TRACING:
             graph = make_fx(gradients, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
             return Graph(self._backend(graph, examples), names)
 
@@ -145,9 +152,9 @@ class Compiled:
 
     @contextlib.contextmanager
     def _rewound(self) -> Iterator[None]:
-        """Leave buffers and the global generators as they were before the block."""
+        """Leave buffers, and the global generator where the loss may draw from it, as they were before the block."""
         before = copied(self._buffers)
-        with torch.random.fork_rng(devices=[]):
+        with rewound(self._draws):
             yield
         for name, value in before.items():
             self._buffers[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Where a fit stands in its data: which pass, which position; and the generator that its draws come from."""
+"""Where a fit stands in its data: which pass, which position; and the generators that its draws come from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.process import Draws
 from lowerbound.training.procedure import Rows
 
 
@@ -34,6 +35,7 @@ class Cursor:
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
         self.rng = generator(seed, "noise", first_pass, device=rows.device)
+        self.draws = Draws(seed)
         self.passes, self.position = first_pass, 0
         self._padding = -len(rows) % self.batch_size
         self.full_weight = torch.full((self.batch_size,), 1 / self.batch_size, dtype=rows.dtype, device=rows.device)
@@ -68,12 +70,12 @@ class Cursor:
         return batch, self.batch_size - (self._padding if last else 0)
 
     def place(self) -> Place:
-        return Place(self.passes, self.position, self.rng.get_state(), torch.random.get_rng_state())
+        return Place(self.passes, self.position, self.rng.get_state(), self.draws.state)
 
     def go(self, place: Place) -> None:
         self.passes, self.position = place.passes, place.position
         self.rng.set_state(place.rng)
-        torch.random.set_rng_state(place.global_rng)
+        self.draws.state = place.global_rng
         self._start_pass()
 
     def _start_pass(self) -> None:

@@ -14,7 +14,6 @@ import torch
 
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
-from lowerbound.nn import seeded
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import TRIES, Meter, Progress, Snapshot
 from lowerbound.training.checkpoints import Checkpoints
@@ -61,7 +60,7 @@ def train(
     keep_memory()
     run = Progress(procedure, rows, batch_size, seed, first_pass)
     cursor, history, every = run.cursor, run.history, checkpoints.every if checkpoints else None
-    with Interrupt() as interrupt, seeded(seed), run.state.mode(training=True):
+    with Interrupt() as interrupt, run.state.mode(training=True):
         if checkpoints is not None:
             checkpoints.resume(run)
         good = Snapshot(run)
@@ -73,7 +72,8 @@ def train(
                     scalars = run.clock.at(cursor.time)
                     batch, real = cursor.next()
                     noise = procedure.noise(len(batch.index), cursor.rng)
-                    run.state, metrics = procedure.step(run.state, batch, noise, scalars)
+                    with run.lent():
+                        run.state, metrics = procedure.step(run.state, batch, noise, scalars)
                     run.meter.add(metrics, real)
                     if interrupt.asked:
                         history.stopped = "interrupted"
@@ -83,7 +83,8 @@ def train(
                     continue
                 if cursor.passes > this_pass:
                     at_end = run.clock.at(passes)
-                    found = evaluate(procedure, run.state, validation, cursor.batch_size, seed, at_end)
+                    with run.lent():
+                        found = evaluate(procedure, run.state, validation, cursor.batch_size, seed, at_end)
                     record = run.end_pass(this_pass, found)
             except TooLarge:
                 fits = False  # only out of this block are the tensors let go that did
@@ -172,10 +173,10 @@ def _first_not_finite(procedure: Procedure, run: Progress, steps: int) -> str:
         scalars, here = run.clock.at(cursor.time), f"at step {cursor.steps + 1} (pass {cursor.passes + 1})"
         batch, _ = cursor.next()
         noise = procedure.noise(len(batch.index), cursor.rng)
-        reason = procedure.explain(state, batch, noise, scalars)
-        if reason:
-            return f"{reason} {here}"
-        state, _ = procedure.step(state, batch, noise, scalars)
+        with run.lent():
+            if reason := procedure.explain(state, batch, noise, scalars):
+                return f"{reason} {here}"
+            state, _ = procedure.step(state, batch, noise, scalars)
         if name := state.first_not_finite():
             return f"{name} stopped being finite {here}"
     return f"a value that a replay did not show again was not finite before step {cursor.steps + 1}"

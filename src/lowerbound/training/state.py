@@ -16,9 +16,10 @@ _OPTIMIZER = "optimizer."
 class State:
     """Modules and their optimiser. ``tensors`` are live views; ``load`` copies into them in place."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, draws: bool = True) -> None:
         self.modules = dict(modules)
         self.optimizer = optimizer
+        self.draws = draws  # whether a step may draw from torch's global generator
         self.parts = 1  # in how many parts a batch is taken, one after another, for its memory
         self.moves = 0  # how often a tensor was replaced by another, rather than filled anew
         named = ((f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters())
