@@ -7,17 +7,20 @@ import copy
 import io
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 
 import matplotlib
 import matplotlib.image
 import numpy as np
+import pandas
 import pytest
 import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
 
 import lowerbound as lb
+from lowerbound.cli.numbers import AsNumbers
 from lowerbound.errors import DataError
 from lowerbound.evidence import LogLikelihood
 from lowerbound.evidence.verdict import judge
@@ -441,3 +444,43 @@ def test_models_of_other_latents_are_shown(tmp_path):
     vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)
     mean, scale = vae.encode(x)
     np.testing.assert_allclose(vae.kl(x), 0.5 * (scale**2 + mean**2 - 1) - np.log(scale), rtol=1e-5, atol=1e-6)
+
+
+OBJECTIVES = {
+    "elbo": ({}, None),
+    "sampled": ({"objective": "elbo_sampled"}, None),
+    "iwae of one draw": ({"objective": "iwae"}, None),
+    "iwae": ({"objective": "iwae", "draws": 3}, "the importance-weighted objective with 3 draws"),
+    "a function": ({"objective": lb.objectives.iwae, "draws": 3}, "the importance-weighted objective with 3 draws"),
+    "settings": ({"objective": partial(lb.objectives.renyi, alpha=0.5), "draws": 2}, "objective renyi with 2 draws"),
+    "beta": ({"beta": 0.3}, "β = 0.3"),
+    "warm-up": ({"warm_up": 2}, "β between"),
+    "free bits": ({"free_bits": 0.5}, "0.5 nats of KL free"),
+    "a table": ({"frame": 0.0}, None),
+    "a table with missing cells": ({"frame": 0.2}, "the importance-weighted objective with 20 draws"),
+    "its arguments": ({"frame": 0.2, "objective": "iwae", "draws": 4}, "the importance-weighted objective with 4"),
+    "its floor": ({"frame": 0.2, "free_bits": 0.5}, "0.5 nats of KL free"),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_was_maximised_is_what_is_shown(name, tmp_path):
+    """The curve is the objective of the records, and a sentence names it, whichever the arguments were."""
+    settings, due = OBJECTIVES[name]
+    settings, rng = dict(settings), np.random.default_rng(0)
+    x, missing = rng.normal(size=(60, 3)) @ np.ones((3, 3)) + 0.1 * rng.normal(size=(60, 3)), settings.pop("frame", None)
+    x = x if missing is None else pandas.DataFrame(np.where(rng.random(x.shape) < missing, np.nan, x))
+    vae = lb.VAE(2, hidden=(4,), passes=3, random_state=0, **settings).fit(x)
+    shown = vae if missing is None else AsNumbers.of(vae, x)
+    values = x if missing is None else shown.x
+    path = write_report(tmp_path, shown, values, None, vae.log_likelihood(x, samples=5), held_out=False, title="t")
+    text = Page(path.read_text()).text
+    training, figure = words.training_of(shown), Figure()
+    assert training.is_elbo == (due is None)
+    figures.draw_bound(ax := figure.subplots(), training)
+    for line, rows in zip(ax.lines, ("train", "valid"), strict=False):
+        records = [record[f"{rows}_objective"] for record in vae.history_.records]
+        np.testing.assert_allclose(line.get_ydata(), records, rtol=1e-4 if due is None else 0, atol=0.3 * (due is None))
+    assert (due or "The ELBO of each pass; higher is better") in text
+    assert ("The objective that was maximised, of each pass; higher is better" in text) == (due is not None)
+    assert ("The first figure shows that objective" in text) == (due is not None)

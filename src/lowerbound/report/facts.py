@@ -44,6 +44,10 @@ class FittedVAE(Protocol):
     def dtype_(self) -> np.dtype[Any]: ...
     @property
     def binarise(self) -> str: ...
+    @property
+    def objective_(self) -> Any: ...
+    @property
+    def draws_(self) -> int: ...
 
     def encode(self, X: Any) -> Any: ...
     def kl(self, X: Any) -> Array | None: ...
@@ -86,10 +90,11 @@ class Latents:
 
 @dataclass(frozen=True)
 class Course:
-    """The bound of each pass and its two parts, in nats per row, ``[n]``."""
+    """The objective of each pass, and the two parts of the ELBO, in nats per row, ``[n]``."""
 
     log_lik: Array
     kl: Array
+    objective: Array
 
     @property
     def elbo(self) -> Array:
@@ -101,20 +106,25 @@ class Course:
         if not records or any(f"{prefix}_{name}" not in record for name in ("log_lik", "kl") for record in records):
             return None
         log_lik, kl = (np.array([record[f"{prefix}_{name}"] for record in records]) for name in ("log_lik", "kl"))
-        return cls(log_lik, kl)
+        objective = [record.get(f"{prefix}_objective", np.nan) for record in records]
+        return cls(log_lik, kl, np.array(objective))
 
 
 @dataclass(frozen=True)
 class Training:
-    """What happened in ``passes [n]``: on training rows, on validation rows (if any), and the pass that was kept."""
+    """What happened in ``passes [n]``: on training rows, on validation rows (if any), and the pass that was kept.
+
+    ``is_elbo``: whether the ELBO was maximised, rather than another objective.
+    """
 
     passes: Array
     train: Course
     valid: Course | None
     kept: int | None
+    is_elbo: bool = True
 
     @classmethod
-    def of(cls, history: History) -> Training | None:
+    def of(cls, history: History, is_elbo: bool = True) -> Training | None:
         """None where no record was kept."""
         records = history.records
         train, valid = Course.of(records, "train"), Course.of(records, "valid")
@@ -123,11 +133,15 @@ class Training:
         passes = np.array([record.get("pass", 0) for record in records], dtype=int)
         counted = bool((np.diff(passes) > 0).all())  # fits of one pass at a time each begin at 1
         kept = history.best_pass if valid is not None and counted and history.best_pass in passes else None
-        return cls(passes if counted else np.arange(1, len(passes) + 1), train, valid, kept)
+        return cls(passes if counted else np.arange(1, len(passes) + 1), train, valid, kept, is_elbo)
 
     @property
     def courses(self) -> dict[str, Course]:
         return {"training rows": self.train} | ({} if self.valid is None else {"validation rows": self.valid})
+
+    def maximised(self, course: Course) -> Array:
+        """What was maximised, in each pass ``[n]``: the ELBO as the difference of its two parts."""
+        return course.elbo if self.is_elbo or np.isnan(course.objective).any() else course.objective
 
 
 def visible_range(curves: Sequence[Array]) -> tuple[float, float, int]:

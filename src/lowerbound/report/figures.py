@@ -103,12 +103,12 @@ def _histogram(ax: Axes, means: Array, groups: Sequence[Group]) -> None:
 
 
 def draw_bound(ax: Axes, training: Training) -> int:
-    """The ELBO of each pass; gives how many first passes lie outside the axes."""
-    outside = _lines(ax, training, {name: course.elbo for name, course in training.courses.items()})
-    ax.set_ylabel("ELBO, nats per row")
+    """What was maximised, in each pass; gives how many first passes lie outside the axes."""
+    outside = _lines(ax, training, {name: training.maximised(course) for name, course in training.courses.items()})
+    ax.set_ylabel(f"{'ELBO' if training.is_elbo else 'objective'}, nats per row")
     ax.set_xlabel("pass")
     if training.kept is not None and training.valid is not None:
-        best = training.valid.elbo[np.flatnonzero(training.passes == training.kept)[0]]
+        best = training.maximised(training.valid)[np.flatnonzero(training.passes == training.kept)[0]]
         ax.plot([training.kept], [best], "o", color=INK, markersize=5, label=f"kept: pass {training.kept}", zorder=5)
     ax.legend(loc="best")
     return outside

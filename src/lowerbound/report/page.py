@@ -58,7 +58,7 @@ def write_report(
     found = evidence.importance if isinstance(evidence, Evidence) else evidence
     _check(x, labels, found)
     with style.drawing():
-        latents, training, colouring = Latents.of(vae, x), Training.of(vae.history_), Colouring.of(labels)
+        latents, training, colouring = Latents.of(vae, x), words.training_of(vae), Colouring.of(labels)
         rows = rows_of(vae, x, names)
         sections = (
             Section("Real rows and their reconstructions", rows.about_reconstructions, rows.reconstructions()),
@@ -121,13 +121,16 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
     bound, split = Figure((4.6, 3.4), layout="constrained"), Figure((4.6, 3.4), layout="constrained")
     outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
     captions = [
-        "The bound (ELBO) of each pass; higher is better. Training rows: averaged over the pass"
+        f"The {'ELBO' if training.is_elbo else 'objective that was maximised,'} of each pass; higher is better. "
+        "Training rows: averaged over the pass"
         + ("." if training.valid is None else "; validation rows: after it."),
-        "Its two parts: ELBO = reconstruction − KL." + (" Dotted: the pass that was kept." if training.kept else ""),
+        f"{'Its two' if training.is_elbo else 'Two'} parts: ELBO = reconstruction − KL."
+        + (" Dotted: the pass that was kept." if training.kept else ""),
     ]
     first = (f" {count} of the first passes lie outside the axes." if count else "" for count in outside)
     captions = [caption + more for caption, more in zip(captions, first, strict=True)]
-    alts = ("Line chart of the bound by pass.", "Line charts of the reconstruction term and of the KL by pass.")
+    what = "ELBO" if training.is_elbo else "objective"
+    alts = (f"Line chart of the {what} by pass.", "Line charts of the reconstruction term and of the KL by pass.")
     pictures = [style.png(figure) for figure in (bound, split)]
     panels = (Panel.of(*each, half=True) for each in zip(pictures, alts, captions, strict=True))
     return Section("Training", notes, tuple(panels))

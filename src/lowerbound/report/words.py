@@ -6,12 +6,14 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 import lowerbound
+from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
 from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
@@ -20,6 +22,8 @@ from lowerbound.report.facts import STOPPED, FittedVAE, Training
 _FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
 _MANY_ROWS = 0.05
 Pairs = tuple[tuple[str, str], ...]
+_ELBOS = ("elbo", "elbo_sampled", "elbo_entropy", objectives.elbo, objectives.elbo_sampled, objectives.elbo_entropy)
+_TWO_PARTS = "The first figure shows that objective; the difference of the two parts in the second is the ELBO."
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,10 @@ def _round(value: float) -> str:
 
 
 def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]:
-    """What was ascended where that is not the ELBO, and which pass was kept."""
+    """What was maximised where that is not the ELBO, and which pass was kept."""
     if training is None:
         return ("No record of the passes was kept.",)
-    notes = [_kept(training), *_ascended(vae)]
+    notes = [_kept(training), *_maximised(vae)]
     rescues = vae.history_.rescues
     if rescues:
         notes.append(f"Values stopped being finite {len(rescues)} times: {'; '.join(rescues)}.")
@@ -114,19 +118,36 @@ def _kept(training: Training) -> str:
     return f"The model is that of pass {training.kept}, whose validation objective was best."
 
 
-def _ascended(vae: FittedVAE) -> list[str]:
+def training_of(vae: FittedVAE) -> Training | None:
+    """The course of training, of what was maximised."""
+    return Training.of(vae.history_, is_elbo=not _maximised(vae))
+
+
+def _maximised(vae: FittedVAE) -> list[str]:
+    """How the objective differs from the ELBO; nothing where it does not."""
     betas = sorted({record.get("beta", 1.0) for record in vae.history_.records})
-    floor, draws = getattr(vae, "free_bits", 0), getattr(vae, "draws", 1)
-    shown = "Shown is E[log p(x|z)] − KL(q ‖ p), the ELBO, which is one."
+    floor, draws, objective = getattr(vae, "free_bits", 0), vae.draws_, vae.objective_
     notes = []
-    if betas != [1.0]:
+    if betas not in ([1.0], []):
         weight = f"β = {betas[0]:.3g}" if len(betas) == 1 else f"β between {betas[0]:.3g} and {betas[-1]:.3g}"
-        notes.append(f"Fitting weighted the KL by {weight}, so what it ascended is no bound on log p(x). {shown}")
+        growing = "" if len(betas) == 1 else " As β grows, the objective of the training rows falls for that alone."
+        notes.append(f"Fitting weighted the KL by {weight}, so what it ascended is no bound on log p(x).{growing}")
     if floor:
-        notes.append(f"Fitting left each latent {floor:.3g} nats of KL free, so its objective is no bound. {shown}")
-    if getattr(vae, "objective", "elbo") == "iwae" and draws > 1:
-        notes.append(f"Fitting ascended the importance-weighted objective with {draws} draws; shown is the ELBO.")
-    return notes
+        notes.append(f"Fitting left each latent {floor:.3g} nats of KL free, so its objective is no bound.")
+    if objective == "iwae" or objective is objectives.iwae:
+        if draws > 1:
+            notes.append(f"Fitting maximised the importance-weighted objective with {draws} draws, a tighter bound.")
+    elif objective not in _ELBOS:
+        drawn = f" with {draws} draws" if draws > 1 else ""
+        notes.append(f"Fitting maximised the objective {_called(objective)}{drawn}.")
+    return [*notes[:-1], f"{notes[-1]} {_TWO_PARTS}"] if notes else []
+
+
+def _called(objective: Any) -> str:
+    """An objective's name; of a function with settings, that of the function."""
+    if isinstance(objective, partial):
+        return _called(objective.func)
+    return str(getattr(objective, "__name__", objective if isinstance(objective, str) else type(objective).__name__))
 
 
 def likelihood_words(likelihood: Likelihood) -> str:
