@@ -468,7 +468,10 @@ def test_what_was_maximised_is_what_is_shown(name, tmp_path):
     """The curve is the objective of the records, and a sentence names it, whichever the arguments were."""
     settings, due = OBJECTIVES[name]
     settings, rng = dict(settings), np.random.default_rng(0)
-    x, missing = rng.normal(size=(60, 3)) @ np.ones((3, 3)) + 0.1 * rng.normal(size=(60, 3)), settings.pop("frame", None)
+    x, missing = (
+        rng.normal(size=(60, 3)) @ np.ones((3, 3)) + 0.1 * rng.normal(size=(60, 3)),
+        settings.pop("frame", None),
+    )
     x = x if missing is None else pandas.DataFrame(np.where(rng.random(x.shape) < missing, np.nan, x))
     vae = lb.VAE(2, hidden=(4,), passes=3, random_state=0, **settings).fit(x)
     shown = vae if missing is None else AsNumbers.of(vae, x)

@@ -226,15 +226,16 @@ def test_frames_that_cannot_be_used(name, frame):
 def test_frames_that_are_odd_but_can_be_used():
     frame = people(60).assign(nothing=None)
     wide = pd.DataFrame(np.random.default_rng(0).normal(size=(8, 20)), columns=[f"c{j}" for j in range(20)])
-    assert quick(passes=1).fit(frame).impute(frame)["nothing"].isna().all()
+    with pytest.warns(UserWarning, match="60 of 'nothing'"):
+        assert quick(passes=1).fit(frame).impute(frame)["nothing"].isna().all()
     assert quick(passes=1).fit(wide).transform(wide).shape == (8, 2)
 
 
 def test_a_column_of_another_type_at_use(model, frame):
-    for wrong in (frame.assign(age="old"), frame.drop(columns="age"), frame.assign(more=1.0)):
+    for wrong in (frame.assign(age="old"), frame.drop(columns="age")):
         with pytest.raises(DataError) as error:
             model.transform(wrong)
-        assert_one_sentence(str(error.value), ("'age'" if "more" not in wrong else "'more'",))
+        assert_one_sentence(str(error.value), ("'age'",))
 
 
 def test_asking_an_array_model_of_cells():

@@ -25,7 +25,7 @@ from lowerbound.cli.base import (
 )
 from lowerbound.cli.numbers import AsNumbers
 from lowerbound.cli.odd import odd_rows
-from lowerbound.cli.tables import as_arrow
+from lowerbound.cli.tables import as_arrow, check_table, keep_option, strict_option
 from lowerbound.cli.using import FIT_A_TABLE
 from lowerbound.errors import DataError
 
@@ -62,6 +62,8 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--anomaly", is_flag=True, help="How odd each row of a table is, and which of its cells.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Of --anomaly: rows to show.")
 @click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
+@keep_option
+@strict_option
 @json_option
 def score(
     run: Path,
@@ -72,6 +74,8 @@ def score(
     anomaly: bool,
     top: int,
     out: Path | None,
+    keep: tuple[str, ...],
+    strict: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -90,24 +94,26 @@ def score(
     vae = fitted(run)
     if anomaly and vae.schema_ is None:
         raise DataError(f"--anomaly is of the cells of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+    check_table(vae, run, strict, keep, out)
     source = source_for(vae, data)
     x = rows_of(source, part)
+    scored = x if vae.schema_ is None else _without(x, [name for name in keep if name not in vae.schema_.names])
     precision = {name: options[name] for name in ("standard_error", "budget")}
     if anomaly:
-        result, words = odd_rows(vae, as_arrow(x), _ODD_SAMPLES if samples is None else samples, top, out)
+        result, words = odd_rows(vae, as_arrow(x), _ODD_SAMPLES if samples is None else samples, top, out, keep)
     elif judge:
         from lowerbound.evidence import Settings
 
         settings = Settings(options["temperatures"], options["chains"], start=options["start"])
         given = {name: options[name] for name in ("anneal", "simulate")}
         train = rows_of(source, "train") if is_held_out(source, part) else None
-        found = vae.evidence(x, settings=settings, train=train, **precision, **given)
+        found = vae.evidence(scored, settings=settings, train=train, **precision, **given)
         result, words = found.summary(), str(found)
-        write_rows(out, found.importance)
+        write_figures(out, found.importance, x, keep)
     else:
-        estimate = vae.log_likelihood(x, samples=samples, **precision)
+        estimate = vae.log_likelihood(scored, samples=samples, **precision)
         result, words = plainly(vae, estimate, is_held_out(source, part))
-        write_rows(out, estimate)
+        write_figures(out, estimate, x, keep)
     tell(result, as_json, words)
 
 
@@ -116,11 +122,17 @@ def _check_draws(judge: bool, samples: int | None) -> None:
         raise click.UsageError("--evidence gives each row the draws that it needs: leave --samples out, or --evidence.")
 
 
-def write_rows(out: Path | None, found: LogLikelihood) -> None:
-    """Figures of each row into ``out``, if anywhere."""
+def _without(x: Any, names: Sequence[str]) -> Any:
+    """Rows without columns that are only to be written."""
+    return as_arrow(x).drop_columns([name for name in names if name in x.column_names]) if names else x
+
+
+def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence[str]) -> None:
+    """Figures of each row into ``out``, if anywhere, after the columns of ``x`` to ``keep``."""
     import numpy as np
 
-    from lowerbound.data import write
+    from lowerbound.data import write, write_frame
+    from lowerbound.estimators.frames import beside
 
     if out is None:
         return
@@ -131,7 +143,10 @@ def write_rows(out: Path | None, found: LogLikelihood) -> None:
         "pareto_k": found.pareto_k,
         "samples": found.samples,
     }
-    write(out, np.column_stack(list(columns.values())), list(columns))
+    if keep:
+        write_frame(out, beside(as_arrow(x), keep, columns))
+    else:
+        write(out, np.column_stack(list(columns.values())), list(columns))
 
 
 def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, Any], str]:

@@ -36,7 +36,7 @@ class AsNumbers:
         columns = vae.schema_.modelled
         levels = tuple((*map(_word, column.levels), *["other"] * bool(column.pooled)) for column in columns)
         names = tuple(str(column.name) for column in columns)
-        return cls(vae, frame, vae.schema_.encode(frame).values, names, levels)
+        return cls(vae, frame, vae.schema_.encode(frame, lenient=True).values, names, levels)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.vae, name)

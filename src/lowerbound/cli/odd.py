@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +17,28 @@ if TYPE_CHECKING:
 _LONGEST = 40
 
 
-def odd_rows(vae: VAE, rows: pa.Table, samples: int, top: int, out: Path | None) -> tuple[dict[str, Any], str]:
+def odd_rows(
+    vae: VAE, rows: pa.Table, samples: int, top: int, out: Path | None, keep: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
     """The result of ``VAE.anomaly`` and its words; each row's figures, and each of its cells', into ``out``.
 
-    Columns of the file: score, standard_error, ess, latent, and cells.NAME of each modelled column.
+    Columns of the file: those to ``keep``, score, standard_error, ess, latent, and cells.NAME of each modelled column.
     """
     import numpy as np
 
-    from lowerbound.data import write
+    from lowerbound.data import write, write_frame
+    from lowerbound.estimators.frames import beside
 
     found = vae.anomaly(rows, samples=samples)
     names = [str(name) for name in found.cells.column_names]
     cells = np.column_stack([column.to_numpy() for column in found.cells.columns])
     if out is not None:
         sums = {"score": found.score, "standard_error": found.standard_error, "ess": found.ess, "latent": found.latent}
-        write(out, np.column_stack([*sums.values(), cells]), [*sums, *(f"cells.{name}" for name in names)])
+        figures = {**sums, **{f"cells.{name}": own for name, own in zip(names, cells.T, strict=True)}}
+        if keep:
+            write_frame(out, beside(rows, keep, figures))
+        else:
+            write(out, np.column_stack(list(figures.values())), list(figures))
     order = np.argsort(-found.score, kind="stable")[:top]
     standardised = per_spread(vae, rows.take(order), cells[order])
     oddest = [_described(rows, row, found, names, own) for row, own in zip(order.tolist(), standardised, strict=True)]
@@ -59,7 +67,7 @@ def per_spread(vae: VAE, rows: pa.Table, cells: NDArray[np.float64]) -> NDArray[
     import numpy as np
 
     assert vae.schema_ is not None
-    return np.where(vae.schema_.encode(rows).mask, cells + vae.schema_.log_jacobian, -np.inf)
+    return np.where(vae.schema_.encode(rows, lenient=True).mask, cells + vae.schema_.log_jacobian, -np.inf)
 
 
 def _described(rows: pa.Table, row: int, found: Any, names: list[str], cells: NDArray[np.float64]) -> dict[str, Any]:

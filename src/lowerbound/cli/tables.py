@@ -54,6 +54,36 @@ def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]
     return found
 
 
+def keep_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--keep NAME,…``: columns of DATA to be written too."""
+    return click.option(
+        "--keep",
+        multiple=True,
+        metavar="NAME[,NAME…]",
+        callback=lambda context, option, given: tuple(name for each in given for name in each.split(",")),
+        help="Columns of the table DATA to write before the results, as keys to join by.",
+    )(command)
+
+
+def strict_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--strict``: of values that the model cannot take."""
+    return click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse levels never seen in fitting and values beyond a column's kind, instead of using them as missing.",
+    )(command)
+
+
+def check_table(vae: VAE, run: Path, strict: bool, keep: Sequence[str], out: Path | None) -> None:
+    """Refuse options of tables of other models and files; have the model refuse what it cannot take, if ``strict``."""
+    for name, given in (("--strict", strict), ("--keep", keep)):
+        if given and vae.schema_ is None:
+            raise DataError(f"{name} is of tables, and {run} was fitted to an array; leave it out.")
+    if keep and (out is None or out.suffix.lower() == ".npy"):
+        raise click.BadParameter("columns are kept in a .csv or .parquet file; give one by --out.", param_hint="--keep")
+    vae.strict = vae.strict or strict
+
+
 def types_of(schema: Schema) -> dict[str, pa.DataType]:
     """Arrow's types of a schema's columns, where a csv file may be read as another than was fitted."""
     from lowerbound.schema import cells, in_arrow
@@ -191,8 +221,8 @@ def in_long_form(frames: Sequence[pa.Table]) -> pa.Table:
 
 
 def missing(frame: pa.Table, schema: Schema) -> int:
-    """How many cells that a model fills hold nothing."""
+    """How many cells of the model's columns hold nothing."""
     from pyarrow import compute
 
-    names = [str(column.name) for column in schema.columns if column.kind != "identifier"]
+    names = [str(column.name) for column in schema.columns]
     return sum(compute.sum(compute.is_null(frame[name], nan_is_null=True)).as_py() or 0 for name in names)

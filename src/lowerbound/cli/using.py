@@ -18,7 +18,17 @@ from lowerbound.cli.base import (
     table_path,
     tell,
 )
-from lowerbound.cli.tables import as_arrow, check_writable, given_cells, in_long_form, missing, write_rows
+from lowerbound.cli.tables import (
+    as_arrow,
+    check_table,
+    check_writable,
+    given_cells,
+    in_long_form,
+    keep_option,
+    missing,
+    strict_option,
+    write_rows,
+)
 from lowerbound.errors import DataError
 
 FIT_A_TABLE = "fit it to a table, without --likelihood, --binarise and --network."
@@ -29,18 +39,25 @@ FIT_A_TABLE = "fit it to a table, without --likelihood, --binarise and --network
 @data_argument
 @part_option
 @click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
+@keep_option
+@strict_option
 @json_option
-def encode(run: Path, data: str, part: str, out: Path, as_json: bool) -> None:
+def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], strict: bool, as_json: bool) -> None:
     """Write the posterior means and standard deviations of DATA's latents."""
     import numpy as np
 
     from lowerbound.data import write
 
     vae = fitted(run)
-    mean, scale = vae.encode(rows_of(source_for(vae, data), part))
-    names = [f"{kind}{i}" for kind in ("mean", "sd") for i in range(mean.shape[1])]
-    write(out, np.hstack([mean, scale]), names)
-    tell({"rows": len(mean), "columns": names, "out": str(out)}, as_json, f"{len(mean)} rows → {out}")
+    check_table(vae, run, strict, keep, out)
+    found = vae.encode(rows_of(source_for(vae, data), part), keep=keep)
+    if keep:
+        rows, names = len(found), found.column_names
+        write_rows(out, found)
+    else:
+        rows, names = len(found.mean), [f"{kind}{i}" for kind in ("mean", "sd") for i in range(found.mean.shape[1])]
+        write(out, np.hstack(found), names)
+    tell({"rows": rows, "columns": names, "out": str(out)}, as_json, f"{rows} rows → {out}")
 
 
 @commands.command()
@@ -78,9 +95,23 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
 @click.option("--out", callback=table_path, required=True, help=".csv or .parquet; .npy of numbers alone")
 @click.option("--draws", type=click.IntRange(min=1), help="Completions of each row, one after the other.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@keep_option
+@strict_option
 @json_option
-def impute(run: Path, data: str, part: str, out: Path, draws: int | None, seed: int, as_json: bool) -> None:
+def impute(
+    run: Path,
+    data: str,
+    part: str,
+    out: Path,
+    draws: int | None,
+    seed: int,
+    keep: tuple[str, ...],
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Fill the holes of the table DATA and write it, its columns as they were.
+
+    Columns that the model was not fitted to are written too or, with --keep, of them only those named.
 
     Each hole gets the one best value. With --draws M there are M completions of all rows instead, drawn from
     p(missing|observed), one under the other, told apart by the column draw: 0 to M - 1.
@@ -89,16 +120,19 @@ def impute(run: Path, data: str, part: str, out: Path, draws: int | None, seed: 
     if vae.schema_ is None:
         raise DataError(f"impute fills the holes of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
+    check_table(vae, run, strict, keep, out)
     x = as_arrow(rows_of(source_for(vae, data), part))
     if draws is not None and "draw" in x.column_names:
         raise DataError(f"{data} has a column called 'draw', which --draws writes itself; rename it.")
-    found = vae.impute(x, draws, random_state=seed)
+    found = vae.impute(x, draws, random_state=seed, keep=keep or None)
     write_rows(out, found if draws is None else in_long_form(found))
     holes_there, left = (missing(table, vae.schema_) for table in (x, found if draws is None else found[0]))
-    result = {"rows": x.num_rows, "filled": holes_there - left, "draws": draws, "seed": seed, "out": str(out)}
+    filled = holes_there - left
+    result = {"rows": x.num_rows, "filled": filled, "left": left, "draws": draws, "seed": seed, "out": str(out)}
     said = (
         "one best value each, which does not tell how far to trust it: --draws 20 does, by how its completions differ"
         if draws is None
         else f"{draws} completions, drawn from p(missing|observed): what differs between them is not known"
     )
-    tell(result, as_json, f"{x.num_rows:,} rows, {holes_there - left:,} holes filled ({said}) → {out}")
+    stay = f", {left:,} cells left missing" if left else ""
+    tell(result, as_json, f"{x.num_rows:,} rows, {filled:,} holes filled ({said}){stay} → {out}")

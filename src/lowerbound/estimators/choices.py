@@ -217,3 +217,10 @@ def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bo
     squares = np.sum([np.square(chunk - mean).sum(0, dtype=np.float64) for chunk in _chunks(x)], 0)
     varies = np.any([(chunk != x[:1]).any(0) for chunk in _chunks(x)], 0)
     return mean, np.sqrt(squares / len(x)), varies
+
+
+def sample_dtype(dtype: np.dtype[Any], likelihood: Likelihood) -> np.dtype[Any]:
+    """Of samples: whole numbers where the data were, in their own type if it holds all of the support."""
+    if dtype.kind == "f" or likelihood.measure != "counting":
+        return dtype if dtype.kind == "f" else np.dtype(np.float32)
+    return np.dtype(np.int64) if isinstance(likelihood, COUNTS) else dtype

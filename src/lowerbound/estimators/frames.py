@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from lowerbound import schema
 from lowerbound.errors import DataError
-from lowerbound.schema import Encoded, Schema, Storage
-from lowerbound.schema.cells import Cells, plain, write
-from lowerbound.schema.column import Name
+from lowerbound.schema import Column, Encoded, Schema, Storage
+from lowerbound.schema.cells import Cells, plain, read, write
+from lowerbound.schema.column import CLASSES, Name
 
 Array = NDArray[np.float64]
 
@@ -33,13 +33,47 @@ def schema_of(X: Any, given: Schema | Mapping[Name, Any] | None) -> Schema:
     return found
 
 
-def encoded(X: Any, of: Schema, strict: bool) -> Encoded:
-    """The rows of ``X`` as numbers. Levels that were never seen count as missing, and are counted aloud."""
-    coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, what="X")
-    if coded.unseen:
-        cells = ", ".join(f"{count} of {name!r}" for name, count in coded.unseen.items())
+def encoded(X: Any, of: Schema, strict: bool, lenient: bool = True, kept: Sequence[Name] | None = ()) -> Encoded:
+    """The rows of ``X`` as numbers; levels that were never seen count as missing, with a warning that counts them.
+
+    Unless ``strict``, so do values that the kind of their column does not hold, where ``lenient``: columns that the
+    model was not fitted to are then ignored with a warning, but for those ``kept`` (None: all).
+    """
+    coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, lenient=lenient, what="X")
+    check_names(coded.source.names, kept or ())
+    levels = {name: n for name, n in coded.unseen.items() if of[name].kind in (*CLASSES, "constant")}
+    if levels:
+        cells = ", ".join(f"{count} of {name!r}" for name, count in levels.items())
         warnings.warn(f"X holds cells that were never seen in fitting, taken as missing: {cells}", stacklevel=4)
+    if values := {name: n for name, n in coded.unseen.items() if name not in levels}:
+        cells = ", ".join(f"{count} of {name!r} ({of[name].kind})" for name, count in values.items())
+        warnings.warn(
+            f"X holds values that the kind of their column does not allow, taken as missing: {cells}; schema= of the "
+            "fit declares another kind, and strict=True refuses them.",
+            stacklevel=4,
+        )
+    if ignored := [name for name in coded.others if kept is not None and name not in kept]:
+        warnings.warn(
+            f"X has columns that the model was not fitted to, which are ignored: {', '.join(map(repr, ignored))}",
+            stacklevel=4,
+        )
     return coded
+
+
+def count_unfilled(coded: Encoded, columns: Sequence[Column]) -> None:
+    """Warn of cells that stay missing in rows that were filled: those of ``columns`` that no model knows."""
+    missing = {}
+    for column in columns:
+        if column.modelled or (column.kind == "constant" and column.value is not None):
+            continue
+        found = coded.aside.get(column.name)
+        count = len(coded.values) if found is None else int((~found.mask).sum())
+        if count:
+            missing[column.name] = f"{count} of {column.name!r} ({column.kind})"
+    if missing:
+        warnings.warn(
+            f"cells of columns that are not modelled stay missing: {', '.join(missing.values())}", stacklevel=3
+        )
 
 
 def standardised(coded: Encoded, of: Schema) -> Array:
@@ -72,7 +106,8 @@ def decoded(
         cells = np.where(exact[1], exact[0], cells)
     if coded is None:
         return of.decode(cells, generator=rng)
-    drawn = replace(coded, values=cells, mask=np.zeros_like(coded.mask), complete=True)
+    aside = {name: kept for name, kept in coded.aside.items() if name in coded.others or not of[name].modelled}
+    drawn = replace(coded, values=cells, mask=np.zeros_like(coded.mask), aside=aside, complete=True)
     return of.decode(drawn, generator=rng)
 
 
@@ -92,6 +127,49 @@ def shares(values: Array, of: Schema, coded: Encoded) -> Any:
     source = replace(coded.source, names=tuple(names), storages=tuple(storages))
     there = np.ones(len(values), bool)
     return write(source, storages, [Cells(values[:, j].copy(), there) for j in range(len(names))], len(values))
+
+
+def without(coded: Encoded, keep: Sequence[Name]) -> Encoded:
+    """The rows without the columns that the schema does not have, but for those to ``keep``."""
+    source = coded.source
+    check_names(source.names, keep)
+    left = [j for j, name in enumerate(source.names) if name not in coded.others or name in keep]
+    names, storages = tuple(source.names[j] for j in left), tuple(source.storages[j] for j in left)
+    others = tuple(name for name in coded.others if name in keep)
+    return replace(coded, source=replace(source, names=names, storages=storages), others=others)
+
+
+def beside(X: Any, keep: Sequence[Name], columns: Mapping[str, NDArray[Any]]) -> Any:
+    """The columns of the frame ``X`` to ``keep``, and numbers ``[N]``, or ``[N, D]`` as NAME0, NAME1, …, as a frame."""
+    if not is_frame(X):
+        raise DataError(f"keep names columns of a frame, and X is a {type(X).__name__}; give a frame.")
+    found: dict[Name, Array] = {}
+    for name, values in columns.items():
+        found |= {name: values} if values.ndim == 1 else {f"{name}{j}": each for j, each in enumerate(values.T)}
+    source = read(X, "X").source
+    storages = tuple(plain(source.backend, Storage("float")) for _ in found)
+    there = np.ones(len(next(iter(found.values()))), bool)
+    cells = [Cells(np.asarray(values, np.float64), there) for values in found.values()]
+    return joined(X, keep, write(replace(source, names=tuple(found), storages=storages), storages, cells, len(there)))
+
+
+def joined(X: Any, keep: Sequence[Name], frame: Any) -> Any:
+    """The columns of ``X`` to ``keep``, and then those of a ``frame`` of the same rows and library."""
+    left, right = read(X, "X"), read(frame)
+    check_names(left.source.names, keep)
+    if twice := set(keep) & set(right.source.names):
+        raise DataError(f"keep names {min(map(str, twice))!r}, which is a column of the result too; rename it.")
+    storages, cells = zip(*left.ordered(keep, "X", others=True), strict=True)
+    source = replace(left.source, names=(*keep, *right.source.names), storages=(*storages, *right.source.storages))
+    return write(source, source.storages, [*cells, *right.cells], left.rows)
+
+
+def check_names(names: Sequence[Name], keep: Sequence[Name]) -> None:
+    if isinstance(keep, str):
+        raise ValueError(f"keep is {keep!r}; give names of columns, as [{keep!r}].")
+    unknown = next((name for name in keep if name not in names), None)
+    if unknown is not None:
+        raise DataError(f"keep names {unknown!r}, which X has no column of; its columns are {list(names)}.")
 
 
 def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.bool_]]:

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.errors import DataError
-from lowerbound.schema import Column, Schema, Storage, coding
+from lowerbound.schema import Storage
 from lowerbound.schema.cells import Backend, Cells, Frame, Source, plain, read, write
 from lowerbound.schema.column import Name
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 _OUTPUTS: dict[str, Backend] = {"pandas": "pandas", "polars": "polars"}  # of ``set_output``
-_RANGED = ("positive", "count", "interval")
 _COUNTED = ("float", "int", "bool", "decimal")
 
 
@@ -36,11 +34,16 @@ def of_array(x: Array, names: Sequence[Name]) -> Frame:
 
 
 def of_frame(X: Any, names: Sequence[Name] | None) -> Frame:
-    """A frame that was read, its columns in the order of ``names``, if given."""
+    """A frame that was read, its columns in the order of ``names``, if given; others are left out, with a warning."""
     frame = read(X, "X")
     if names is None:
         return frame
-    pairs = frame.ordered(names, "X")
+    pairs = frame.ordered(names, "X", others=True)
+    if others := frame.others(names):
+        warnings.warn(
+            f"X has columns that the imputer was not fitted to, which are left out: {', '.join(map(repr, others))}",
+            stacklevel=4,
+        )
     storages, cells = (tuple(each) for each in zip(*pairs, strict=True))
     return Frame(replace(frame.source, names=tuple(names), storages=storages), cells, frame.rows)
 
@@ -69,47 +72,6 @@ def framed(frame: Frame, library: str = "default") -> Any:
 def flagged(frame: Frame) -> Array:
     """``[N, D]``: NaN for a hole, 0 for any other cell."""
     return np.column_stack([np.where(found.mask, 0.0, np.nan) for found in frame.cells])
-
-
-def within(frame: Frame, of: Schema) -> tuple[Frame, dict[Name, Cells]]:
-    """With holes for numbers that the kind of their column cannot hold, which are counted aloud; and those columns."""
-    cells, aside, counts = list(frame.cells), {}, []
-    for j, (column, storage) in enumerate(zip(of.columns, frame.source.storages, strict=True)):
-        if column.kind not in _RANGED or storage.family not in _COUNTED:
-            continue
-        beyond = _beyond(column, storage, cells[j])
-        if beyond.any():
-            aside[column.name] = cells[j]
-            cells[j] = Cells(cells[j].values, cells[j].mask & ~beyond)
-            counts.append(f"{int(beyond.sum())} of {column.name!r} ({column.kind})")
-    if counts:
-        warnings.warn(
-            f"X holds cells that the kind of their column does not, which stay as they are and tell nothing of others: "
-            f"{', '.join(counts)}; schema= declares another kind.",
-            stacklevel=4,
-        )
-    return replace(frame, cells=tuple(cells)), aside
-
-
-def _beyond(column: Column, storage: Storage, found: Cells) -> Mask:
-    """Which cells ``coding.check_range`` refuses; infinities, which are refused of any kind, are not among them."""
-    values = coding.numbers(column, storage, found)
-    values = np.where(np.isfinite(values), values, np.nan)
-    try:
-        coding.check_range(column, values, found)
-    except DataError:
-        refused = [value for value in np.unique(values[~np.isnan(values)]) if not _fits(column, value)]
-        return np.isin(values, refused)
-    return np.zeros(len(values), bool)
-
-
-def _fits(column: Column, value: float) -> bool:
-    there = np.array([value])
-    try:
-        coding.check_range(column, there, Cells(there, np.ones(1, bool)))
-    except DataError:
-        return False
-    return True
 
 
 def zeroed(frame: Frame, empty: Mask) -> Frame:

@@ -26,7 +26,18 @@ from lowerbound.schema.cells import Frame
 from lowerbound.schema.column import Name
 
 _OF_THE_MODEL = (
-    *("latent_dim", "schema", "hidden", "draws", "learning_rate", "batch_size", "passes", "validation", "patience"),
+    *(
+        "latent_dim",
+        "schema",
+        "strict",
+        "hidden",
+        "draws",
+        "learning_rate",
+        "batch_size",
+        "passes",
+        "validation",
+        "patience",
+    ),
     *("device", "threads", "progress"),
 )
 _OF_NUMBERS = ("real", "binary", "constant")  # what a column of an array is taken for: it refuses no number
@@ -50,6 +61,8 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     samples : draws of the latents of each row, for importance sampling.
     schema : the kinds of some columns by name ("x0", "x1", … of an array), or a ``Schema``. Of a frame
         ``schema.infer`` tells the rest. Columns of an array are binary if they hold two whole numbers, and real.
+    strict : refuse levels that were never seen in fitting, and values that the kind of their column does not allow,
+        instead of leaving them as they are and unused, with a warning.
     hidden, draws, learning_rate, batch_size, passes, validation, patience : of the fit, see ``VAE``.
     random_state : seed. device, threads, progress : where and how to fit.
 
@@ -83,6 +96,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         keep_empty_features: bool = False,
         samples: int = 500,
         schema: Schema | Mapping[Name, str | Column] | None = None,
+        strict: bool = False,
         hidden: Sequence[int] = (64,),
         draws: int = 20,
         learning_rate: float = 3e-3,
@@ -102,6 +116,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         self.keep_empty_features = keep_empty_features
         self.samples = samples
         self.schema = schema
+        self.strict = strict
         self.hidden = hidden
         self.draws = draws
         self.learning_rate = learning_rate
@@ -207,9 +222,8 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     def _filled(self, table: Frame) -> Any:
         """The table with its holes filled, as a frame."""
         of, model = self.schema_, self.model_
-        table_within, aside = holes.within(table, of)
-        coded = frames.encoded(holes.framed(table_within), of, strict=False)
-        coded = replace(coded, source=table.source, aside={**coded.aside, **aside})
+        coded = replace(frames.encoded(holes.framed(table), of, self.strict), source=table.source)
+        frames.count_unfilled(coded, [column for column in of.columns if column.kind == "identifier"])
         seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else 0
         values = frames.standardised(coded, of)
         if model is not None:

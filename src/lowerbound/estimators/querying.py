@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Querying(ABC):
     device: str
 
     @abstractmethod
-    def _encoded(self, X: Any) -> Encoded: ...
+    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), fitting: bool = False) -> Encoded: ...
 
     @abstractmethod
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
@@ -63,6 +63,7 @@ class Querying(ABC):
         samples: int = 200,
         refine: bool | None = None,
         random_state: int | None = None,
+        keep: Sequence[Name] | None = None,
     ) -> Any:
         """The frame ``X`` with its holes filled: one best completion or, with ``draws``, a list of as many drawn ones.
 
@@ -70,9 +71,11 @@ class Querying(ABC):
         class, the median of what is ordered, each within the range of the fitted cells; drawn ones are from
         p(missing|observed), and tell how far to trust it. By importance resampling of the latents, ``samples`` of each
         row, ten times as many where those say too little and, where these do too, by Hamiltonian moves, which are slow:
-        ``refine`` is for drawn ones unless it says otherwise. Warns of rows that are left with too few.
+        ``refine`` is for drawn ones unless it says otherwise. Warns of rows that are left with too few, and of cells
+        that stay missing. Columns that the model was not fitted to stay too, or of them only those to ``keep``.
         """
-        coded, rows = self._table(X, "impute")
+        coded, rows = self._table(X, "impute", kept=None)
+        coded = coded if keep is None else frames.without(coded, keep)
         if draws is not None:
             whole("draws", draws, 1)
         seed = self.seed_ if random_state is None else random_state
@@ -80,17 +83,22 @@ class Querying(ABC):
         chains = self._chains() if refine or (refine is None and draws is not None) else None
         found = queries.complete(self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains)
         of, numbers = self._schema(), np.random.default_rng(seed)
+        frames.count_unfilled(coded, of.columns)
         if draws is None:
             return frames.completed(found.best, of, coded, numbers, best=True)
         assert found.draws is not None
         return [frames.completed(each, of, coded, numbers) for each in found.draws]
 
-    def anomaly(self, X: Any, *, samples: int = 1000) -> Odd:
-        """How odd each row of the frame ``X`` is: −log p of its observed cells, and what each cell adds to it."""
-        coded, rows = self._table(X, "anomaly")
+    def anomaly(self, X: Any, *, samples: int = 1000, keep: Sequence[Name] = ()) -> Odd:
+        """How odd each row of the frame ``X`` is: −log p of its observed cells, and what each cell adds to it.
+
+        ``keep``: columns of ``X`` that come before the others in the frame of ``cells``.
+        """
+        coded, rows = self._table(X, "anomaly", keep)
         rng = generator(self.seed_, "anomaly", device=self.device)
         found = queries.anomaly(self.model_, self.posterior_, rows, rng, samples=samples)
         cells = frames.shares(found.cells, self._schema(), coded)
+        cells = frames.joined(X, keep, cells) if len(keep) else cells
         return Odd(found.score, cells, found.latent, found.standard_error, found.ess)
 
     def _sample_given(self, n_samples: int, given: Mapping[Name, Any], random_state: int | None) -> Any:
@@ -114,12 +122,12 @@ class Querying(ABC):
         assert self.schema_ is not None
         return self.schema_
 
-    def _table(self, X: Any, asked: str) -> tuple[Encoded, Rows]:
+    def _table(self, X: Any, asked: str, kept: Sequence[Name] | None = ()) -> tuple[Encoded, Rows]:
         inputs.check_fitted(self)
         if self.schema_ is None:
             raise ValueError(
                 f"{asked} is of tables, and this model was fitted to an array: fit a frame, as pandas.DataFrame(X), "
                 'with likelihood="auto".'
             )
-        coded = self._encoded(X)
+        coded = self._encoded(X, kept)
         return coded, self._supported(frames.standardised(coded, self.schema_), "none", None)

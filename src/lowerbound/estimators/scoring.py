@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from lowerbound.evidence.targets import of_model, settled
 from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
+from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
 STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws a row, in the mean
@@ -37,7 +39,7 @@ class Scoring(ABC):
     device: str
 
     @abstractmethod
-    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]: ...
+    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]: ...
 
     @abstractmethod
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...

@@ -25,7 +25,7 @@ from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, likelihood_for, schema_for, white_of
-from lowerbound.estimators.choices import COUNTS, check_support, part_of
+from lowerbound.estimators.choices import check_support, part_of, sample_dtype
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
@@ -78,7 +78,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         value/``white``.
     white : the largest grey value (default 255 for 8-bit data, else 1).
     schema : of a frame, the kinds of some columns by name (``schema.infer`` tells the rest), or a ``Schema``.
-    strict : refuse levels at use that were never seen in fitting, instead of taking them for missing, with a warning.
+    strict : refuse levels that were never seen, and values beyond a column's kind, instead of using them as missing.
     missing : why cells are, which the data cannot tell: "at_random" given those observed, or "by_value", each by its
         own alone, with a probability that is learnt (``SelfMasking``; slower). log p is then of cells and holes.
     random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
@@ -253,20 +253,23 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The posterior means E_q[z|x], ``[N, d]``."""
-        return self.encode(X, context).mean
+        mean: NDArray[Any] = self.encode(X, context).mean
+        return mean
 
-    def encode(self, X: ArrayLike, context: ArrayLike | None = None) -> Encoding:
-        """The approximate posterior of each row: from 1,000 draws where it has no closed form.
+    def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
+        """The approximate posterior of each row, an ``Encoding``: from 1,000 draws where it has no closed form.
 
-        Of a row with nothing observed it is the prior, exactly.
+        Of a row with nothing observed it is the prior, exactly. With ``keep``, columns of the frame ``X``, it is a
+        frame of these and of mean0, …, sd0, ….
         """
-        x = self._checked(X)
+        x = self._checked(X, kept=keep)
         out = [
             [part[:real].flatten(1) for part in self._moments(q, batch)]
             for q, batch, real in self._posteriors(x, context)
         ]
         mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
-        return Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
+        found = Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
+        return frames.beside(X, keep, {"mean": found.mean, "sd": found.scale}) if len(keep) else found
 
     def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
         """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
@@ -294,7 +297,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
         """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
-        coded = None if getattr(self, "schema_", None) is None else self._encoded(X)
+        coded = None if getattr(self, "schema_", None) is None else self._encoded(X, kept=None)
         x = self._checked(X) if coded is None or self.schema_ is None else frames.standardised(coded, self.schema_)
         means = [self._decode(self._moments(q, of)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
         return self._framed(self._given(torch.cat(means), x.dtype), coded)
@@ -326,7 +329,8 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             some = None if beside is None else torch.from_numpy(beside[start : start + size]).to(self.device)
             parts.append(self.model_.sample(size, rng, some, self.posterior_))
         rows = torch.cat(parts).cpu().numpy()
-        return self._framed(rows.astype(self._sample_dtype(), copy=False), random_state=random_state)
+        dtype = sample_dtype(self.dtype_, self.model_.likelihood)
+        return self._framed(rows.astype(dtype, copy=False), random_state=random_state)
 
     def _framed(self, x: NDArray[Any], coded: Encoded | None = None, random_state: int | None = None) -> Any:
         """Rows of numbers as a frame, if it was fitted to one: in the types of ``coded`` rows, with their keys."""
@@ -348,7 +352,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """The estimator that ``save`` wrote."""
         return saving.restored(cls, saved, own)
 
-    def _checked(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
+    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]:
         """``X`` as numbers, of the shape that was fitted: finite ones, or those of a table, NaN where it has holes."""
         if reset:
             check_parameters(self.get_params(deep=False))
@@ -356,7 +360,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         else:
             inputs.check_fitted(self)
         if self.schema_ is not None:
-            return frames.standardised(self._encoded(X), self.schema_)
+            return frames.standardised(self._encoded(X, kept, reset), self.schema_)
         X = inputs.prepare(X, None if reset else self)
         x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
         inputs.check_finite(x, getattr(self, "feature_names_in_", None))
@@ -372,8 +376,8 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             if all(isinstance(name, str) for name in names):
                 self.feature_names_in_ = np.array(names, dtype=object)
 
-    def _encoded(self, X: Any) -> Encoded:
-        return frames.encoded(X, self._schema(), self.strict)
+    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), fitting: bool = False) -> Encoded:
+        return frames.encoded(X, self._schema(), self.strict, not fitting, kept)
 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
@@ -483,13 +487,6 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
         """As NumPy, in the floating type that came in."""
         return values.cpu().numpy().astype(dtype if dtype.kind == "f" else np.float32, copy=False)
-
-    def _sample_dtype(self) -> np.dtype[Any]:
-        """Whole numbers come as whole numbers where the data did: in their own type if it holds all of the support."""
-        if self.dtype_.kind == "f" or self.model_.likelihood.measure != "counting":
-            return self.dtype_ if self.dtype_.kind == "f" else np.dtype(np.float32)
-        bounded = not isinstance(self.model_.likelihood, COUNTS)
-        return self.dtype_ if bounded else np.dtype(np.int64)
 
     @property
     def _n_features_out(self) -> int:

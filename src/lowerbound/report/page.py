@@ -122,8 +122,7 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
     outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
     captions = [
         f"The {'ELBO' if training.is_elbo else 'objective that was maximised,'} of each pass; higher is better. "
-        "Training rows: averaged over the pass"
-        + ("." if training.valid is None else "; validation rows: after it."),
+        "Training rows: averaged over the pass" + ("." if training.valid is None else "; validation rows: after it."),
         f"{'Its two' if training.is_elbo else 'Two'} parts: ELBO = reconstruction − KL."
         + (" Dotted: the pass that was kept." if training.kept else ""),
     ]

@@ -71,10 +71,15 @@ class Frame:
     cells: tuple[Cells, ...]
     rows: int
 
-    def ordered(self, names: Sequence[Name], what: str = "the frame") -> list[tuple[Storage, Cells]]:
-        """Its columns in the order of ``names``. Raises ``DataError`` where it lacks some or holds others."""
-        mine = self.source.names
-        lacking, added = [name for name in names if name not in mine], [name for name in mine if name not in names]
+    def ordered(
+        self, names: Sequence[Name], what: str = "the frame", others: bool = False
+    ) -> list[tuple[Storage, Cells]]:
+        """Its columns in the order of ``names``.
+
+        Raises ``DataError`` where it lacks some or, unless they are to be left out, holds ``others``.
+        """
+        mine, added = self.source.names, [] if others else self.others(names)
+        lacking = [name for name in names if name not in mine]
         if lacking or added:
             wrong = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"holds {_listed(added)} beside"] * bool(added)
             raise DataError(
@@ -82,6 +87,11 @@ class Frame:
             )
         place = {name: j for j, name in enumerate(mine)}
         return [(self.source.storages[place[name]], self.cells[place[name]]) for name in names]
+
+    def others(self, names: Sequence[Name]) -> list[Name]:
+        """The names of its columns that are not among ``names``."""
+        known = set(names)
+        return [name for name in self.source.names if name not in known]
 
 
 def read(frame: Any, what: str = "the frame") -> Frame:

@@ -114,8 +114,8 @@ def codes(column: Column, cells: Cells) -> Floats:
     return np.where(cells.mask, found, np.nan)
 
 
-def check_range(column: Column, values: Floats, cells: Cells) -> None:
-    """Refuse encoded values that the kind cannot take, naming the first."""
+def outside(column: Column, values: Floats, cells: Cells) -> tuple[Mask, str]:
+    """Which encoded values the kind cannot take ``[N]``; and what it takes, in words."""
     low, high = column.low, column.high
     with np.errstate(invalid="ignore"):
         if column.kind == "count":
@@ -125,8 +125,14 @@ def check_range(column: Column, values: Floats, cells: Cells) -> None:
         elif column.kind == "interval" and low is not None and high is not None:
             wrong, due = (values < low) | (values > high), f"from {low:g} to {high:g}"
         else:
-            return
-    if (wrong := wrong & cells.mask).any():
+            return np.zeros(len(cells.mask), bool), ""
+    return wrong & cells.mask, due
+
+
+def check_range(column: Column, values: Floats, cells: Cells) -> None:
+    """Refuse encoded values that the kind cannot take, naming the first."""
+    wrong, due = outside(column, values, cells)
+    if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
             f"row {row} of column {column.name!r} is {shown(cells.values[row])}, and a column of kind {column.kind} "
@@ -175,6 +181,13 @@ def cells(
         return Cells(found >= 0.5, mask)
     limit = float(np.finfo(storage.floating).max)
     return Cells(np.where(observed, found, np.clip(found, -limit, limit)), mask)
+
+
+def keys(column: Column, storage: Storage, rows: int) -> Cells:
+    """New keys for ``rows`` rows: of whole numbers those that follow the largest one seen, and none of others."""
+    if column.high is None or storage.family != "int" or column.offset + rows > storage.range[1]:
+        return Cells(np.full(rows, None, object), np.zeros(rows, bool))
+    return Cells(times.whole(np.arange(1.0, rows + 1), column.offset, 1, storage.range), np.ones(rows, bool))
 
 
 def constant(column: Column, storage: Storage, rows: int) -> Cells:

@@ -108,10 +108,17 @@ def _of_cells(name: Name, storage: Storage, found: Cells, given: Column | None, 
         value = _constant(storage, found) if look.distinct else None
         return replace(column, kind="constant", value=value)
     if kind == "identifier":
-        return column
+        return _key(column, look)
     if kind in CLASSES:
         return _classes(column, look, found, given, max_categories)
     return _measured(column, look, found, given)
+
+
+def _key(column: Column, look: Look) -> Column:
+    """An identifier; where it is a key of whole numbers, with the largest as ``offset``."""
+    if look.storage.family != "int" or not look.complete or look.distinct < look.rows:
+        return column
+    return replace(column, high=float(look.levels[-1]), offset=int(look.levels[-1]))
 
 
 def _check_declared(look: Look, given: Column) -> None:

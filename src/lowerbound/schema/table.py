@@ -27,10 +27,12 @@ Floats = NDArray[np.float64]
 class Encoded:
     """Rows as numbers: ``values [N, D]`` over the modelled columns, NaN where ``mask [N, D]`` is False.
 
-    ``unseen``: how many cells of a column are of a level that the schema does not know, and so count as missing; of a
-    constant column, how many are not its value. ``source``: the library and the types that the rows came in.
-    ``aside``: what the numbers cannot say: identifiers, levels that share "other", unseen ones, holes in constant
-    columns, and whole numbers or times that span more than 2^53 steps. ``complete``: whether holes have been filled.
+    ``unseen``: how many cells of a column are of a level that the schema does not know, or are values that the kind
+    does not hold, and so count as missing; of a constant column, how many are not its value. ``others``: the columns
+    that the schema does not have. ``source``: the library and the types that the rows came in.
+    ``aside``: what the numbers cannot say: identifiers, levels that share "other", unseen cells, holes in constant
+    columns, ``others``, and whole numbers or times that span more than 2^53 steps. ``complete``: whether holes have
+    been filled.
     """
 
     values: Floats
@@ -39,6 +41,7 @@ class Encoded:
     source: Source
     aside: Mapping[Name, Cells] = field(default_factory=dict)
     complete: bool = False
+    others: tuple[Name, ...] = ()
 
     def filled(self, values: Floats) -> Encoded:
         """The same rows with their holes filled from ``values [N, D]``; cells that were observed stay what they are."""
@@ -82,21 +85,23 @@ class Schema:
     def __str__(self) -> str:
         return words.listing(self.columns, self.rows, self.backend, self.problems)
 
-    def encode(self, df: Any, *, strict: bool = False, what: str = "the frame") -> Encoded:
+    def encode(self, df: Any, *, strict: bool = False, lenient: bool = False, what: str = "the frame") -> Encoded:
         """The rows of ``df`` as numbers; its columns may come in any order, and of another library.
 
         Numbers are themselves, in double precision; whole numbers beyond 2^53 and times are (cell − offset) / step; a
         class is its place among ``levels``. A level that the schema does not know counts as missing; ``strict``
         refuses it. Raises ``DataError``, naming column and row, for other columns, other types, infinities, and values
-        that a column's kind cannot take.
+        that a column's kind cannot take; ``lenient``, it keeps other columns aside, and such values count as missing,
+        unless ``strict``.
         """
         frame = reading.read(df, what)
-        pairs = zip(self.columns, frame.ordered(self.names, what), strict=True)
+        pairs = zip(self.columns, frame.ordered(self.names, what, lenient), strict=True)
+        others = tuple(frame.others(self.names))
         place = self._places()
         values = np.full((frame.rows, len(place)), np.nan)
-        aside, unseen = {}, {}
+        aside, unseen = {name: frame.cells[frame.source.names.index(name)] for name in others}, {}
         for column, (storage, found) in pairs:
-            numbers, unknown = _numbers(column, storage, found)
+            numbers, unknown = _numbers(column, storage, found, lenient and not strict)
             if unknown.any():
                 unseen[column.name] = int(unknown.sum())
                 if strict:
@@ -105,7 +110,7 @@ class Schema:
                 values[:, place[column.name]] = numbers
             if not _restored(column, storage, numbers).same(found):
                 aside[column.name] = found
-        return Encoded(values, ~np.isnan(values), unseen, frame.source, aside)
+        return Encoded(values, ~np.isnan(values), unseen, frame.source, aside, others=others)
 
     def code(self, name: Name, value: Any) -> float:
         """The number that ``encode`` gives a cell that holds ``value`` in the column ``name``.
@@ -134,10 +139,11 @@ class Schema:
         Of ``Encoded`` rows every cell that was observed comes back as it was, bit for bit, identifiers too; those that
         ``filled`` filled are rounded to the column's ``precision`` and held to the range of its kind (0 and above for
         counts and positive numbers, ``low`` to ``high`` for an interval). Numbers alone, ``[N, D]`` with NaN for a
-        hole, are draws: all are rounded and held so; constant columns have their value, and identifiers, which no
-        model knows, are missing. "other" is one of the levels that share it, drawn by how often each was seen; without
-        a ``generator`` it is missing. ``like``: a frame whose library, types and order of columns to take, instead of
-        those of the rows, or of the frame inferred from; pandas' index too, if it has as many rows.
+        hole, are draws: all are rounded and held so; constant columns have their value; keys of whole numbers go on
+        from the largest that was seen, and other identifiers, which no model knows, are missing. "other" is one of the
+        levels that share it, drawn by how often each was seen; without a ``generator`` it is missing. ``like``: a frame
+        whose library, types and order of columns to take, instead of those of the rows, or of the frame inferred from;
+        pandas' index too, if it has as many rows.
         """
         coded = values if isinstance(values, Encoded) else None
         numbers = coded.values if coded is not None else np.asarray(values, np.float64)
@@ -147,7 +153,12 @@ class Schema:
         source, place = self._source(coded, like), self._places()
         storages, found = [], []
         for name, theirs in zip(source.names, source.storages, strict=True):
-            column, kept = self[name], None if coded is None else coded.aside.get(name)
+            kept = None if coded is None else coded.aside.get(name)
+            if coded is not None and kept is not None and name in coded.others:
+                storages.append(theirs)
+                found.append(kept)
+                continue
+            column = self[name]
             own = column.storage if source.backend == self.backend else reading.plain(source.backend, column.storage)
             j = place.get(name)
             empty = bool(np.isnan(numbers[:, j]).all()) if j is not None else column.value is None
@@ -155,6 +166,8 @@ class Schema:
             cells = _blank(len(numbers))
             if j is not None and not empty:
                 cells = _cells(column, storage, numbers[:, j], observed[:, j], generator)
+            elif column.kind == "identifier" and coded is None:
+                cells = coding.keys(column, storage, len(numbers))
             elif column.kind == "constant" and not empty:
                 cells = coding.constant(column, storage, len(numbers))
             if coded is not None and kept is not None:
@@ -241,8 +254,11 @@ class Schema:
         return own if coded is None else coded.source
 
 
-def _numbers(column: Column, storage: Storage, found: Cells) -> tuple[Floats, NDArray[np.bool_]]:
-    """Encoded values ``[N]`` of one column, NaN for none; and which cells the schema does not know."""
+def _numbers(column: Column, storage: Storage, found: Cells, lenient: bool = False) -> tuple[Floats, NDArray[np.bool_]]:
+    """Encoded values ``[N]`` of one column, NaN for none; and which cells the schema does not know.
+
+    ``lenient``: values that the kind cannot take are such cells too, instead of being refused.
+    """
     nothing, known = np.full(len(found.mask), np.nan), np.zeros(len(found.mask), bool)
     if column.kind == "identifier" or not found.mask.any():
         return nothing, known
@@ -259,6 +275,9 @@ def _numbers(column: Column, storage: Storage, found: Cells) -> tuple[Floats, ND
         codes = coding.codes(column, found)
         return np.where(codes < 0, np.nan, codes), (codes < 0) | unread
     values = coding.numbers(column, storage, found)
+    if lenient:
+        wrong, _ = coding.outside(column, values, found)
+        return np.where(wrong, np.nan, values), wrong | unread
     coding.check_range(column, values, found)
     return values, unread
 
