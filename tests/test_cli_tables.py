@@ -491,12 +491,17 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "given: half a visit": (
         "sample run --given visits=2.5 --out o.csv",
         BAD_DATA,
-        ("given: row 0 of column 'visits' is 2.5", "whole number"),
+        ("given: column 'visits' is given '2.5'", "whole number"),
         b"",
     ),
     "given: no date": ("sample run --given seen=soon --out o.csv", BAD_DATA, ("'soon' is no date", "2001-12-31"), b""),
     "given: neither": ("sample run --given smokes=maybe --out o.csv", BAD_DATA, ("'maybe' is no true or false",), b""),
-    "given: impossible": ("sample run --given height=-3 --out o.csv", BAD_DATA, ("column 'height' is -3",), b""),
+    "given: impossible": (
+        "sample run --given height=-3 --out o.csv",
+        BAD_DATA,
+        ("column 'height' is given '-3'", "above 0"),
+        b"",
+    ),
     "given: no pair": ("sample run --given height --out o.csv", USAGE, ("'height' is not NAME=VALUE",), b""),
     "given twice": (
         "sample run --given visits=1 --given visits=2 --out o.csv",

@@ -11,14 +11,10 @@ import click
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
-    from datetime import date
-
     import pyarrow as pa
 
     from lowerbound.estimators import VAE
     from lowerbound.schema import Column, Schema
-
-_YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +95,7 @@ def types_of(schema: Schema) -> dict[str, pa.DataType]:
 
 
 def given_cells(vae: VAE, pairs: Sequence[str]) -> dict[Any, Any] | None:
-    """The cells that NAME=VALUE say, each read as its column's kind has it; None without any."""
+    """The cells that NAME=VALUE say, as text; None without any."""
     found: dict[Any, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -113,71 +109,8 @@ def given_cells(vae: VAE, pairs: Sequence[str]) -> dict[Any, Any] | None:
         if name in found:
             raise click.BadParameter(f"{name!r} is given twice.", param_hint="--given")
         column = next((column for column in columns if str(column.name) == name), None)
-        found[name if column is None else column.name] = text if column is None else cell(column, text)
+        found[name if column is None else column.name] = text
     return found or None
-
-
-def cell(column: Column, text: str) -> Any:
-    """The value that ``text`` is in a column. Raises ``DataError`` where it is none."""
-    family, kind = _family(column)
-    try:
-        return _READERS[family](column, text) if column.modelled else text
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"--given {column.name}={text}: {text!r} is no {kind}; give one, as {_EXAMPLE[family]}.") from (
-            error
-        )
-
-
-def _family(column: Column) -> tuple[str, str]:
-    """What reads a column's cells, and what they are called."""
-    family = column.storage.family
-    if family == "category":
-        family = "text" if any(isinstance(level, str) for level in column.levels) else "float"
-    kinds = {"bool": "true or false", "time": "date or time", "duration": "number of seconds"}
-    return family, kinds.get(family, "number")
-
-
-def _number(column: Column, text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _truth(column: Column, text: str) -> bool:
-    if text.lower() not in (*_YES, *_NO):
-        raise ValueError(text)
-    return text.lower() in _YES
-
-
-def _moment(column: Column, text: str) -> date:
-    """A date, or a time in the column's zone where the text says none."""
-    from datetime import UTC, datetime
-    from zoneinfo import ZoneInfo
-
-    zone, found = column.storage.zone, datetime.fromisoformat(text)
-    if zone is not None and found.tzinfo is None:
-        return found.replace(tzinfo=UTC if zone == "UTC" else ZoneInfo(zone))
-    return found
-
-
-def _span(column: Column, text: str) -> Any:
-    import numpy as np
-
-    return np.timedelta64(round(float(text) * 10**9), "ns")
-
-
-_READERS: dict[str, Callable[[Column, str], Any]] = {
-    "float": _number,
-    "int": _number,
-    "decimal": _number,
-    "bool": _truth,
-    "text": lambda column, text: text,
-    "time": _moment,
-    "duration": _span,
-    "null": lambda column, text: text,
-}
-_EXAMPLE = {"float": "37.5", "int": "37", "decimal": "37.5", "bool": "true", "time": "2001-12-31", "duration": "90"}
 
 
 def check_writable(vae: VAE, out: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, validation, words
+from lowerbound.schema import coding, given, validation, words
 from lowerbound.schema.cells import Backend, Cells, Source
 from lowerbound.schema.column import CLASSES, Column, Name, Storage
 from lowerbound.schema.rules import shown
@@ -118,11 +118,16 @@ class Schema:
         Raises ``DataError`` for a value that the column cannot hold.
         """
         column = self[name]
-        storage, cells = reading.read_value(self.backend, name, value)
-        if not cells.mask.all():
-            raise DataError(f"column {name!r} is given no value ({value!r}); leave it out, or give one.")
-        numbers, unknown = _numbers(column, storage, cells)
+        storage, cells = given.read(column, self.backend, value)
+        try:
+            numbers, unknown = _numbers(column, storage, cells, lenient=True)
+        except DataError as error:
+            due = coding.group(column.inner.storage)
+            raise DataError(f"column {name!r} is given {value!r}, and it holds {due}; give one of these.") from error
         found = float(numbers[0])
+        if unknown.any() and column.kind not in CLASSES and not coding.is_written(column, storage):
+            _, due = coding.outside(column, numbers, cells)
+            raise DataError(f"column {name!r} is given {value!r}, and its kind, {column.kind}, holds what is {due}.")
         if unknown.any():
             levels = ", ".join(shown(level, column.storage) for level in column.levels[:6])
             due = f"give one of {levels}" if column.form is None else f"write it as {column.form}"
