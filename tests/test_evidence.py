@@ -104,6 +104,52 @@ def test_shared_draws_make_a_score_independent_of_its_neighbours(linear):
 
 def test_bits_per_dimension():
     assert bits_per_dimension(-math.log(2) * 64, (8, 8)) == pytest.approx(1)
+    assert bits_per_dimension(-math.log(2) * 64, 16.0) == pytest.approx(4)
+    assert math.isnan(bits_per_dimension(0.0, 0.0))
+
+
+def coins(mask: torch.Tensor, likelihood=None) -> tuple[lb.LatentVariableModel, lb.posteriors.Posterior, Rows]:
+    """Fair coins, whatever z: 1 bit each; those where the mask is False are missing."""
+    x = (torch.rand(mask.shape, generator=rng()) < 0.5).float()
+    decoder, encoder = torch.nn.Linear(2, mask.shape[1]), torch.nn.Linear(mask.shape[1], 4)
+    with torch.no_grad():
+        decoder.weight.zero_(), decoder.bias.zero_(), encoder.weight.zero_(), encoder.bias.zero_()
+    model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, likelihood or lb.likelihoods.Bernoulli())
+    return model, lb.posteriors.DiagonalNormal(2, encoder), Rows(x, mask)
+
+
+def test_bits_are_of_observed_values():
+    """A coin is 1 bit, however many others are missing; divided by all cells it would be 0.2."""
+    mask = torch.zeros(40, 10, dtype=torch.bool)
+    mask[:, :2] = True
+    mask[:8, 3:] = True  # rows of different numbers of values: the mean of the rows' ratios is not what is asked
+    mask[8] = False
+    model, posterior, rows = coins(mask)
+    for seen in (
+        evidence.log_likelihood(model, posterior, rows, samples=200),
+        evidence.to_precision(evidence.of_model(model, posterior), rows, rng(), 0.5, 300),
+    ):
+        np.testing.assert_array_equal(seen.values, mask.sum(1))
+        assert seen.bits_per_dimension((10,)) == pytest.approx(1, abs=0.02)
+        np.testing.assert_array_equal(evidence.importance.subset(seen, np.arange(9)).values, mask[:9].sum(1))
+    judged = evidence.judge_model(model, posterior, rows, budget=300, anneal=0, simulate=0, gaps=0, simulations=0)
+    assert judged.summary()["bits_per_dimension"] == pytest.approx(1, abs=0.02)
+    each = judged.bits_per_dimension
+    assert each is not None
+    assert np.isnan(each[8])
+    np.testing.assert_allclose(np.delete(each, 8), 1, atol=0.3)
+    bits = judged.summary()["bits_per_dimension"]
+    assert f"({bits:.4g} bits per dimension)" in str(judged)
+    whole = evidence.log_likelihood(model, posterior, rows.x, samples=200)
+    assert whole.bits_per_dimension((10,)) == pytest.approx(1, abs=0.02)
+
+
+def test_bits_are_of_all_cells_where_log_p_is_of_what_is_missing_too():
+    mask = torch.zeros(20, 4, dtype=torch.bool)
+    mask[:, 0] = True
+    likelihood = lb.likelihoods.SelfMasking(lb.likelihoods.Product([lb.likelihoods.Bernoulli() for _ in range(4)]))
+    targets, (_, _, rows) = evidence.of_model(*coins(mask, likelihood)[:2]), coins(mask)
+    assert evidence.importance_sampling(targets, rows, rng(), 2).values.tolist() == [4] * 20
 
 
 def test_one_row_has_no_standard_error_over_rows(linear):

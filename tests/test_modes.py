@@ -106,7 +106,7 @@ USES: dict[str, Callable[[Parts], Any]] = {
     "terms": lambda p: evidence.terms(p.model, p.posterior, X, samples=9),
     "predictive_check": lambda p: evidence.predictive_check(p.model, p.posterior, X, replications=4, given="posterior"),
     "judge_model": lambda p: evidence.judge_model(
-        p.model, p.posterior, X, budget=300, anneal=2, simulate=2, settings=FEW, gaps=2, simulations=20
+        p.model, p.posterior, X, budget=300, anneal=2, simulate=2, settings=FEW, gaps=0, simulations=20
     ),
     "complete": lambda p: queries.complete(p.model, p.posterior, HOLES, rng(), draws=2, samples=50, refine="gibbs"),
     "conditional": lambda p: queries.conditional(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50),
@@ -127,7 +127,7 @@ USES: dict[str, Callable[[Parts], Any]] = {
     "VAE.log_likelihood": lambda p: p.vae.log_likelihood(X.numpy(), budget=300),
     "VAE.log_likelihood(samples)": lambda p: p.vae.log_likelihood(X.numpy(), samples=20),
     "evidence": lambda p: p.vae.evidence(
-        X.numpy(), budget=300, anneal=2, simulate=2, settings=FEW, gaps=2, simulations=20
+        X.numpy(), budget=300, anneal=2, simulate=2, settings=FEW, gaps=0, simulations=20
     ),
 }
 

@@ -388,6 +388,9 @@ def test_a_gradient_that_is_not_finite_is_named():
 def test_a_row_that_is_not_finite_is_named(validation):
     model, inference, x = small()
     x[137, 3] = math.inf
+    with pytest.raises(DataError, match="row 137, column 3 is inf, which Bernoulli cannot produce"):
+        lb.fit(model, Rows(x), inference, passes=2, batch_size=60, validation=validation)
+    model.likelihood = lb.likelihoods.Normal(shape=x.shape[1:])  # which has a density at any number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DivergedError, match="row 137 of the training data"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowerbound import distributions
 from lowerbound.distributions import Distribution
+from lowerbound.shapes import expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Node:
     @property
     def log_p(self) -> Tensor:
         """β log p(z), ``[K, B]``."""
-        return self._weighted(self._once("log_p", lambda: self.p.log_prob(self.z)))
+        return self._weighted(self._once("log_p", self._log_p))
 
     @property
     def log_q(self) -> Tensor:
@@ -104,8 +105,15 @@ class Node:
         per_dim = self._once_or_none("kl_per_dim", lambda: distributions.kl_per_dim(q, p))
         return distributions.kl(q, p) if per_dim is None else per_dim.flatten(1).sum(1)
 
+    def _log_p(self) -> Tensor:
+        value = self.p.log_prob(self.z)
+        expect(f"log_prob of the prior of {self.name!r}", value, self.z.shape[:2], "[K, B]")
+        return value
+
     def _log_q(self) -> Tensor:
-        return self.q.log_prob(self.z) if self.noise is None else self.q.log_prob_of_sample(self.z, self.noise)
+        value = self.q.log_prob(self.z) if self.noise is None else self.q.log_prob_of_sample(self.z, self.noise)
+        expect(f"log_prob of the posterior of {self.name!r}", value, self.z.shape[:2], "[K, B]")
+        return value
 
     def _once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         value = self._once_or_none(name, compute)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Distribution
+from lowerbound.distributions import Distribution, a_distribution
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.modes import in_eval_mode, read_only
 from lowerbound.nn import apply
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Encode, Prior
+from lowerbound.shapes import expect, explained
 
 
 class LatentVariableModel(nn.Module):
@@ -34,8 +35,13 @@ class LatentVariableModel(nn.Module):
         """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, *E]``."""
         if context is not None:
             context = context.expand(len(z), *context.shape).flatten(0, 1)
-        out = apply(self.decoder, z.flatten(0, 1), context)
-        parameters = self.likelihood.n_parameters
+        flat, parameters = z.flatten(0, 1), self.likelihood.n_parameters
+        with explained("the decoder", flat):
+            out = apply(self.decoder, flat, context)
+        if not isinstance(out, Tensor) or len(out) != len(flat):
+            each = "[N, *X]" if parameters == 1 else f"[N, {parameters}, *X]"
+            what = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise ValueError(f"the decoder must give a tensor {each} of N = {len(flat)} latents; it gave {what}.")
         if parameters == 1:
             out = out.unsqueeze(1)
         elif out.dim() < 2 or out.shape[1] != parameters:
@@ -48,15 +54,28 @@ class LatentVariableModel(nn.Module):
 
     def log_lik(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """log p(x|z) ``[K, B]`` of ``x [B, *X]`` at ``z [K, B, *E]``, over observed values."""
-        return self.likelihood.log_prob(self.decode(z, context), x, mask)
+        log_lik = self.likelihood.log_prob(self._params(z, x, context), x, mask)
+        expect(f"log_prob of {type(self.likelihood).__name__}", log_lik, z.shape[:2], "[K, B]")
+        return log_lik
 
     def slope(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """∂ log p(x|z)/∂z ``[K, B, *E]``: the likelihood's own ``slope``, pulled back through the decoder."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            params = self.decode(z, context)
+            params = self._params(z, x, context)
             (found,) = torch.autograd.grad(params, z, self.likelihood.slope(params, x, mask), allow_unused=True)
         return torch.zeros_like(z) if found is None else found
+
+    def _params(self, z: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
+        """``decode``, of parameters for each value of ``x``."""
+        params = self.decode(z, context)
+        if params.shape[3:] != x.shape[1:]:
+            each = "" if self.likelihood.n_parameters == 1 else f"{self.likelihood.n_parameters}, "
+            shape, due = (", ".join(map(str, sizes)) for sizes in (params.shape[3:], x.shape[1:]))
+            raise ValueError(
+                f"the decoder gave each row [{each}{shape}], where [{each}{due}] is expected: the rows are [{due}]."
+            )
+        return params
 
     def log_joint(
         self,
@@ -67,7 +86,8 @@ class LatentVariableModel(nn.Module):
         encode: Encode | None = None,
     ) -> Tensor:
         """log p(x, z) ``[K, B]``; ``encode``: the posterior, for a prior that is made of it."""
-        log_prior: Tensor = self.prior(context, encode).log_prob(z)
+        log_prior = a_distribution("the prior", self.prior(context, encode)).log_prob(z)
+        expect("log_prob of the prior", log_prior, z.shape[:2], "[K, B]")
         return self.log_lik(z, x, mask, context) + log_prior
 
     @in_eval_mode
@@ -89,7 +109,8 @@ class LatentVariableModel(nn.Module):
         bias = self.likelihood.initialise(x, mask)
         init_bias = getattr(self.decoder, "init_bias", None)
         if init_bias is not None:
-            init_bias(bias)
+            with explained("the decoder's init_bias", bias):
+                init_bias(bias)
 
 
 def draw(
@@ -107,8 +128,8 @@ def draw(
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
-    q = posterior(batch.x, batch.mask, batch.context)
-    p = model.prior(batch.context, posterior)
+    q = a_distribution("the posterior", posterior(batch.x, batch.mask, batch.context))
+    p = a_distribution("the prior", model.prior(batch.context, posterior))
     if q.nodes().keys() != p.nodes().keys():
         ours, theirs = (", ".join(each.nodes()) for each in (q, p))
         raise ValueError(f"the posterior is of the latents {ours} and the prior of {theirs}; name them alike.")

@@ -151,7 +151,6 @@ def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence
 
 def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, Any], str]:
     """The result of importance sampling alone, and in words."""
-    from lowerbound.evidence import bits_per_dimension
     from lowerbound.evidence.verdict import draws_words, proposals_words
 
     draws = f"{draws_words(found)} draws a row {proposals_words(found)}"
@@ -163,7 +162,7 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
         "monte_carlo_error": found.mean_monte_carlo_error,
         "elbo": found.mean_elbo,
         "elbo_standard_error": found.mean_elbo_standard_error,
-        "bits_per_dimension": bits_per_dimension(found.mean, vae.shape_) if counting and not table else None,
+        "bits_per_dimension": found.bits_per_dimension(vae.shape_) if counting and not table else None,
         "estimator": f"importance sampling, {draws}",
         "bound": "lower, in expectation",
         "measure": vae.model_.likelihood.measure,

@@ -14,7 +14,7 @@ from lowerbound.distributions.densities import (
     student_t_log_prob,
 )
 from lowerbound.distributions.discrete import Bernoulli, Categorical, Discrete
-from lowerbound.distributions.family import Distribution, Reparameterisation
+from lowerbound.distributions.family import Distribution, Reparameterisation, a_distribution
 from lowerbound.distributions.flow import Flow, Transforms
 from lowerbound.distributions.gamma import Gamma, Weibull
 from lowerbound.distributions.joint import Joint
@@ -47,6 +47,7 @@ __all__ = [
     "Transforms",
     "VonMisesFisher",
     "Weibull",
+    "a_distribution",
     "beta_binomial_log_prob",
     "beta_log_prob",
     "generator",

@@ -107,6 +107,17 @@ class Distribution(ABC):
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
+def a_distribution(what: str, found: object) -> Distribution:
+    """``found`` if it is a distribution of this library; ``what`` gave it."""
+    if isinstance(found, Distribution):
+        return found
+    kind = type(found)
+    raise TypeError(
+        f"{what} gave a {kind.__module__}.{kind.__name__}, where one of lowerbound.distributions is expected, such as "
+        "Normal(loc, scale), or a Distribution of your own."
+    )
+
+
 def uniform(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Uniform values strictly inside (0, 1)."""
     tiny = torch.finfo(dtype).eps / 2

@@ -19,12 +19,12 @@ from lowerbound.estimators.choices import (
     build_networks,
     build_prior,
     check_precision,
-    check_support,
     default_likelihood,
     part_of,
 )
 from lowerbound.estimators.tables import product_of, table_networks
 from lowerbound.likelihoods import Likelihood, SelfMasking
+from lowerbound.likelihoods.support import check_support
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Schema

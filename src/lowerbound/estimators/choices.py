@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,16 +26,14 @@ from lowerbound.likelihoods import (
     Likelihood,
     LogNormal,
     LowRankNormal,
-    NegativeBinomial,
     Normal,
     Ordinal,
-    Poisson,
     Product,
     RoundedLogistic,
     SelfMasking,
     StudentT,
-    ZeroInflatedNegativeBinomial,
 )
+from lowerbound.likelihoods.support import COUNTS
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 
@@ -49,10 +46,8 @@ _SUITS: dict[type[Posterior], str] = {
     posteriors.Weibull: "Gamma",
 }
 """The prior of a posterior's latents, where it is not N(0, I)."""
-COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial, RoundedLogistic)
 _REAL = (Normal, StudentT, FullNormal, LowRankNormal)
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
-_LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
 _SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
 _MOST_CLASSES = 2**16
@@ -165,29 +160,6 @@ def build_networks(
         encoder = networks.ConvEncoder(shape, n_outputs)
         decoder = networks.ConvDecoder(event[0], out_shape)
     return standardise, encoder, decoder
-
-
-def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
-    """Refuse values that ``likelihood`` gives no probability, naming the first."""
-    for number, chunk in enumerate(_chunks(x)):
-        values = arrays.to_tensor(chunk, None, torch.float64)
-        allowed = likelihood.support.check(values).numpy()
-        if isinstance(likelihood, COUNTS):
-            allowed &= (values.double() <= _LARGEST_COUNT).numpy()
-        if allowed.all():
-            continue
-        row, *rest = arrays.first(~allowed)
-        where = (number * CHUNK + row, *rest)
-        raise DataError(
-            f"{source}: {arrays.place(where, names)} is {x[where]}, which "
-            f"{type(likelihood).__name__} cannot produce; choose another likelihood"
-            + (
-                ", or give white, the largest value"
-                if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture)
-                else ""
-            )
-            + ", or correct the value."
-        )
 
 
 def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:

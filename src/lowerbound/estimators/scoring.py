@@ -102,7 +102,7 @@ class Scoring(ABC):
         like = next(self.model_.parameters())
         rng = generator(seed, "evidence", device=like.device)
         targets = of_model(self.model_, self.posterior_)
-        return evidence.to_precision(targets, settled(rows, like, rng), rng, standard_error, budget)
+        return evidence.to_precision(targets, settled(rows, self.model_, rng), rng, standard_error, budget)
 
     def evidence(
         self,

@@ -25,12 +25,13 @@ from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, likelihood_for, schema_for, white_of
-from lowerbound.estimators.choices import check_support, part_of, sample_dtype
+from lowerbound.estimators.choices import part_of, sample_dtype
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
+from lowerbound.likelihoods.support import check_support
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import eval_mode
 from lowerbound.posteriors import Posterior

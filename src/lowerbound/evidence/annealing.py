@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import Distribution
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, Point, transition
-from lowerbound.evidence.targets import Source, Target, Targets
+from lowerbound.evidence.targets import Source, Target, Targets, rows_for
+from lowerbound.inference import Data
 from lowerbound.modes import read_only
 from lowerbound.training import in_order, keep_memory
 
@@ -72,7 +72,7 @@ def sigmoid_schedule(temperatures: int, sharpness: float = 4.0) -> Array:
 @read_only
 def annealed(
     targets: Targets,
-    rows: Rows,
+    rows: Data,
     rng: torch.Generator,
     settings: Settings | None = None,
     exact: Tensor | None = None,
@@ -85,7 +85,7 @@ def annealed(
     """
     keep_memory()
     settings = Settings() if settings is None else settings
-    results = []
+    rows, results = rows_for(targets, rows), []
     size = max(1, _CHAIN_ROWS // settings.chains)
     for batch, real in in_order(rows, min(size, len(rows)), rng):
         target = targets(batch)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound.distributions import Distribution, Joint, generator
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.sandwich import simulator
-from lowerbound.evidence.targets import Target, of_model
+from lowerbound.evidence.targets import Target, like_of, of_model
 from lowerbound.evidence.typicality import bonferroni
 from lowerbound.evidence.words import size
 from lowerbound.model import LatentVariableModel
@@ -168,7 +168,7 @@ def calibrate(
         raise ValueError(
             f"simulations must be at least {2 * _LEAST} and draws at least 1, got {simulations} and {draws}."
         )
-    like = next(model.parameters())
+    like = like_of(model)
     rng = generator(seed, "calibration", device=like.device)
     targets, found = of_model(model, posterior), []
     for first in range(0, simulations, _ROWS):

@@ -17,7 +17,7 @@ from lowerbound.distributions import Distribution, generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.evidence.estimates import error_of_mean
-from lowerbound.evidence.targets import settled
+from lowerbound.evidence.targets import like_of, settled
 from lowerbound.evidence.words import signed, size
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
@@ -110,9 +110,9 @@ def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, sampl
     log q(z) = log mean_j q(z|x_j), at the cost of N² S densities of z: where those are dear (flows, mixtures), give
     fewer rows. Hoffman & Johnson 2016; the two bounds: Poole et al. 2019, §2.
     """
-    like = next(model.parameters())
+    like = like_of(model)
     rng = generator(seed, "collapse", device=like.device)
-    rows = settled(x, like, rng)
+    rows = settled(x, model, rng)
     if len(rows) < 2 or samples < 1:
         raise DataError(f"it takes 2 rows or more and 1 sample or more; got {len(rows)} rows and samples={samples}.")
     batches = in_order(rows, min(_ROWS, len(rows)))

@@ -17,7 +17,7 @@ from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.importance import LogLikelihood, concatenated
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
 from lowerbound.evidence.precision import to_precision
-from lowerbound.evidence.targets import Target, of_model, settled
+from lowerbound.evidence.targets import Target, like_of, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import in_eval_mode
@@ -138,10 +138,10 @@ def gap_report(
     """
     if min(steps, rows_at_once) < 1 or min(samples, draws) < 2:
         raise ValueError("steps and rows_at_once must be at least 1, and draws and samples at least 2.")
+    device = like_of(model).device
     others, ascent = families(posterior, richer), Ascent(steps, draws, learning_rate)
-    device = (like := next(model.parameters())).device
     # the stream of ``log_likelihood``: rows that are binarised afresh come out the same as there
-    rows = settled(x, like, generator(seed, "evidence", device=device))
+    rows = settled(x, model, generator(seed, "evidence", device=device))
     if log_p is not None and len(log_p.estimate) != len(rows):
         raise ValueError(f"log_p is of {len(log_p.estimate)} rows and x has {len(rows)}; give that of the same rows.")
     rng, found, estimates = generator(seed, "gaps", device=device), [], []

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import FullNormal
 from lowerbound.draw import Batch
 from lowerbound.evidence.annealing import log_mean
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.hmc import Path, transition
-from lowerbound.evidence.targets import Target, Targets
+from lowerbound.evidence.targets import Target, Targets, rows_for
+from lowerbound.inference import Data
 from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
@@ -74,7 +74,7 @@ class Chains:
 @read_only
 def appendix_d(
     targets: Targets,
-    rows: Rows,
+    rows: Data,
     rng: torch.Generator,
     *,
     draws: int = 50,
@@ -88,7 +88,7 @@ def appendix_d(
     upper bound in expectation. Chains that have not come to p(z|x) bias it, either way, and it does not show.
     ``exact``: draws of p(z|x) in their place. Kingma & Welling 2013, appendix D.
     """
-    results, chains = [], Chains() if chains is None else chains
+    rows, results, chains = rows_for(targets, rows), [], Chains() if chains is None else chains
     size = max(1, _CHAIN_ROWS // (2 * max(1, draws)))
     for batch, real in in_order(rows, min(size, len(rows)), rng):
         target = targets(batch)

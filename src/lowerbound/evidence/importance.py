@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
 from lowerbound.evidence.estimates import Array, Estimates, error_of_mean
 from lowerbound.evidence.parallel import each_batch
-from lowerbound.evidence.targets import Source, Targets, of_model, settled
+from lowerbound.evidence.targets import OfModel, Source, Targets, like_of, of_model, rows_for, settled
 from lowerbound.inference import Data
+from lowerbound.likelihoods.support import check_batch
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
@@ -37,6 +39,7 @@ class LogLikelihood(Estimates):
     by the delta method. ``ess [N]``: effective sample size, of ``samples [N]``. ``elbo [N]``: mean_K log w of draws
     from q. ``pareto_k [N]``: the shape of the weights' tail. ``fitted [N]``: rows whose draws are from a normal of
     their own and not from q (``to_precision``). ``work``: draws in all, and what pilots and fits are worth in draws.
+    ``values [N]``: how many values of each row log p(x) is of: those observed. None: all that a row has.
     """
 
     ess: Array
@@ -45,6 +48,11 @@ class LogLikelihood(Estimates):
     samples: NDArray[np.int64]
     fitted: NDArray[np.bool_]
     work: int
+    values: NDArray[np.int64] | None = None
+
+    def bits_per_dimension(self, shape: tuple[int, ...]) -> float:
+        """−log₂ p(x) of all rows, divided by the number of their observed values; ``shape``: of a row."""
+        return bits_per_dimension(self.mean, shape if self.values is None else float(self.values.mean()))
 
     @property
     def believed(self) -> NDArray[np.bool_]:
@@ -70,16 +78,31 @@ class LogLikelihood(Estimates):
 
 def concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
     """The estimates of rows that were taken in parts."""
-    names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return LogLikelihood(**arrays, work=sum(part.work for part in parts))
+    return _each(lambda arrays: np.concatenate(arrays), parts, sum(part.work for part in parts))
 
 
 def subset(found: LogLikelihood, index: NDArray[np.int64]) -> LogLikelihood:
     """The estimates of the rows ``index``; ``work`` is their draws."""
+    return _each(lambda arrays: arrays[0][index], [found], int(found.samples[index].sum()))
+
+
+def _each(make: Callable[[list[Array]], Array], parts: Sequence[LogLikelihood], work: int) -> LogLikelihood:
+    """Every array made of those of ``parts``; ``values`` only where all have them."""
     names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
-    arrays = {name: getattr(found, name)[index] for name in names}
-    return LogLikelihood(**arrays, work=int(found.samples[index].sum()))
+    arrays = {name: [getattr(part, name) for part in parts] for name in names}
+    made: dict[str, Any] = {
+        name: make(each) for name, each in arrays.items() if not any(array is None for array in each)
+    }
+    return LogLikelihood(**made, work=work)
+
+
+def values_of(targets: Targets, rows: Rows) -> NDArray[np.int64]:
+    """How many values of each row ``[N]`` log p(x) is of: those observed, or all where what is missing tells too."""
+    informative = isinstance(targets, OfModel) and targets.model.likelihood.informative
+    if rows.mask is None or informative:
+        return np.full(len(rows), math.prod(rows.shape))
+    counts: NDArray[np.int64] = rows.mask.flatten(1).sum(1).cpu().numpy()
+    return counts
 
 
 def log_likelihood(
@@ -97,14 +120,14 @@ def log_likelihood(
     out for the model's precision gets −∞. The estimate is low by about Var(w)/(2K p(x)²) in expectation.
     Burda et al. 2016; Kingma & Welling 2013, §3.
     """
-    rng = generator(seed, "evidence", device=(like := next(model.parameters())).device)
-    return importance_sampling(of_model(model, posterior), settled(x, like, rng), rng, samples, batch_size)
+    rng = generator(seed, "evidence", device=like_of(model).device)
+    return importance_sampling(of_model(model, posterior), settled(x, model, rng), rng, samples, batch_size)
 
 
 @read_only
 def importance_sampling(
     targets: Targets,
-    rows: Rows,
+    rows: Data,
     rng: torch.Generator,
     samples: int = 1000,
     batch_size: int = _ROWS,
@@ -113,6 +136,7 @@ def importance_sampling(
     """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
     if samples < 2:
         raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
+    rows = rows_for(targets, rows)
 
     def of_batch(batch: Batch, real: int, own: torch.Generator) -> tuple[Tensor, Tensor]:
         target = targets(batch)
@@ -128,7 +152,8 @@ def importance_sampling(
     estimate, error, ess, bound = torch.cat(results, 1).cpu().numpy()
     shape = pareto.pareto_k(torch.cat(tails, 1).cpu().numpy())
     drawn, fitted = np.full(len(rows), samples), np.zeros(len(rows), np.bool_)
-    return LogLikelihood(estimate, error, ess, bound, shape, drawn, fitted, samples * len(rows))
+    work, values = samples * len(rows), values_of(targets, rows)
+    return LogLikelihood(estimate, error, ess, bound, shape, drawn, fitted, work, values)
 
 
 @read_only
@@ -139,6 +164,7 @@ def score_rows(
 
     Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
     """
+    check_batch(model.likelihood, batch)
     target, total = of_model(model, posterior)(batch), WeightTotal()
     for draws in chunks(samples, len(batch.x), target.width):
         noise = target.posterior.noise((draws, 1), target.event, rng, batch.x.dtype)
@@ -203,6 +229,10 @@ def chunks(draws: int, rows: int, values_per_row: int, together: int | None = No
         draws -= most
 
 
-def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...]) -> float:
-    """−nats/(D ln 2): what a value costs to store, on average."""
-    return -nats_per_row / (math.prod(shape) * math.log(2))
+def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...] | float) -> float:
+    """−nats/(D ln 2): what a value costs to store, on average.
+
+    ``shape``: of a row, whose values D are; or D itself, the mean number of observed values where some are missing.
+    """
+    values = math.prod(shape) if isinstance(shape, tuple) else shape
+    return -nats_per_row / (values * math.log(2)) if values else math.nan

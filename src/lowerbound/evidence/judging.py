@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from lowerbound.evidence.gaps import Gaps, gap_report
 from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, subset
 from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
-from lowerbound.evidence.targets import of_model, settled
+from lowerbound.evidence.targets import like_of, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.likelihoods import Product
 from lowerbound.likelihoods.base import Measure
@@ -77,7 +78,9 @@ class Evidence:
         """Of each row; None for densities, which no code of so many bits stores."""
         if self.measure != "counting":
             return None
-        return np.array([bits_per_dimension(nats, self.shape) for nats in self.importance.estimate])
+        estimate, values = self.importance.estimate, self.importance.values
+        counts = np.full(len(estimate), math.prod(self.shape)) if values is None else values
+        return np.array([bits_per_dimension(nats, count) for nats, count in zip(estimate, counts, strict=True)])
 
     def to_arviz(self) -> Any:
         """An ``arviz.InferenceData`` (the extra ``diag``)."""
@@ -94,7 +97,7 @@ class Evidence:
             "total": float(found.estimate.sum()),
             "elbo": found.mean_elbo,
             "elbo_standard_error": found.mean_elbo_standard_error,
-            "bits_per_dimension": bits_per_dimension(found.mean, self.shape) if self.measure == "counting" else None,
+            "bits_per_dimension": found.bits_per_dimension(self.shape) if self.measure == "counting" else None,
             "measure": self.measure,
             "estimator": "importance sampling",
             "bound": "lower, in expectation",
@@ -136,9 +139,9 @@ def judge_model(
     that are real numbers, and are left out where they are not. ``gaps``: for how many such rows the best q is
     searched. ``simulations``: of calibration. ``train``: rows to fit simple models to; None for none.
     """
-    like = next(model.parameters())
+    like = like_of(model)
     rng = generator(seed, "evidence", device=like.device)
-    rows, targets = settled(x, like, rng), of_model(model, posterior)
+    rows, targets = settled(x, model, rng), of_model(model, posterior)
     importance = to_precision(targets, rows, rng, standard_error, budget)
     chosen = np.random.default_rng(seed).permutation(len(rows))
     index = np.sort(chosen[:anneal])
@@ -155,7 +158,7 @@ def judge_model(
         some, known = rows.subset(torch.from_numpy(first).to(rows.device)), subset(importance, first)
         result = replace(result, gaps=gap_report(model, posterior, some, known, seed=seed))
     if train is not None:
-        result = replace(result, baselines=_simple(model, settled(train, like, rng), rows, seed))
+        result = replace(result, baselines=_simple(model, settled(train, model, rng), rows, seed))
     one, _ = next(in_order(rows, 1, rng))
     if not all(part.unconstrained for part in targets(one).posterior.nodes().values()):
         return result

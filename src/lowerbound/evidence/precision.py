@@ -13,9 +13,10 @@ from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.evidence import proposals
 from lowerbound.evidence.estimates import Array
-from lowerbound.evidence.importance import LogLikelihood, chunks, concatenated, importance_sampling
+from lowerbound.evidence.importance import LogLikelihood, chunks, concatenated, importance_sampling, values_of
 from lowerbound.evidence.parallel import each_batch
-from lowerbound.evidence.targets import Target, Targets
+from lowerbound.evidence.targets import Target, Targets, rows_for
+from lowerbound.inference import Data
 from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
@@ -29,7 +30,7 @@ _LOWER = 0.3  # nats, beside three standard errors
 @read_only
 def to_precision(
     targets: Targets,
-    rows: Rows,
+    rows: Data,
     rng: torch.Generator,
     standard_error: float = 0.05,
     budget: float | None = None,
@@ -43,8 +44,8 @@ def to_precision(
 
     With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂, or for what draws would cost) gets a
     proposal of its own, a Student's t around a normal fitted to p(z|x), where q is a normal too; if most of a thousand
-    rows are such, all of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any row is fitted, the
-    ``elbo`` of all is of the pilot from q.
+    rows are such, all of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any
+    row is fitted, the ``elbo`` of all is of the pilot from q.
 
     ``budget``: draws per row in the mean of each thousand rows, those of pilots and fits among them; the error is
     raised, and what fitted rows have at least is lowered, for all of them alike until it is kept.
@@ -53,7 +54,7 @@ def to_precision(
         raise ValueError(f"standard_error must be above 0, got {standard_error}.")
     if budget is not None and budget < 2 * _PILOT:
         raise ValueError(f"budget must be at least {2 * _PILOT} draws a row, pilot and estimate; got {budget:g}.")
-    parts = []
+    rows, parts = rows_for(targets, rows), []
     for index in torch.arange(len(rows), device=rows.device).split(_BLOCK):
         block = _Block(targets, rows.subset(index), rng)
         if fit:
@@ -113,7 +114,8 @@ class _Block:
             self.work += some.work
         if self.fitted.any():
             found["elbo"] = self.pilot.elbo
-        return LogLikelihood(**found, samples=draws, fitted=self.fitted, work=self.work)
+        counts = values_of(self.targets, self.rows)
+        return LogLikelihood(**found, samples=draws, fitted=self.fitted, work=self.work, values=counts)
 
     def _fit(self, weak: NDArray[np.int64]) -> bool:
         """Whether these rows can have proposals of their own; then they do."""

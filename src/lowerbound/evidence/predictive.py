@@ -17,7 +17,7 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.evidence.importance import chunks
-from lowerbound.evidence.targets import settled
+from lowerbound.evidence.targets import like_of, settled
 from lowerbound.evidence.typicality import bonferroni, two_sided
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
@@ -101,9 +101,9 @@ def predictive_check(
         raise ValueError(f'given takes "prior" or "posterior", and not {given!r}.')
     if replications < 2:
         raise ValueError(f"replications must be at least 2, got {replications}.")
-    like = next(model.parameters())
+    like = like_of(model)
     rng = generator(seed, "predictive check", device=like.device)
-    rows = settled(x, like, rng)
+    rows = settled(x, model, rng)
     wanted = STATISTICS if statistics is None else statistics
     data = np.concatenate([_values(batch.x, batch.mask, real) for batch, real in in_order(rows, len(rows))])
     observed = _computed(wanted, data)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from lowerbound.data import Rows
-from lowerbound.distributions import Distribution
+from lowerbound.distributions import Distribution, a_distribution
 from lowerbound.draw import Batch
 from lowerbound.inference import Data, as_rows
+from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
+from lowerbound.shapes import expect
 from lowerbound.training import in_order
 
 Source = Literal["posterior", "prior"]
@@ -49,7 +51,10 @@ class Target:
     def log_weights(self, proposal: Distribution, noise: Tensor) -> Tensor:
         """log p(x, z) − log q(z) ``[K, B]`` of z = ``proposal.sample(noise)``."""
         z = proposal.sample(noise)
-        return self.log_joint(z) - proposal.log_prob_of_sample(z, noise)
+        log_joint, log_q = self.log_joint(z), proposal.log_prob_of_sample(z, noise)
+        expect("log_joint", log_joint, z.shape[:2], "[K, B]")
+        expect("log_prob of the proposal", log_q, z.shape[:2], "[K, B]")
+        return log_joint - log_q
 
 
 Targets = Callable[[Batch], Target]
@@ -66,11 +71,16 @@ def slope_of(log_density: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     return slope
 
 
-def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
-    """A model of this library with its posterior."""
+@dataclass(frozen=True)
+class OfModel:
+    """The targets of a model of this library with its posterior."""
 
-    def of(batch: Batch) -> Target:
-        prior = model.prior(batch.context, posterior)
+    model: LatentVariableModel
+    posterior: Posterior
+
+    def __call__(self, batch: Batch) -> Target:
+        model, posterior = self.model, self.posterior
+        prior = a_distribution("the prior", model.prior(batch.context, posterior))
         width = batch.x[0].numel() * model.likelihood.n_parameters
 
         def log_joint(z: Tensor) -> Tensor:
@@ -80,10 +90,13 @@ def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
         def slope(z: Tensor) -> Tensor:
             return model.slope(z, batch.x, batch.mask, batch.context) + slope_of(prior.log_prob, z)
 
-        q = posterior(batch.x, batch.mask, batch.context)
+        q = a_distribution("the posterior", posterior(batch.x, batch.mask, batch.context))
         return Target(log_joint, model.prior.event, q, prior, width, slope)
 
-    return of
+
+def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
+    """A model of this library with its posterior."""
+    return OfModel(model, posterior)
 
 
 def of_functions(
@@ -99,15 +112,63 @@ def of_functions(
     ``posterior`` and ``prior`` are of ``lowerbound.distributions``, as ``Normal(loc, scale)``.
     """
 
+    if prior is not None:
+        a_distribution("prior=", prior)
+
     def of(batch: Batch) -> Target:
-        return Target(lambda z: log_joint(z, batch.x), event, posterior(batch.x), prior, batch.x[0].numel())
+        def checked(z: Tensor) -> Tensor:
+            found = log_joint(z, batch.x)
+            expect("log_joint", found, z.shape[:2], "[K, B]")
+            return found
+
+        q = a_distribution("posterior(x)", posterior(batch.x))
+        for name, each in (("posterior", q), ("prior", prior)):
+            if each is not None:
+                _check_event(name, each, event, batch)
+        return Target(checked, event, q, prior, batch.x[0].numel())
 
     return of
 
 
-def settled(data: Data, like: Tensor, rng: torch.Generator) -> Rows:
-    """Rows that are the same each time they are read: those binarised afresh are so once, from ``rng``."""
-    rows = as_rows(data, like)
+def _check_event(name: str, of: Distribution, event: tuple[int, ...], batch: Batch) -> None:
+    """Refuse a distribution whose draws are of another shape, by a draw that counts for nothing."""
+    shape = (1, len(batch.x), *event)
+    rng = torch.Generator(batch.x.device).manual_seed(0)
+    try:
+        with torch.no_grad():
+            z = of.sample(of.noise(shape[:2], event, rng, batch.x.dtype))
+    except RuntimeError as error:
+        raise ValueError(f"event is {event}, and draws of the {name} are not of that shape ({error}).") from error
+    if z.shape != shape:
+        raise ValueError(f"event is {event}, so draws of the {name} must be {list(shape)}; they are {list(z.shape)}.")
+
+
+def like_of(model: LatentVariableModel) -> Tensor:
+    """A parameter of ``model``, for its device and type; what is no model of this library is refused."""
+    if not isinstance(model, LatentVariableModel):
+        raise TypeError(
+            f"this is of a LatentVariableModel, and {type(model).__name__} is none; of a model written elsewhere there "
+            "are importance_sampling, to_precision, annealed, sandwich and appendix_d, by of_functions."
+        )
+    return next(model.parameters())
+
+
+def rows_for(targets: Targets, data: Data) -> Rows:
+    """``data`` as rows; those that a model of this library cannot have produced are refused."""
+    if isinstance(targets, OfModel):
+        rows = as_rows(data, like_of(targets.model))
+        check_rows(targets.model.likelihood, rows)
+        return rows
+    if isinstance(data, Rows):
+        return data
+    like = torch.as_tensor(data)[:0]
+    return as_rows(data, like if like.is_floating_point() else torch.empty(0))
+
+
+def settled(data: Data, model: LatentVariableModel, rng: torch.Generator) -> Rows:
+    """Rows that ``model`` can have produced, the same each time: those binarised afresh are so once, from ``rng``."""
+    rows = as_rows(data, like_of(model))
+    check_rows(model.likelihood, rows)
     if rows.binarise != "afresh":
         return rows
     x = torch.cat([batch.x[:real].to(torch.uint8) for batch, real in in_order(rows, 1000, rng)])

@@ -14,7 +14,7 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.evidence.importance import WeightTotal, chunks
-from lowerbound.evidence.targets import settled
+from lowerbound.evidence.targets import like_of, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.modes import read_only
@@ -57,9 +57,9 @@ def terms(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples:
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
-    like = next(model.parameters())
+    like = like_of(model)
     rng = generator(seed, "typicality", device=like.device)
-    rows = settled(x, like, rng)
+    rows = settled(x, model, rng)
     width = math.prod(rows.shape) * model.likelihood.n_parameters
     parts = []
     for batch, real in in_order(rows, min(_ROWS, len(rows)), rng):

@@ -13,7 +13,7 @@ from lowerbound.evidence.calibration import Calibration
 from lowerbound.evidence.collapse import Collapse
 from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.gaps import Gaps
-from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension
+from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
 from lowerbound.evidence.words import signed, size
 from lowerbound.likelihoods.base import Measure
@@ -59,7 +59,7 @@ class Verdict:
 
 def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> str:
     """The estimate, its errors and its units."""
-    bits = f" ({bits_per_dimension(found.mean, shape):.4g} bits per dimension)" if measure == "counting" else ""
+    bits = f" ({found.bits_per_dimension(shape):.4g} bits per dimension)" if measure == "counting" else ""
     error = found.mean_standard_error
     return (
         f"log p(x) = {signed(found.mean, error)} ± {size(error)} nats per row{bits}, over {len(found.estimate):,} rows,"

@@ -32,6 +32,7 @@ from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo, why_no_bound
 from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
+from lowerbound.shapes import expect
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 from lowerbound.training.captured import Captured, Step
 from lowerbound.training.compiled import Backward, Compiled
@@ -215,9 +216,8 @@ class Ascent:
 
     def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
         """−(mean_B surrogate − penalties), and the metrics of the batch."""
-        settings = self.settings
         plain, weighted = self._draw(batch, noise, scalars)
-        surrogate = batch.weight @ settings.estimator(weighted, settings.objective)
+        surrogate = batch.weight @ self._surrogate(weighted)
         penalty = self._penalty(weighted, batch.weight)
         return penalty - surrogate, self._metrics(plain, weighted, penalty, batch.weight)
 
@@ -227,8 +227,24 @@ class Ascent:
         plain = draw(self.model, settings.posterior, batch, noise, plain=traits(settings.estimator).plain)
         return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
 
+    def _surrogate(self, weighted: Draw) -> Tensor:
+        """What the estimator makes of the objective, ``[B]``."""
+        objective, rows = self.settings.objective, weighted.log_lik.shape[1:]
+        try:
+            found = self.settings.estimator(weighted, objective)
+        except RuntimeError:
+            expect(f"the objective {_name(objective)}", objective(weighted), rows, "[B]")
+            raise
+        if not isinstance(found, Tensor) or found.shape != rows:
+            expect(f"the objective {_name(objective)}", objective(weighted), rows, "[B]")
+            expect(f"the gradient estimator {_name(self.settings.estimator)}", found, rows, "[B]")
+        return found
+
     def _penalty(self, weighted: Draw, weight: Tensor) -> Tensor | int:
-        return sum(penalty(weighted, weight) for penalty in self.settings.penalties)
+        found = [penalty(weighted, weight) for penalty in self.settings.penalties]
+        for penalty, value in zip(self.settings.penalties, found, strict=True):
+            expect(f"the penalty {_name(penalty)}", value, (), "[]")
+        return sum(found)
 
     @torch.no_grad()
     def _metrics(self, plain: Draw, weighted: Draw, penalty: Tensor | int, weight: Tensor) -> Metrics:

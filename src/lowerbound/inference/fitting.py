@@ -19,6 +19,7 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.keeping import Resume, identity, kept
+from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.process import use_threads as use_threads
@@ -66,13 +67,15 @@ def fit(
     to, every ``checkpoint_every`` steps. ``resume="auto"`` goes on from the newest whole checkpoint there, bit for bit
     as if the fit had never stopped, or starts where there is none; ``"never"`` starts anew and replaces what is there.
     ``extra`` is kept as JSON beside the model. Raises ``LockedError`` while another fit writes there, ``ValueError``
-    where the folder is of another fit, ``OSError`` if the model cannot be written in the end.
+    where the folder is of another fit, ``OSError`` if the model cannot be written in the end, ``DataError`` for rows
+    that the likelihood cannot have produced.
     """
     like = next(model.parameters())
     whole = as_rows(data, like)
+    check_rows(model.likelihood, whole)
     if passes < 1 or batch_size < 1:
         raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
-    rows, held_out, validation = _divide(whole, validation, seed, like)
+    rows, held_out, validation = _divide(model, whole, validation, seed)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
     with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
@@ -105,12 +108,13 @@ def fit(
 
 
 def _divide(
-    whole: Rows, validation: float | Data, seed: int, like: torch.Tensor
+    model: LatentVariableModel, whole: Rows, validation: float | Data, seed: int
 ) -> tuple[Rows, Rows | None, float | Rows]:
     """Rows to train on, rows held out if any, and what was asked for: a share, or the rows themselves."""
     if isinstance(validation, float | int | np.number):
         return *split(whole, float(validation), seed), float(validation)
-    held_out = as_rows(validation, like)
+    held_out = as_rows(validation, next(model.parameters()))
+    check_rows(model.likelihood, held_out)
     return whole, held_out, held_out
 
 
@@ -121,6 +125,11 @@ def as_rows(data: Data, like: torch.Tensor) -> Rows:
     elif isinstance(data, torch.Tensor):
         _refuse_not_finite(data)
         data = Rows(data, dtype=like.dtype)
+    elif not isinstance(data, Rows):
+        raise TypeError(
+            f"the rows come as a {type(data).__name__}; give them as an array or a tensor, [N, *X], or as Rows (of a "
+            "Dataset, give its tensor of values)."
+        )
     elif data.dtype != like.dtype:
         raise ValueError(
             f"the rows come as {data.dtype}, but the model is of {like.dtype}: Rows(…, dtype={like.dtype})."

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowerbound.distributions import Distribution
 from lowerbound.nn import apply
+from lowerbound.shapes import explained
 
 
 class Posterior(nn.Module, ABC):
@@ -48,7 +49,14 @@ class Posterior(nn.Module, ABC):
         """What the encoder gives a batch of rows, ``[B, n_outputs]``, given what it is conditioned on."""
         if mask is not None:
             x = torch.where(mask, x, 0)
-        out = apply(self.encoder, x, context, mask)
+        with explained("the encoder", x):
+            out = apply(self.encoder, x, context, mask)
+        if not isinstance(out, Tensor) or out.shape[:1] != x.shape[:1]:
+            what = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise ValueError(
+                f"the encoder must give one tensor [{len(x)}, {self.n_outputs}], the {self.n_outputs} numbers of each "
+                f"row that {type(self).__name__} reads; it gave {what}."
+            )
         if out.shape[1:] != (self.n_outputs,):
             raise ValueError(
                 f"the encoder gave a row {tuple(out.shape[1:])} numbers, but {type(self).__name__} over "

@@ -64,7 +64,7 @@ def complete(
     if draws is not None and draws < 1:
         raise ValueError(f"draws must be at least 1, or None; got {draws}.")
     how = Sampling(samples, draws or 0, refine, least_ess, tails=draws is not None or refine is not None)
-    rows = settled(rows, next(model.parameters()), rng)
+    rows = settled(rows, model, rng)
     values = np.concatenate([batch.x[:real].cpu().double().numpy() for batch, real in in_order(rows, 1000)])
     best, drawn = values, None if draws is None else np.repeat(values[None], draws, 0)
     ess, refined = np.full(len(rows), float(samples)), np.zeros(len(rows), bool)
@@ -106,7 +106,7 @@ def conditional(
         raise ValueError(f"n must be at least 1, got {n}.")
     like = next(model.parameters())
     given = None if context is None else context.unsqueeze(0)
-    row = settled(Rows(x.unsqueeze(0), mask.unsqueeze(0), dtype=like.dtype, context=given), like, rng)
+    row = settled(Rows(x.unsqueeze(0), mask.unsqueeze(0), dtype=like.dtype, context=given), model, rng)
     known, seen = next(in_order(row, 1))[0].x, mask.to(row.device)
     if bool(seen.all()):
         return known.expand(n, *known.shape[1:]).clone()

@@ -143,7 +143,7 @@ def parts(
 
     ``warn``: say it where rows have too few effective draws, and are not refined.
     """
-    rows, targets = settled(rows, next(model.parameters()), rng), of_model(model, posterior)
+    rows, targets = settled(rows, model, rng), of_model(model, posterior)
     nothing = _nothing_observed(rows, model)
     for places, batch in _batches(rows, np.flatnonzero(nothing), how.samples, model):
         yield _of_prior(places, batch, targets(batch), how, rng)

@@ -14,7 +14,7 @@ import torch
 
 import lowerbound
 from lowerbound import objectives
-from lowerbound.evidence import LogLikelihood, Verdict, bits_per_dimension
+from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
@@ -42,7 +42,7 @@ class Evidence:
     def of(cls, evidence: LogLikelihood, verdict: Verdict, vae: FittedVAE) -> Evidence:
         digits = decimals(evidence.mean_standard_error)
         discrete = vae.model_.likelihood.measure == "counting"
-        bits = number(bits_per_dimension(evidence.mean, vae.shape_), 3) if discrete else None
+        bits = number(evidence.bits_per_dimension(vae.shape_), 3) if discrete else None
         how = (
             f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws a row "
             f"{proposals_words(evidence)}: a lower bound in expectation. ± is one standard error over rows; Monte "

@@ -1,0 +1,40 @@
+"""Shapes that parts of one's own give, compared with what is expected: never broadcast."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from lowerbound.errors import is_out_of_memory
+
+_OF_SHAPES = ("shape", "size", "dimension", "channels", "expected input")
+
+
+_MEANING = {
+    "[K, B]": "one number for each draw of each row",
+    "[B]": "one number for each row",
+    "[]": "one number",
+}
+
+
+def expect(what: str, found: object, shape: tuple[int, ...], symbols: str) -> None:
+    """Refuse ``found``, which ``what`` gave, if it is no tensor of ``shape``; ``symbols``: "[K, B]", "[B]", "[]"."""
+    if isinstance(found, Tensor) and found.shape == shape:
+        return
+    gave = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    due = symbols if symbols == "[]" else f"{symbols} = {list(shape)}"
+    raise ValueError(f"{what} gave {gave}, where a tensor {due} is expected: {_MEANING[symbols]}.")
+
+
+@contextlib.contextmanager
+def explained(what: str, given: Tensor) -> Iterator[None]:
+    """Say of torch's errors about shapes in the block whose they are, and what it was given."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error).lower()
+        if is_out_of_memory(error) or not any(word in words for word in _OF_SHAPES):
+            raise
+        raise ValueError(f"{what} does not fit its input, {list(given.shape)}: {str(error).splitlines()[0]}") from error
