@@ -107,7 +107,7 @@ def test_wrong_searches_are_rejected(rotated, monkeypatch):
 
 
 def test_a_search_that_stops_early_says_so(rotated):
-    short, long = report(rotated, steps=10), report(rotated)
+    short, long = report(rotated, steps=5), report(rotated)
     assert not short.converged()
     assert "not converged for DiagonalNormal and FullNormal" in short.words()
     assert long.converged()

@@ -79,8 +79,8 @@ def test_weights_that_are_too_uneven_fail_and_say_in_which_direction(linear):
     found = to_precision(of_model(oracle.model(), oracle.posterior(0.4)), rows, rng(), 0.1, 2000, fit=False)
     check = verdict.weights(found)
     assert not check.passed
-    assert "do not believe these rows" in check.words
-    assert "draw more for the rows that are not believed" in check.advice
+    assert "and so unreliable, in" in check.words
+    assert "draw more for the rows that are unreliable" in check.advice
     assert "its standard error does not show" in verdict.direction(found)
 
 
@@ -90,7 +90,7 @@ def test_each_check_fails_where_it_should(linear):
     lower = replace(found.importance, estimate=found.importance.estimate - 1)
     check = verdict.agreement(lower, found.index, found.annealed)
     assert not check.passed
-    assert "believe the higher of the two" in check.advice
+    assert "take the higher of the two" in check.advice
     higher = replace(found.importance, estimate=found.importance.estimate + 1)
     assert "falls short of importance sampling" in verdict.agreement(higher, found.index, found.annealed).advice
     moved = replace(found.annealed, twice=replace(found.annealed.twice, estimate=found.annealed.twice.estimate + 2))

@@ -16,6 +16,7 @@ from lowerbound.diagnostics import active_units
 from lowerbound.distributions import Distribution, generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
+from lowerbound.evidence.decision import Decision, decide, quantile
 from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.targets import like_of, settled
 from lowerbound.evidence.words import signed, size
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 _ROWS = 500  # of a batch
 _VALUES = 2**23  # of differences between draws and the rows' parameters, held at once
 _NEAR = 2.0  # nats below the cap
+_LEAST = 0.05  # nats of information: of latents that are used
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,21 @@ class Collapse:
     def near_cap(self) -> bool:
         """Whether the information is within 2 nats of log N: a row then makes up e⁻² or more of q(z) where it lies."""
         return self.mutual_information.value > self.cap - _NEAR
+
+    @property
+    def decision(self) -> Decision:
+        """Whether the latents hold 0.05 nats of information or more: passed by the lower bound on I_q(x; z), failed by
+        the smaller of the upper bounds."""
+
+        def interval(rows: int) -> tuple[float, float]:
+            factor = quantile(rows - 1) * math.sqrt(self.rows / rows)
+            low, *high = (
+                each.value + sign * factor * max(each.standard_error, _LEAST / math.sqrt(self.rows))
+                for each, sign in ((self.mutual_information, -1), (self.upper, 1), (self.kl, 1))
+            )
+            return low, min(high)
+
+        return decide(interval, self.rows, least=_LEAST)
 
     def verdict(self) -> str:
         """What was found, in words and numbers."""

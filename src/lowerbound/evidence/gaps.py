@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import proposals, words
+from lowerbound.evidence.decision import Decision, of_mean
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.importance import LogLikelihood, concatenated
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
@@ -24,6 +26,7 @@ from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
 
 _CONVERGED = 0.01  # nats that the last steps may still gain
+_TIGHT = 0.2  # nats per row: less is little to gain
 _ERROR = 0.005  # nats: of log p(x) of a row
 
 
@@ -76,10 +79,24 @@ class Gaps:
         """log p(x) − ELBO: the sum of the two."""
         return self._above(self.elbo, self.standard_error["elbo"])
 
-    def converged(self, family: str | None = None) -> bool:
-        """Whether the last tenth of the steps gained at most 0.01 nats a row, or no more than twice its own error."""
+    def convergence(self, family: str | None = None) -> Decision:
+        """Whether the last tenth of the steps gained at most 0.01 nats per row, as far as these rows can tell."""
         late = self.late[self.family if family is None else family]
-        return late.mean <= max(_CONVERGED, 2 * late.mean_monte_carlo_error)
+        return of_mean(late.estimate, most=_CONVERGED, scale=_CONVERGED, comparisons=len(self.late))
+
+    def converged(self, family: str | None = None) -> bool:
+        """Whether ``convergence`` is passed."""
+        return self.convergence(family).answer == "passed"
+
+    @property
+    def larger(self) -> Literal["amortisation", "approximation", "neither", "cannot tell"]:
+        """Which part of the gap is the larger; neither, where the whole gap is below 0.2 nats per row."""
+        if of_mean(self.total.estimate, most=_TIGHT, scale=_CONVERGED).answer == "passed":
+            return "neither"
+        first = of_mean(self.amortisation.estimate - self.approximation().estimate, least=0, scale=_CONVERGED)
+        if first.answer == "cannot tell":
+            return "cannot tell"
+        return "amortisation" if first.answer == "passed" else "approximation"
 
     def words(self) -> str:
         """The report in a few sentences; ± is the Monte Carlo error on these very rows."""
@@ -95,8 +112,14 @@ class Gaps:
         said += [f"The best {other} found leaves {_figure(self.approximation(other))}." for other in rest]
         late = ", ".join(f"{_figure(each)} ({name})" for name, each in self.late.items())
         said.append(f"The last tenth of the search gained {late}.")
-        if unfinished := [each for each in self.local if not self.converged(each)]:
+        decisions = {name: self.convergence(name) for name in self.local}
+        if unfinished := [name for name, each in decisions.items() if each.answer == "failed"]:
             said.append(f"It has not converged for {' and '.join(unfinished)}: take more steps.")
+        unknown = [(name, each) for name, each in decisions.items() if each.answer == "cannot tell"]
+        said += [f"Whether the search for {name} has converged: {each}." for name, each in unknown]
+        for name in self.local:
+            if of_mean(self.approximation(name).estimate, least=0, scale=_CONVERGED).answer == "failed":
+                said.append(f"log p(x) cannot be below the bound of {name}: its estimates here are too low.")
         if doubtful := int((~self.believed).sum()):
             said.append(
                 f"In {doubtful:,} of {len(self.believed):,} rows the estimate of log p(x) is unreliable (Pareto k̂ above"

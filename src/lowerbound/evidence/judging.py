@@ -110,7 +110,7 @@ class Evidence:
             "verdict": {
                 "measured": judged.measured,
                 "direction": judged.direction,
-                "checks": [vars(check) for check in judged.checks],
+                "checks": [check.summary() for check in judged.checks],
                 "next": list(judged.advice),
             },
         }

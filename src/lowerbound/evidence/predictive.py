@@ -16,6 +16,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
+from lowerbound.evidence.decision import LEVEL, Decision, decide
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import like_of, settled
 from lowerbound.evidence.typicality import bonferroni, two_sided
@@ -26,6 +27,7 @@ from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
+_REJECTED = 0.01
 Given = Literal["prior", "posterior"]
 Statistic = Callable[[NDArray[Any]], float]
 """A number of a data set ``[N, *X]``, in which unobserved values are NaN."""
@@ -68,6 +70,21 @@ class PredictiveCheck:
         """Of all statistics together, by Bonferroni's correction."""
         return float(bonferroni(self.p_values))
 
+    @property
+    def decision(self) -> Decision:
+        """Whether ``p_value`` is 0.01 or more: of R data sets the smallest of T statistics' p-values is 2T/(R + 1)."""
+        from scipy.special import betaincinv
+
+        drawn, tests = len(self.replicated), len(self.names)
+        beyond = min(1.0, float(self.p_values.min())) * (drawn + 1) / 2 - 1
+
+        def interval(n: int) -> tuple[float, float]:
+            k = beyond * n / drawn
+            low = 2 * tests * float(betaincinv(k, n - k + 1, LEVEL / 2)) if k > 0 else 0.0
+            return low, max(low, 2 * tests * (k + 1) / (n + 1))
+
+        return decide(interval, drawn, least=_REJECTED, unit="data sets")
+
     def verdict(self) -> str:
         """What was found, in words and numbers."""
         worst = int(self.p_values.argmin())
@@ -75,7 +92,7 @@ class PredictiveCheck:
             f"of {len(self.names)} statistics the data's {self.names[worst]} is least like the model's: "
             f"{self.observed[worst]:.4g}, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} in "
             f"{len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
-            f"{self.p_value:.2g} over all statistics."
+            f"{self.p_value:.2g} over all statistics, rejected below {_REJECTED:g}: {self.decision}."
         )
 
 

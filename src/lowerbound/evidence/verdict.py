@@ -5,32 +5,55 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lowerbound.evidence.baselines import Baseline
 from lowerbound.evidence.calibration import Calibration
 from lowerbound.evidence.collapse import Collapse
-from lowerbound.evidence.estimates import error_of_mean
+from lowerbound.evidence.decision import Answer, Decision, of_mean, of_share, together
+from lowerbound.evidence.estimates import Array, error_of_mean
 from lowerbound.evidence.gaps import Gaps
 from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
 from lowerbound.evidence.words import signed, size
 from lowerbound.likelihoods.base import Measure
 
-TOLERANCE = 0.2  # nats per row: what two sound estimates may differ by, beside twice their standard error
+TOLERANCE = 0.2  # nats per row: what two sound estimates may differ by
 _MANY = 0.05  # a share of rows
-_REJECTED = 0.01
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was looked at: whether it went well, the figures, and what to do where it did not."""
+    """Something that was examined: what it came to, the figures, and what to do where it did not pass."""
 
     name: str
-    passed: bool
+    decision: Decision
     words: str
     advice: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.decision.answer == "passed"
+
+    @property
+    def outcome(self) -> str:
+        """ "passed", "FAILED", or "cannot tell with 5 rows (needs about 40)"."""
+        return "FAILED" if self.decision.answer == "failed" else str(self.decision)
+
+    def summary(self) -> dict[str, Any]:
+        """For JSON: ``passed`` is None where the rows are too few to tell."""
+        unknown = self.decision.answer == "cannot tell"
+        return {
+            "name": self.name,
+            "passed": None if unknown else self.passed,
+            "outcome": self.decision.answer,
+            "rows": self.decision.rows,
+            "needs": self.decision.needs,
+            "words": self.words,
+            "advice": self.advice,
+        }
 
 
 @dataclass(frozen=True)
@@ -43,18 +66,33 @@ class Verdict:
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
+        return self._of("failed")
+
+    @property
+    def undecided(self) -> tuple[Check, ...]:
+        """Checks that had too few rows to tell."""
+        return self._of("cannot tell")
 
     @property
     def advice(self) -> tuple[str, ...]:
         """What to do next."""
-        return tuple(dict.fromkeys(check.advice for check in self.failed if check.advice))
+        return tuple(dict.fromkeys(check.advice for check in (*self.failed, *self.undecided) if check.advice))
 
     def __str__(self) -> str:
         lines = [self.measured, self.direction]
-        lines += [f"{'passed' if check.passed else 'FAILED'}  {check.name}: {check.words}" for check in self.checks]
+        lines += [f"{check.outcome}  {check.name}: {check.words}" for check in self.checks]
         lines += [f"next: {line}" for line in self.advice]
         return "\n".join(lines)
+
+    def _of(self, answer: Answer) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if check.decision.answer == answer)
+
+
+def _check(name: str, decision: Decision, words: str, advice: str, more: str) -> Check:
+    """``advice`` for a check that failed, ``more`` says how to give it more rows."""
+    if decision.answer == "passed":
+        return Check(name, decision, words)
+    return Check(name, decision, words, advice if decision.answer == "failed" else f"{more}, to decide {name!r}")
 
 
 def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> str:
@@ -102,38 +140,35 @@ def direction(found: LogLikelihood) -> str:
 
 
 def weights(found: LogLikelihood) -> Check:
-    """Whether k̂ lets the rows' estimates be believed."""
+    """Whether at most 5 % of rows have weights too uneven for their estimates to be reliable."""
     doubtful = ~found.believed
-    share = float(doubtful.mean())
-    unknown, middle = int((~found.errors_hold).sum()), np.sort(found.pareto_k)[(len(doubtful) - 1) // 2]
+    rows, few = len(doubtful), int(doubtful.sum())
+    unknown, middle = int((~found.errors_hold).sum()), np.sort(found.pareto_k)[(rows - 1) // 2]
     words = (
         f"k̂ is at most {_shown(middle)} in half of the rows, {_shown(found.pareto_k.max())} in the worst; "
-        f"above min(1 − 1/log₁₀K, 0.7) in {int(doubtful.sum()):,} of {len(doubtful):,}: do not believe these rows; "
+        f"above min(1 − 1/log₁₀K, 0.7), and so unreliable, in {few:,} of {rows:,}; "
         f"above ½, where the standard error is too small, in {unknown:,}. "
         "k̂ cannot see a mode of p(z|x) that q misses"
     )
-    advice = "draw more for the rows that are not believed (a smaller standard_error, a larger budget), or anneal them"
-    return Check("importance weights", share <= _MANY, words, advice)
+    advice = "draw more for the rows that are unreliable (a smaller standard_error, a larger budget), or anneal them"
+    return _check("importance weights", of_share(few, rows, most=_MANY), words, advice, "score more rows")
 
 
 def agreement(found: LogLikelihood, index: np.ndarray, real: Steadiness) -> Check:
     """Whether annealing finds what importance sampling does, on the rows ``index`` that both were given."""
     annealed = real.twice
     difference = annealed.estimate - found.estimate[index]
-    mean = float(difference.mean())
-    error = math.hypot(
-        float(np.sqrt(np.square(found.standard_error[index]).sum())) / len(index), annealed.mean_monte_carlo_error
-    )
+    mean, error = float(difference.mean()), error_of_mean(difference)
     words = (
         f"annealing finds {signed(mean, error)} ± {size(error)} nats per row more than importance sampling on "
         f"{len(index):,} rows ({annealed.settings.temperatures:,} temperatures, {annealed.settings.chains} chains)"
     )
     advice = (
-        "believe the higher of the two: importance sampling misses some of log p(x)"
+        "take the higher of the two: importance sampling misses some of log p(x)"
         if mean > 0
         else "anneal with more temperatures: it falls short of importance sampling"
     )
-    return Check("two estimators", abs(mean) <= TOLERANCE + 2 * error, words, advice)
+    return _check("two estimators", _small(difference), words, advice, "anneal more rows")
 
 
 def steady(real: Steadiness) -> Check:
@@ -145,51 +180,53 @@ def steady(real: Steadiness) -> Check:
         f"twice the temperatures move it by {signed(moved, error)} ± {size(error)} nats; over chains log w deviates by "
         f"{spread:.2f} and {accepted:.0%} of the moves are accepted{beside}"
     )
-    return Check("a finer path", abs(moved) <= TOLERANCE + 2 * error, words, "anneal with more temperatures")
+    decision = _small(real.twice.estimate - real.once.estimate)
+    return _check("a finer path", decision, words, "anneal with more temperatures", "anneal more rows")
 
 
 def validated(both: Sandwich) -> Check:
     """Whether the two bounds meet on rows drawn from the model."""
-    gap, error, settings = both.mean_gap, both.mean_gap_error, both.lower.settings
-    good = gap <= TOLERANCE + 2 * error
+    gap, error, settings, decision = both.mean_gap, both.mean_gap_error, both.lower.settings, _small(both.gap)
+    good = {"passed": "validated on simulated rows", "failed": "not validated"}.get(decision.answer, str(decision))
     words = (
-        f"{'validated on simulated rows' if good else 'not validated'}: the two bounds are {signed(gap, error)} "
+        f"{good}: the two bounds are {signed(gap, error)} "
         f"± {size(error)} nats apart on {len(both.gap):,} rows drawn from the model, {settings.temperatures:,} "
         f"temperatures from the {settings.start}"
     )
-    return Check("the sandwich", good, words, "anneal with more temperatures, leapfrogs or chains")
+    advice = "anneal with more temperatures, leapfrogs or chains"
+    return _check("the sandwich", decision, words, advice, "simulate more rows")
 
 
 def calibrated(found: Calibration) -> Check:
     advice = "do not trust q's intervals: take a richer posterior, or train the encoder longer"
-    return Check("calibration", found.p_value >= _REJECTED, found.verdict(), advice)
+    return _check("calibration", found.decision, found.verdict(), advice, "take more simulations")
 
 
 def used(found: Collapse) -> Check:
     """Whether the latents say anything of x."""
-    information = found.mutual_information
-    some = information.value > 2 * information.standard_error and (found.active is None or bool(found.active.any()))
     advice = "the latents say nothing of x: lower beta, warm the KL up, or give each latent free bits"
-    return Check("use of the latents", some, found.verdict(), advice)
+    return _check("use of the latents", found.decision, found.verdict(), advice, "score more rows")
 
 
 def split(found: Gaps) -> Check:
-    """What the ELBO loses, and where."""
-    amortisation, approximation = found.amortisation.mean, found.approximation().mean
-    if not found.converged():
-        return Check("the ELBO's gap", False, found.words(), "search longer for the best q of each row")
-    larger = (
-        "a larger encoder, or one trained longer"
-        if amortisation > approximation
-        else "a richer posterior, or more draws in the bound"
-    )
-    words = f"{found.words()} {larger.capitalize()} would tighten the bound most."
-    return Check("the ELBO's gap", True, words)
+    """Whether the search for the best q has converged, and if so what would tighten the bound."""
+    decision = together([found.convergence(name) for name in found.local])
+    words = found.words()
+    if decision.answer == "passed":
+        words += {
+            "amortisation": " A larger encoder, or one trained longer would tighten the bound most.",
+            "approximation": " A richer posterior, or more draws in the bound would tighten the bound most.",
+            "neither": " The bound is tight: there is little to gain.",
+            "cannot tell": " Which of the two is larger cannot be told with these rows.",
+        }[found.larger]
+    advice = "search longer for the best q of each row"
+    return _check("the ELBO's gap", decision, words, advice, "search the best q of more rows")
 
 
 def beaten(found: LogLikelihood, simple: Sequence[Baseline]) -> Check:
-    """Whether the model is better than simple ones, row by row, under one measure."""
+    """Whether the model is better than each of the simple ones, row by row, under one measure."""
     best = max(simple, key=lambda each: each.mean)
+    differences = [found.estimate - each.log_prob for each in simple]
     difference = found.estimate - best.log_prob
     mean, error = float(difference.mean()), error_of_mean(difference)
     all_of_them = "; ".join(
@@ -200,7 +237,14 @@ def beaten(found: LogLikelihood, simple: Sequence[Baseline]) -> Check:
         f"{signed(mean, error)} ± {size(error)} nats per row {'above' if mean > 0 else 'against'} the best of the "
         f"simple models, {best.name} ({all_of_them}; {best.measure})"
     )
-    return Check("simple models", mean > 2 * error, words, f"{best.name} does as well: nothing is gained by this model")
+    decision = together([of_mean(each, least=0, scale=TOLERANCE, comparisons=len(simple)) for each in differences])
+    advice = f"{best.name} does better: nothing is gained by this model"
+    return _check("simple models", decision, words, advice, "score more rows")
+
+
+def _small(difference: Array) -> Decision:
+    """Whether the mean of differences between two estimates of each row is within the tolerance."""
+    return of_mean(difference, -TOLERANCE, TOLERANCE, scale=TOLERANCE)
 
 
 def judge(
