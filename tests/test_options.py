@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import lowerbound as lb
 from lowerbound.data import Rows
-from lowerbound.distributions import Bernoulli, Joint, LogisticNormal, Normal, kl
-from lowerbound.draw import of_terms
+from lowerbound.distributions import Bernoulli, Dirichlet, Joint, LogisticNormal, Normal, kl
+from lowerbound.draw import Draw, Node, of_terms
 from lowerbound.evidence.importance import importance_sampling
 from lowerbound.evidence.targets import of_model
 from lowerbound.likelihoods import LogNormal, RoundedLogistic, StudentT, ZeroInflatedLogNormal
@@ -330,6 +330,43 @@ def test_the_entropy_of_a_joint_is_unknown_where_that_of_a_part_is():
     part = LogisticNormal(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
     assert part.entropy() is None
     assert Joint({"z": known, "p": part}, ((2,), (3,))).entropy() is None
+
+
+def test_the_kl_of_a_draw_is_unknown_where_that_of_a_latent_is():
+    """A draw of a normal and of proportions: neither KL nor entropy leaves out the part that has none."""
+    known = joint().latents["z"]
+    part = LogisticNormal(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
+    priors = {
+        "z": Normal(torch.zeros(2).double(), torch.ones(2).double(), 0),
+        "p": Dirichlet(torch.ones(3).double(), 0),
+    }
+    nodes = []
+    for name, q in (("z", known), ("p", part)):
+        noise = q.noise((4, 1), (2,) if name == "z" else (3,), rng(), torch.float64)
+        nodes.append(Node(name, q.sample(noise), q, priors[name], noise))
+    there = Draw(tuple(nodes), torch.zeros(4, 1).double())
+    assert nodes[0].kl is not None
+    assert nodes[0].entropy is not None
+    assert there.kl is None
+    assert there.entropy is None
+    torch.testing.assert_close(elbo(there), elbo_sampled(there))
+
+
+def test_a_joint_prior_gives_its_parts_their_context():
+    """p(z|c) of one part, N(0, 1) of the other: each part's mean is what the context says."""
+    network = MLP((1,), (2,), hidden=())
+    with torch.no_grad():
+        network.layers[0].weight.copy_(torch.tensor([[3.0], [0.0]]))
+        network.layers[0].bias.zero_()
+    prior = lb.priors.Joint(("c", "z"), (lb.priors.ConditionalNormal(1, network), lb.priors.Normal(1, 2.0)))
+    context = torch.tensor([[1.0], [-2.0]])
+    p = prior(context)
+    torch.testing.assert_close(p.nodes()["c"].mean(), 3 * context)
+    z = prior.sample(40_000, rng(), context.repeat(20_000, 1))
+    torch.testing.assert_close(
+        z.unflatten(0, (20_000, 2)).mean(0), torch.tensor([[3.0, 0.0], [-6.0, 0.0]]), atol=0.07, rtol=0
+    )
+    torch.testing.assert_close(z[::2].std(0), torch.tensor([1.0, 2.0]), atol=0.05, rtol=0)
 
 
 def test_elbo_entropy_of_a_joint_is_the_elbo_in_expectation():
