@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
@@ -23,6 +24,7 @@ def from_frame(frame: Any, source: str = "the frame") -> tuple[Array, tuple[str,
     """
     import narwhals as nw
 
+    frame = without_index(table_of(frame, source))
     names = tuple(str(name) for name in _names(frame, source))
     table = nw.from_native(frame, eager_only=True)
     if not names:
@@ -34,10 +36,46 @@ def from_frame(frame: Any, source: str = "the frame") -> tuple[Array, tuple[str,
     return matrix, names
 
 
+def table_of(frame: Any, source: str = "the frame") -> Any:
+    """The frame; a table of an arrow record batch. Raises ``DataError`` for arrow's streams and datasets."""
+    import pyarrow as pa
+
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame])
+    if is_stream(frame):
+        way_out = "read_all" if hasattr(frame, "read_all") else "to_table"
+        raise DataError(f"{source} is a {type(frame).__name__}, which is not in memory; give {source}.{way_out}().")
+    return frame
+
+
+def is_stream(frame: Any) -> bool:
+    """Whether it is a table of arrow that is not in memory."""
+    return type(frame).__module__.startswith("pyarrow") and (hasattr(frame, "read_all") or hasattr(frame, "to_table"))
+
+
+def index_columns(table: Any) -> list[str]:
+    """The columns of an arrow table in which pandas has written its labels of rows, by what its schema says."""
+    try:
+        found = json.loads((table.schema.metadata or {})[b"pandas"])["index_columns"]
+        named = [name for name in found if isinstance(name, str)]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+    return [name for name in table.column_names if name in named]
+
+
+def without_index(frame: Any) -> Any:
+    """The frame without pandas' labels of rows, where an arrow table has them as columns."""
+    import pyarrow as pa
+
+    labels = index_columns(frame) if isinstance(frame, pa.Table) else []
+    return frame.drop_columns(labels) if labels else frame
+
+
 def checked(frame: Any, source: str = "the frame", order: Sequence[str] | None = None) -> Any:
     """The frame, its columns in ``order`` by their names. Raises ``DataError`` for columns that cannot be used."""
     import narwhals as nw
 
+    frame = without_index(table_of(frame, source))
     names = _names(frame, source)
     other = next((name for name in names if isinstance(name, str) != isinstance(names[0], str)), None)
     if other is not None:

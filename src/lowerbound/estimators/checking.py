@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound import data
+from lowerbound.data.frames import table_of
 from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.preview import Preview, course, few, preview
@@ -98,7 +99,7 @@ def _extent(X: Any) -> tuple[int, int, int]:
     import narwhals as nw
 
     try:
-        frame = nw.from_native(X, eager_only=True)
+        frame = nw.from_native(table_of(X), eager_only=True)
     except (TypeError, ValueError):
         return 0, 0, 0
     return (*frame.shape, int(frame.estimated_size()))

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from narwhals.dependencies import is_into_dataframe
 from numpy.typing import NDArray
 
 from lowerbound import schema
+from lowerbound.data.frames import is_stream
 from lowerbound.errors import DataError
 from lowerbound.schema import Column, Encoded, Schema, Storage
 from lowerbound.schema.cells import Cells, plain, read, write
@@ -22,7 +24,7 @@ Array = NDArray[np.float64]
 
 def is_frame(X: Any) -> bool:
     """Whether ``X`` is a table of pandas, polars or pyarrow."""
-    return bool(is_into_dataframe(X)) or hasattr(X, "collect")
+    return bool(is_into_dataframe(X)) or hasattr(X, "collect") or isinstance(X, pa.RecordBatch) or is_stream(X)
 
 
 def schema_of(X: Any, given: Schema | Mapping[Name, Any] | None) -> Schema:
@@ -124,7 +126,8 @@ def shares(values: Array, of: Schema, coded: Encoded) -> Any:
     """A number for each modelled cell ``[N, D]`` as a frame of the library and the index of the rows."""
     names = [column.name for column in of.modelled]
     storages = [plain(coded.source.backend, Storage("float"))] * len(names)
-    source = replace(coded.source, names=tuple(names), storages=tuple(storages))
+    index = coded.source.index if coded.source.backend == "pandas" else None
+    source = replace(coded.source, names=tuple(names), storages=tuple(storages), index=index)
     there = np.ones(len(values), bool)
     return write(source, storages, [Cells(values[:, j].copy(), there) for j in range(len(names))], len(values))
 

@@ -194,6 +194,8 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             return holes.marked(table, self.missing_values), None
         if isinstance(self.missing_values, str):
             raise ValueError(f"missing_values is {self.missing_values!r}, text, and X is an array of numbers.")
+        if isinstance(X, np.ndarray) and X.dtype == object:
+            X = np.where(np.vectorize(inputs.is_none, otypes=[bool])(X), np.nan, X)
         x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
         if not holes.is_nothing(self.missing_values):
             if np.isnan(x).any():

@@ -52,7 +52,7 @@ def prepare(X: Any, fitted: Any = None) -> Any:
     """
     if issparse(X):
         raise DataError(f"X is sparse (a {type(X).__name__}), and dense rows are needed; give X.toarray().")
-    if is_into_dataframe(X):
+    if is_into_dataframe(X := frames.table_of(X, "X")):
         X = frames.checked(X, "X", getattr(fitted, "feature_names_in_", None))
         _check_shape(np.shape(X), fitted)
         return X
@@ -137,6 +137,11 @@ def _as_array(X: Any) -> NDArray[Any]:
     return x
 
 
+def is_none(value: Any) -> bool:
+    """Whether a Python object stands for a missing one: None, and pandas' NA and NaT."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
     """An array of Python objects as float64 (None as NaN): text is refused, also where it reads as a number."""
     values = np.empty(x.shape, np.float64)
@@ -145,7 +150,7 @@ def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
         if isinstance(value, str | bytes):
             raise DataError(f"{where}, which is text; encode it as a number.")
         try:
-            values[position] = np.nan if value is None else float(value)
+            values[position] = np.nan if is_none(value) else float(value)
         except OverflowError as error:
             raise DataError(f"{where}..., too large for any float; {WAY_OUT[TOO_LARGE]}.") from error
         except (TypeError, ValueError) as error:

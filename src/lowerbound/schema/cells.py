@@ -14,6 +14,7 @@ from narwhals import to_native
 from narwhals.dependencies import is_pandas_dataframe, is_polars_dataframe, is_pyarrow_table
 from numpy.typing import NDArray
 
+from lowerbound.data.frames import index_columns, table_of
 from lowerbound.errors import DataError
 from lowerbound.schema import in_arrow, in_pandas, in_polars
 from lowerbound.schema.column import Name, Storage
@@ -40,6 +41,8 @@ class Cells:
         if len(self.mask) != len(other.mask) or (self.mask != other.mask).any():
             return False
         mine, theirs = self.values[self.mask], other.values[self.mask]
+        if len(mine) and (mine.dtype == object) != (theirs.dtype == object):
+            return False  # 1 and 1.0 as objects are two things
         if mine.dtype.kind == "f" and theirs.dtype == mine.dtype:
             return mine.tobytes() == theirs.tobytes()
         return bool((mine == theirs).all())
@@ -60,7 +63,7 @@ class Source:
     backend: Backend
     names: tuple[Name, ...]
     storages: tuple[Storage, ...]
-    index: Any = None
+    index: Any = None  # of arrow: pandas' labels as the columns that pandas writes them in
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,18 +97,24 @@ class Frame:
         return [name for name in self.source.names if name not in known]
 
 
-def read(frame: Any, what: str = "the frame") -> Frame:
-    """Read a frame of pandas, polars or pyarrow (or narwhals' of one). Raises ``DataError`` for what cannot be used."""
+def read(frame: Any, what: str = "the frame", due: Sequence[Name] = ()) -> Frame:
+    """Read a frame of pandas, polars or pyarrow (or narwhals' of one). Raises ``DataError`` for what cannot be used.
+
+    Columns that hold pandas' labels of rows are no columns of it, but those ``due``.
+    """
     if hasattr(frame, "collect"):
         raise DataError(f"{what} is lazy; give {what}.collect().")
-    frame = to_native(frame, pass_through=True)
+    frame = table_of(to_native(frame, pass_through=True), what)
     backend = _backend(frame)
     if backend is None:
         raise DataError(f"{what} is a {type(frame).__name__}, not a table; give a frame of pandas, polars or pyarrow.")
+    labels = None
+    if backend == "pyarrow" and (aside := [name for name in index_columns(frame) if name not in due]):
+        labels, frame = frame.select(aside), frame.drop_columns(aside)
     names = _names(frame, what)
     columns = [_IN[backend].read(column, name) for column, name in zip(_columns(frame, backend), names, strict=True)]
     found = tuple(Cells(values, mask) for _, values, mask in columns)
-    index = frame.index if backend == "pandas" else None
+    index = frame.index if backend == "pandas" else labels
     source = Source(backend, names, tuple(storage for storage, *_ in columns), index)
     return Frame(source, found, len(frame))
 
@@ -127,6 +136,11 @@ def write(source: Source, storages: Sequence[Storage], cells: Sequence[Cells], r
     columns = [module.build(storage, each.values, each.mask) for storage, each in zip(storages, cells, strict=True)]
     index = source.index if source.index is not None and len(source.index) == rows else None
     return module.frame(source.names, columns, rows, index)
+
+
+def as_objects(backend: Backend, storage: Storage, cells: Cells) -> Cells:
+    """Cells of numbers or times as the Python objects that a library's column of objects holds."""
+    return Cells(in_arrow.objects(list(_IN[backend].build(storage, cells.values, cells.mask))), cells.mask)
 
 
 def plain(backend: Backend, storage: Storage) -> Storage:

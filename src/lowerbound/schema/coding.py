@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
-from lowerbound.schema import in_arrow, measures, times, written
+from lowerbound.schema import in_arrow, loose, measures, times, written
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, Column, Level, Storage
 from lowerbound.schema.rules import shown
@@ -48,6 +48,8 @@ def read_by_form(column: Column, storage: Storage, cells: Cells) -> tuple[Storag
     if is_written(column, storage) and column.form is not None:
         values, there, unknown = written.read(cells.values, cells.mask, column.form, column.markers)
         return column.inner.storage, Cells(values, there), unknown
+    if loose.is_loose(storage, cells):
+        return (storage, *loose.read(storage, cells, column.markers))
     hit = np.zeros(len(cells.mask), bool)
     if column.markers and cells.values.dtype == object:
         hit = np.array([value in column.markers for value in cells.values.tolist()], bool)

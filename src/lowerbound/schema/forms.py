@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
-from lowerbound.schema import dates, numerals, written
+from lowerbound.schema import dates, loose, numerals, written
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import Column, Name, Storage
 from lowerbound.schema.rules import are_codes, reads_as_key, shown
@@ -44,6 +44,9 @@ def find(name: Name, storage: Storage, found: Cells, given: Column | None, most:
     ``given``: what is declared, of which ``form`` and ``markers`` hold, and a kind of numbers or times asks for a form
     of these. ``most``: so many different whole numbers in text, with nothing missing among them, stay text.
     """
+    if loose.is_loose(storage, found):
+        cells, markers, notes = loose.find(name, storage, found, given)
+        return Found(None, markers, storage, cells, "", tuple(notes))
     if given is not None and given.form is not None:
         return _declared(name, storage, found, given)
     if storage.family == "text":

@@ -83,8 +83,13 @@ def build(storage: Storage, values: Array, mask: Mask) -> Any:
 
 
 def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
-    """A table of the columns."""
-    return pa.table(list(columns), names=[str(name) for name in names])
+    """A table of the columns; pandas' labels of rows, ``index``, are again where they were, and said to be such."""
+    table = pa.table(list(columns), names=[str(name) for name in names])
+    if index is None or set(index.column_names) & set(table.column_names):
+        return table
+    for name in index.column_names:
+        table = table.append_column(index.schema.field(name), index[name])
+    return table.replace_schema_metadata(index.schema.metadata)
 
 
 def known(storage: Storage) -> bool:

@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
-from lowerbound.schema import in_arrow
+from lowerbound.schema import in_arrow, times
 from lowerbound.schema.column import Family, Name, Storage
 
 Array = NDArray[Any]
@@ -29,6 +29,7 @@ TYPES: dict[Family, tuple[str, ...]] = {
     "text": tuple(f"string[{storage}, {missing}]" for storage in ("python", "pyarrow") for missing in ("NA", "nan")),
 }
 TYPES["int"] += tuple(f">{kind}{size}" for kind in "iu" for size in (2, 4, 8))
+_SPARSE = re.compile(r"Sparse\[(\w+), (nan|True|False|-?\d{1,19}(?:\.\d{1,17})?(?:e-?\d{1,3})?)\]")
 _NO_TIME = np.iinfo(np.int64).min  # NumPy's NaT
 _OBJECTS: tuple[tuple[type[Any] | tuple[type[Any], ...], Family], ...] = (
     (str, "text"),
@@ -51,6 +52,9 @@ def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
     if isinstance(dtype, pd.ArrowDtype):
         storage, values, mask = in_arrow.read(pa.array(series), name)
         return replace(storage, arrow=True), values, mask
+    if isinstance(dtype, pd.SparseDtype):
+        storage, values, mask = read(series.sparse.to_dense(), name)
+        return replace(storage, dtype=str(dtype)), values, mask
     mask = series.notna().to_numpy(bool)
     if isinstance(dtype, pd.StringDtype):
         return Storage("text", _name(dtype)), in_arrow.shown_only(series.to_numpy(object), mask), mask
@@ -87,6 +91,10 @@ def build(storage: Storage, values: Array, mask: Mask) -> Any:
         return pd.Categorical.from_codes(np.array(codes, np.int64), levels, ordered=storage.ordered)
     if storage.dtype == "object":
         return _as_objects(storage, values, mask)
+    if storage.dtype.startswith("Sparse["):
+        sparse = _dtype(storage.dtype)
+        dense = build(replace(storage, dtype=sparse.subtype.name), values, mask)
+        return pd.arrays.SparseArray(dense, dtype=sparse) if dense.dtype == sparse.subtype else dense
     dtype = _dtype(storage.dtype)
     if storage.family == "text":
         return pd.array(in_arrow.shown_only(values, mask), dtype=dtype)
@@ -119,12 +127,24 @@ def known(storage: Storage) -> bool:
         return dtype == "category" and levels is not None and len(detail) == 1 and _known_level(levels, detail[0])
     if dtype == "object":
         precision, scale = storage.digits or (1, 0)
-        return family != "duration" and unit in (None, "D") and storage.zone is None and precision > 0 <= scale
+        fits = unit in ("us", "ns") if storage.zone is not None else unit in (None, "D", "us", "ns")
+        return family != "duration" and fits and precision > 0 <= scale
     if unit is not None:
         name = "datetime64" if family == "time" else "timedelta64"
         zone = "" if storage.zone is None else f", {storage.zone}"
         return unit in in_arrow.UNITS and dtype == f"{name}[{unit}{zone}]"
+    if (sparse := _SPARSE.fullmatch(dtype)) is not None:
+        return sparse[1] in TYPES.get(family, ()) and family in ("float", "int", "bool") and _is_sparse(dtype)
     return dtype in TYPES.get(family, ())
+
+
+def _is_sparse(name: str) -> bool:
+    """Whether the type of a sparse column holds what it says stands for the rest."""
+    try:
+        _dtype(name)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _known_level(levels: Sequence[Any], name: str) -> bool:
@@ -172,26 +192,45 @@ def _objects(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
     families = [_family(values[row], name, int(row)) for row in rows]
     if not families:
         return Storage("null", "object"), values, mask
-    family = families[0]
-    other = next((row for row, one in zip(rows, families, strict=True) if one != family), None)
-    if other is not None:
-        first, second = values[rows[0]], values[other]
-        raise DataError(
-            f"column {name!r} mixes {type(first).__name__} (row {rows[0]} is {first!r}) and {type(second).__name__} "
-            f"(row {other} is {second!r}); make its cells of one type, as .astype(str) or pandas.to_numeric do."
-        )
-    return _typed(family, values, mask, name)
+    if len(set(families)) == 1 and families[0] in get_args(Family):
+        return _typed(families[0], values, mask, name)
+    return _mixed(values[mask].tolist(), families, name, rows), values, mask
 
 
-def _family(value: Any, name: Name, row: int) -> Family:
-    """What family a Python object is of. A datetime is a date to Python, but of a zone of its own."""
-    if not isinstance(value, datetime.datetime):
-        for kind, family in _OBJECTS:
-            if isinstance(value, kind):
-                return family
-        raise in_arrow.refusal(name, type(value).__name__, row, value)
-    way_out = "turn the column into times of one zone by pandas.to_datetime(…, utc=True)"
-    raise in_arrow.refusal(name, f"{type(value).__name__} as objects", row, value, way_out)
+def _family(value: Any, name: Name, row: int) -> Any:
+    """What family a Python object is of; of times of day, "stamp", and "zoned" where they have a zone."""
+    if isinstance(value, datetime.datetime):
+        return "stamp" if value.tzinfo is None else "zoned"
+    for kind, family in _OBJECTS:
+        if isinstance(value, kind):
+            return family
+    raise in_arrow.refusal(name, type(value).__name__, row, value)
+
+
+def _mixed(values: list[Any], families: list[Any], name: Name, rows: Array) -> Storage:
+    """How objects are read that are not of one type, or are times as objects: as floats, or as times of one zone."""
+    kinds = set(families) - {"text"}
+    if kinds and kinds <= {"int", "float", "decimal"}:
+        return Storage("float", "object")
+    if {"stamp", "zoned"} <= kinds:
+        way_out = "turn the column into times of one zone by pandas.to_datetime(…, utc=True)"
+        raise in_arrow.refusal(name, f"{type(values[0]).__name__} as objects", int(rows[0]), values[0], way_out)
+    if kinds and (kinds <= {"stamp", "time"} or kinds == {"zoned"}):
+        unit = "ns" if any(getattr(value, "nanosecond", 0) for value in values) else "us"
+        zones = {str(value.tzinfo) for value, kind in zip(values, families, strict=True) if kind == "zoned"}
+        zone = zones.pop() if len(zones) == 1 else "UTC" if zones else None
+        return Storage("time", "object", unit, zone if zone is None or times.is_zone(zone) else "UTC")
+    raise mixed(name, values, rows.tolist())
+
+
+def mixed(name: Name, values: Sequence[Any], rows: Sequence[int]) -> DataError:
+    """The sentence for a column of objects of types that have nothing in common, which lie in ``rows``."""
+    other = next((j for j, value in enumerate(values) if type(value) is not type(values[0])), 0)
+    first, second = values[0], values[other]
+    return DataError(
+        f"column {name!r} mixes {type(first).__name__} (row {rows[0]} is {first!r}) and {type(second).__name__} "
+        f"(row {rows[other]} is {second!r}); make its cells of one type, as .astype(str) or pandas.to_numeric do."
+    )
 
 
 def _typed(family: Family, values: Array, mask: Mask, name: Name) -> tuple[Storage, Array, Mask]:
@@ -226,7 +265,11 @@ def _digits(values: Array, name: Name, rows: Array) -> tuple[int, int]:
 
 def _as_objects(storage: Storage, values: Array, mask: Mask) -> Array:
     found = np.full(len(mask), None, object)
-    if storage.family == "time":
+    if storage.family == "time" and storage.unit != "D" and values.dtype != object:
+        stamps = _pandas().Series(np.where(mask, values, 0).astype(np.int64).view(f"M8[{storage.unit}]"))
+        stamps = stamps if storage.zone is None else stamps.dt.tz_localize("UTC").dt.tz_convert(storage.zone)
+        values = in_arrow.objects(list(stamps))
+    elif storage.family == "time" and storage.unit == "D":
         values = np.where(mask, values, 0).astype(np.int64).view(f"M8[{storage.unit}]").astype("M8[D]").astype(object)
     found[mask] = in_arrow.objects(values[mask].tolist())
     return found
@@ -256,6 +299,9 @@ def _name(dtype: Any) -> str:
 def _dtype(name: str) -> Any:
     pd = _pandas()
     found = re.fullmatch(r"string\[(python|pyarrow), (NA|nan)\]", name)
+    if (sparse := _SPARSE.fullmatch(name)) is not None:
+        plain = np.dtype(sparse[1])
+        return pd.SparseDtype(plain, sparse[2] == "True" if plain.kind == "b" else plain.type(sparse[2]))
     if found is None:
         return pd.api.types.pandas_dtype(name)
     return pd.StringDtype(found[1]) if found[2] == "NA" else pd.StringDtype(found[1], na_value=np.nan)

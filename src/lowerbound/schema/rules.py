@@ -35,7 +35,8 @@ _MEASURED = re.compile(  # of what is measured in order, and of counts
     r"wave|visit|session|round|dose|depth|distance|lag|position|rank)s?(_?\d+)?$)|^n[A-Z]|^n_|(?i:num(ber)?_?of|counts?$"
     r"|freq)"
 )
-_KEY = re.compile(r"(?i:(?:^|[^a-z])(?:id|key|uuid|guid|index|idx|serial)$|^row_?id$|^unnamed: ?0$)|[a-z](?:ID|Id)$")
+_LABELS = r"^unnamed: ?0$|^__index_level_\d+__$"  # pandas' own names
+_KEY = re.compile(rf"(?i:(?:^|[^a-z])(?:id|key|uuid|guid|index|idx|serial)$|^row_?id$|{_LABELS})|[a-z](?:ID|Id)$")
 
 
 @dataclass(frozen=True, eq=False)

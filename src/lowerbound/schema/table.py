@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, given, validation, words
+from lowerbound.schema import coding, given, loose, validation, words
 from lowerbound.schema.cells import Backend, Cells, Source
 from lowerbound.schema.column import CLASSES, Column, Name, Storage
 from lowerbound.schema.rules import shown
@@ -94,7 +94,7 @@ class Schema:
         that a column's kind cannot take; ``lenient``, it keeps other columns aside, and such values count as missing,
         unless ``strict``.
         """
-        frame = reading.read(df, what)
+        frame = reading.read(df, what, self.names)
         pairs = zip(self.columns, frame.ordered(self.names, what, lenient), strict=True)
         others = tuple(frame.others(self.names))
         place = self._places()
@@ -252,7 +252,7 @@ class Schema:
 
     def _source(self, coded: Encoded | None, like: Any) -> Source:
         if like is not None:
-            frame = reading.read(like, "like")
+            frame = reading.read(like, "like", self.names)
             frame.ordered(self.names, "like")
             return frame.source
         own = Source(self.backend, self.names, tuple(column.storage for column in self.columns))
@@ -320,6 +320,10 @@ def _merged(column: Column, coded: Encoded, kept: Cells, storage: Storage, cells
     if coded.complete and column.kind != "identifier":
         _, read, unknown = coding.read_by_form(column, storage, kept)
         kept = Cells(kept.values, kept.mask & (read.mask | unknown))
+    if loose.is_loose(theirs, kept):
+        if storage.dtype != theirs.dtype:
+            return storage, cells
+        cells = reading.as_objects(coded.source.backend, storage, cells)
     return storage, kept.over(cells) if cells.mask.any() else kept
 
 
