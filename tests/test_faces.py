@@ -166,6 +166,9 @@ def grey() -> tuple[lb.VAE, np.ndarray]:
         decoder = last(vae.model_.decoder)
         decoder.bias.copy_(torch.tensor([2.0, -1.5, 0.5, -3.0]))
         decoder.weight.copy_(5 * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]) * decoder.weight[:1])  # bits that depend
+        encoder = last(vae.posterior_.encoder)
+        encoder.weight.mul_(torch.tensor([[0.3], [0.0]]))  # q is near the prior, and wider: weights are bounded
+        encoder.bias.copy_(torch.tensor([0.1, 0.3]))
     return vae, np.array([[0.9, 0.15, 0.6, 0.05], [0.3, 0.3, 0.95, 0.5]])
 
 
@@ -183,14 +186,14 @@ def test_scores_of_grey_rows_are_those_of_their_bits(grey):
     vae, x = grey
     due, seed, found = expected(vae, x), vae.seed_, []
     try:
-        for vae.seed_ in range(400):
-            found.append(vae.score_samples(x, samples=200))
+        for vae.seed_ in range(300):
+            found.append(vae.score_samples(x, samples=100))
     finally:
         vae.seed_ = seed
     scores = torch.tensor(np.array(found)).double()
     for row in range(2):
         assert abs(z_score(scores[:, row], due[row])) < 4.5
-        assert scores[:, row].std() / 20 < 0.1
+        assert scores[:, row].std() / math.sqrt(300) < 0.12
     for wrong in (1 - x, np.round(x), np.sqrt(x)):
         assert any(abs(z_score(scores[:, row], expected(vae, wrong)[row])) > 4.5 for row in range(2))
 
@@ -200,7 +203,7 @@ def test_the_evidence_of_grey_rows_is_that_of_their_bits(grey):
     vae, x = grey
     due = expected(vae, x)
     for row in range(2):
-        found = vae.log_likelihood(np.repeat(x[row : row + 1], 3000, 0), samples=200).estimate
+        found = vae.log_likelihood(np.repeat(x[row : row + 1], 3000, 0), samples=100).estimate
         assert abs(z_score(torch.tensor(found), due[row])) < 4.5
         assert found.std() / math.sqrt(3000) < 0.04
 
