@@ -140,6 +140,33 @@ def test_the_sandwich_holds_the_exact_evidence_and_closes_as_the_path_grows_fine
     assert abs(gaps[1]) < 1.0 + 4 * found.mean_gap_error
 
 
+@pytest.mark.parametrize(
+    ("widen", "settings"), [(1.2, Settings(3, 8, 2)), (1.3, Settings(30, 8, 5))], ids=["coarse", "finer"]
+)
+def test_errors_of_upper_bounds_are_those_of_rows(widen, settings):
+    """z-scores against the closed form have a deviation within 0.75 and 1.35 (of 8 chains it is 1.2 by Student's t);
+    by the spread over chains alone, which share their exact start, it is larger."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(400, 5)) @ random.normal(size=(5, 8)) + 0.5 * random.normal(size=(400, 8))
+    latents = 2 if settings.temperatures == 3 else 5
+    oracle = PPCA.of(x, latents, np.linalg.qr(np.random.default_rng(2).normal(size=(latents, latents)))[0])
+    model, posterior = oracle.model(), oracle.posterior(widen)
+    simulate, seen = simulator(model, posterior), []
+
+    def spy(n: int, generator: torch.Generator) -> tuple[Tensor, Rows]:
+        seen.append(simulate(n, generator))
+        return seen[-1]
+
+    found = sandwich(of_model(model, posterior), spy, rng(), 200, settings)
+    error = found.upper.estimate - oracle.log_prob(seen[0][1].x).numpy()
+    assert 0.75 < np.std(error / found.upper.standard_error) < 1.35
+    of_chains = log_mean(-found.upper.log_weights)[1]
+    assert np.std(error / of_chains) > (1.8 if settings.temperatures == 3 else 1.25)
+    mean_error = found.upper.mean_monte_carlo_error
+    assert mean_error == pytest.approx(error.std(ddof=1) / math.sqrt(200), rel=0.25)
+    assert found.mean_gap_error == pytest.approx(found.gap.std(ddof=1) / math.sqrt(200))
+
+
 def test_rows_far_off_are_not_what_was_validated(digits):
     """Raw digits, whose posterior is a thousand times narrower than the prior: a small error, and a wrong answer."""
     raw = load_digits().data[:, load_digits().data.std(0) > 0]

@@ -49,7 +49,8 @@ class Annealed(Estimates):
     """What annealing found for each row, in nats.
 
     ``estimate [N]``: log mean over chains of w, a lower bound on log p(x) in expectation; of chains run backwards
-    (``upper``) −log mean 1/w, an upper bound. ``standard_error [N]``: over chains, by the delta method.
+    (``upper``) −log mean 1/w, an upper bound. ``standard_error [N]``: over chains, by the delta method; of an upper
+    bound given the one draw that all chains of a row start from, and so too small (``sandwich`` adds the rest).
     ``log_weights [C, N]``. ``acceptance [N]``: mean over steps. ``effective_temperatures [N]``: over how many of the
     steps the weights' variation is spread, (Σ s_t)²/Σ s_t² with s_t the deviation of step t's increments over chains.
     """

@@ -27,7 +27,12 @@ Simulate = Callable[[int, torch.Generator], tuple[Tensor, Rows]]
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Both bounds on the same rows, simulated from the model: ``lower`` ≤ log p(x) ≤ ``upper`` in expectation."""
+    """Both bounds on the same rows, simulated from the model: ``lower`` ≤ log p(x) ≤ ``upper`` in expectation.
+
+    The chains of a row of ``upper`` share the one exact draw they start from, so that their spread shows a part of the
+    error only. Its ``standard_error`` holds the other part too, by which the gap varies over rows beyond what the
+    chains explain: one variance for all rows, 0 where none is seen.
+    """
 
     lower: Annealed
     upper: Annealed
@@ -110,8 +115,17 @@ def sandwich(
         """Rounding can lead what a model draws out of its own support."""
         return targets(batch)
 
-    lower = annealed(unchecked, drawn, rng, settings)
-    return Sandwich(lower, annealed(unchecked, drawn, rng, settings, exact=z))
+    lower, upper = annealed(unchecked, drawn, rng, settings), annealed(unchecked, drawn, rng, settings, exact=z)
+    return Sandwich(lower, replace(upper, standard_error=np.hypot(upper.standard_error, _of_starts(lower, upper))))
+
+
+def _of_starts(lower: Annealed, upper: Annealed) -> float:
+    """The deviation of upper bounds by the draws that a row's chains share: of the gaps, less that of chains."""
+    gap = upper.estimate - lower.estimate
+    if len(gap) < 2 or not np.isfinite(gap).all():
+        return 0.0
+    explained = np.mean(np.square(lower.standard_error) + np.square(upper.standard_error))
+    return math.sqrt(max(0.0, float(gap.var(ddof=1) - explained)))
 
 
 def steadiness(
