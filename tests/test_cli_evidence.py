@@ -44,7 +44,8 @@ def test_runs_are_compared_and_those_of_other_seeds_are_fits_of_one(folder, caps
     assert (found["first"], found["second"], found["fits"]) == ("a b", "c", [2, 1])
     x = pd.read_csv(folder / "table.csv")
     means = [lb.load(folder / name).log_likelihood(x, seed=0).mean for name in "abc"]
-    assert found["mean"] == pytest.approx((means[0] + means[1]) / 2 - means[2])
+    error = found["monte_carlo_error"]  # each fit has draws of its own
+    assert found["mean"] == pytest.approx((means[0] + means[1]) / 2 - means[2], abs=6 * error)
     assert found["mean"] < -10 * found["row_error"]
     assert "Lebesgue" in words
 

@@ -187,6 +187,24 @@ def test_models_are_compared_on_the_same_rows():
     assert "counting" in str(found)
 
 
+def test_fits_that_are_compared_have_draws_of_their_own():
+    """The same model five times: were draws shared, their differences would be 0; as it is they have the errors told.
+
+    24 differences from the first model, of which each has a z-score: with shared draws the errors would be told too
+    large, and of several fits of one model too small.
+    """
+    x = (np.random.default_rng(0).random((80, 6)) < [0.1, 0.9, 0.2, 0.8, 0.5, 0.5]).astype(np.float32)
+    one = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)
+    fits = {"first": [one] * 8} | {str(n): [one] * 8 for n in range(24)}
+    found = lb.compare(fits, x, samples=20).differences[:24]
+    z = np.array([each.mean / each.monte_carlo_error for each in found])
+    assert 0.5 < np.sqrt(np.mean(z**2)) < 1.7
+    assert min(each.seed_error for each in found) > 0
+    seeds = np.array([lb.compare({"a": one, "b": one}, x, samples=20, seed=s).differences[0].mean for s in range(30)])
+    told = lb.compare({"a": one, "b": one}, x, samples=20).differences[0].monte_carlo_error
+    assert np.sqrt(np.mean(seeds**2)) == pytest.approx(told, rel=0.4)
+
+
 def test_grey_rows_are_binarised_alike_for_all_that_are_compared():
     x = np.random.default_rng(0).integers(0, 256, (60, 6)).astype(np.uint8)
     vaes = [lb.VAE(1, hidden=(4,), passes=1, binarise="afresh", random_state=seed).fit(x) for seed in (0, 1)]

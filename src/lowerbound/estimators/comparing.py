@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 from numpy.typing import ArrayLike
 
@@ -16,11 +17,13 @@ def compare(
     """Which model gives rows ``X`` more probability: paired differences; errors of rows, draws and seeds apart.
 
     ``models``: by name; several under one name are fits of one model with different seeds. Grey values are binarised
-    alike for all. ``samples``, ``seed``: see ``VAE.log_likelihood``.
+    alike for all, and each fit has draws of its own, so that their errors are independent. ``samples``, ``seed``: see
+    ``VAE.log_likelihood``.
     """
     fits = {name: [each] if isinstance(each, VAE) else list(each) for name, each in models.items()}
     measures = {name: each[0].model_.likelihood.measure for name, each in fits.items() if each}
+    stream = count()
     estimates = {
-        name: [one.log_likelihood(X, samples=samples, seed=seed) for one in each] for name, each in fits.items()
+        name: [one._log_likelihood(X, samples, None, seed, next(stream)) for one in each] for name, each in fits.items()
     }
     return evidence.compare(estimates, measures)

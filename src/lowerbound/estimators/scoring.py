@@ -95,14 +95,28 @@ class Scoring(ABC):
         With ``samples``, as many of each row from q instead: the bound of Burda et al. 2016. ``seed`` fixes the draws,
         and how grey values are binarised; without one they are the model's own.
         """
-        rows = self._supported(self._checked(X), "afresh", context)
         seed = self.seed_ if seed is None else seed
+        return self._log_likelihood(X, samples, context, seed, 0, standard_error, budget)
+
+    def _log_likelihood(
+        self,
+        X: ArrayLike,
+        samples: int | None,
+        context: ArrayLike | None,
+        seed: int,
+        stream: int,
+        standard_error: float = STANDARD_ERROR,
+        budget: float | None = BUDGET,
+    ) -> evidence.LogLikelihood:
+        """``log_likelihood`` of rows that depend on ``seed`` alone, and draws that depend on ``stream`` too."""
+        rows = self._supported(self._checked(X), "afresh", context)
+        device, targets = next(self.model_.parameters()).device, of_model(self.model_, self.posterior_)
+        rng = generator(seed, "evidence", device=device)
+        rows = settled(rows, self.model_, rng)
+        own = generator(seed, "evidence", stream, device=device) if stream else rng
         if samples is not None:
-            return evidence.log_likelihood(self.model_, self.posterior_, rows, samples=samples, seed=seed)
-        like = next(self.model_.parameters())
-        rng = generator(seed, "evidence", device=like.device)
-        targets = of_model(self.model_, self.posterior_)
-        return evidence.to_precision(targets, settled(rows, self.model_, rng), rng, standard_error, budget)
+            return evidence.importance_sampling(targets, rows, own, samples)
+        return evidence.to_precision(targets, rows, own, standard_error, budget)
 
     def evidence(
         self,
