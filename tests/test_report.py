@@ -7,6 +7,7 @@ import copy
 import io
 import subprocess
 import sys
+import warnings
 from functools import partial
 from html.parser import HTMLParser
 
@@ -449,7 +450,8 @@ def test_models_of_other_latents_are_shown(tmp_path):
 OBJECTIVES = {
     "elbo": ({}, None),
     "sampled": ({"objective": "elbo_sampled"}, None),
-    "iwae of one draw": ({"objective": "iwae"}, None),
+    "iwae of one draw": ({"objective": "iwae", "draws": 1}, None),
+    "iwae of as many as it has": ({"objective": "iwae"}, "the importance-weighted objective with 20 draws"),
     "iwae": ({"objective": "iwae", "draws": 3}, "the importance-weighted objective with 3 draws"),
     "a function": ({"objective": lb.objectives.iwae, "draws": 3}, "the importance-weighted objective with 3 draws"),
     "settings": ({"objective": partial(lb.objectives.renyi, alpha=0.5), "draws": 2}, "objective renyi with 2 draws"),
@@ -473,7 +475,9 @@ def test_what_was_maximised_is_what_is_shown(name, tmp_path):
         settings.pop("frame", None),
     )
     x = x if missing is None else pandas.DataFrame(np.where(rng.random(x.shape) < missing, np.nan, x))
-    vae = lb.VAE(2, hidden=(4,), passes=3, random_state=0, **settings).fit(x)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "iwae of a single draw is the ELBO")
+        vae = lb.VAE(2, hidden=(4,), passes=3, random_state=0, **settings).fit(x)
     shown = vae if missing is None else AsNumbers.of(vae, x)
     values = x if missing is None else shown.x
     path = write_report(tmp_path, shown, values, None, vae.log_likelihood(x, samples=5), held_out=False, title="t")

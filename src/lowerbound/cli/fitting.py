@@ -37,7 +37,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--gradient", default=None, help="An estimator by name.  [default: what the posterior allows]"),
         click.option(
-            "--draws", type=at_least_1, default=None, help="Latents a row and step.  [default: 1; 20 for holes]"
+            "--draws", type=at_least_1, default=None, help="Latents drawn per row and step.  [default: 1; 20 of iwae]"
         ),
         click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
         click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),

@@ -18,6 +18,7 @@ from lowerbound.estimators.choices import (
     build_likelihood,
     build_networks,
     build_prior,
+    check_channels,
     check_precision,
     default_likelihood,
     part_of,
@@ -74,6 +75,8 @@ def build(
         some = some[:_INITIALISE_ROWS]
     batch = rows.batch(some, torch.ones(len(some)))
     make = part_of("posteriors", vae.posterior)
+    if vae.network == "conv" and (vae.encoder is None or vae.decoder is None):
+        check_channels(shape)
     with networks.seeded(seed):
         like = make(vae.latent_dim, encoder=nn.Identity())  # to know what an encoder must give
         activation = part_of("activations", vae.activation)

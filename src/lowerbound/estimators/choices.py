@@ -51,6 +51,7 @@ _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
 _SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
 _MOST_CLASSES = 2**16
+_CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 _BOUNDED = (Bernoulli, Beta, BetaBinomial, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture, Ordinal)
 
 
@@ -129,6 +130,20 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
         return priors.ConditionalNormal(latent_dim, networks.MLP((context,), (2 * latent_dim,), (64,), nn.SiLU))
     made: Prior = part(*event)
     return made
+
+
+def check_channels(shape: tuple[int, ...]) -> None:
+    """Refuse rows (H, W, C) of images, and those that could be either, where (C, H, W) is expected."""
+    if len(shape) != 3 or shape[2] not in _CHANNELS or shape[0] == 1:
+        return
+    if shape[0] in _CHANNELS and shape[1] == shape[2] != shape[0]:  # a square image of C channels
+        return
+    seems = "could be images (H, W, C) or (C, H, W)" if shape[0] in _CHANNELS else "look like images (H, W, C)"
+    raise ValueError(
+        f'rows of shape {shape} {seems}, and network="conv" takes (C, H, W): give X.transpose(0, 3, 1, 2) if the last '
+        "axis is the channels; if the first is, say so by networks of your own, encoder="
+        f"lowerbound.nn.ConvEncoder({shape}, …) and decoder=lowerbound.nn.ConvDecoder(…)."
+    )
 
 
 def build_networks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,9 +125,13 @@ def check_finite(x: NDArray[Any], names: Sequence[str] | None = None) -> None:
 def _as_array(X: Any) -> NDArray[Any]:
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
+    if isinstance(X, torch.utils.data.Dataset | torch.utils.data.DataLoader):
+        X = _of_dataset(X)
     try:
         x = np.asarray(X)
     except ValueError as error:
+        if isinstance(X, list | tuple) and isinstance(X[0], list | tuple):
+            _refuse_pairs(X, X[0])
         raise DataError("X is ragged: its rows are of different lengths; give each as many numbers.") from error
     if x.ndim == 0:
         raise DataError(
@@ -140,6 +144,31 @@ def _as_array(X: Any) -> NDArray[Any]:
 def is_none(value: Any) -> bool:
     """Whether a Python object stands for a missing one: None, and pandas' NA and NaT."""
     return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _of_dataset(X: Any) -> Any:
+    """The rows of one of torch's datasets that holds nothing else."""
+    kind = type(X).__name__
+    if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
+        raise DataError(f"X is of type {kind}, which gives rows one after another; give them as one tensor, [N, *X].")
+    if not len(X):
+        raise DataError(f"X is a {kind} that holds no rows; give at least one.")
+    if isinstance(first := X[0], tuple | list) and len(first) == 1:
+        return [np.asarray(X[i][0]) for i in range(len(X))]
+    if isinstance(first, tuple | list | Mapping):
+        _refuse_pairs(X, first)
+    return [np.asarray(X[i]) for i in range(len(X))]
+
+
+def _refuse_pairs(X: Any, first: Any) -> None:
+    """Refuse rows that come with labels or other things beside them; ``first``: the first of them."""
+    keyed = isinstance(first, Mapping)
+    what = f"dicts of {', '.join(map(repr, first))}" if keyed else f"tuples of {len(first)}"
+    key = repr(next(iter(first))) if keyed and first else "0"
+    raise DataError(
+        f"X is a {type(X).__name__} whose items are {what}, and a fit takes the rows alone; give those, as "
+        f"torch.stack([item[{key}] for item in X])."
+    )
 
 
 def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:

@@ -41,7 +41,7 @@ from lowerbound.schema.column import Name
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
 _MOMENT_DRAWS = 1000
-_HOLES_DRAWS = 20  # of the bound where cells are missing. Mattei & Frellsen 2019
+_IWAE_DRAWS = 20  # of "iwae", and so of the bound where cells are missing. Mattei & Frellsen 2019
 
 
 class Encoding(NamedTuple):
@@ -69,7 +69,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``. "auto" is "iwae" with 20
         draws where cells are missing (MIWAE: Mattei & Frellsen 2019), and "elbo" where none is.
     gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
-    draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 as "auto" says.
+    draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 of "iwae".
     beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
         With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
     learning_rate, batch_size, passes : of Adam; rows a step; passes over the data, at most.
@@ -396,7 +396,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @property
     def objective_is_bound(self) -> bool:
-        """Whether what ``fit`` ascends bounds log p(x): not where the KL is weighted, or has free bits."""
+        """Whether what ``fit`` maximises is known to bound log p(x): not where the KL is weighted or has free bits."""
         return self._aevb().is_bound
 
     @property
@@ -411,7 +411,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """``draws``, with what None is."""
         if self.draws is not None:
             return self.draws
-        return _HOLES_DRAWS if self.objective == "auto" and self.objective_ == "iwae" else 1
+        return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else 1
 
     def _aevb(self) -> inference.AEVB:
         beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta

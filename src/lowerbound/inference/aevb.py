@@ -29,7 +29,7 @@ from lowerbound.gradients.base import is_mean
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
-from lowerbound.objectives import elbo, why_no_bound
+from lowerbound.objectives import elbo, is_marked_no_bound, of_one_draw, why_no_bound
 from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
 from lowerbound.shapes import expect
@@ -81,8 +81,17 @@ class AEVB:
 
     @property
     def is_bound(self) -> bool:
-        """Whether what is ascended is a lower bound on log p(x): with β ≠ 1 or a penalty it is none."""
-        return as_schedule(self.beta) == Constant(1.0) and not self.penalties and not why_no_bound(self.objective)
+        """Whether the objective is known to be a lower bound on log p(x): with β ≠ 1 or a penalty it is none.
+
+        An objective of your own is not known to be one until it says so (``objectives.lower_bound``).
+        """
+        return not self._weighted and not why_no_bound(self.objective)
+
+    @property
+    def _weighted(self) -> bool:
+        """Whether the objective is known to be no bound."""
+        unweighted = as_schedule(self.beta) == Constant(1.0) and not self.penalties
+        return not unweighted or is_marked_no_bound(self.objective)
 
     @property
     def estimator(self) -> GradientEstimator:
@@ -97,7 +106,7 @@ class AEVB:
         return {
             "objective": _described(self.objective),
             "draws": int(self.draws),
-            "weighted": not self.is_bound,
+            "weighted": self._weighted,
             "penalties": [_name(penalty) for penalty in self.penalties],
             "gradient": _described(self.estimator),
             # left out where they are the default: checkpoints of before they were there go on
@@ -112,6 +121,11 @@ class AEVB:
             raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')
         if self.estimator not in (reparameterised, sticking_the_landing):
             is_mean(self.objective)  # found once, and now: a step that is being traced cannot ask
+        if of_one_draw(self.objective, self.draws):
+            warnings.warn(
+                f"{_name(self.objective)} of a single draw is the ELBO: give draws, 2 or more of each row (draws=).",
+                stacklevel=3,
+            )
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
         learning: dict[str, object] = {"objective": self.objective, "gradient": self.estimator}
         modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}

@@ -18,6 +18,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
+from lowerbound.inference.alerts import Alerts
 from lowerbound.inference.keeping import Resume, identity, kept
 from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
@@ -80,6 +81,7 @@ def fit(
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
     with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
         procedure, callbacks = inference.start(model), list(callbacks)
+        alerts = Alerts(model, inference.posterior, rows)
         if progress:
             callbacks.append(stack.enter_context(progress_bar()))
         checkpoints = None
@@ -102,6 +104,7 @@ def fit(
         )
         if checkpoints is not None:
             checkpoints.finish(history)
+    alerts.finish(history)
     if history.stopped == "interrupted":
         warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
     return Fit(model, inference.posterior, history)

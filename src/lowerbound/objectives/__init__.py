@@ -3,7 +3,7 @@
 They see tensors only. A penalty couples the rows of a batch: it is a scalar of its own, and no bound.
 """
 
-from lowerbound.objectives.base import no_bound, why_no_bound
+from lowerbound.objectives.base import is_marked_no_bound, lower_bound, no_bound, why_no_bound
 from lowerbound.objectives.bits import DescriptionLength, description_length
 from lowerbound.objectives.bounds import (
     combined_iwae,
@@ -14,6 +14,7 @@ from lowerbound.objectives.bounds import (
     iwae,
     minus_cubo,
     multi_iwae,
+    of_one_draw,
     renyi,
 )
 from lowerbound.objectives.penalties import (
@@ -40,11 +41,14 @@ __all__ = [
     "elbo_entropy",
     "elbo_sampled",
     "free_bits",
+    "is_marked_no_bound",
     "iwae",
+    "lower_bound",
     "maximum_mean_discrepancy",
     "minus_cubo",
     "multi_iwae",
     "no_bound",
+    "of_one_draw",
     "renyi",
     "total_correlation",
     "why_no_bound",

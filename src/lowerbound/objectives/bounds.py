@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowerbound.draw import Draw, in_groups
-from lowerbound.objectives.base import no_bound
+from lowerbound.objectives.base import lower_bound, no_bound
 
 _NEGLIGIBLE = 46.0  # nats: e⁻⁴⁶ ≈ 1e-20
 
 
+@lower_bound
 def elbo(draw: Draw) -> Tensor:
     """The evidence lower bound with the KL in closed form (SGVB-B of Kingma & Welling 2013, eq. 7).
 
@@ -21,11 +25,13 @@ def elbo(draw: Draw) -> Tensor:
     return elbo_sampled(draw) if draw.kl is None else draw.log_lik.mean(0) - draw.kl
 
 
+@lower_bound
 def elbo_sampled(draw: Draw) -> Tensor:
     """The evidence lower bound by sampling alone (SGVB-A, eq. 6): mean_K [log p(x, z) − log q(z|x)]."""
     return draw.log_w.mean(0)
 
 
+@lower_bound
 def elbo_entropy(draw: Draw) -> Tensor:
     """The evidence lower bound with the entropy in closed form: mean_K log p(x, z) + H(q(z|x))."""
     if draw.entropy is None:
@@ -33,6 +39,7 @@ def elbo_entropy(draw: Draw) -> Tensor:
     return (draw.log_lik + draw.log_prior).mean(0) + draw.entropy
 
 
+@lower_bound
 def iwae(draw: Draw) -> Tensor:
     """The importance-weighted bound: log mean_K w. With K = 1 it is ``elbo_sampled``. Burda et al. 2016.
 
@@ -73,14 +80,26 @@ def minus_cubo(draw: Draw, order: float = 2.0) -> Tensor:
     return -cubo(draw, order)
 
 
+@lower_bound
 def multi_iwae(draw: Draw, groups: int) -> Tensor:
     """The mean of ``groups`` importance-weighted bounds of K/``groups`` draws each (MIWAE of Rainforth et al. 2018)."""
     return iwae(in_groups(draw, groups)).view(groups, -1).mean(0)
 
 
+@no_bound(lambda share=0.0: "" if 0 <= share <= 1 else "a share outside [0, 1] is no mean of two bounds")
 def combined_iwae(draw: Draw, share: float) -> Tensor:
     """``share`` · ELBO + (1 − ``share``) · IWAE of the same draws (CIWAE of Rainforth et al. 2018)."""
     return share * elbo_sampled(draw) + (1 - share) * iwae(draw)
+
+
+def of_one_draw(objective: Callable[..., Tensor], draws: int) -> bool:
+    """Whether a bound of several draws has only one, so that it is the ELBO."""
+    settings: dict[str, Any] = {}
+    while isinstance(objective, partial):
+        settings, objective = {**objective.keywords, **settings}, objective.func
+    if objective is multi_iwae:
+        return draws <= int(settings.get("groups", 1))
+    return draws == 1 and objective in (iwae, renyi, combined_iwae)
 
 
 def _log_mean_exp(values: Tensor) -> Tensor:

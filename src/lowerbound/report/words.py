@@ -23,6 +23,7 @@ _FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be tr
 _MANY_ROWS = 0.05
 Pairs = tuple[tuple[str, str], ...]
 _ELBOS = ("elbo", "elbo_sampled", "elbo_entropy", objectives.elbo, objectives.elbo_sampled, objectives.elbo_entropy)
+_NOT_KNOWN = ", which is not known to be a lower bound on log p(x)"
 _TWO_PARTS = "The first figure shows that objective; the difference of the two parts in the second is the ELBO."
 
 
@@ -139,7 +140,8 @@ def _maximised(vae: FittedVAE) -> list[str]:
             notes.append(f"Fitting maximised the importance-weighted objective with {draws} draws, a tighter bound.")
     elif objective not in _ELBOS:
         drawn = f" with {draws} draws" if draws > 1 else ""
-        notes.append(f"Fitting maximised the objective {_called(objective)}{drawn}.")
+        bound = "" if isinstance(objective, str) or not objectives.why_no_bound(objective) else _NOT_KNOWN
+        notes.append(f"Fitting maximised the objective {_called(objective)}{drawn}{bound}.")
     return [*notes[:-1], f"{notes[-1]} {_TWO_PARTS}"] if notes else []
 
 
