@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,11 @@ from lowerbound.errors import FormatError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lowerbound.data import Dataset, Table
+    from lowerbound.data import Csv, Dataset, Table
     from lowerbound.estimators import VAE
 
 BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
 
-data_argument = click.argument("data")
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 part_option = click.option(
@@ -31,13 +31,61 @@ samples_option = click.option(
 )
 
 
+def data_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``DATA``, and how it is written if it is a csv file; ``csv_told`` gives that."""
+    options = [
+        click.argument("data"),
+        click.option(
+            "--separator", metavar="MARK", callback=_remember, expose_value=False, help="Between the values of a csv "
+            "file, as ';' or tab.  [default: told from the file]"
+        ),
+        click.option(
+            "--decimal", type=click.Choice([".", ","]), callback=_remember, expose_value=False,
+            help="Decimal mark of a csv file.  [default: told from the file]"
+        ),
+        click.option(
+            "--missing-values", metavar="TEXT[,TEXT…]", multiple=True, callback=_remember, expose_value=False,
+            help="What stands for a missing cell of a table, as '?' or -999, beside blanks, NA, NaN and null."
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_MARKS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|", "space": " "}
+
+
+def _remember(context: click.Context, option: click.Parameter, given: Any) -> Any:
+    """Keep an option of how data are written, where ``csv_told`` finds it."""
+    if option.name == "separator" and given is not None:
+        given = _MARKS.get(given, given)
+        if len(given) != 1 or given in '"\r\n':
+            raise click.BadParameter(f"{given!r} is not one character, as ';', nor tab.")
+    context.meta[f"lowerbound.{option.name}"] = given
+    return given
+
+
+def csv_told() -> Csv:
+    """How the options say that data are written."""
+    from lowerbound.data import Csv
+
+    told = click.get_current_context().meta
+    separator, decimal = (told.get(f"lowerbound.{name}") for name in ("separator", "decimal"))
+    missing = tuple(text for each in told.get("lowerbound.missing_values") or () for text in each.split(","))
+    try:
+        return Csv(separator, decimal, missing)
+    except ValueError as error:
+        raise click.UsageError(f"--separator and --decimal: {error}") from error
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lowerbound")
 def commands() -> None:
     """Learn, use and check deep latent-variable models by auto-encoding variational Bayes.
 
-    DATA is a name (digits, mnist) or a path: a table (.csv, .parquet, .feather, .arrow), .npy, .npz, an idx file (.gz
-    too), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
+    DATA is a name (digits, mnist) or a path: a table (.csv, .tsv, .csv.gz, .parquet, .feather, .arrow), .npy, .npz, an
+    idx file (.gz too), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
     """
 
 
@@ -49,11 +97,19 @@ def table_path(context: click.Context, option: click.Parameter, out: str | None)
 
 
 def source_for(vae: VAE, data: str) -> Dataset | Table | pa.Table:
-    """Data as a fitted estimator takes them: a table with its columns' own types, if it was fitted to one."""
-    from lowerbound.cli.tables import types_of
-    from lowerbound.data import load, source
+    """Data as a fitted estimator takes them: a table with its columns' own types, if it was fitted to one.
 
-    return load(data) if vae.schema_ is None else source(data, types_of(vae.schema_))
+    What stands for a missing cell is what it was in the fit, unless told otherwise.
+    """
+    from lowerbound.cli.tables import types_of
+    from lowerbound.data import Csv, load, source
+
+    told, schema = csv_told(), vae.schema_
+    if schema is None:
+        return load(data, csv=told)
+    fitted = schema.csv or Csv()
+    told = told if told.missing else Csv(told.separator, told.decimal, fitted.missing)
+    return source(data, types_of(schema), told, fitted.separator)
 
 
 def rows_of(source: Dataset | Table | pa.Table, part: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowerbound.cli.base import INTERRUPTED, commands, data_argument, json_option, rows_of, tell
+from lowerbound.cli.base import INTERRUPTED, commands, csv_told, data_argument, json_option, rows_of, tell
 from lowerbound.cli.tables import schema_option
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def read(vae: VAE, data: str) -> Any:
     from lowerbound.data import load, source
 
     matrix = vae.likelihood != "auto" or vae.binarise != "none" or vae.network != "mlp"
-    return load(data) if matrix and vae.schema is None else source(data)
+    told = csv_told()
+    return load(data, csv=told) if matrix and vae.schema is None else source(data, csv=told)
 
 
 def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowerbound.cli.base import BAD_DATA, commands, data_argument, json_option, run_argument, tell
+from lowerbound.cli.base import BAD_DATA, commands, csv_told, data_argument, json_option, run_argument, tell
 from lowerbound.cli.tables import schema_option
 
 
@@ -20,7 +20,7 @@ def check(data: str, kinds: dict[Any, Any] | None, as_json: bool) -> int | None:
     """
     from lowerbound.estimators.checking import check as checked
 
-    found = checked(data, schema=kinds)
+    found = checked(data, schema=kinds, csv=csv_told())
     tell(found.as_dict(), as_json, found.words())
     return BAD_DATA if found.problems else None
 

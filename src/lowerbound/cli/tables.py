@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from lowerbound.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from lowerbound.data import Csv
     from lowerbound.estimators import VAE
     from lowerbound.schema import Column, Schema
 
@@ -23,9 +24,10 @@ def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--schema",
         "kinds",
         multiple=True,
-        metavar="NAME=KIND[:LEVEL,…]",
+        metavar="NAME=KIND[:LEVEL,…|:FORM]",
         callback=_kinds,
-        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L.",
+        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L; of text in "
+        "a form, as day=datetime:%d/%m/%Y or price=positive:#.##0,00.",
     )(command)
 
 
@@ -35,6 +37,7 @@ def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]
     import difflib
 
     from lowerbound.schema import KINDS, Column
+    from lowerbound.schema.column import CLASSES
 
     found: dict[str, str | Column] = {}
     for pair in pairs:
@@ -46,7 +49,8 @@ def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]
             near = difflib.get_close_matches(kind, KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(KINDS)}."
             raise click.BadParameter(f"{kind!r} is no kind of column ({pair}); {hint}")
-        found[name] = Column(kind, levels=tuple(levels.split(","))) if colon else kind
+        more = {"levels": tuple(levels.split(","))} if kind in CLASSES else {"form": levels}
+        found[name] = Column(kind, **more) if colon else kind
     return found
 
 
@@ -126,14 +130,35 @@ def check_writable(vae: VAE, out: Path) -> None:
         )
 
 
-def write_rows(out: Path, frame: Any) -> None:
-    """A frame into a file, by its suffix."""
+def write_rows(out: Path, frame: Any, form: Csv | None = None, texts: Mapping[str, Any] | None = None) -> None:
+    """A frame into a file, by its suffix; see ``write_frame``."""
     from lowerbound.data import from_frame, write, write_frame
 
     if out.suffix.lower() == ".npy":
         write(out, from_frame(frame)[0])
     else:
-        write_frame(out, frame)
+        write_frame(out, frame, form, texts)
+
+
+def to_the_letter(data: Path, x: pa.Table, found: Sequence[pa.Table], form: Csv) -> dict[str, list[str | None]]:
+    """What stood in the csv file ``data`` in each cell that tables of its rows ``x``, one under the other, still hold.
+
+    None where a cell has been filled.
+    """
+    from pyarrow import compute
+
+    from lowerbound.data.tables import read_texts
+
+    names = [name for name in x.column_names if all(name in table.column_names for table in found)]
+    texts: dict[str, list[str | None]] = {name: [] for name in names}
+    for name, cells in read_texts(data, form, names).items():
+        for table in found:
+            kept = compute.is_null(table[name])
+            if table[name].type == x[name].type and x[name].null_count < len(x):
+                kept = compute.or_(kept, compute.fill_null(compute.equal(table[name], x[name]), False))
+            pairs = zip(cells, kept.to_pylist(), strict=True)
+            texts[name] += [text if as_it_was else None for text, as_it_was in pairs]
+    return texts
 
 
 def as_arrow(rows: Any) -> pa.Table:
@@ -155,7 +180,14 @@ def in_long_form(frames: Sequence[pa.Table]) -> pa.Table:
 
 def missing(frame: pa.Table, schema: Schema) -> int:
     """How many cells of the model's columns hold nothing."""
-    from pyarrow import compute
+    from lowerbound.schema import cells, coding
 
-    names = [str(column.name) for column in schema.columns]
-    return sum(compute.sum(compute.is_null(frame[name], nan_is_null=True)).as_py() or 0 for name in names)
+    read = cells.read(frame, due=schema.names)
+    total = 0
+    for column, (storage, found) in zip(schema.columns, read.ordered(schema.names), strict=True):
+        there, unread = found.mask, ~found.mask
+        if column.modelled:
+            _, taken, unread = coding.read_by_form(column, storage, found)
+            there = taken.mask
+        total += int((~there & ~unread).sum()) if column.modelled else int((~there).sum())
+    return total

@@ -27,6 +27,7 @@ from lowerbound.cli.tables import (
     keep_option,
     missing,
     strict_option,
+    to_the_letter,
     write_rows,
 )
 from lowerbound.errors import DataError
@@ -82,7 +83,7 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
     if vae.schema_ is None:
         write(out, drawn, [str(name) for name in getattr(vae, "feature_names_in_", [])] or None)
     else:
-        write_rows(out, drawn)
+        write_rows(out, drawn, vae.schema_.csv)
     where = f" given {', '.join(pairs)}" if pairs else ""
     result = {"rows": rows, "seed": seed, "given": list(pairs), "out": str(out)}
     tell(result, as_json, f"{rows} rows{where} → {out}")
@@ -116,6 +117,8 @@ def impute(
     Each hole gets the one best value. With --draws M there are M completions of all rows instead, drawn from
     p(missing|observed), one under the other, told apart by the column draw: 0 to M - 1.
     """
+    from lowerbound.data.dialect import Csv, csv_of, is_csv
+
     vae = fitted(run)
     if vae.schema_ is None:
         raise DataError(f"impute fills the holes of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
@@ -125,7 +128,10 @@ def impute(
     if draws is not None and "draw" in x.column_names:
         raise DataError(f"{data} has a column called 'draw', which --draws writes itself; rename it.")
     found = vae.impute(x, draws, random_state=seed, keep=keep or None)
-    write_rows(out, found if draws is None else in_long_form(found))
+    form = csv_of(x) or Csv()
+    again = is_csv(data) and is_csv(out)
+    texts = to_the_letter(Path(data), x, [found] if draws is None else found, form) if again else {}
+    write_rows(out, found if draws is None else in_long_form(found), form, texts)
     holes_there, left = (missing(table, vae.schema_) for table in (x, found if draws is None else found[0]))
     filled = holes_there - left
     result = {"rows": x.num_rows, "filled": filled, "left": left, "draws": draws, "seed": seed, "out": str(out)}

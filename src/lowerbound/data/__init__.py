@@ -1,5 +1,6 @@
 """Data: rows in memory, files, frames and named datasets. Rows and columns are counted from 0."""
 
+from lowerbound.data.dialect import Csv
 from lowerbound.data.files import Table, read
 from lowerbound.data.frames import from_frame
 from lowerbound.data.named import Dataset, digits, load, mnist
@@ -9,6 +10,7 @@ from lowerbound.data.tables import read_frame, write_frame
 from lowerbound.data.writing import write
 
 __all__ = [
+    "Csv",
     "Dataset",
     "Rows",
     "Table",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lowerbound.data.arrays import NUMERIC, Array
+from lowerbound.data.dialect import Csv, is_csv
 from lowerbound.data.frames import from_frame
 from lowerbound.data.idx import read_idx
 from lowerbound.data.reading import MALFORMED, check_file, readable, whole
@@ -29,9 +30,9 @@ class Table:
     labels: Array | None = None
 
 
-def read(path: Path) -> Table:
-    """Numbers in a file, by its suffix: .npy, .npz, .csv, .parquet, .feather, .arrow, .idx or -ubyte (these two also
-    with .gz). Of tables whose columns hold anything else, see ``read_frame``.
+def read(path: Path, csv: Csv | None = None) -> Table:
+    """Numbers in a file, by its suffix: .npy, .npz, .csv, .tsv, .parquet, .feather, .arrow, .idx or -ubyte (these
+    two, .csv and .tsv also with .gz). Of tables whose columns hold anything else, see ``read_frame``.
 
     An npz gives its array ``x``, or its only one, with ``y`` or ``labels`` as labels. A csv whose first line
     is nothing but unquoted numbers has no names. A missing value is NaN. Raises ``FileNotFoundError``, or
@@ -40,7 +41,9 @@ def read(path: Path) -> Table:
     path = Path(path)
     with readable(path):
         check_file(path)
-        table = _reader(path)(path)
+        if csv not in (None, Csv()) and not is_csv(path):
+            raise DataError(f"{path} is no csv file, and separator, decimal and missing values are of these.")
+        table = _read_csv(path, csv) if is_csv(path) else _reader(path)(path)
     _check(table, path)
     return table
 
@@ -49,12 +52,12 @@ def _reader(path: Path) -> Callable[[Path], Table]:
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".idx", "-ubyte")):
         return lambda path: Table(read_idx(path))
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_typed}
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_typed}
     readers |= {".feather": _read_typed, ".arrow": _read_typed}
     if path.suffix.lower() not in readers:
         raise DataError(
             f"{path} has no known suffix; what can be read is "
-            ".npy, .npz, .csv, .parquet, .idx, -ubyte, .idx.gz, -ubyte.gz, .feather and .arrow."
+            ".npy, .npz, .csv, .parquet, .idx, -ubyte, .tsv, .feather, .arrow, and .gz of .csv, .tsv, .idx, -ubyte."
         )
     return readers[path.suffix.lower()]
 
@@ -92,8 +95,8 @@ def _read_npz(path: Path) -> Table:
     return table
 
 
-def _read_csv(path: Path) -> Table:
-    table, headless = read_csv(path, {}, codes=False)
+def _read_csv(path: Path, csv: Csv | None) -> Table:
+    table, headless = read_csv(path, {}, codes=False, csv=csv)
     x, names = from_frame(table, str(path))
     return Table(x, None if headless else names)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lowerbound.data.arrays import Array
+from lowerbound.data.dialect import Csv
 from lowerbound.data.download import MNIST_MIRRORS, fetch_first
 from lowerbound.data.files import Table, read
 from lowerbound.data.idx import read_idx
@@ -111,8 +112,8 @@ def _cache() -> Path:
 NAMES: dict[str, Callable[[], Dataset]] = {"digits": digits, "mnist": mnist}
 
 
-def load(name_or_path: str | Path) -> Dataset | Table:
-    """A dataset of ``NAMES``, a folder of MNIST's idx files, or a file that ``read`` reads."""
+def load(name_or_path: str | Path, csv: Csv | None = None) -> Dataset | Table:
+    """A dataset of ``NAMES``, a folder of MNIST's idx files, or a file that ``read`` reads (``csv``: how)."""
     if isinstance(name_or_path, str) and name_or_path in NAMES:
         return NAMES[name_or_path]()
     path = Path(name_or_path)
@@ -120,7 +121,7 @@ def load(name_or_path: str | Path) -> Dataset | Table:
         if path.is_dir():
             return read_mnist_folder(path)
         if path.exists():
-            return read(path)
+            return read(path, csv)
     near = difflib.get_close_matches(str(name_or_path), NAMES, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"check the path; the datasets with a name are {', '.join(NAMES)}."
     raise FileNotFoundError(f"no dataset or file is called {str(name_or_path)!r}; {hint}")

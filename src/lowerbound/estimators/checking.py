@@ -24,15 +24,17 @@ def check(
     schema: Schema | Mapping[Name, str | Column] | None = None,
     batch_size: int = 100,
     validation: float = 0.1,
+    csv: data.Csv | None = None,
 ) -> Preview:
     """What ``VAE(schema=schema).fit(X)`` would do, and what is wrong with ``X``, without fitting: print it.
 
     ``X``: rows as an array; a frame of pandas, polars or pyarrow; what ``lowerbound.data.load`` gives; or a name or
-    path of data. Raises only what ``lowerbound.data.load`` does for data that cannot be read.
+    path of data (``csv``: how that is written, if it is not told from the file). Raises only what
+    ``lowerbound.data.load`` does for data that cannot be read.
     """
     name = "X"
     if isinstance(X, str | Path):
-        X, name = data.source(X), str(X)
+        X, name = data.source(X, csv=csv), str(X)
     if frames.is_frame(X):
         return _of_table(X, schema, name, batch_size, validation)
     names: Sequence[str] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowerbound.data.dialect import csv_of
 from lowerbound.data.frames import is_number
 from lowerbound.errors import DataError
 from lowerbound.schema import cells as reading
@@ -68,7 +69,7 @@ def infer(
     columns = []
     for name, storage, found in zip(names, frame.source.storages, frame.cells, strict=True):
         columns.append(_column(name, storage, found, given.get(name), max_categories))
-    return Schema(tuple(columns), frame.source.backend, frame.rows)
+    return Schema(tuple(columns), frame.source.backend, frame.rows, csv_of(df))
 
 
 def _given(name: Name, kind: str | Column) -> Column:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowerbound.data.dialect import Csv
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import cells as reading
 from lowerbound.schema import coding, given, loose, validation, words
@@ -53,11 +54,15 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Schema:
-    """What each column of a table is taken for, as ``infer`` found it in ``rows`` rows of a frame of ``backend``."""
+    """What each column of a table is taken for, as ``infer`` found it in ``rows`` rows of a frame of ``backend``.
+
+    ``csv``: how the file was written that the frame was read from, where that is not with commas and points.
+    """
 
     columns: tuple[Column, ...]
     backend: Backend
     rows: int
+    csv: Csv | None = None
 
     @property
     def names(self) -> tuple[Name, ...]:
@@ -215,7 +220,8 @@ class Schema:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         columns = [column.as_dict() for column in self.columns]
-        return {"format": FORMAT, "backend": self.backend, "rows": self.rows, "columns": columns}
+        found = {"format": FORMAT, "backend": self.backend, "rows": self.rows, "columns": columns}
+        return found if self.csv is None else found | {"csv": asdict(self.csv)}
 
     def to_json(self) -> str:
         """The schema as JSON, the same text for the same schema."""

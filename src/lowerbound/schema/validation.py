@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
+from lowerbound.data.dialect import Csv
 from lowerbound.errors import FormatError
 from lowerbound.schema import in_arrow, in_pandas, in_polars, times, written
 from lowerbound.schema.cells import Backend
@@ -125,8 +126,8 @@ def _is_digits(value: Any) -> bool:
     return is_whole(value, -_EXPONENT, _EXPONENT)
 
 
-def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int]:
-    """Columns, library and number of rows of a schema read from the file ``what``. Raises ``FormatError``."""
+def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int, Csv | None]:
+    """Columns, library, rows and csv of a schema read from the file ``what``. Raises ``FormatError``."""
     if not isinstance(found, dict) or not {"format", "backend", "rows", "columns"} <= found.keys():
         raise _wrong(what, "the schema", found, "format, backend, rows and columns")
     if found["format"] != FORMAT or isinstance(found["format"], bool):
@@ -144,7 +145,22 @@ def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int]:
         if column.name in names:
             raise _wrong(what, "the name of a column", column.name, "a name that no other column has")
         names.add(column.name)
-    return columns, backend, found["rows"]
+    return columns, backend, found["rows"], _csv(found.get("csv"), what)
+
+
+def _csv(found: Any, what: str) -> Csv | None:
+    """How a csv file is written, if the schema says so."""
+    if found is None:
+        return None
+    try:
+        if not isinstance(found, dict) or set(found) != {"separator", "decimal", "missing"}:
+            raise ValueError("no separator, decimal and missing")
+        marks = [found[name] for name in ("separator", "decimal") if found[name] is not None]
+        if not all(map(is_text, marks)) or not TEXTS.holds(found["missing"]):
+            raise ValueError("no text")
+        return Csv(found["separator"], found["decimal"], tuple(found["missing"]))
+    except ValueError:
+        raise _wrong(what, "the schema's csv", found, "a separator, a decimal mark and a list of texts") from None
 
 
 def _column(found: Any, j: int, backend: Backend, what: str) -> Column:
