@@ -156,6 +156,10 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.DiscretizedLogisticMixture": lb.likelihoods.DiscretizedLogisticMixture(17, 3),
         "likelihoods.FullNormal": lb.likelihoods.FullNormal((4,)),
         "likelihoods.LogNormal": lb.likelihoods.LogNormal("dimension", (4,), resolution=(0.1, 0.0, 1.0, 5.0)),
+        "likelihoods.LogitNormal": lb.likelihoods.LogitNormal("dimension", (4,), resolution=0.1),
+        "likelihoods.InflatedLogitNormal": lb.likelihoods.InflatedLogitNormal(
+            "dimension", (4,), resolution=(0, 1, 2, 5)
+        ),
         "likelihoods.LowRankNormal": lb.likelihoods.LowRankNormal((4,), 2),
         "likelihoods.Ordinal": lb.likelihoods.Ordinal(5, (2,)),
         "likelihoods.Product": lb.likelihoods.Product([lb.likelihoods.Bernoulli(), lb.likelihoods.Poisson()]),

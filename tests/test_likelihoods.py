@@ -25,7 +25,9 @@ from lowerbound.likelihoods import (
     DiscretizedLogisticMixture,
     Factorised,
     FullNormal,
+    InflatedLogitNormal,
     Likelihood,
+    LogitNormal,
     LogNormal,
     LowRankNormal,
     NegativeBinomial,
@@ -59,7 +61,13 @@ def grid_for(likelihood: Likelihood) -> tuple[torch.Tensor, torch.Tensor]:
         return t.exp(), step * t.exp()
     if isinstance(likelihood, ZeroInflatedLogNormal):
         return torch.cat([0 * t[:1], t.exp()]), torch.cat([0 * t[:1] + 1, step * t.exp()])
-    if isinstance(likelihood, Beta):
+    if isinstance(likelihood, InflatedLogitNormal):
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return (
+            torch.cat([ends[:1], (t / 2).sigmoid(), ends[1:]]),
+            torch.cat([ends[1:], step / 2 * (t / 2).sigmoid() * (-t / 2).sigmoid(), ends[1:]]),
+        )
+    if isinstance(likelihood, Beta | LogitNormal):
         return (t / 2).sigmoid(), step / 2 * (t / 2).sigmoid() * (-t / 2).sigmoid()
     return t, step
 
@@ -68,6 +76,8 @@ def values_for(likelihood: Likelihood) -> torch.Tensor:
     """Three values of the support, the last far out."""
     known = {
         Beta: [0.3, 0.9, 0.001],
+        LogitNormal: [0.3, 0.9, 1e-6],
+        InflatedLogitNormal: [0.3, 0.0, 1.0],
         LogNormal: [1.0, 0.2, 60.0],
         ZeroInflatedLogNormal: [1.0, 0.0, 60.0],
         StudentT: [1.0, 0.0, -60.0],
@@ -100,6 +110,10 @@ TABLE = {
     "zero-inflated negative binomial": lambda: ZeroInflatedNegativeBinomial(),
     "zero-inflated log-normal": lambda: ZeroInflatedLogNormal(),
     "zero-inflated log-normal per entry": lambda: ZeroInflatedLogNormal("entry"),
+    "logit-normal": lambda: LogitNormal(),
+    "logit-normal per entry": lambda: LogitNormal("entry"),
+    "inflated logit-normal": lambda: InflatedLogitNormal(),
+    "inflated logit-normal per entry": lambda: InflatedLogitNormal("entry"),
     "ordinal": lambda: Ordinal(CLASSES),
     "discretised logistics": lambda: DiscretizedLogisticMixture(components=3),
     "discretised logistics, 17 levels": lambda: DiscretizedLogisticMixture(17, 2),
@@ -131,7 +145,8 @@ def masses(likelihood: Likelihood, params: torch.Tensor) -> tuple[torch.Tensor, 
 def distance(likelihood: Likelihood, params: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """√n times the largest difference of the CDFs of ``sample [sets, n]`` and of the likelihood, ``[sets]``."""
     grid, probability = masses(likelihood, params)
-    half = 0 if likelihood.measure == "counting" else torch.where(grid == 0, 0, probability / 2)  # an atom is no cell
+    atom = (grid == 0) | (grid == 1) if isinstance(likelihood, InflatedLogitNormal) else grid == 0
+    half = 0 if likelihood.measure == "counting" else torch.where(atom, 0, probability / 2)  # an atom is no cell
     below = probability.cumsum(-1) - half
     ordered = sample.contiguous().sort(-1).values
     share = torch.searchsorted(ordered, grid.expand(len(sample), -1).contiguous(), right=True) / sample.shape[1]
@@ -302,6 +317,16 @@ SCIPYS = {
     "t": (StudentT(3.5, 2.0), [1.5], REALS, scipy.stats.t(3.5, 1.5, 2).logpdf),
     "t → normal": (StudentT(1e14, 2.0), [1.5], REALS[9:-9], scipy.stats.norm(1.5, 2).logpdf),
     "lognorm": (LogNormal(0.8), [1.5], REALS[23:], scipy.stats.lognorm(0.8, scale=math.exp(1.5)).logpdf),
+    "logit-normal": (
+        *(LogitNormal(0.8), [1.5], np.linspace(0, 1, 50)[1:-1]),
+        lambda x: scipy.stats.norm(1.5, 0.8).logpdf(scipy.special.logit(x)) - np.log(x * (1 - x)),
+    ),
+    "inflated logit-normal": (
+        *(InflatedLogitNormal(0.8), [math.log(0.2 / 0.7), math.log(0.1 / 0.7), -1.5], np.linspace(0, 1, 50)[:-1]),
+        lambda x: np.log(
+            np.where(x == 0, 0.2, 0.7 * scipy.stats.lognorm(0.8, scale=math.exp(-1.5)).pdf(x / (1 - x)) / (1 - x) ** 2)
+        ),
+    ),
     "beta": (
         Beta(),
         [math.log(0.2 / 0.8), math.log(7)],
@@ -329,6 +354,8 @@ def test_against_scipy(case):
     [
         (LogNormal("entry"), [0.0, -1.0]),
         (Beta(), [0.0, 1.0, -0.5, 1.5]),
+        (LogitNormal("entry"), [0.0, 1.0, -0.5, 1.5]),
+        (InflatedLogitNormal("entry"), [-0.5, 1.5]),
         (BetaBinomial(TRIALS), [-1.0, TRIALS + 1]),
         (ZeroInflatedNegativeBinomial(), [-1.0]),
         (Ordinal(CLASSES), [-1.0, CLASSES]),

@@ -20,6 +20,8 @@ from lowerbound.likelihoods import (
     Bernoulli,
     Beta,
     Categorical,
+    DiscretizedLogistic,
+    InflatedLogitNormal,
     LogNormal,
     NegativeBinomial,
     Normal,
@@ -42,6 +44,8 @@ OF_ALL = {
     "t": lambda: StudentT(3.5, "dimension", (1,)),
     "log-normal": lambda: LogNormal("dimension", (1,)),
     "zero-inflated log-normal": lambda: ZeroInflatedLogNormal("dimension", (1,)),
+    "inflated logit-normal": lambda: InflatedLogitNormal("dimension", (1,)),
+    "discretised logistic": lambda: DiscretizedLogistic(7),
     "bernoulli": Bernoulli,
     "categorical": lambda: Categorical(4),
     "ordinal": lambda: Ordinal(3),
@@ -73,6 +77,8 @@ def steep(likelihood: SelfMasking, slope: float) -> SelfMasking:
             curve.unit.fill_(1.5)
             if curve.at_zero is not None:
                 curve.at_zero.fill_(1.1)
+            if curve.at_one is not None:
+                curve.at_one.fill_(-1.6)
     return likelihood
 
 
@@ -83,7 +89,9 @@ def parameters(likelihood: SelfMasking, columns: int = 1) -> torch.Tensor:
 def values_and_widths(part: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """All values of a column, or a fine grid of them, and the measure of each one's cell."""
     if part.measure == "counting":
-        x = torch.arange({Bernoulli: 2, Categorical: 4, Ordinal: 3}.get(type(part), 4000)).double()
+        x = torch.arange(
+            {Bernoulli: 2, Categorical: 4, Ordinal: 3, DiscretizedLogistic: 7}.get(type(part), 4000)
+        ).double()
         return x, torch.ones_like(x)
     t = torch.linspace(-50, 50, 50_001, dtype=torch.float64)
     step = float(t[1] - t[0])
@@ -92,6 +100,9 @@ def values_and_widths(part: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor
     if isinstance(part, ZeroInflatedLogNormal):
         zero = torch.zeros(1).double()
         return torch.cat([zero, t.exp()]), torch.cat([zero + 1, step * t.exp()])
+    if isinstance(part, InflatedLogitNormal):
+        inside, one = t.sigmoid(), torch.ones(1).double()
+        return torch.cat([0 * one, inside, one]), torch.cat([one, step * inside * (-t).sigmoid(), one])
     return (t / 2).sinh(), step / 2 * (t / 2).cosh()
 
 
@@ -309,7 +320,9 @@ def test_single_precision_agrees_with_double(masking):
     np.testing.assert_allclose(masking.float().log_missing(params.float()).detach().double(), exact, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["normal", "t", "log-normal", "zero-inflated log-normal", "poisson"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "t", "log-normal", "zero-inflated log-normal", "poisson", "inflated logit-normal"]
+)
 def test_draws_of_missing_values_have_their_moments(kind):
     """The mean of x (of log(1 + x) where x ≥ 0) given that it is missing, which is not that of p(x|z)."""
     likelihood = steep(SelfMasking(Product([OF_ALL[kind]()])).double(), 1.0)

@@ -6,9 +6,9 @@ Lebesgue in the data's own units for continuous ones, or mixed: their product, o
 a probability of its own. They are never compared.
 """
 
-from lowerbound.likelihoods.atoms import ZeroInflatedLogNormal
+from lowerbound.likelihoods.atoms import InflatedLogitNormal, ZeroInflatedLogNormal
 from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
-from lowerbound.likelihoods.continuous import LogNormal, Normal, StudentT
+from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Normal, StudentT
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
@@ -26,8 +26,10 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Factorised",
     "FullNormal",
+    "InflatedLogitNormal",
     "Likelihood",
     "LogNormal",
+    "LogitNormal",
     "LowRankNormal",
     "Measure",
     "NegativeBinomial",

@@ -1,4 +1,4 @@
-"""Likelihoods of positive values among which a single one has a probability of its own."""
+"""Likelihoods of positive values, and of values between bounds, where an end has a probability of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.likelihoods.base import Factorised
-from lowerbound.likelihoods.continuous import LogNormal, Scale
+from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Scale
 from lowerbound.likelihoods.moments import exact_mean, n_observed
 
 
@@ -57,3 +57,61 @@ class ZeroInflatedLogNormal(Factorised):
         share = exact_mean((x == 0).to(x.dtype), mask)
         logit = torch.minimum(torch.maximum(share, half), 1 - half).logit().to(x.dtype)
         return torch.cat([logit.unsqueeze(0), self.above.initialise(torch.where(above, x, 1), above)])
+
+
+class InflatedLogitNormal(Factorised):
+    """0 ≤ x ≤ 1: 0 with probability π₀, 1 with π₁, else logit x ~ N(μ, σ²). Ospina & Ferrari 2010 (of the beta).
+
+    p(x) = (1 − π₀ − π₁) N(logit x; μ, σ²) / x(1 − x) inside, with respect to Lebesgue measure and a count at each end.
+    The parameters are log π₀ and log π₁ over the probability of the inside, and those of ``LogitNormal``, whose
+    arguments it takes. An end that holds none of the data starts at a probability of 1e-6.
+    """
+
+    measure = "mixed"
+    support = constraints.unit_interval
+    _LEAST = 1e-6
+
+    def __init__(
+        self,
+        scale: Scale = "scalar",
+        shape: tuple[int, ...] = (),
+        min_scale: float | Sequence[float] = 1e-3,
+        resolution: float | Sequence[float] = 0.0,
+    ) -> None:
+        super().__init__()
+        self.inside = LogitNormal(scale, shape, min_scale, resolution)
+        self.scale, self.shape, self.min_scale = self.inside.scale, self.inside.shape, self.inside.min_scale
+        self.resolution = self.inside.resolution
+        self.n_parameters = 2 + self.inside.n_parameters
+
+    def log_shares(self, params: Tensor) -> Tensor:
+        """log π₀, log π₁ and log of the rest, ``[K, B, 3, *X]``."""
+        return torch.cat([params[:, :, :2], torch.zeros_like(params[:, :, :1])], 2).log_softmax(2)
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        zero, one, rest = self.log_shares(params).unbind(2)
+        within = rest + self.inside.log_prob_per_value(params[:, :, 2:], x)
+        other = torch.where((x > 0) & (x < 1), within, -torch.inf)
+        return torch.where(x == 0, zero, torch.where(x == 1, one, other))
+
+    def mean(self, params: Tensor) -> Tensor:
+        _, one, rest = self.log_shares(params).exp().unbind(2)
+        return one + rest * self.inside.mean(params[:, :, 2:])
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        zero, one, _ = self.log_shares(params).exp().unbind(2)
+        drawn = self.inside.sample(params[:, :, 2:], generator)
+        uniform = torch.rand(drawn.shape, generator=generator, device=drawn.device, dtype=drawn.dtype)
+        return torch.where(uniform < zero, 0, torch.where(uniform >= 1 - one, 1, drawn))
+
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The shares of both ends and of the rest, half a row at least where there is any, and the logits' moments."""
+        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        within = seen & (x > 0) & (x < 1)
+        parts = torch.stack([exact_mean(part.to(x.dtype), mask) for part in (x == 0, x == 1, within)])
+        half = 0.5 / (n_observed(x, mask).double() + 1)
+        shares = torch.where(parts > 0, parts.clamp(min=half), self._LEAST)
+        shares[2] = shares[2].maximum(half)
+        logits = shares[:2].log() - shares[2].log()
+        start = self.inside.initialise(torch.where(within, x, 0.5), within)
+        return torch.cat([logits.to(x.dtype), start])

@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.nn import functional
 
 from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
 from lowerbound.likelihoods.base import Factorised, Measure
-from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles
+from lowerbound.likelihoods.logistic import normal_expectation
+from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, open_unit
+
+_MORE_THAN_HALF = 0.51  # of a step: half of one may be rounded down
 
 Scale = float | Literal["scalar", "dimension", "entry"]
 
@@ -109,15 +113,13 @@ class Normal(LocationScale):
         return mean_of(x, mask), deviation_of(x, mask)
 
 
-class LogNormal(LocationScale):
-    """x > 0, log x ~ N(μ, σ²): p(x) = N(log x; μ, σ²) / x, a density in the data's units.
+class Transformed(LocationScale):
+    """An increasing function of x is normal. ``resolution``: steps in which x was recorded, one or one for each value.
 
-    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x. ``resolution``: steps in which
-    x was recorded (a number, or one for each value of ``shape``). A learned σ is then at least the deviation of such
-    rounding at the geometric mean of x, resolution / (√12 exp shift), and at most half of ``spread`` by it.
+    A learned σ is then at least the deviation of such rounding where the function is ``shift``: the step over √12 dx/dy
+    (and at most half of ``spread`` by it).
     """
 
-    support = constraints.positive
     log_step: Tensor
 
     def __init__(
@@ -139,8 +141,23 @@ class LogNormal(LocationScale):
     def _floor(self) -> Tensor | float:
         if not np.any(self.resolution):
             return super()._floor
-        rounding = (self.log_step - self.shift).exp() / (math.sqrt(12) * self.spread)
+        rounding = (self.log_step - self._log_slope(self.shift)).exp() / (math.sqrt(12) * self.spread)
         return rounding.clamp(max=0.5).clamp(min=super()._floor)
+
+    @abstractmethod
+    def _log_slope(self, y: Tensor) -> Tensor:
+        """log dx/dy at the value y of the function."""
+
+
+class LogNormal(Transformed):
+    """x > 0, log x ~ N(μ, σ²): p(x) = N(log x; μ, σ²) / x, a density in the data's units.
+
+    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x. ``resolution``: steps in which
+    x was recorded (a number, or one for each value of ``shape``). A learned σ is then at least the deviation of such
+    rounding at the geometric mean of x, resolution / (√12 exp shift), and at most half of ``spread`` by it.
+    """
+
+    support = constraints.positive
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         inside = x > 0
@@ -155,6 +172,42 @@ class LogNormal(LocationScale):
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return mean_of(x.log(), mask), deviation_of(x.log(), mask)
+
+    def _log_slope(self, y: Tensor) -> Tensor:
+        return y
+
+
+class LogitNormal(Transformed):
+    """0 < x < 1, logit x ~ N(μ, σ²): p(x) = N(logit x; μ, σ²) / x(1 − x). Atchison & Shen 1980.
+
+    Arguments as in ``LogNormal``, of logit x = log x/(1 − x). With a ``resolution``, draws that would be rounded to 0
+    or 1 lie a step beside it: neither has a probability.
+    """
+
+    support = open_unit
+
+    def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
+        inside = (x > 0) & (x < 1)
+        safe = torch.where(inside, x, 0.5)
+        log_x, log_rest = safe.log(), torch.log1p(-safe)
+        normal = normal_log_prob(log_x - log_rest, self.mu(params), self.sigma(params))
+        return torch.where(inside, normal - log_x - log_rest, -torch.inf)
+
+    def mean(self, params: Tensor) -> Tensor:
+        loc = self.mu(params)
+        return normal_expectation(loc, self.sigma(params).expand_as(loc)).exp()
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = _normal_sample(self.mu(params), self.sigma(params), generator).sigmoid()
+        limits = torch.finfo(params.dtype)  # rounding must not lead out of the support
+        least = (_MORE_THAN_HALF * self.log_step.exp()).clamp(max=0.5)
+        return drawn.maximum(least.clamp(min=limits.tiny)).minimum((1 - least).clamp(max=1 - limits.eps / 2))
+
+    def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return mean_of(x.logit(), mask), deviation_of(x.logit(), mask)
+
+    def _log_slope(self, y: Tensor) -> Tensor:
+        return functional.logsigmoid(y) + functional.logsigmoid(-y)
 
 
 class StudentT(LocationScale):

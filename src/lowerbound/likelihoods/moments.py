@@ -1,9 +1,10 @@
-"""What likelihoods start from: moments of data, over observed rows, in double precision."""
+"""What likelihoods start from: moments of data, over observed rows, in double precision; a support of several."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 
 def n_observed(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -55,3 +56,13 @@ def _interpolated(ordered: Tensor, place: Tensor) -> Tensor:
     below, above = (ordered.gather(0, at.long()).squeeze(0).double() for at in (place.floor(), place.ceil()))
     value = below + (above - below) * place.frac().squeeze(0)
     return torch.where(below.isfinite(), value, 0)
+
+
+class _OpenUnitInterval(constraints.Constraint):
+    """torch's ``unit_interval`` holds 0 and 1, where a beta's density is 0 or infinite."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > 0) & (value < 1)
+
+
+open_unit = _OpenUnitInterval()

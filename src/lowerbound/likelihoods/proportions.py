@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from lowerbound.distributions import beta_binomial_log_prob, beta_log_prob
 from lowerbound.likelihoods.base import Factorised
-from lowerbound.likelihoods.moments import deviation_of, mean_of, n_observed
+from lowerbound.likelihoods.moments import deviation_of, mean_of, n_observed, open_unit
 
 
 class Beta(Factorised):
@@ -22,7 +22,7 @@ class Beta(Factorised):
 
     @property
     def support(self) -> constraints.Constraint:
-        return _open_unit
+        return open_unit
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         logit_mean, log_concentration = params.unbind(2)
@@ -82,16 +82,6 @@ class BetaBinomial(Factorised):
         ratio = deviation_of(x, mask).square() / (self.trials * mean * (1 - mean))  # to the binomial's variance
         concentration = (self.trials - ratio) / (ratio - 1).clamp(min=1e-6)
         return torch.stack([mean.logit(), concentration.clamp(1e-2, 1e4).log()])
-
-
-class _OpenUnitInterval(constraints.Constraint):
-    """torch's ``unit_interval`` holds 0 and 1, where a beta's density is 0 or infinite."""
-
-    def check(self, value: Tensor) -> Tensor:
-        return (value > 0) & (value < 1)
-
-
-_open_unit = _OpenUnitInterval()
 
 
 def _beta_sample(params: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.distributions import negative_binomial_log_prob, poisson_log_prob
-from lowerbound.likelihoods.atoms import ZeroInflatedLogNormal
+from lowerbound.likelihoods.atoms import InflatedLogitNormal, ZeroInflatedLogNormal
 from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
-from lowerbound.likelihoods.continuous import LocationScale, LogNormal, Normal, StudentT
+from lowerbound.likelihoods.continuous import LocationScale, LogitNormal, LogNormal, Normal, StudentT
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
-from lowerbound.likelihoods.levels import RoundedLogistic, log_mass
+from lowerbound.likelihoods.levels import DiscretizedLogistic, RoundedLogistic, log_mass
 from lowerbound.likelihoods.logistic import count_expectation, normal_expectation, t_expectation
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 from lowerbound.likelihoods.product import Product
@@ -30,8 +30,9 @@ class SelfMasking(Likelihood):
 
     log p = Σ over observed [log p(x_j|z) + log P(observed|x_j)] + Σ over missing log ∫ P(missing|x_j) p(x_j|z) dx_j
     with P(missing|x_j) = sigmoid(a_j + b_j u), u = (x_j − centre_j)/unit_j, or of log x_j where ``likelihood``, a
-    ``Product``, has a log-normal; zeros among those have a logit of their own, and so has each class. No draws are
-    needed: the integrals are sums, or good to 1e-8 (normal) and 1e-4 (Student's t, counts; see ``logistic.py``).
+    ``Product``, has a log-normal, and of logit x_j where it has a logit-normal; values that have a probability of their
+    own, 0 and 1, have a logit of their own, and so has each class. No draws are needed: the integrals are sums, or good
+    to 1e-8 (normal) and 1e-4 (Student's t, counts; see ``logistic.py``).
 
     That missingness is of this kind cannot be told from the data: it is assumed. A column that ``initialise`` sees
     without missing cells, or without others, keeps a constant probability of them. A row of which nothing is observed
@@ -187,31 +188,39 @@ class Classes(Curve):
 
 
 class Line(Curve):
-    """logit P(missing|x) = ``intercept`` + ``slope`` · (x − ``centre``)/``unit``; ``of_log``: of log x.
+    """logit P(missing|x) = ``intercept`` + ``slope`` · (u − ``centre``)/``unit`` with u = x, log x or logit x.
 
-    ``at_zero``: the logit at x = 0 where that is an atom. ``centre`` and ``unit`` are 0 and 1 until ``initialise``.
+    ``at_zero``: the logit at x = 0 where that is an atom, and ``at_one`` at x = 1. ``centre`` and ``unit`` are 0 and 1
+    until ``initialise``.
     """
 
     centre: Tensor
     unit: Tensor
 
-    def __init__(self, columns: int, of_log: bool = False, atom: bool = False) -> None:
+    def __init__(self, columns: int, of: Literal["value", "log", "logit"] = "value", atoms: int = 0) -> None:
         super().__init__(columns)
-        self.of_log = of_log
+        self.of = of
         self.register_buffer("centre", torch.zeros(columns))
         self.register_buffer("unit", torch.ones(columns))
         self.intercept = nn.Parameter(torch.zeros(columns))
         self.slope = nn.Parameter(torch.zeros(columns))
-        self.at_zero = nn.Parameter(torch.zeros(columns)) if atom else None
+        self.at_zero = nn.Parameter(torch.zeros(columns)) if atoms > 0 else None
+        self.at_one = nn.Parameter(torch.zeros(columns)) if atoms > 1 else None
 
     def logit(self, x: Tensor) -> Tensor:
-        value = torch.where(x > 0, x, 1).log() if self.of_log else x
-        logit = self._held(self.intercept) + self._held(self.slope) * (value - self.centre) / self.unit
-        return logit if self.at_zero is None else torch.where(x == 0, self._held(self.at_zero), logit)
+        logit = self._held(self.intercept) + self._held(self.slope) * (self._value(x) - self.centre) / self.unit
+        logit = logit if self.at_zero is None else torch.where(x == 0, self._held(self.at_zero), logit)
+        return logit if self.at_one is None else torch.where(x == 1, self._held(self.at_one), logit)
+
+    def _value(self, x: Tensor) -> Tensor:
+        """What the logit is linear in; of what has none, any number."""
+        if self.of == "log":
+            return torch.where(x > 0, x, 1).log()
+        return torch.where((x > 0) & (x < 1), x, 0.5).logit() if self.of == "logit" else x
 
     def log_missing(self, part: Factorised, params: Tensor) -> Tensor:
         match part:
-            case Normal() | LogNormal():
+            case Normal() | LogNormal() | LogitNormal():
                 return normal_expectation(*self._line(part, params))
             case StudentT():
                 return t_expectation(*self._line(part, params), part.degrees())
@@ -219,6 +228,15 @@ class Line(Curve):
                 assert self.at_zero is not None
                 above = normal_expectation(*self._line(part.above, params[:, :, 1:]))
                 return _with_zeros(params[:, :, 0], self._held(self.at_zero), above)
+            case InflatedLogitNormal():
+                assert self.at_zero is not None
+                assert self.at_one is not None
+                inside = normal_expectation(*self._line(part.inside, params[:, :, 2:]))
+                ends = functional.logsigmoid(torch.stack([self._held(self.at_zero), self._held(self.at_one)]))
+                gone = torch.cat([ends.expand(*params.shape[:2], 2, *ends.shape[1:]), inside.unsqueeze(2)], 2)
+                return (part.log_shares(params) + gone).logsumexp(2)
+            case DiscretizedLogistic():
+                return self._of_levels(part, params)
             case Poisson():
                 mean = params.squeeze(2).exp()
                 tail = torch.ones_like(mean)
@@ -252,6 +270,7 @@ class Line(Curve):
     def initialise(self, part: Factorised, x: Tensor, mask: Tensor) -> None:
         """Also takes ``centre`` and ``unit`` from the likelihood, or of counts from the data."""
         own = part.above if isinstance(part, ZeroInflatedLogNormal) else part
+        own = own.inside if isinstance(own, InflatedLogitNormal) else own
         if isinstance(own, LocationScale):
             centre, unit = own.shift, own.spread
         else:
@@ -261,8 +280,9 @@ class Line(Curve):
         self.unit.copy_(torch.where(unit > 0, unit, 1.0))
         self.slope.zero_()
         self.intercept.copy_(self._share(mask))
-        if self.at_zero is not None:
-            self.at_zero.copy_(self.intercept)
+        for atom in (self.at_zero, self.at_one):
+            if atom is not None:
+                atom.copy_(self.intercept)
 
     def _held(self, parameter: Tensor) -> Tensor:
         return torch.where(self.learned, parameter, parameter.detach())
@@ -272,6 +292,12 @@ class Line(Curve):
         slope = self._held(self.slope) / self.unit
         loc = self._held(self.intercept) + slope * (part.mu(params) - self.centre)
         return loc, (slope * part.sigma(params)).expand_as(loc)
+
+    def _of_levels(self, part: DiscretizedLogistic, params: Tensor) -> Tensor:
+        """The sum over all levels, ``[K, B, …, d]``."""
+        x = torch.arange(part.levels, dtype=params.dtype, device=params.device)
+        gone = functional.logsigmoid(self.logit(x.unsqueeze(-1))).movedim(0, -1)
+        return (part.log_prob_per_value(params.unsqueeze(-1), x) + gone).logsumexp(-1)
 
     def _of_negative_binomial(self, log_mean: Tensor, log_r: Tensor) -> Tensor:
         mean, r = log_mean.unsqueeze(-1), log_r.unsqueeze(-1)
@@ -295,13 +321,13 @@ def _curve_of(part: Factorised, columns: int) -> Curve:
             return Classes(columns, 2)
         case Categorical() | Ordinal():
             return Classes(columns, part.n_classes)
-        case LogNormal():
-            return Line(columns, of_log=True)
-        case ZeroInflatedLogNormal():
-            return Line(columns, of_log=True, atom=True)
-        case LocationScale() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
+        case LogNormal() | ZeroInflatedLogNormal():
+            return Line(columns, "log", isinstance(part, ZeroInflatedLogNormal))
+        case LogitNormal() | InflatedLogitNormal():
+            return Line(columns, "logit", 2 * isinstance(part, InflatedLogitNormal))
+        case LocationScale() | DiscretizedLogistic() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
             return Line(columns)
     raise ValueError(
         f"SelfMasking integrates over the value of a missing cell, and has no rule for {type(part).__name__}: take "
-        "Normal, StudentT, LogNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts for that column."
+        "Normal, StudentT, LogNormal, LogitNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts for it."
     )
