@@ -12,7 +12,9 @@ from lowerbound import nn as networks
 from lowerbound.likelihoods import (
     Bernoulli,
     Categorical,
+    DiscretizedLogistic,
     Factorised,
+    InflatedLogitNormal,
     Likelihood,
     LogNormal,
     NegativeBinomial,
@@ -49,13 +51,18 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
 
     Real numbers are of Student's t whose scale is the decoder's: its tails are learned, and where scales differ from
     row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019). Counts that vary
-    less than Poisson's are of a rounded logistic: a negative binomial cannot be narrower.
+    less than Poisson's are of a rounded logistic: a negative binomial cannot be narrower. Between two bounds
+    it is a logit-normal with a probability at each of both, and of counts a logistic of as many levels.
     """
     family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
     if column.kind in CLASSES:
         classes: dict[str, type[Factorised]] = {"binary": Bernoulli, "categorical": Categorical, "ordinal": Ordinal}
         family = classes[column.kind]
+    elif column.is_between and counted and column.low is not None and column.high is not None:
+        return DiscretizedLogistic, int(column.high - column.low) + 1
+    elif column.is_between:
+        family = InflatedLogitNormal
     elif counted and column.dispersion is not None and column.dispersion < _NARROW:
         family = RoundedLogistic
     elif counted:
@@ -82,6 +89,10 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
         return RoundedLogistic("entry", shape)
     if family is LogNormal:
         return LogNormal("entry", shape, _LEAST_SCALE, steps)
+    if family is InflatedLogitNormal:
+        return InflatedLogitNormal("entry", shape, _LEAST_SCALE, steps)
+    if family is DiscretizedLogistic:
+        return DiscretizedLogistic(classes)
     if family is ZeroInflatedLogNormal:
         return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE, steps)
     if family is Categorical:
@@ -93,7 +104,8 @@ def cells_of(schema: Schema) -> networks.Cells:
     """What an encoder sees of the modelled columns."""
     columns = schema.modelled
     classes = [column.n_classes if column.n_classes > 2 else 0 for column in columns]
-    return networks.Cells(classes, [column.kind in ("count", "positive") for column in columns])
+    logs = [column.kind in ("count", "positive") and not column.is_between for column in columns]
+    return networks.Cells(classes, logs)
 
 
 def table_networks(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.errors import DataError
-from lowerbound.schema import in_arrow, loose, measures, times, written
+from lowerbound.schema import in_arrow, loose, measures, notes, times, written
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, Column, Level, Storage
 from lowerbound.schema.rules import shown
@@ -118,16 +118,13 @@ def codes(column: Column, cells: Cells) -> Floats:
 
 def outside(column: Column, values: Floats, cells: Cells) -> tuple[Mask, str]:
     """Which encoded values the kind cannot take ``[N]``; and what it takes, in words."""
-    low, high = column.low, column.high
+    (low, high), positive = _ends(column), not _is_reached(column)
     with np.errstate(invalid="ignore"):
-        if column.kind == "count":
-            wrong, due = (values < 0) | (values != np.floor(values)), "a whole number of 0 or more"
-        elif column.kind == "positive":
-            wrong, due = (values < 0, "0 or more") if low == 0 else (values <= 0, "above 0")
-        elif column.kind == "interval" and low is not None and high is not None:
-            wrong, due = (values < low) | (values > high), f"from {low:g} to {high:g}"
-        else:
-            return np.zeros(len(cells.mask), bool), ""
+        wrong = (values < low) | (values > high) | (positive & (values <= 0))
+        wrong = (wrong | (values != np.floor(values))) if column.kind == "count" else wrong
+    least, most = (notes.written(column, end) if np.isfinite(end) else "" for end in (low, high))
+    due = f"from {least} to {most}" if least and most else f"{least} or more" if least else f"{most} or less"
+    due = "above 0" if positive and not most else f"a whole number of {due}" if column.kind == "count" else due
     return wrong & cells.mask, due
 
 
@@ -137,8 +134,9 @@ def check_range(column: Column, values: Floats, cells: Cells) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"row {row} of column {column.name!r} is {shown(cells.values[row])}, and a column of kind {column.kind} "
-            f"holds what is {due}; put no value there, or declare another kind by schema={{{column.name!r}: 'real'}}."
+            f"row {row} of column {column.name!r} is {shown(cells.values[row], column.storage)}, and a column of kind "
+            f"{column.kind} holds what is {due}; put no value there, or declare another kind by "
+            f"schema={{{column.name!r}: 'real'}}."
         )
 
 
@@ -146,12 +144,29 @@ def draws(column: Column, values: Floats) -> Floats:
     """Values as the column could have held them: on its grid, and in its range."""
     if column.kind in CLASSES:
         return np.clip(np.rint(values), 0, column.n_classes - 1)
+    low, high = _ends(column)
+    if not column.is_between:  # a density that goes on beyond an end comes back from it: cut, it would pile up there
+        for end, beyond in ((low, values < low), (high, values > high)):
+            if np.isfinite(end) and _is_reached(column) and (column.kind != "count" or column.large):
+                values = np.where(beyond, end - (values - end), values)
     found = values if column.precision is None else measures.snap(values, column.precision)
-    if column.kind == "count":
-        return np.maximum(np.rint(found), 0)
-    if column.kind == "positive":
-        return np.maximum(found, 0 if column.low == 0 else column.precision or _smallest(column.storage))
-    return np.clip(found, column.low, column.high) if column.kind == "interval" else found
+    found = np.rint(found) if column.kind == "count" else found
+    if column.kind == "positive" and not _is_reached(column):
+        low = column.precision or _smallest(column.storage)
+    return np.clip(found, low, high)
+
+
+def _ends(column: Column) -> tuple[float, float]:
+    """What no encoded value of a column is below, or above."""
+    low, high = column.low, column.high
+    least = -np.inf if low is None or not (column.bounded[0] or column.kind == "interval") else low
+    most = np.inf if high is None or not (column.bounded[1] or column.kind == "interval") else high
+    return max(least, 0.0) if column.kind in ("count", "positive") else least, most
+
+
+def _is_reached(column: Column) -> bool:
+    """Whether the values of a column come to its lower end: positive numbers without a 0 do not."""
+    return column.kind != "positive" or column.low == 0 or column.bounded[0]
 
 
 def _smallest(storage: Storage) -> float:

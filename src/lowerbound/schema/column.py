@@ -30,7 +30,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 _COUNTED = 1000
-LATER = {"dispersion", "markers"}  # fields that schemas of before do not have
+LATER = {"bounded", "dispersion", "markers"}  # fields that schemas of before do not have
 DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -77,12 +77,14 @@ class Storage:
 class Column:
     """What a column is taken for: its ``kind``, and ``why``, in words.
 
-    To override what is inferred, give the kind and, where the data do not tell them, ``low`` and ``high`` (of an
-    interval), ``levels`` (of classes; an ordinal's in their order) or ``precision``. The rest is found:
+    To override what is inferred, give the kind and, where the data do not tell them, ``low`` and ``high`` (bounds: of
+    a datetime a date, or text as 2001-12-31), ``levels`` (of classes; an ordinal's in their order) or ``precision``.
+    The rest is found:
 
     ``problems``: in words. ``missing``: the share of cells that hold nothing.
-    ``low``, ``high``: the range, declared or observed. ``precision``: the coarsest grid of a decimal step that holds
-    every observed value, or None. ``atoms``: the share of the most repeated value, which is ``atom``: a continuous
+    ``low``, ``high``: the range, declared or observed; ``bounded``: which of the two no value can pass. ``precision``:
+    the coarsest grid of a decimal step that holds every observed value, or None. ``atoms``: the share of the most
+    repeated value, which is ``atom``: a continuous
     density has no bound there. ``heavy_tailed``: see ``measures.heavy_tailed``. ``dispersion``: of counts, variance
     over mean, which is 1 of Poisson's. All in encoded values: of whole numbers and times these are
     (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
@@ -102,6 +104,7 @@ class Column:
     storage: Storage = Storage("null")
     low: float | None = None
     high: float | None = None
+    bounded: tuple[bool, bool] = (False, False)
     precision: float | None = None
     atom: float | None = None
     atoms: float | None = None
@@ -122,6 +125,11 @@ class Column:
     def modelled(self) -> bool:
         """Whether a model sees it: constant columns and identifiers are kept aside."""
         return self.kind not in ASIDE
+
+    @property
+    def is_between(self) -> bool:
+        """Whether its values lie between two bounds."""
+        return self.kind == "interval" or all(self.bounded)
 
     @property
     def large(self) -> bool:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lowerbound.data.dialect import csv_of
 from lowerbound.data.frames import is_number
 from lowerbound.errors import DataError
+from lowerbound.schema import bounds, coding, forms, measures, notes, rules, times
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, forms, measures, notes, rules, times
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import CLASSES, KINDS, Column, Level, Name, Storage
 from lowerbound.schema.rules import Look, shown
@@ -151,6 +151,10 @@ def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
         return ("it holds nothing, and comes back so",)
     if missing > _HOLES:
         found.append(f"{100 * missing:.3g} % of it is missing")
+    if why != "declared":
+        found.extend(_other_readings(look, kind))
+    elif kind not in ("identifier", "constant") and (what := rules.reads_as_personal(look)) is not None:
+        found.append(f"it looks like {what}; samples will repeat them")
     if kind == "identifier" and rules.counts_rows(look) and not rules.reads_as_key(look.name):
         found.append(
             "it is left out as the number of the row; if it is a time axis or a count, declare schema="
@@ -167,6 +171,26 @@ def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
     if kind not in ("identifier", "categorical") and rules.reads_as_key(look.name):
         found.append("it is called as keys are: declare it 'identifier' or 'categorical' if it is one")
     return tuple(found)
+
+
+def _other_readings(look: Look, kind: str) -> list[str]:
+    """Where a column can be read in two ways: which was taken, and the line of ``schema=`` for the other."""
+    name, low, high = look.name, look.levels[0], look.levels[-1]
+    if kind == "identifier" and (what := rules.reads_as_personal(look)) is not None:
+        return [
+            f"left out, for it looks like {what}, which samples would repeat; to learn it, declare "
+            f"schema={{{name!r}: 'categorical'}}"
+        ]
+    if kind == "interval" and not bounds.is_plain(float(low), float(high)):
+        top = 1 if high <= 1 else 100
+        return [f"held to 0 … {top}; if values can lie beyond, declare schema={{{name!r}: 'positive'}}"]
+    if kind in ("ordinal", "categorical") and look.storage.family in ("int", "float") and low >= 0:
+        other = "'categorical' if they have no order" if kind == "ordinal" else "'ordinal' if they have an order"
+        return [
+            f"taken for {'levels of a scale' if kind == 'ordinal' else 'codes of classes'}; declare "
+            f"schema={{{name!r}: 'count'}} if they count, {other}"
+        ]
+    return []
 
 
 def _constant(storage: Storage, found: Cells) -> Level:
@@ -222,15 +246,9 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     """A column of numbers or times, with what is measured of them."""
     column = _placed(column, found)
     values = coding.numbers(column, column.storage, found)
-    low, high = (None, None) if given is None else (given.low, given.high)
-    if column.kind == "interval" and given is None:
-        low, high = 0.0, 1.0
-    if column.kind == "interval" and low is not None and high is not None and not low < high:
-        raise ValueError(f"schema gives {column.name!r} the interval from {low:g} to {high:g}; give low below high.")
     seen = values[found.mask]
-    low = float(seen.min()) if low is None else float(low)
-    high = float(seen.max()) if high is None else float(high)
-    column = replace(column, low=low, high=high)
+    low, high, bounded = bounds.found(column, given, seen)
+    column = replace(column, low=low, high=high, bounded=bounded)
     coding.check_range(column, values, found)
     atom, atoms = measures.most_repeated(seen)
     grid = _recorded(column, seen) if given is None or given.precision is None else float(given.precision)
@@ -264,10 +282,11 @@ def _recorded(column: Column, seen: Floats) -> float | None:
 
 def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
     """Of ``Schema.standardise``: an interval goes to [0, 1], positive numbers keep their 0, counts to 1,000 stay."""
+    low = column.low if column.is_between and column.low is not None else 0.0
     if column.kind == "count" and not column.large:
-        return 0.0, 1.0
-    if column.kind == "interval" and column.low is not None and column.high is not None:
-        return column.low, measures.usable(column.high - column.low)
+        return low, 1.0
+    if column.is_between and column.high is not None:
+        return low, measures.usable(column.high - low)
     if column.kind in ("positive", "count"):
         return 0.0, measures.usable(float(np.median(seen[seen > 0]))) if (seen > 0).any() else 1.0
     return measures.centre_and_scale(seen)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.schema import in_arrow, times
+from lowerbound.schema import bounds, in_arrow, personal, scales, times
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import ASIDE, CLASSES, Family, Kind, Level, Name, Storage
 from lowerbound.schema.measures import FEW
@@ -28,7 +28,6 @@ ALLOWED: dict[Family, tuple[Kind, ...]] = {
     "null": ASIDE,
 }
 """What each family of cells can be declared."""
-_DISTINCT, _SHARES = 0.95, 0.8
 _GRADES, _EACH = 20, 10
 _MEASURED = re.compile(  # of what is measured in order, and of counts
     r"(?i:^(t|time|time_?step|step|year|month|week|day|hour|minute|second|date|age|period|quarter|season|trial|epoch|"
@@ -124,30 +123,51 @@ def _of_text(column: Look, max_categories: int) -> tuple[Kind, str]:
     if column.storage.ordered and distinct > 2:
         return "ordinal", f"{distinct} ordered categories"
     what = "text" if column.storage.family == "text" else "category"
-    if distinct == 2:
+    if distinct == 2 and not personal.is_called_so(column.name):
         return "binary", f"two kinds of {what}: {shown(column.levels[0])} and {shown(column.levels[1])}"
-    if n >= FEW and distinct >= _DISTINCT * n:
+    if reads_as_personal(column) is not None:
         return "identifier", f"dropped: {distinct} different kinds of {what} in {n} cells"
     return "categorical", f"{distinct} kinds of {what}"
+
+
+def reads_as_personal(column: Look) -> str | None:
+    """What the cells of a column look like that is somebody's, as e-mail addresses; None if like nothing."""
+    if column.storage.family in ("text", "category"):
+        return personal.reads_as(column.name, [str(level) for level in column.levels.tolist()], len(column.seen))
+    many = personal.nearly_all_differ(column.distinct, len(column.seen)) and column.storage.family == "int"
+    return f"what its name says, {column.name!r}" if many and personal.is_called_so(column.name) else None
 
 
 def _of_numbers(column: Look) -> tuple[Kind, str]:
     low, high, n = column.levels[0], column.levels[-1], len(column.seen)
     span = f"from {shown(low)} to {shown(high)}"
     largest = max(abs(int(low)), abs(int(high)))
+    top = bounds.share_or_percentage(column.name, column.levels, column.counts)
     if column.storage.family != "int" and (largest > times.EXACT or (column.levels != np.floor(column.levels)).any()):
-        if low >= 0 and high <= 1 and high - low > _SHARES:
-            return "interval", f"shares {span}"
+        if top is not None:
+            return "interval", f"{'shares' if top == 1 else 'percentages'} {span}"
         return ("positive" if low >= 0 else "real"), f"numbers {span}"
     if column.distinct == 2 and low == 0 and high == 1:
         return "binary", "0 or 1"
+    if reads_as_personal(column) is not None:
+        return "identifier", f"dropped: {column.distinct} different numbers in {n} cells"
     if column.storage.family == "int" and (key := _key(column)) is not None:
         return "identifier", key
     if column.distinct == 2 and n >= FEW:
         return "binary", f"two whole numbers: {shown(low)} and {shown(high)}"
     if low < 0 and column.distinct <= _GRADES and n >= _EACH * column.distinct and column.storage.family != "decimal":
         return "ordinal", f"{column.distinct} whole numbers {span}"
-    return ("count" if low >= 0 and largest <= times.EXACT else "real"), f"whole numbers {span}"
+    if low < 0 or largest > times.EXACT:
+        return "real", f"whole numbers {span}"
+    few = (
+        None
+        if column.storage.family == "decimal"
+        else scales.of_whole_numbers(column.name, column.levels, column.counts)
+    )
+    if few is not None:
+        two = f"two whole numbers: {shown(low)} and {shown(high)}"
+        return few, two if few == "binary" else f"{column.distinct} whole numbers {span}"
+    return ("count", f"whole numbers {span}") if top is None else ("interval", f"percentages {span}")
 
 
 def _key(column: Look) -> str | None:

@@ -91,6 +91,7 @@ COLUMN: dict[str, Check] = {
     "storage": Check("an object", lambda value: isinstance(value, dict)),
     "low": _or_none(NUMBER),
     "high": _or_none(NUMBER),
+    "bounded": Check("two truth values", lambda value: _many(value, TRUTH.holds) and len(value) == 2),
     "precision": _or_none(POSITIVE),
     "atom": _or_none(NUMBER),
     "atoms": _or_none(SHARE),
@@ -248,8 +249,11 @@ def _check_numbers(column: Column) -> str:
         return f"its range is from {low!r} to {high!r}"
     if not math.isfinite(column.centre / column.scale):
         return f"its centre is {column.centre!r}, too far for a scale of {column.scale!r}"
-    if column.kind == "interval" and (low is None or high is None):
+    ends = column.bounded if column.kind != "interval" else (True, True)
+    if any(end and at is None for end, at in zip(ends, (low, high), strict=True)):
         return "it has no range"
+    if all(ends) and low == high:
+        return f"its range is from {low!r} to {high!r}"
     if column.unit is None and column.step != 1:
         return f"its step is {column.step}, where 1 is due"
     if column.unit is not None and column.step * times.PER_UNIT[column.unit] not in times.NATURAL:
