@@ -12,7 +12,7 @@ import secrets
 import stat
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -22,10 +22,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lowerbound.checks import is_number, is_whole
 from lowerbound.errors import FormatError, LockedError
 
 TEMPORARY = ".tmp"
 LARGEST_JSON = 1 << 26
+_DEEPEST = 200  # lists and objects in each other
 _ROOM = 1 << 24
 
 _LOCKS: weakref.WeakSet[IO[str]] = weakref.WeakSet()
@@ -144,7 +146,9 @@ def parse_json(data: bytes, path: Path) -> Any:
     try:
         if len(data) > LARGEST_JSON:
             raise ValueError(f"{len(data)} bytes, where {LARGEST_JSON} are the most")
-        return json.loads(data.decode(), parse_constant=_refuse_constant)
+        found = json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        _refuse_deep(found)
+        return found
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not readable JSON ({error}); restore it or fit the model again.") from error
 
@@ -152,9 +156,10 @@ def parse_json(data: bytes, path: Path) -> Any:
 def parse_records(data: bytes, path: Path) -> list[dict[str, float]]:
     """The records of ``json_line``, or ``FormatError`` naming the file; null is NaN."""
     records = [parse_json(line, path) for line in data.splitlines()]
-    numbers = (int, float, type(None))
-    if not all(isinstance(record, dict) and all(isinstance(v, numbers) for v in record.values()) for record in records):
-        raise FormatError(f"{path} is not a list of metrics; restore it or fit the model again.")
+    for record in records:
+        numbers = isinstance(record, dict) and all(value is None or is_number(value) for value in record.values())
+        if not numbers or not all(is_whole(record.get(key)) for key in ("pass", "step")):
+            raise FormatError(f"{path} is not a list of metrics; restore it or fit the model again.")
     return [{key: math.nan if value is None else value for key, value in record.items()} for record in records]
 
 
@@ -194,5 +199,38 @@ def _not_whole(path: Path, error: Exception) -> FormatError:
     return FormatError(f"{path} is not a whole safetensors file ({error}); restore it or fit again.")
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: Path, infinite: Collection[str] = ()) -> None:
+    """Refuse tensors that hold NaN, or an infinity where they are not among ``infinite``, naming the first."""
+    for name, value in tensors.items():
+        usable = ~value.isnan() if name in infinite else value.isfinite()
+        if value.is_floating_point() and not bool(usable.all()):
+            raise FormatError(
+                f"{path}: {int((~usable).sum())} of the {value.numel()} numbers of {name} are NaN or infinite; restore "
+                "it or fit the model again."
+            )
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond the range of numbers")
+    return number
+
+
+def _refuse_deep(value: Any) -> None:
+    """Refuse lists and objects that lie deeper in each other than any that is written here."""
+    found = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEEPEST):
+        found = [
+            item
+            for each in found
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not found:
+            return
+    raise ValueError(f"lists and objects are more than {_DEEPEST} deep")

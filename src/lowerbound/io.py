@@ -6,15 +6,17 @@ Loading builds only what the table names; a network of your own is saved as numb
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import math
+import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -23,16 +25,35 @@ from torch import Tensor, nn
 import lowerbound
 from lowerbound import checkpoint, folder, gradients, likelihoods, model, objectives, posteriors, priors
 from lowerbound import nn as networks
+from lowerbound.checks import OBJECT, TEXTS, Check, check_fields, fits, is_list, is_text, one_of, or_none, shown, whole
+from lowerbound.draw import Draw
 from lowerbound.errors import FormatError
 from lowerbound.training import History, checkpoints, schedules
+from lowerbound.training.procedure import Stopped
 
 FORMAT = 1
 CONFIG, TENSORS, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """How a configuration of a format becomes one of the next."""
 
-_HISTORY = ("best_pass", "stopped", "rescues")  # of a ``History``; its records are a file of their own
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_CONFIG = {
+    "dtype": one_of(*_DTYPES),
+    "model": OBJECT,
+    "posterior": OBJECT,
+    "history": OBJECT,
+    "extra": OBJECT,
+    "versions": Check(
+        "an object of text", lambda value: isinstance(value, dict) and is_list([*value, *value.values()], is_text)
+    ),
+}
+"""What each field of a configuration must be, beside its format."""
+_HISTORY = {
+    "best_pass": or_none(whole("a whole number of 0 or more")),
+    "stopped": one_of(None, *get_args(Stopped)),
+    "rescues": TEXTS,
+}
+"""What each field of a ``History`` must be; its records are a file of their own."""
 _CODES = {  # of a safetensors header
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
@@ -232,6 +253,17 @@ def load(path: str | Path, **own: Any) -> Saved:
     return _read(path, lambda found: _load(found, own))
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Run the block, and give the folder ``path`` to what it says of a configuration."""
+    try:
+        yield
+    except FormatError as error:
+        if not str(error).startswith(CONFIG):
+            raise
+        raise FormatError(f"{path / str(error)}") from error
+
+
 def place(path: str | Path, warn: bool = True) -> Path:
     """The folder of the model in ``path``: itself or, of a fit that has not ended, the newest whole checkpoint."""
     path = Path(path)
@@ -279,6 +311,7 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
         tensors = checkpoint.parse_tensors(file.read(), found.path / TENSORS)
     with networks.seeded(0):  # the weights are replaced at once; their random start must not move global state
         modules = _modules(config, own, found.path)
+    checkpoint.check_finite(tensors, found.path / TENSORS, _buffers(modules, own))
     for name, value in _tensors(modules).items():
         value.copy_(tensors[name])
     records = checkpoint.parse_records(found.read(METRICS), found.path / METRICS)
@@ -344,22 +377,46 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         return value
     if "own" in value:
         if key not in own:
-            raise FormatError(f"the {key} is your own {value['own']}: pass it back, as load(path, {key}=…).")
+            name = shown(value["own"]).strip("'")
+            raise FormatError(f"the {key} is your own {name}: pass it back, as load(path, {key}=…).")
         return own[key]
     if "name" in value:
-        named, given = _known(value["name"]), value.get("given")
-        return partial(named, **{name: decode(item, own, name) for name, item in given.items()}) if given else named
+        named, given = _known(value["name"]), value.get("given") or {}
+        settings = {name: decode(item, own, name) for name, item in given.items()}
+        _check_arguments(value["name"], settings)
+        return partial(named, **settings) if settings else named
     if "part" in value:
         chained = value["part"] == _NAMES[networks.Chain]  # its links answer to the name of the whole chain
         arguments = {name: decode(item, own, key if chained else name) for name, item in value["arguments"].items()}
+        part = _known(value["part"])
+        _check_arguments(value["part"], arguments)
         try:
-            return _known(value["part"])(**arguments)
+            return part(**arguments)
         except FormatError:
             raise
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise FormatError(f"{CONFIG} describes a {value['part']} that cannot be built: {reason}") from error
+            reason = reason.rstrip(".").replace("; ", ", ")
+            raise FormatError(
+                f"{CONFIG} describes a {value['part']} that cannot be built ({reason}); restore it."
+            ) from error
     raise FormatError(f"{CONFIG} describes the {key} by what is no part; restore it.")
+
+
+def _check_arguments(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a part of the table has not, or that are not of the types which it declares."""
+    part = TABLE[name]
+    made = part.__init__ if isinstance(part, type) else part  # type: ignore[misc]
+    hints, due = typing.get_type_hints(made), _arguments(part)
+    for key, value in given.items():
+        if key not in due or hints.get(key) in (Draw, gradients.Objective):
+            raise FormatError(
+                f"{CONFIG} describes a {name} that cannot be built: it takes no {shown(key)}; restore it."
+            )
+        if not fits(value, hints.get(key, Any)):
+            raise FormatError(
+                f"{CONFIG} describes a {name} that cannot be built: its {key} is {shown(value)}; restore it."
+            )
 
 
 def _config(found: folder.Folder) -> dict[str, Any]:
@@ -373,21 +430,17 @@ def _config(found: folder.Folder) -> dict[str, Any]:
         raise FormatError(f"{file} is of format {version}, newer than this version reads: update lowerbound.")
     for older in range(version, FORMAT):
         config = MIGRATIONS[older](config)
-    kinds = {"dtype": str, "model": dict, "posterior": dict, "history": dict, "extra": dict, "versions": dict}
-    for key, kind in kinds.items():
-        if key not in config:
-            raise FormatError(f"{file} lacks {key!r}; restore it or fit the model again.")
-        if not isinstance(config[key], kind):
-            raise _damaged(found.path)
-    if config["dtype"] not in _DTYPES or config["history"].keys() != set(_HISTORY):
-        raise _damaged(found.path)
+    what = f"{file} does not describe a model"
+    check_fields({key: of for key, of in config.items() if key in _CONFIG}, _CONFIG, "the configuration", what)
+    check_fields(config["history"], _HISTORY, "the history", what)
     return config
 
 
 def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The model and the posterior that a configuration describes, with values still to be filled in."""
     try:
-        modules = {name: decode(config[name], own) for name in ("model", "posterior")}
+        with naming(path):
+            modules = {name: decode(config[name], own) for name in ("model", "posterior")}
     except KeyError as error:
         raise FormatError(f"{path / CONFIG} lacks {error}; restore it or fit the model again.") from error
     except (AttributeError, TypeError, RecursionError) as error:
@@ -414,6 +467,13 @@ def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
 
 
+def _buffers(modules: Mapping[str, nn.Module], own: Mapping[str, Any]) -> list[str]:
+    """The names of buffers of modules of one's own, which may be infinite, as what hides values is."""
+    theirs = {id(value) for part in own.values() if isinstance(part, nn.Module) for value in part.buffers()}
+    named = ((f"{name}.{key}", value) for name, part in modules.items() for key, value in part.named_buffers())
+    return [name for name, value in named if id(value) in theirs]
+
+
 def _size(parts: Iterable[Any]) -> int:
     """How many numbers the modules among ``parts`` hold."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
@@ -424,7 +484,7 @@ def _damaged(path: str | Path) -> FormatError:
     return FormatError(f"{Path(path) / CONFIG} does not describe a model; restore it or fit the model again.")
 
 
-def _arguments(part: type) -> list[str]:
+def _arguments(part: Callable[..., Any]) -> list[str]:
     """The names of a constructor's arguments (``nn.Module``'s own, ``*args``, is none)."""
     parameters = inspect.signature(part).parameters.values()
     return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -432,7 +492,7 @@ def _arguments(part: type) -> list[str]:
 
 def _known(name: Any) -> Callable[..., Any]:
     if not isinstance(name, str) or name not in TABLE:
-        raise FormatError(f"{CONFIG} names {name!r}, which is no part of this version; update lowerbound.")
+        raise FormatError(f"{CONFIG} names {shown(name)}, which is no part of this version; update lowerbound.")
     return TABLE[name]
 
 

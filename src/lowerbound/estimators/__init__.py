@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound import io
-from lowerbound.errors import FormatError
 from lowerbound.estimators.choices import default_likelihood
 from lowerbound.estimators.comparing import compare
 from lowerbound.estimators.imputer import LatentImputer
@@ -24,7 +23,5 @@ def load(path: str | Path, **own: Any) -> VAE | Fit:
     saved = io.load(path, **own)
     if "estimator" not in saved.extra:
         return Fit(saved.model.eval(), saved.posterior.eval(), saved.history)
-    try:
+    with io.naming(Path(path)):
         return VAE.restore(saved, own)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{Path(path) / io.CONFIG} does not describe a VAE of this version ({error}).") from error

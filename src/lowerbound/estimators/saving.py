@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from torch.distributions import constraints
 
 from lowerbound import io
+from lowerbound import nn as networks
+from lowerbound.checks import (
+    OBJECT,
+    TEXTS,
+    TRUTH,
+    WAY_OUT,
+    Check,
+    check_fields,
+    is_list,
+    is_number,
+    is_whole,
+    or_none,
+    shown,
+    whole,
+    wrong,
+)
+from lowerbound.errors import FormatError
+from lowerbound.estimators.parameters import check_parameters
+from lowerbound.estimators.trial import check_computes
+from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.schema import Schema
+from lowerbound.schema.column import CLASSES
 
 if TYPE_CHECKING:
     from lowerbound.estimators.vae import VAE
 
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
+_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|longdouble|[<>][iuf][248]")
+_FITTED: dict[str, Check] = {
+    "n_features_in": whole("a whole number above 0", 1),
+    "feature_names_in": TEXTS,
+    "shape": Check("a list of whole numbers above 0", lambda value: is_list(value, lambda size: is_whole(size, 1))),
+    "dtype": Check("a type of numbers", lambda value: isinstance(value, str) and bool(_DTYPE.fullmatch(value))),
+    "seed": whole("a whole number of 63 bits", 0, 2**63 - 1),
+    "white": Check("a number above 0", lambda value: is_number(value) and value > 0),
+    "n_context": or_none(whole("a whole number above 0", 1)),
+    "schema": OBJECT,
+    "holes": TRUTH,
+}
+"""What each of the values must be that were taken from the data."""
+_LATER = ("n_context", "schema", "holes")  # which models of before, and of arrays, do not have
+_NO_VAE = f"{io.CONFIG} does not describe a VAE"
 V = TypeVar("V", bound="VAE")
 
 
@@ -37,9 +76,13 @@ def described(vae: VAE) -> dict[str, Any]:
 
 
 def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
-    """The estimator that ``described`` tells of."""
-    parameters, fitted = io.rebuild(saved.extra["parameters"], own, saved), saved.extra["fitted"]
-    vae = kind(**parameters)
+    """The estimator that ``described`` tells of. Raises ``FormatError`` for anything else."""
+    extra = saved.extra
+    if extra["estimator"] != "VAE" or not isinstance(extra.get("parameters"), dict):
+        raise wrong(_NO_VAE, "the estimator", extra["estimator"], "'VAE', with its parameters,")
+    fitted = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
+    schema = Schema.from_dict(fitted["schema"], io.CONFIG) if "schema" in fitted else None
+    vae = _with_parameters(kind, saved, own)
     vae.model_, vae.posterior_ = saved.model.eval(), saved.posterior.eval()
     vae.n_features_in_ = fitted["n_features_in"]
     if fitted["feature_names_in"]:
@@ -47,6 +90,70 @@ def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
     vae.shape_, vae.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
     vae.seed_, vae.white_ = fitted["seed"], fitted["white"]
     vae.n_context_, vae.holes_ = fitted.get("n_context"), fitted.get("holes", False)
-    vae.schema = vae.schema_ = Schema.from_dict(fitted["schema"], io.CONFIG) if "schema" in fitted else None
+    vae.schema = vae.schema_ = schema
     vae.history_ = saved.history
+    if schema is None:
+        _check_array(fitted)
+    else:
+        _check_table(fitted, schema, saved)
+    if not own:
+        check_computes(vae.model_, vae.posterior_, vae.n_context_, vae.shape_)
     return vae
+
+
+def _with_parameters(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
+    """The estimator with the parameters of a file, none of which says how a fit is to run here."""
+    given = saved.extra["parameters"]
+    due = set(kind().get_params(deep=False)) - {*_OF_THE_FITTING, "schema"}
+    if unknown := sorted(given.keys() - due):
+        raise FormatError(f"{_NO_VAE}: the parameters have {shown(unknown[0])}; {WAY_OUT}.")
+    try:
+        vae = kind(**io.rebuild(given, own, saved))
+        check_parameters(vae.get_params(deep=False))
+    except FormatError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
+        reason = str(error).split("; ")[0].rstrip(".")
+        raise FormatError(f"{_NO_VAE} of this version ({reason}); {WAY_OUT}.") from error
+    return vae
+
+
+def _check_array(fitted: Mapping[str, Any]) -> None:
+    """Refuse what was fitted to an array if its numbers do not fit each other."""
+    names, features = fitted["feature_names_in"], fitted["n_features_in"]
+    if fitted["shape"][:1] != [features] or len(names) not in (0, features):
+        raise FormatError(
+            f"{io.CONFIG}: a shape of {shown(fitted['shape'])} numbers does not fit {features} features of "
+            f"{len(names)} names; {WAY_OUT}."
+        )
+
+
+def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: io.Saved) -> None:
+    """Refuse a schema whose columns are not those of the networks and the likelihood."""
+    columns, names = schema.modelled, [str(name) for name in schema.names]
+    alike = fitted["shape"] == [len(columns)] and fitted["n_features_in"] == len(names)
+    likelihood = saved.model.likelihood
+    product = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
+    if not alike or fitted["feature_names_in"] not in ([], names) or not isinstance(product, Product):
+        raise FormatError(f"{io.CONFIG}: the schema is not of the table that the model was fitted to; {WAY_OUT}.")
+    supports = {j: part.support for part, block in zip(product.likelihoods, product.of, strict=True) for j in block}
+    if len(supports) != len(columns):
+        raise FormatError(
+            f"{io.CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(supports)}; "
+            f"{WAY_OUT}."
+        )
+    cells = [module.classes for module in saved.posterior.modules() if isinstance(module, networks.Cells)]
+    for j, column in enumerate(columns):
+        classes = {_classes_of(supports[j]), *(each[j] or column.n_classes for each in cells if j < len(each))}
+        if classes != {column.n_classes if column.kind in CLASSES else 0}:
+            raise FormatError(
+                f"{io.CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, and the "
+                f"model has {' and '.join(map(str, sorted(classes)))} for it; {WAY_OUT}."
+            )
+
+
+def _classes_of(support: constraints.Constraint) -> int:
+    """How many classes a likelihood is of; 0 of numbers."""
+    if support is constraints.boolean:
+        return 2
+    return int(support.upper_bound) + 1 if isinstance(support, constraints._IntegerInterval) else 0

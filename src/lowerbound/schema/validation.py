@@ -7,14 +7,33 @@ number is in range. ``COLUMN`` and ``STORAGE`` have a line for each field of the
 from __future__ import annotations
 
 import math
-import re
-import sys
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from types import ModuleType
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
+from lowerbound.checks import (
+    NUMBER,
+    OBJECT,
+    POSITIVE,
+    SHARE,
+    SMALLEST,
+    TEXT,
+    TEXTS,
+    TRUTH,
+    WAY_OUT,
+    WORD,
+    Check,
+    check_fields,
+    is_list,
+    is_number,
+    is_text,
+    is_whole,
+    one_of,
+    or_none,
+    shown,
+    whole,
+    wrong,
+)
 from lowerbound.data.dialect import Csv
 from lowerbound.errors import FormatError
 from lowerbound.schema import in_arrow, in_pandas, in_polars, times, written
@@ -24,32 +43,8 @@ from lowerbound.schema.rules import ALLOWED
 
 FORMAT = 1
 _IN: dict[Backend, ModuleType] = {"pandas": in_pandas, "polars": in_polars, "pyarrow": in_arrow}
-_WORD = 2**64
-_LARGEST, _SMALLEST = sys.float_info.max, sys.float_info.min
 _MOST_LEVELS = 100_000
 _EXPONENT = 1100  # of a decimal: the smallest double has 1,074 digits after the point
-
-
-class Check(NamedTuple):
-    """What a field must be: in words, and as a test of its value."""
-
-    due: str
-    holds: Callable[[Any], bool]
-
-
-def is_whole(value: Any, low: int = 0, high: int = _WORD - 1) -> bool:
-    """Whether ``value`` is a whole number from ``low`` to ``high``; True is none."""
-    return type(value) is int and low <= value <= high
-
-
-def is_number(value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> bool:
-    """Whether ``value`` is a finite number from ``low`` to ``high``; True is none."""
-    return type(value) in (int, float) and low <= value <= high
-
-
-def is_text(value: Any) -> bool:
-    """Whether ``value`` is text that can be written: half a surrogate cannot."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def is_level(value: Any) -> bool:
@@ -57,65 +52,46 @@ def is_level(value: Any) -> bool:
     return is_text(value) or is_number(value) or isinstance(value, bool)
 
 
-def _many(value: Any, each: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list | tuple) and all(map(each, value))
-
-
 def _levels(value: Any) -> bool:
-    return _many(value, is_level) and len(set(value)) == len(value)
+    return is_list(value, is_level) and len(set(value)) == len(value)
 
 
-def _or_none(check: Check) -> Check:
-    return Check(f"{check.due} or null", lambda value: value is None or check.holds(value))
-
-
-def _one_of(*values: Hashable) -> Check:
-    named = ", ".join("null" if value is None else repr(value) for value in values)
-    return Check(f"one of {named}", lambda value: isinstance(value, str | None) and value in values)
-
-
-TEXT = Check("text", is_text)
-TEXTS = Check("a list of text", lambda value: _many(value, is_text))
-TRUTH = Check("true or false", lambda value: isinstance(value, bool))
-NUMBER = Check("a finite number", is_number)
-POSITIVE = Check("a finite number above 0", lambda value: is_number(value) and value > 0)
-SHARE = Check("a number from 0 to 1", lambda value: is_number(value, 0, 1))
 LEVELS = Check("a list of different texts, finite numbers or truth values", _levels)
 
 COLUMN: dict[str, Check] = {
-    "kind": _one_of(*KINDS),
-    "name": Check("text or a whole number", lambda value: is_text(value) or is_whole(value, -_WORD)),
+    "kind": one_of(*KINDS),
+    "name": Check("text or a whole number", lambda value: is_text(value) or is_whole(value, -WORD)),
     "why": TEXT,
     "problems": TEXTS,
     "missing": SHARE,
-    "storage": Check("an object", lambda value: isinstance(value, dict)),
-    "low": _or_none(NUMBER),
-    "high": _or_none(NUMBER),
-    "bounded": Check("two truth values", lambda value: _many(value, TRUTH.holds) and len(value) == 2),
-    "precision": _or_none(POSITIVE),
-    "atom": _or_none(NUMBER),
-    "atoms": _or_none(SHARE),
+    "storage": OBJECT,
+    "low": or_none(NUMBER),
+    "high": or_none(NUMBER),
+    "bounded": Check("two truth values", lambda value: is_list(value, TRUTH.holds) and len(value) == 2),
+    "precision": or_none(POSITIVE),
+    "atom": or_none(NUMBER),
+    "atoms": or_none(SHARE),
     "heavy_tailed": TRUTH,
-    "dispersion": _or_none(Check("a number of 0 or more", lambda value: is_number(value, 0))),
+    "dispersion": or_none(Check("a number of 0 or more", lambda value: is_number(value, 0))),
     "centre": NUMBER,
-    "scale": Check("a finite number above 0", lambda value: is_number(value, _SMALLEST)),
+    "scale": Check("a finite number above 0", lambda value: is_number(value, SMALLEST)),
     "offset": Check("a whole number of 64 bits", lambda value: is_whole(value, -(2**63))),
     "step": Check("a whole number from 1 to a day in the column's unit", lambda value: is_whole(value, 1)),
     "levels": LEVELS,
     "pooled": LEVELS,
-    "weights": Check("a list of whole numbers above 0", lambda value: _many(value, lambda each: is_whole(each, 1))),
-    "form": _or_none(Check("a form of numbers or times", lambda value: written.is_form(value))),
+    "weights": Check("a list of whole numbers above 0", lambda value: is_list(value, lambda each: is_whole(each, 1))),
+    "form": or_none(Check("a form of numbers or times", lambda value: written.is_form(value))),
     "markers": TEXTS,
     "value": Check("text, a finite number, a truth value or null", lambda value: value is None or is_level(value)),
 }
 """What each field of a column must be."""
 STORAGE: dict[str, Check] = {
-    "family": _one_of(*get_args(Family)),
+    "family": one_of(*get_args(Family)),
     "dtype": TEXT,
-    "unit": _one_of(None, *times.PER_UNIT),
-    "zone": _or_none(Check("a known time zone", lambda value: is_text(value) and times.is_zone(value))),
-    "digits": _or_none(Check("two whole numbers", lambda value: _many(value, _is_digits) and len(value) == 2)),
-    "categories": _or_none(LEVELS),
+    "unit": one_of(None, *times.PER_UNIT),
+    "zone": or_none(Check("a known time zone", lambda value: is_text(value) and times.is_zone(value))),
+    "digits": or_none(Check("two whole numbers", lambda value: is_list(value, _is_digits) and len(value) == 2)),
+    "categories": or_none(LEVELS),
     "ordered": TRUTH,
     "detail": TEXTS,
     "arrow": TRUTH,
@@ -127,24 +103,25 @@ def _is_digits(value: Any) -> bool:
     return is_whole(value, -_EXPONENT, _EXPONENT)
 
 
+SCHEMA: dict[str, Check] = {
+    "format": Check(f"{FORMAT}, unless a later version wrote it", lambda value: is_whole(value, FORMAT, FORMAT)),
+    "backend": one_of(*_IN),
+    "rows": whole("a whole number above 0", 1, 2**63 - 1),
+    "columns": Check("a list of columns", lambda value: is_list(value, lambda each: True) and len(value) > 0),
+    "csv": or_none(OBJECT),
+}
+"""What each field of a schema must be."""
+
+
 def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int, Csv | None]:
     """Columns, library, rows and csv of a schema read from the file ``what``. Raises ``FormatError``."""
-    if not isinstance(found, dict) or not {"format", "backend", "rows", "columns"} <= found.keys():
-        raise _wrong(what, "the schema", found, "format, backend, rows and columns")
-    if found["format"] != FORMAT or isinstance(found["format"], bool):
-        raise _wrong(what, "the schema's format", found["format"], f"{FORMAT}; update lowerbound if it is newer")
-    if not isinstance(found["backend"], str) or found["backend"] not in _IN:
-        raise _wrong(what, "the schema's backend", found["backend"], f"one of {', '.join(map(repr, _IN))}")
-    if not is_whole(found["rows"], 1, 2**63 - 1):
-        raise _wrong(what, "the schema's rows", found["rows"], "a whole number above 0")
-    if not isinstance(found["columns"], list | tuple) or not found["columns"]:
-        raise _wrong(what, "the schema's columns", found["columns"], "a list of columns")
+    found = check_fields(found, SCHEMA, "the schema", what, ("csv",))
     backend: Backend = found["backend"]
     columns = tuple(_column(each, j, backend, what) for j, each in enumerate(found["columns"]))
     names: set[Name] = set()
     for column in columns:
         if column.name in names:
-            raise _wrong(what, "the name of a column", column.name, "a name that no other column has")
+            raise wrong(what, "the name of a column", column.name, "a name that no other column has")
         names.add(column.name)
     return columns, backend, found["rows"], _csv(found.get("csv"), what)
 
@@ -157,45 +134,37 @@ def _csv(found: Any, what: str) -> Csv | None:
         if not isinstance(found, dict) or set(found) != {"separator", "decimal", "missing"}:
             raise ValueError("no separator, decimal and missing")
         marks = [found[name] for name in ("separator", "decimal") if found[name] is not None]
-        if not all(map(is_text, marks)) or not TEXTS.holds(found["missing"]):
+        if not all(is_text(mark) and mark.isascii() and mark != "\0" for mark in marks) or not TEXTS.holds(
+            found["missing"]
+        ):
             raise ValueError("no text")
         return Csv(found["separator"], found["decimal"], tuple(found["missing"]))
     except ValueError:
-        raise _wrong(what, "the schema's csv", found, "a separator, a decimal mark and a list of texts") from None
+        raise wrong(what, "the schema's csv", found, "a separator, a decimal mark and a list of texts") from None
 
 
 def _column(found: Any, j: int, backend: Backend, what: str) -> Column:
     named = isinstance(found, dict) and COLUMN["name"].holds(found.get("name"))
-    where = f"column {found['name']!r}" if named else f"column number {j}"
-    given = _fields(found, Column, COLUMN, where, what)
-    storage = Storage(**_fields(given["storage"], Storage, STORAGE, f"the storage of {where}", what))
+    where = f"column {shown(found['name'])}" if named else f"column number {j}"
+    given = _tuples(check_fields(found, COLUMN, where, what, LATER))
+    storage = Storage(**_tuples(check_fields(given["storage"], STORAGE, f"the storage of {where}", what, LATER)))
     if not _is_known(storage, backend):
         raise FormatError(
             f"{what}: the storage of {where} is {storage.family!r} of dtype {shown(storage.dtype)}, no type that a "
-            f"table of {backend} is read with in these units, digits and categories; {_WAY_OUT}."
+            f"table of {backend} is read with in these units, digits and categories; {WAY_OUT}."
         )
     form = given["form"] and written.OLD.get(given["form"], given["form"])
     column = Column(**{**given, "storage": storage, "form": form})
     if problem := _check_form(column):
-        raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {_WAY_OUT}.")
+        raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {WAY_OUT}.")
     column_read = column.inner
     for check in (_check_classes, _check_numbers, _check_value):
         if problem := check(column_read):
-            raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {_WAY_OUT}.")
+            raise FormatError(f"{what}: {where} is {column.kind}, and {problem}; {WAY_OUT}.")
     return column
 
 
-def _fields(found: Any, part: type[Any], table: Mapping[str, Check], where: str, what: str) -> dict[str, Any]:
-    """The fields of ``part``, each checked; those that came later may be missing."""
-    due = {field.name for field in fields(part)}
-    if not isinstance(found, dict) or not due - LATER <= found.keys() <= due:
-        keys = found.keys() if isinstance(found, dict) else set()
-        lacking, beside = sorted(due - LATER - keys), sorted(map(str, keys - due))
-        said = f"lacks {', '.join(lacking[:3])}" if lacking else f"has {shown(beside[0])} beside its fields"
-        raise FormatError(f"{what}: {where} {said}; {_WAY_OUT}.")
-    for key, value in found.items():
-        if not table[key].holds(value):
-            raise _wrong(what, f"{key} of {where}", value, table[key].due)
+def _tuples(found: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
 
@@ -247,6 +216,8 @@ def _check_numbers(column: Column) -> str:
     low, high = column.low, column.high
     if low is not None and high is not None and low > high:
         return f"its range is from {low!r} to {high!r}"
+    if column.unit is not None and any(abs(column.offset + column.step * at) > WORD for at in (low, high) if at):
+        return f"its range is from {low!r} to {high!r}, beyond 64 bits"
     if not math.isfinite(column.centre / column.scale):
         return f"its centre is {column.centre!r}, too far for a scale of {column.scale!r}"
     ends = column.bounded if column.kind != "interval" else (True, True)
@@ -296,21 +267,3 @@ def _is_decimal(text: str) -> bool:
     except InvalidOperation:
         return False
     return number is not None and number.is_finite() and abs(number.adjusted()) <= _EXPONENT
-
-
-def shown(value: Any) -> str:
-    """A value of a file for a sentence, however deep or long it is."""
-    if isinstance(value, list | tuple | dict):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int) and not -_WORD < value < _WORD:
-        return f"a number of {value.bit_length()} bits"
-    return repr(value[:37] + "…" if isinstance(value, str) and len(value) > 40 else value)
-
-
-def _wrong(what: str, where: str, value: Any, due: str) -> FormatError:
-    return FormatError(f"{what}: {where} is {shown(value)}, where {due} is due; {_WAY_OUT}.")
-
-
-_WAY_OUT = "restore the file, or fit the model again"

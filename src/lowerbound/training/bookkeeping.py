@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.checks import OBJECT, TEXTS, Check, is_list, is_number, is_whole, or_none, shown, whole
+from lowerbound.errors import FormatError
 from lowerbound.training.cursor import Cursor, Place
 from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
@@ -28,6 +30,11 @@ class Meter:
         self._new_rows: list[int] = []
 
     def add(self, metrics: Metrics, rows: int) -> None:
+        if self._total is not None and self.names != list(metrics):
+            raise FormatError(
+                f"the checkpoint's running means are of {', '.join(self.names)[:60]}, where this fit has "
+                f"{', '.join(metrics)}; start it anew."
+            )
         self.names = list(metrics)
         self.rows += rows
         self._new += metrics.values()
@@ -153,13 +160,7 @@ class Progress:
 
         Raises ``KeyError``, ``TypeError`` or ``ValueError`` where they are not of this fit.
         """
-        passes, position = numbers["pass"], numbers["position"]
-        if type(passes) is not int or type(position) is not int or passes < 0:
-            raise ValueError(f"pass {passes!r}, position {position!r} is no place in the data")
-        if not 0 <= position < self.cursor.steps_per_pass:
-            raise ValueError(f"position {position} is beyond a pass of {self.cursor.steps_per_pass} steps")
-        if not 0 < numbers["slowed"] <= 1 or numbers["tries"] not in range(TRIES + 1) or numbers["parts"] < 1:
-            raise ValueError("what was changed on the way is not what a fit can change")
+        passes, position = self._place(numbers)
         own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter."))}
         self.state.load(own)
         self.state.set_options(numbers["optimizer"])
@@ -172,9 +173,50 @@ class Progress:
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
             passes, objective = numbers["best"]
+            if passes > self.cursor.passes:
+                raise ValueError(f"the best pass is {passes}, of {self.cursor.passes}")
             self.best.passes, self.best.objective, self.best.tensors = int(passes), float(objective), best
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
-        self.history.records, self.history.rescues = list(records), list(map(str, numbers["rescues"]))
+        self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
+
+    def _place(self, numbers: Mapping[str, Any]) -> tuple[int, int]:
+        """Pass and position, if all of ``numbers`` can be of a fit to these rows."""
+        for key, check in _NUMBERS.items():
+            if not check.holds(numbers[key]):
+                raise ValueError(f"{key} is {shown(numbers[key])}, where {check.due} is due")
+        passes, position, meter = numbers["pass"], numbers["position"], numbers["meter"]
+        if position >= self.cursor.steps_per_pass:
+            raise ValueError(f"position {position} is beyond a pass of {self.cursor.steps_per_pass} steps")
+        if numbers["parts"] > 2 * self.cursor.batch_size or meter["rows"] > len(self.cursor.rows):
+            raise ValueError(f"there are fewer than {numbers['parts']} rows a batch, or {meter['rows']} a pass")
+        return passes, position
+
+
+_NUMBERS = {
+    "pass": whole("a whole number of 0 or more", 0, 10**12),
+    "position": whole("a whole number of 0 or more"),
+    "meter": Check(
+        "an object of names and a number of rows",
+        lambda value: (
+            isinstance(value, dict)
+            and value.keys() == {"names", "rows"}
+            and TEXTS.holds(value["names"])
+            and is_whole(value["rows"], 1 if value["names"] else 0)
+        ),
+    ),
+    "best": or_none(
+        Check(
+            "a pass and an objective",
+            lambda value: is_list(value, is_number) and len(value) == 2 and is_whole(value[0], 1),
+        )
+    ),
+    "parts": whole("a whole number above 0", 1),
+    "slowed": Check("a number above 0, of 1 at most", lambda value: is_number(value, 0, 1) and value > 0),
+    "tries": whole(f"a whole number of {TRIES} at most", 0, TRIES),
+    "optimizer": Check("a list of objects", lambda value: is_list(value, OBJECT.holds)),
+    "rescues": TEXTS,
+}
+"""What each of the numbers of a checkpoint must be."""
 
 
 class Snapshot:

@@ -225,6 +225,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
             f"{path / NUMBERS} is of format {form}, newer than this version reads: update lowerbound."
         )
     tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
+    for name, found_tensors in ((TENSORS, tensors), (MODEL, best)):
+        checkpoint.check_finite(found_tensors, path / name)
     return numbers, tensors, checkpoint.parse_records(data[METRICS], path / METRICS), best
 
 
@@ -254,11 +256,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}…"
 
 
+def _plain(value: Any) -> str:
+    return _short(value).strip('"')
+
+
 def _say_changes(path: Path, numbers: Mapping[str, Any], progress: Progress) -> None:
     """Warn of what may change the result, or its last bits, from here on."""
     then = numbers["environment"] | numbers["schedules"]
     now = environment() | progress.clock.read(progress.cursor.time)
-    changes = [f"{key} was {was}, is {now.get(key)}" for key, was in then.items() if was != now.get(key)]
+    changes = [
+        f"{key} was {_plain(was)}, is {_plain(now.get(key))}" for key, was in then.items() if was != now.get(key)
+    ]
     if changes:
         warnings.warn(
             f"the fit goes on from {path}, but not bit for bit as it would have: {', '.join(changes)}",

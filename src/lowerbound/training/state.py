@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowerbound.checks import is_number, shown
+
 Tensors = dict[str, Tensor]
 _OPTIMIZER = "optimizer."
 
@@ -59,8 +61,8 @@ class State:
         for group, known, told in zip(self.optimizer.param_groups, self.options(), options, strict=True):
             for key in known.keys() & told.keys():
                 value = tuple(told[key]) if isinstance(known[key], tuple) else told[key]
-                if type(value) is not type(known[key]):
-                    raise ValueError(f"the optimiser's {key} is {value!r}, where {known[key]!r} was its start")
+                if type(value) is not type(known[key]) or not _is_plain(value):
+                    raise ValueError(f"the optimiser's {key} is {shown(value)}, where {known[key]!r} was its start")
                 group[key] = value
 
     def tensors(self) -> Tensors:
@@ -159,7 +161,7 @@ def _is_plain(value: object) -> bool:
     """Whether JSON holds ``value``: a number, a truth, a word, nothing, or several of these."""
     if isinstance(value, tuple | list):
         return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | str) or is_number(value)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> Tensors:

@@ -1,0 +1,49 @@
+"""A model that was read from a folder, tried on one row: its parts compute together, and give finite numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from lowerbound import io
+from lowerbound.distributions import generator
+from lowerbound.draw import Batch
+from lowerbound.errors import FormatError
+from lowerbound.model import LatentVariableModel, draw
+from lowerbound.modes import read_only
+from lowerbound.posteriors import Posterior
+from lowerbound.priors import ConditionalNormal
+
+
+@read_only
+def check_computes(
+    model: LatentVariableModel, posterior: Posterior, context: int | None, shape: tuple[int, ...]
+) -> None:
+    """Refuse a model that gives the latent 0 no row of ``shape``, or that row no posterior, as ``FormatError``."""
+    like = next(model.parameters())
+    try:
+        _check_context(model, posterior, context)
+        beside = None if context is None else like.new_zeros(()).expand(1, context)
+        params = model.decode(like.new_zeros(()).expand(1, 1, *posterior.event), beside)
+        row = model.likelihood.point(params).squeeze(0)
+        if row.shape[1:] != shape:
+            raise ValueError(f"a row is {list(row.shape[1:])}, where {list(shape)} is due")
+        batch = Batch(row, None, torch.zeros(1, dtype=torch.int64), like.new_ones(1), beside)
+        found = draw(model, posterior, batch, generator(0, "trial", device=like.device))
+        numbers = [params, *(part for node in found.nodes for part in (node.z, node.log_q, node.log_p))]
+        if not all(bool(part.isfinite().all()) for part in numbers):
+            raise ValueError("its numbers are not finite")
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise FormatError(
+            f"{io.CONFIG} and {io.TENSORS} describe parts that do not compute together ({reason}); restore them or fit "
+            "the model again."
+        ) from error
+
+
+def _check_context(model: LatentVariableModel, posterior: Posterior, context: int | None) -> None:
+    """Refuse a context of another size than the networks take."""
+    modules = [*model.modules(), *posterior.modules()]
+    taken = {size for module in modules if (size := getattr(module, "context", 0))}
+    given = any(isinstance(module, ConditionalNormal) for module in modules)
+    if context is not None and taken != {context} and (taken or not given):
+        raise ValueError(f"a context of {context} numbers is given, and the networks take {sorted(taken) or 'none'}")
