@@ -268,3 +268,69 @@ def test_a_cyclic_schedule_rises_and_starts_again():
     beta = lb.training.schedules.Cyclic(passes=10, cycles=2, rising=0.5)
     times, due = (0, 2.5, 5, 9.9, 10, 12.5, 20, 99), (0, 0.5, 1, 1, 0, 0.5, 1, 1)
     assert [beta(time) for time in times] == pytest.approx(due)
+
+
+COMPARE = (
+    partial(total_correlation, strength=1.0),
+    partial(disentangled, off=1.0, on=1.0),
+    partial(disentangled, off=1.0, on=1.0, kind="ii"),
+    partial(maximum_mean_discrepancy, strength=1.0),
+)
+"""Penalties that compare the rows of a batch."""
+
+
+@pytest.mark.parametrize("penalty", COMPARE)
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_a_single_row_has_no_other_to_compare(penalty, draws, padding):
+    loc = torch.randn(1 + padding, 2, generator=rng(1)).requires_grad_()
+    scale = torch.full_like(loc, 0.7)
+    q = Normal(loc, scale)
+    z = q.sample(torch.randn(draws, *loc.shape, generator=rng(2)))
+    there = Draw((Node("z", z, q, Normal(torch.zeros(2), torch.ones(2), 0)),), torch.zeros(draws, len(loc)))
+    found = penalty(there, torch.tensor([1.0] + [0.0] * padding))
+    assert float(found.detach()) == pytest.approx(0, abs=1e-6)
+    if found.requires_grad:
+        (slope,) = torch.autograd.grad(found, loc)
+        assert float(slope.abs().max()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("penalty", COMPARE)
+@pytest.mark.parametrize("rows", [41, 42])
+def test_a_last_batch_of_few_rows_is_learnt_from(penalty, rows):
+    x = (torch.rand(rows, 5, generator=rng(0)) < 0.5).float()
+    with lb.nn.seeded(0):
+        model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,)), lb.likelihoods.Bernoulli())
+        posterior = lb.posteriors.DiagonalNormal(3, lb.nn.MLP((5,), (6,)))
+    history = lb.fit(
+        model, x, lb.AEVB(posterior, penalties=(penalty,)), passes=2, batch_size=40, validation=x[:1]
+    ).history
+    assert not history.rescues
+    assert all(math.isfinite(value) for record in history.records for value in record.values())
+
+
+@pytest.mark.parametrize("penalty", COMPARE)
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 10), (20, 1)])
+def test_batches_of_one_row_are_refused_before_the_first_step(penalty, rows, batch_size):
+    x, calls = torch.zeros(rows, 5), []
+    model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,)), lb.likelihoods.Bernoulli())
+    inference = lb.AEVB(lb.posteriors.DiagonalNormal(3, lb.nn.MLP((5,), (6,))), penalties=(penalty,))
+    with pytest.raises(ValueError, match="compares the rows of a batch: it needs 2 or more, and a batch has 1"):
+        lb.fit(model, x, inference, passes=1, batch_size=batch_size, validation=0, callbacks=[calls.append])
+    assert not calls
+
+
+def test_mmd_compares_draws_of_different_rows():
+    """Of an aggregate posterior that is the prior it is 0 on average, also where each row's own is narrow."""
+    weight, found, wrong = torch.full((30,), 1 / 30).double(), [], []
+    p = Normal(torch.zeros(2).double(), torch.ones(2).double(), 0)
+    for seed in range(300):
+        loc = 0.9 * torch.randn(30, 2, generator=rng(seed), dtype=torch.float64)
+        q = Normal(loc, torch.full_like(loc, math.sqrt(1 - 0.9**2)))
+        z = q.sample(torch.randn(4, 30, 2, generator=rng(1000 + seed), dtype=torch.float64))
+        there = Draw((Node("z", z, q, p),), torch.zeros(4, 30).double())
+        found.append(maximum_mean_discrepancy(there, weight, strength=1.0))
+        flat = Draw((Node("z", z.reshape(1, 120, 2), q, p),), torch.zeros(1, 120).double())
+        wrong.append(maximum_mean_discrepancy(flat, torch.full((120,), 1 / 120).double(), strength=1.0))
+    assert abs(z_score(torch.stack(found), 0.0)) < 4
+    assert z_score(torch.stack(wrong), 0.0) > 6  # pairs of draws of one row counted

@@ -30,6 +30,7 @@ from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo, is_marked_no_bound, of_one_draw, why_no_bound
+from lowerbound.objectives.penalties import least_rows
 from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
 from lowerbound.shapes import expect
@@ -100,6 +101,15 @@ class AEVB:
             return self.gradient
         paths = self.posterior.paths
         return reparameterised if all(paths) else by_family if any(paths) else leave_one_out
+
+    def check_batches(self, rows: int) -> None:
+        """Refuse batches of ``rows`` if a penalty compares more than that."""
+        for penalty in self.penalties:
+            if rows < (least := least_rows(penalty)):
+                raise ValueError(
+                    f"{_name(penalty)} compares the rows of a batch: it needs {least} or more, and a batch has {rows}; "
+                    "raise batch_size, or give more rows."
+                )
 
     def describe(self) -> dict[str, Any]:
         """The settings that a fit cannot change half way, as JSON: functions by name."""

@@ -79,6 +79,7 @@ def fit(
     rows, held_out, validation = _divide(model, whole, validation, seed)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
+    inference.check_batches(min(batch_size, len(rows)))
     with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
         procedure, callbacks = inference.start(model), list(callbacks)
         alerts = Alerts(model, inference.posterior, rows)

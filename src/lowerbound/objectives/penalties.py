@@ -1,14 +1,34 @@
-"""Penalties: (draw, weight of each row) → nats that couple the rows of a batch. Scalars of their own, and no bounds."""
+"""Penalties: (draw, weight of each row) → nats that couple the rows of a batch. Scalars of their own, and no bounds.
+
+A batch whose weights leave a single row has no pair of rows to compare: the penalties that compare rows are 0 there.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from lowerbound.distributions import Normal
 from lowerbound.draw import Draw, Node
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compares_rows(penalty: F) -> F:
+    """Mark a penalty that is 0 of a batch of one row."""
+    penalty.least_rows = 2  # type: ignore[attr-defined]
+    return penalty
+
+
+def least_rows(penalty: Callable[..., Any]) -> int:
+    """Rows that a batch needs for ``penalty`` to be more than 0."""
+    while isinstance(penalty, partial):
+        penalty = penalty.func
+    return int(getattr(penalty, "least_rows", 1))
 
 
 def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
@@ -54,6 +74,7 @@ def decomposition(node: Node, weight: Tensor) -> Decomposition:
     return Decomposition(*(weight @ part.mean(0) for part in parts))
 
 
+@compares_rows
 def total_correlation(draw: Draw, weight: Tensor, strength: float) -> Tensor:
     """``strength`` · the total correlation of the batch's aggregate posterior: β-TCVAE with β = 1 + ``strength``.
 
@@ -63,6 +84,7 @@ def total_correlation(draw: Draw, weight: Tensor, strength: float) -> Tensor:
     return strength * torch.stack(parts).sum()
 
 
+@compares_rows
 def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Literal["i", "ii"] = "i") -> Tensor:
     """``off`` Σ_{i≠j} C_ij² + ``on`` Σ_i (C_ii − 1)², C the covariance of q's means ("i") or of its draws ("ii").
 
@@ -79,36 +101,39 @@ def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Litera
             covariance = covariance + torch.diag(weight @ node.q.scale.flatten(1).square())
         diagonal = covariance.diagonal()
         total = total + off * (covariance.square().sum() - diagonal.square().sum()) + on * (diagonal - 1).square().sum()
-    return total
+    return torch.where((weight > 0).sum() > 1, total, 0)
 
 
+@compares_rows
 def maximum_mean_discrepancy(
     draw: Draw, weight: Tensor, strength: float, scales: tuple[float, ...] = (0.5, 1.0, 2.0)
 ) -> Tensor:
     """``strength`` · MMD² between the batch's draws and a normal prior, without bias. Zhao et al. 2019 (InfoVAE).
 
-    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); what involves the prior is in closed form, so none is drawn.
+    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); what involves the prior is in closed form, so none is drawn. Pairs are of
+    different rows: draws of the same row are not independent draws of the aggregate posterior.
     """
     total = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if not isinstance(node.p, Normal):
             raise ValueError(f"this penalty needs a diagonal normal prior, and {node.name!r} has another.")
         z = ((node.z - node.p.loc) / node.p.scale).flatten(2).flatten(0, 1)
-        total = total + _mmd(z, weight.repeat(len(node.z)) / len(node.z), scales)
-    return strength * total
+        draws = len(node.z)
+        pairs = (weight.unsqueeze(1) * weight).fill_diagonal_(0).repeat(draws, draws) / draws**2
+        total = total + _mmd(z, weight.repeat(draws) / draws, pairs, scales)
+    return strength * torch.where((weight > 0).sum() > 1, total, 0)
 
 
-def _mmd(z: Tensor, weight: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """MMD² of weighted ``z [N, d]`` and N(0, I): E k(z, z') − 2 E k(z, ε) + E k(ε, ε')."""
+def _mmd(z: Tensor, weight: Tensor, pairs: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """MMD² of weighted ``z [N, d]``, in weighted ``pairs [N, N]``, and N(0, I): E k(z, z') − 2 E k(z, ε) + E k(ε, ε')."""
     size = z.shape[1]
     norms = z.square().sum(1)
     distances = (norms.unsqueeze(1) + norms - 2 * z @ z.T).clamp(min=0)
-    pairs = weight.unsqueeze(1) * weight
-    pairs = pairs - pairs.diagonal().diag()  # a draw is no other than itself
+    pairs = pairs / pairs.sum().clamp(min=torch.finfo(z.dtype).tiny)
     total = torch.zeros((), device=z.device, dtype=z.dtype)
     for scale in scales:
         width = scale**2 * size
-        own = (pairs * (-distances / (2 * width)).exp()).sum() / pairs.sum()
+        own = (pairs * (-distances / (2 * width)).exp()).sum()
         crossed = weight @ (-norms / (2 * (width + 1))).exp() * (width / (width + 1)) ** (size / 2)
         total = total + own - 2 * crossed + (width / (width + 2)) ** (size / 2)
     return total
