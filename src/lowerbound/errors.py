@@ -41,11 +41,20 @@ class OutOfMemoryError(LowerboundError, MemoryError):
     """What was asked for does not fit in memory, in no smaller parts either."""
 
 
+_REFUSALS = (
+    "can't allocate memory",
+    "annot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to map segment",  # of a shared library that is imported
+    "can't start new thread",  # for its stack
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory was refused: Python's own, or torch's on any device."""
-    if isinstance(error, OSError):
-        return errno.ENOMEM in (error.errno, getattr(error.__cause__, "errno", None))
-    said = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in said)
-    )
+    """Whether ``error``, or what it was raised from, says that memory was refused: to Python, torch or the linker."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    said = _REFUSALS if isinstance(error, RuntimeError | ImportError) else ()
+    cause = error.__cause__
+    return any(words in str(error) for words in said) or (cause is not None and is_out_of_memory(cause))

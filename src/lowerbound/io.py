@@ -145,6 +145,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "priors.Dirichlet": priors.Dirichlet,
     "priors.Flow": priors.Flow,
     "priors.Gamma": priors.Gamma,
+    "priors.HypersphericalUniform": priors.HypersphericalUniform,
     "priors.Joint": priors.Joint,
     "priors.LearnedNormal": priors.LearnedNormal,
     "priors.Normal": priors.Normal,
@@ -155,6 +156,14 @@ TABLE: dict[str, Callable[..., Any]] = {
     "schedules.Cyclic": schedules.Cyclic,
     "schedules.WarmUp": schedules.WarmUp,
 }
+_SUPPLIED = {
+    "objectives": ("draw",),
+    "gradients": ("draw", "objective"),
+    "posteriors": ("latent_dim", "encoder"),
+    "priors": ("latent_dim", "n_classes", "event", "in_shape", "network"),
+    "likelihoods": ("n_classes", "trials", "shape", "rank"),
+}
+"""Arguments without a default that a part of each kind is given by whoever builds it from its name."""
 _NAMES = {part: name for name, part in TABLE.items()}
 _SEVERAL = ("likelihoods", "parts", "estimators")  # arguments that are lists of parts
 _ADDED: dict[type[Any], dict[str, Any]] = {
@@ -188,17 +197,16 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 
 def _ready(kind: str, part: Callable[..., Any]) -> Callable[..., Any]:
-    """``part``, unless its name alone is not enough: a function of a draw with settings that have no default."""
-    given = {"objectives": ("draw",), "gradients": ("draw", "objective")}.get(kind)
-    lacking = [
-        parameter.name
-        for parameter in inspect.signature(part).parameters.values()
-        if parameter.default is parameter.empty and parameter.name not in (given or ())
-    ]
-    if given is not None and lacking:
-        name, settings = part.__qualname__, ", ".join(f"{each}=…" for each in lacking)
-        call = f"{name}({settings})" if isinstance(part, type) else f"functools.partial({name}, {settings})"
-        raise ValueError(f"{name} needs more than its name: give {call}.")
+    """``part``, unless its name alone is not enough: it has arguments without a default that nothing supplies."""
+    parameters = inspect.signature(part).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    lacking = [name for name in required if name not in _SUPPLIED.get(kind, required)]
+    if lacking:
+        settings = ", ".join(f"{each}=…" for each in lacking)
+        name = f"lowerbound.{kind}.{part.__name__}"
+        whole = isinstance(part, type) and kind != "posteriors"  # a posterior is made once its latents are known
+        call = f"{name}({settings})" if whole else f"functools.partial({name}, {settings})"
+        raise ValueError(f"{part.__name__} needs more than its name: in Python, give {call}.")
     return part
 
 

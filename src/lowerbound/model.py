@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lowerbound import posteriors, priors
 from lowerbound.distributions import Distribution, a_distribution
+from lowerbound.distributions.family import WITHIN, Domain
 from lowerbound.draw import Batch, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.modes import in_eval_mode, read_only
@@ -111,6 +113,42 @@ class LatentVariableModel(nn.Module):
         if init_bias is not None:
             with explained("the decoder's init_bias", bias):
                 init_bias(bias)
+
+
+def check_latents(prior: Prior, posterior: Posterior) -> None:
+    """Refuse a prior whose latents are not those of ``posterior``: other names, other shapes, or values it has not."""
+    ours, theirs = _latents(posterior), _latents(prior)
+    names = type(posterior).__name__, type(prior).__name__
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"the posterior is of the latents {', '.join(ours)} and the prior of {', '.join(theirs)}; name them alike."
+        )
+    for name, (event, domain) in ours.items():
+        at = f"latent {name!r} of " if len(ours) > 1 else ""
+        its_event, its_domain = theirs[name]
+        check_domains(domain, its_domain, *names, at)
+        if event != its_event:
+            raise ValueError(
+                f"{at}the posterior {names[0]} has shape {list(event)} and of the prior {names[1]} {list(its_event)}; "
+                "make them alike."
+            )
+
+
+def check_domains(domain: Domain | None, its_domain: Domain | None, posterior: str, prior: str, at: str = "") -> None:
+    """Refuse a prior, by name, that has not the values of a posterior; what is None is not known."""
+    if domain and its_domain and its_domain not in (domain, *WITHIN.get(domain, ())):
+        raise ValueError(
+            f"{at}the posterior {posterior} is of {domain} and the prior {prior} of {its_domain}; choose a prior of "
+            "the same values, or leave it out for the one that suits."
+        )
+
+
+def _latents(part: Prior | Posterior) -> dict[str, tuple[tuple[int, ...], Domain | None]]:
+    """Shape and domain of each latent by its name; of one that has none, by \"z\"."""
+    if isinstance(part, priors.Joint | posteriors.Joint):
+        parts: Sequence[Prior | Posterior] = part.parts
+        return {name: _latents(each)["z"] for name, each in zip(part.names, parts, strict=True)}
+    return {"z": (tuple(part.event), None if part.family is None else part.family.domain)}
 
 
 def draw(

@@ -42,23 +42,27 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", "red")
         code = INTERRUPTED
-    except FileNotFoundError as error:
-        # The system's own has a number: it is of a place to write in, for what is to be read is worded here.
-        code = fail(error, MISSING) if error.errno is None else fail(in_words(error), IO)
-    except LockedError as error:
-        code = fail(error, LOCKED)
-    except (DataError, FormatError, ValueError) as error:
-        code = fail(error, BAD_DATA)
-    except OSError as error:
-        short = is_out_of_memory(error)
-        code = fail(MemoryError(NO_MEMORY), MEMORY) if short else fail(in_words(error), IO)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        code = fail(error if isinstance(error, OutOfMemoryError) else MemoryError(NO_MEMORY), MEMORY)
-    except (LowerboundError, ImportError) as error:
-        code = fail(error, 1)
+    except Exception as error:
+        code = _code_of(error)
     sys.exit(code or 0)
+
+
+def _code_of(error: Exception) -> int:
+    """Say what is wrong and give the code to leave with; an error that nobody foresaw is raised again."""
+    if is_out_of_memory(error):
+        return fail(error if isinstance(error, OutOfMemoryError) else MemoryError(NO_MEMORY), MEMORY)
+    if isinstance(error, FileNotFoundError):
+        # The system's own has a number: it is of a place to write in, for what is to be read is worded here.
+        return fail(error, MISSING) if error.errno is None else fail(in_words(error), IO)
+    if isinstance(error, LockedError):
+        return fail(error, LOCKED)
+    if isinstance(error, DataError | FormatError | ValueError):
+        return fail(error, BAD_DATA)
+    if isinstance(error, OSError):
+        return fail(in_words(error), IO)
+    if isinstance(error, LowerboundError | ImportError):
+        return fail(error, 1)
+    raise error
 
 
 def fail(error: BaseException, code: int) -> int:

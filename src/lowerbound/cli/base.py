@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +21,44 @@ if TYPE_CHECKING:
     from lowerbound.data import Csv, Dataset, Table
     from lowerbound.estimators import VAE
 
+_IMPORTS = 600 << 20  # bytes of address space that the import of torch takes
 BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
 
+
+class Whole(click.IntRange):
+    """A whole number of at least ``least``, and no more than is of use."""
+
+    def __init__(self, least: int, most: int = 10**9) -> None:
+        super().__init__(min=least)
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(super().convert(value, param, ctx))
+        if number > self.most:
+            self.fail(f"{number} is too large: give at most {self.most}.", param, ctx)
+        return number
+
+
+class Finite(click.FloatRange):
+    """A number within its range and within that of single precision: no NaN, no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not abs(number) < 1e30:
+            self.fail(f"{value} is no finite number below 1e30.", param, ctx)
+        return number
+
+
+seeds, counts = Whole(0, 2**63 - 1), Whole(1)
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 part_option = click.option(
     "--part", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Of a named dataset."
 )
 samples_option = click.option(
-    "--samples", type=click.IntRange(min=2), help="Draws a row of importance sampling, instead of what each row needs."
+    "--samples",
+    type=Whole(2),
+    help="Draws a row of importance sampling, instead of what each row needs.",
 )
 
 
@@ -87,6 +118,9 @@ def commands() -> None:
     DATA is a name (digits, mnist) or a path: a table (.csv, .tsv, .csv.gz, .parquet, .feather, .arrow), .npy, .npz, an
     idx file (.gz too), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
     """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        with mmap.mmap(-1, _IMPORTS):  # torch ends the process where its import finds no memory
+            pass
 
 
 def table_path(context: click.Context, option: click.Parameter, out: str | None) -> Path | None:

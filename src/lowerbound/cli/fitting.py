@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowerbound.cli.base import INTERRUPTED, commands, csv_told, data_argument, json_option, rows_of, tell
+from lowerbound.cli.base import (
+    INTERRUPTED,
+    commands,
+    counts,
+    csv_told,
+    data_argument,
+    json_option,
+    rows_of,
+    seeds,
+    tell,
+)
 from lowerbound.cli.tables import schema_option
 
 if TYPE_CHECKING:
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
 
 def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``fit``: each is the argument of ``VAE`` of the same name, with the same default."""
-    at_least_1 = click.IntRange(min=1)
     options = [
         click.option("--latent-dim", type=click.IntRange(1, 10**6), default=10, help="Number of latents."),
         click.option("--likelihood", default="auto", help="auto, or Bernoulli, Normal, Categorical, …"),
@@ -37,16 +46,16 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--gradient", default=None, help="An estimator by name.  [default: what the posterior allows]"),
         click.option(
-            "--draws", type=at_least_1, default=None, help="Latents drawn per row and step.  [default: 1; 20 of iwae]"
+            "--draws", type=counts, default=None, help="Latents drawn per row and step.  [default: 1; 20 of iwae]"
         ),
         click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
         click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),
         click.option("--free-bits", type=click.FloatRange(min=0), default=0.0, help="Nats that each latent has free."),
         click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Of Adam."),
-        click.option("--batch-size", type=at_least_1, default=100, help="Rows a step."),
-        click.option("--passes", type=at_least_1, default=200, help="Passes over the data, at most."),
+        click.option("--batch-size", type=counts, default=100, help="Rows a step."),
+        click.option("--passes", type=counts, default=200, help="Passes over the data, at most."),
         click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share held out."),
-        click.option("--patience", type=at_least_1, default=20, help="Passes without improvement before stopping."),
+        click.option("--patience", type=counts, default=20, help="Passes without improvement before stopping."),
         click.option(
             "--binarise", type=click.Choice(["none", "fixed", "afresh"]), default="none", help="Grey → 0 or 1."
         ),
@@ -70,11 +79,11 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--recipe", help="An assembly named after its paper, for all that is not given: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, as latent_dim=20.")
 @click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Fixes every random draw.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]")
+@click.option("--seed", type=seeds, default=0, help="Fixes every random draw.")
+@click.option("--threads", type=counts, help="CPU threads.  [default: torch's]")
 @click.option("--force", is_flag=True, help="Replace what is already in the folder.")
 @click.option("--resume", is_flag=True, help="Go on with the fit of the same options that was cut short there, if any.")
-@click.option("--checkpoint-every", type=click.IntRange(min=1), default=1000, help="Steps between checkpoints.")
+@click.option("--checkpoint-every", type=counts, default=1000, help="Steps between checkpoints.")
 @json_option
 def fit(
     data: str,
@@ -184,7 +193,7 @@ def sizes(text: str) -> tuple[int, ...]:
         layers = tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:
         layers = (0,)
-    if any(size < 1 for size in layers):
+    if any(not 1 <= size <= 10**6 for size in layers):
         raise click.BadParameter(f"{text!r} is not a list of sizes such as 256,128.", param_hint="--hidden")
     return layers
 
@@ -200,6 +209,8 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
             found[name] = value
+        except (ValueError, RecursionError) as error:  # a number of too many digits, lists too deep
+            raise click.BadParameter(f"{name}={value[:20]}… cannot be read ({error}).", param_hint="--set") from error
     return found
 
 
@@ -207,6 +218,8 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
     """The estimator of a recipe, or the plain one. Its mistakes are those of usage, refused before data are read."""
     from lowerbound.estimators import VAE
     from lowerbound.estimators.parameters import check_parameters, one_of
+    from lowerbound.io import find
+    from lowerbound.priors import ConditionalNormal
     from lowerbound.recipes import RECIPES
 
     source = click.get_current_context().get_parameter_source
@@ -220,6 +233,8 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
             told = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
             vae = RECIPES[recipe](**told | more)
         check_parameters(vae.get_params(deep=False))
-    except ValueError as error:
+        if isinstance(vae.prior, str) and find("priors", vae.prior) is ConditionalNormal:
+            raise ValueError("the prior ConditionalNormal is p(z|context), and a context is given in Python alone.")
+    except (ValueError, TypeError, RecursionError) as error:
         raise click.UsageError(str(error)) from error
     return vae

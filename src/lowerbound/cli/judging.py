@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowerbound.cli.base import (
+    Finite,
+    Whole,
     commands,
+    counts,
     data_argument,
     fitted,
     is_held_out,
@@ -19,6 +22,7 @@ from lowerbound.cli.base import (
     rows_of,
     run_argument,
     samples_option,
+    seeds,
     source_for,
     table_path,
     tell,
@@ -40,12 +44,12 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Arguments of ``VAE.evidence`` and its ``Settings``; the error and the budget are those of a plain score too."""
     options = [
         click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
-        click.option("--standard-error", type=click.FloatRange(0, min_open=True), default=0.1, help="Of each row."),
-        click.option("--budget", type=click.FloatRange(256), default=3000, help="Most draws a row, in the mean."),
-        click.option("--anneal", type=click.IntRange(0), default=50, help="Rows to anneal too."),
-        click.option("--simulate", type=click.IntRange(0), default=50, help="Rows to simulate for the sandwich."),
-        click.option("--temperatures", type=click.IntRange(1), default=1000, help="Of annealing."),
-        click.option("--chains", type=click.IntRange(2), default=8, help="Of annealing, for each row."),
+        click.option("--standard-error", type=Finite(0, min_open=True), default=0.1, help="Of each row."),
+        click.option("--budget", type=Finite(256), default=3000, help="Most draws a row, in the mean."),
+        click.option("--anneal", type=Whole(0), default=50, help="Rows to anneal too."),
+        click.option("--simulate", type=Whole(0), default=50, help="Rows to simulate for the sandwich."),
+        click.option("--temperatures", type=counts, default=1000, help="Of annealing."),
+        click.option("--chains", type=Whole(2), default=8, help="Of annealing, for each row."),
         click.option("--start", type=click.Choice(["posterior", "prior"]), default="posterior", help="Of annealing."),
     ]
     for option in reversed(options):
@@ -60,7 +64,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @samples_option
 @evidence_options
 @click.option("--anomaly", is_flag=True, help="How odd each row of a table is, and which of its cells.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Of --anomaly: rows to show.")
+@click.option("--top", type=counts, default=5, show_default=True, help="Of --anomaly: rows to show.")
 @click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
 @keep_option
 @strict_option
@@ -189,7 +193,7 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
 @data_argument
 @part_option
 @samples_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of draws and of binarising.")
+@click.option("--seed", type=seeds, default=0, show_default=True, help="Of draws and of binarising.")
 @json_option
 def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, seed: int, as_json: bool) -> None:
     """Compare the models of RUNS on DATA: differences of log p(x) row by row.

@@ -8,12 +8,14 @@ import click
 
 from lowerbound.cli.base import (
     commands,
+    counts,
     data_argument,
     fitted,
     json_option,
     part_option,
     rows_of,
     run_argument,
+    seeds,
     source_for,
     table_path,
     tell,
@@ -63,11 +65,11 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
 
 @commands.command()
 @run_argument
-@click.option("-n", "--rows", type=click.IntRange(min=1), default=16, show_default=True, help="How many.")
+@click.option("-n", "--rows", type=counts, default=16, show_default=True, help="How many.")
 @click.option(
     "--given", "pairs", multiple=True, metavar="NAME=VALUE", help="A cell of a table that is known, as age=37."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=seeds, default=0, show_default=True)
 @click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
 @json_option
 def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, as_json: bool) -> None:
@@ -94,8 +96,8 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
 @data_argument
 @part_option
 @click.option("--out", callback=table_path, required=True, help=".csv or .parquet; .npy of numbers alone")
-@click.option("--draws", type=click.IntRange(min=1), help="Completions of each row, one after the other.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--draws", type=counts, help="Completions of each row, one after the other.")
+@click.option("--seed", type=seeds, default=0, show_default=True, help="Of the draws.")
 @keep_option
 @strict_option
 @json_option

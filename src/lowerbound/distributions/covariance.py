@@ -16,6 +16,7 @@ from lowerbound.distributions.normal import Normal
 class CorrelatedNormal(Distribution):
     """N(loc, Σ) of a vector, ``loc [B, d]``; to write one: how Σ is held."""
 
+    domain = "real numbers"
     loc: Tensor
     reparameterisation = "location-scale"
     unconstrained = True

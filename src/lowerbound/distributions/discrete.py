@@ -47,6 +47,7 @@ class Bernoulli(Discrete):
     Relaxed: the binary concrete, σ((logit + L)/τ) with L logistic noise. Maddison et al. 2017.
     """
 
+    domain = "zeros and ones"
     logits: Tensor
     batch_dims: int = 1
 
@@ -89,6 +90,7 @@ class Categorical(Discrete):
     Relaxed: Gumbel-softmax, softmax((logits + G)/τ) with G Gumbel noise. Jang et al. 2017; Maddison et al. 2017.
     """
 
+    domain = "one-hot classes"
     logits: Tensor
     batch_dims: int = 1
 

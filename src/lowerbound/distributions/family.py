@@ -12,6 +12,20 @@ from torch import Tensor
 
 from lowerbound.distributions.detaching import detached
 
+Domain = Literal[
+    "real numbers",
+    "positive numbers",
+    "numbers from 0 to 1",
+    "zeros and ones",
+    "one-hot classes",
+    "proportions that sum to 1",
+    "unit vectors",
+]
+WITHIN: Mapping[Domain, tuple[Domain, ...]] = {
+    "positive numbers": ("real numbers",),
+    "numbers from 0 to 1": ("positive numbers", "real numbers"),
+}
+"""The other domains, of the same measure, that hold all of one."""
 Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "implicit"]
 
 
@@ -25,6 +39,8 @@ class Distribution(ABC):
 
     reparameterisation: ClassVar[Reparameterisation | None] = None
     """How ``sample`` is differentiable in the parameters; None where it is not."""
+    domain: ClassVar[Domain | None] = None
+    """What its values are; None where it does not say."""
     unconstrained: ClassVar[bool] = False
     """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
     batch_dims: int

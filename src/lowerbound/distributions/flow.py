@@ -73,6 +73,7 @@ class Flow(Distribution):
     takes the way back.
     """
 
+    domain = "real numbers"
     loc: Tensor
     scale: Tensor
     context: Tensor | None

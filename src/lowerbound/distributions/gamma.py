@@ -24,6 +24,7 @@ class Gamma(Distribution):
     Figurnov et al. 2018.
     """
 
+    domain = "positive numbers"
     concentration: Tensor
     rate: Tensor
     batch_dims: int = 1
@@ -60,6 +61,7 @@ class Weibull(Distribution):
     log p(z) = log k − log z + k t − e^(kt), t = log z/λ.
     """
 
+    domain = "positive numbers"
     concentration: Tensor
     scale: Tensor
     batch_dims: int = 1

@@ -18,6 +18,7 @@ class Normal(Distribution):
     z = loc + scale · ε, ε ~ N(0, I). Densities sum over the event dimensions.
     """
 
+    domain = "real numbers"
     loc: Tensor
     scale: Tensor
     batch_dims: int = 1

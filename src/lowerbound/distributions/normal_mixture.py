@@ -20,6 +20,7 @@ class NormalMixture(Distribution):
     logits have a large variance. Graves 2016; Figurnov et al. 2018, §4.
     """
 
+    domain = "real numbers"
     logits: Tensor
     loc: Tensor
     scale: Tensor

@@ -27,6 +27,7 @@ class Beta(Distribution):
     z = g_a/(g_a + g_b) of two gamma values, differentiated as those are.
     """
 
+    domain = "numbers from 0 to 1"
     a: Tensor
     b: Tensor
     batch_dims: int = 1
@@ -64,6 +65,7 @@ class Dirichlet(Distribution):
     z = g/Σg of C gamma values, differentiated as those are. The density is that of the first C − 1 proportions.
     """
 
+    domain = "proportions that sum to 1"
     concentration: Tensor
     batch_dims: int = 1
     reparameterisation = "implicit"
@@ -93,6 +95,7 @@ class LogisticNormal(Distribution):
     the first C − 1 proportions. Aitchison & Shen 1980.
     """
 
+    domain = "proportions that sum to 1"
     loc: Tensor
     scale: Tensor
     batch_dims: int = 1

@@ -29,6 +29,7 @@ class VonMisesFisher(Distribution):
     differentiated implicitly in κ, with ∂F(w; κ)/∂κ by quadrature. Wood 1994; Davidson et al. 2018.
     """
 
+    domain = "unit vectors"
     loc: Tensor
     concentration: Tensor
     batch_dims: int = 1
@@ -78,6 +79,7 @@ class VonMisesFisher(Distribution):
 class HypersphericalUniform(Distribution):
     """Unit vectors of ``dim`` dimensions, all alike: log p(z) = −log(2 π^(d/2) / Γ(d/2))."""
 
+    domain = "unit vectors"
     dim: int
     batch_dims: int = 0
 

@@ -13,6 +13,7 @@ from torch import nn
 from lowerbound import io, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.data import arrays
+from lowerbound.distributions.family import Domain
 from lowerbound.errors import DataError
 from lowerbound.estimators.inputs import CHUNK
 from lowerbound.likelihoods import (
@@ -28,24 +29,23 @@ from lowerbound.likelihoods import (
     LowRankNormal,
     Normal,
     Ordinal,
-    Product,
     RoundedLogistic,
-    SelfMasking,
     StudentT,
 )
 from lowerbound.likelihoods.support import COUNTS
+from lowerbound.model import check_domains
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 
-_SUITS: dict[type[Posterior], str] = {
-    posteriors.Bernoulli: "Bernoulli",
-    posteriors.Beta: "Beta",
-    posteriors.Categorical: "Categorical",
-    posteriors.Dirichlet: "Dirichlet",
-    posteriors.Gamma: "Gamma",
-    posteriors.Weibull: "Gamma",
+_SUITS: dict[Domain | None, str] = {
+    "zeros and ones": "Bernoulli",
+    "numbers from 0 to 1": "Beta",
+    "one-hot classes": "Categorical",
+    "proportions that sum to 1": "Dirichlet",
+    "positive numbers": "Gamma",
+    "unit vectors": "HypersphericalUniform",
 }
-"""The prior of a posterior's latents, where it is not N(0, I)."""
+"""The prior of latents of these values, where it is not N(0, I)."""
 _REAL = (Normal, StudentT, FullNormal, LowRankNormal)
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
@@ -87,8 +87,6 @@ def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
         return part(scale="dimension", shape=x.shape[1:])
     if part in (FullNormal, LowRankNormal):
         return FullNormal(x.shape[1:]) if part is FullNormal else LowRankNormal(x.shape[1:], rank=1)
-    if part in (Product, SelfMasking):
-        raise ValueError(f"{part.__name__} needs a likelihood for each column: give likelihood=Product([…]).")
     if part in (Categorical, Ordinal, BetaBinomial):
         if float(x.max()) >= _MOST_CLASSES:
             where = arrays.place(arrays.first(x == x.max()))
@@ -118,10 +116,11 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
     """A prior by name, for the latents of ``posterior`` and rows of ``shape``; None for the one that suits."""
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
-    event, (latent_dim, *_) = posterior.event, posterior.event
-    if prior is None:
-        prior = _SUITS.get(type(posterior), "Normal")
-    part = io.find("priors", prior)
+    event, (latent_dim, *_), domain = posterior.event, posterior.event, posterior.family.domain
+    if prior is None and isinstance(posterior, posteriors.Joint):
+        return priors.Joint(posterior.names, [build_prior(None, part, shape, context) for part in posterior.parts])
+    part: Any = io.find("priors", _SUITS.get(domain, "Normal") if prior is None else prior)
+    check_domains(domain, part.family and part.family.domain, type(posterior).__name__, part.__name__)
     if part is priors.VampPrior:
         return priors.VampPrior(event, shape)
     if part is priors.ConditionalNormal:

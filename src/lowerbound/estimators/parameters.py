@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, get_args
@@ -13,13 +16,21 @@ import torch
 from torch import nn
 
 from lowerbound import io
+from lowerbound.estimators.choices import build_prior, part_of
+from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
+from lowerbound.model import check_latents
 from lowerbound.nn import Precision
-from lowerbound.objectives import elbo
+from lowerbound.objectives import elbo, free_bits
 from lowerbound.priors import Prior
+from lowerbound.process import seeded
 from lowerbound.schema import Schema
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
+_LARGEST_COUNT = 10**9  # of anything else
+_LARGEST_LAYER = 10**6
+_LARGEST_REAL = 1e30  # of settings: what they are multiplied by stays within single precision
+_THREADS_A_CORE = 10
 _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
 
 
@@ -30,6 +41,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     for name in ("patience", "threads", "draws"):
         if given[name] is not None:
             whole(name, given[name], 1)
+    _check_threads(given["threads"])
     for name in ("beta", "warm_up", "free_bits"):
         _real(name, given[name], 0)
     if not callable(given["learning_rate"]):
@@ -44,6 +56,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {_shown(given[name])}; give True or False.")
     if not isinstance(given["schema"], Schema | Mapping | None):
         raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, as {{"age": "count"}}.')
+    _check_latents(given)
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
 
@@ -65,6 +78,17 @@ def whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {_shown(value)}; give a whole number, {limits}.")
     if int(value) < least or (most is not None and int(value) > most):  # type: ignore[call-overload]
         raise ValueError(f"{name} must be {limits}, got {value}.")
+    if most is None and int(value) > _LARGEST_COUNT:  # type: ignore[call-overload]
+        raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {_shown(value)}.")
+
+
+def _check_threads(threads: int | None) -> None:
+    """Refuse many more threads than processors: the system may not start them, which ends the process."""
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > _THREADS_A_CORE * cores:
+        raise ValueError(
+            f"threads is {threads}, and this machine has {cores} processors; give at most {_THREADS_A_CORE * cores}."
+        )
 
 
 def _real(name: str, value: object, least: float, above: bool = False, below: float = math.inf) -> None:
@@ -75,6 +99,8 @@ def _real(name: str, value: object, least: float, above: bool = False, below: fl
     fits = _is(value, Real) and math.isfinite(value) and least <= value < below  # type: ignore[arg-type, operator]
     if not fits or (above and value == least):
         raise ValueError(f"{name} is {_shown(value)}; give a finite number, {limits}.")
+    if value > _LARGEST_REAL:  # type: ignore[operator]
+        raise ValueError(f"{name} is {_shown(value)}, too large for single precision; give at most {_LARGEST_REAL:g}.")
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
@@ -90,7 +116,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, str) and _plain(value) not in map(_plain, names):
             one_of(argument, value, (*(["auto"] if argument in ("likelihood", "objective") else []), *names))
-        elif isinstance(value, str) and argument in ("objective", "gradient"):
+        elif isinstance(value, str):
             io.find(kind, value)
 
 
@@ -107,8 +133,11 @@ def _check_parts(given: Mapping[str, Any]) -> None:
     """Refuse parts and settings that are of another kind than they must be."""
     hidden = given["hidden"]
     sizes: list[Any] = list(hidden) if isinstance(hidden, Iterable) and not isinstance(hidden, str) else [None]
-    if not all(_is(size, Integral) and size > 0 for size in sizes):
-        raise ValueError(f"hidden is {_shown(hidden)}; give the sizes of layers, whole numbers above 0, as (256, 128).")
+    if not all(_is(size, Integral) and 0 < size <= _LARGEST_LAYER for size in sizes):
+        raise ValueError(
+            f"hidden is {_shown(hidden)}; give the sizes of layers, whole numbers from 1 to {_LARGEST_LAYER}, as "
+            "(256, 128)."
+        )
     for name in ("encoder", "decoder"):
         if not isinstance(given[name], nn.Module | None):
             raise ValueError(f"{name} is {_shown(given[name])}; give a torch.nn.Module, or None for the library's own.")
@@ -131,6 +160,32 @@ def _check_parts(given: Mapping[str, Any]) -> None:
         raise ValueError(f"callbacks is {_shown(callbacks)}; give a list of functions of an Event.")
     if not isinstance(given["random_state"], np.random.RandomState | None):
         whole("random_state", given["random_state"], 0)
+
+
+def _check_latents(given: Mapping[str, Any]) -> None:
+    """Refuse what no posterior can be made by, and parts of the library that do not go together."""
+    make, latent_dim = part_of("posteriors", given["posterior"]), given["latent_dim"]
+    try:
+        inspect.signature(make).bind(latent_dim, encoder=nn.Identity())
+    except (TypeError, ValueError) as error:
+        name = getattr(make, "__name__", type(make).__name__)
+        raise ValueError(
+            f"posterior is called as {name}(latent_dim, encoder=…), which it does not take ({error}); give all other "
+            "arguments by functools.partial."
+        ) from error
+    if (make.func if isinstance(make, functools.partial) else make) not in io.TABLE.values():
+        return  # one's own is made, and looked at, once there are rows
+    with torch.device("meta"), seeded(0):
+        like = make(latent_dim, encoder=nn.Identity())
+        check_latents(build_prior(given["prior"], like, (1,), 1), like)
+    at_most = 20 if given["objective"] == "auto" else 1  # what draws=None becomes
+    AEVB(
+        like,
+        objective=elbo if given["objective"] == "auto" else part_of("objectives", given["objective"]),
+        draws=at_most if given["draws"] is None else given["draws"],
+        gradient=None if given["gradient"] is None else part_of("gradients", given["gradient"]),
+        penalties=(functools.partial(free_bits, floor=0.0),) if given["free_bits"] else (),
+    )
 
 
 def _check_device(device: object) -> None:

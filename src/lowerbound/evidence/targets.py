@@ -14,7 +14,7 @@ from lowerbound.distributions import Distribution, a_distribution
 from lowerbound.draw import Batch
 from lowerbound.inference import Data, as_rows
 from lowerbound.likelihoods.support import check_rows
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, check_latents
 from lowerbound.posteriors import Posterior
 from lowerbound.shapes import expect
 from lowerbound.training import in_order
@@ -96,6 +96,7 @@ class OfModel:
 
 def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
     """A model of this library with its posterior."""
+    check_latents(model.prior, posterior)
     return OfModel(model, posterior)
 
 

@@ -27,7 +27,7 @@ from lowerbound.gradients import (
 )
 from lowerbound.gradients.base import is_mean
 from lowerbound.inference.explain import explain
-from lowerbound.model import LatentVariableModel, draw
+from lowerbound.model import LatentVariableModel, check_latents, draw
 from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo, is_marked_no_bound, of_one_draw, why_no_bound
 from lowerbound.objectives.penalties import least_rows
@@ -126,6 +126,7 @@ class AEVB:
 
     def start(self, model: LatentVariableModel) -> Ascent:
         """A procedure for the loop, with a fresh optimiser."""
+        check_latents(model.prior, self.posterior)
         device = next(model.parameters()).device
         if self.precision == "tf32" and device.type != "cuda":
             raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')

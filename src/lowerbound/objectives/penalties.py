@@ -125,7 +125,7 @@ def maximum_mean_discrepancy(
 
 
 def _mmd(z: Tensor, weight: Tensor, pairs: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """MMD² of weighted ``z [N, d]``, in weighted ``pairs [N, N]``, and N(0, I): E k(z, z') − 2 E k(z, ε) + E k(ε, ε')."""
+    """MMD² of weighted ``z [N, d]`` and N(0, I): E k(z, z') over ``pairs [N, N]`` − 2 E k(z, ε) + E k(ε, ε')."""
     size = z.shape[1]
     norms = z.square().sum(1)
     distances = (norms.unsqueeze(1) + norms - 2 * z @ z.T).clamp(min=0)

@@ -6,6 +6,7 @@ from lowerbound.priors.flexible import Flow, NormalMixture
 from lowerbound.priors.joint import Joint
 from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, Dirichlet, Gamma
+from lowerbound.priors.sphere import HypersphericalUniform
 from lowerbound.priors.vamp import VampPrior
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Encode",
     "Flow",
     "Gamma",
+    "HypersphericalUniform",
     "Joint",
     "LearnedNormal",
     "Normal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,10 @@ Encode = Callable[[Tensor], Distribution]
 class Prior(nn.Module, ABC):
     """p(z), or p(z|context), over the latent of a row, z of shape ``event``.
 
-    To write one: its ``event`` and ``forward``.
+    To write one: its ``event``, ``forward`` and, if it is one, the class of its ``family``.
     """
+
+    family: ClassVar[type[Distribution] | None] = None
 
     @property
     @abstractmethod

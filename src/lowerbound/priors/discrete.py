@@ -12,6 +12,8 @@ from lowerbound.priors.base import Encode, Prior
 class Bernoulli(Prior):
     """p(z) = Π Bernoulli(z_i; σ(logit_i)), z ∈ {0, 1}^d."""
 
+    family = distributions.Bernoulli
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -27,6 +29,8 @@ class Bernoulli(Prior):
 
 class Categorical(Prior):
     """d variables of ``n_classes`` each, one-hot: z ``[d, C]``."""
+
+    family = distributions.Categorical
 
     def __init__(self, latent_dim: int, n_classes: int) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ from lowerbound.priors.normal import MIN_SCALE
 class NormalMixture(Prior):
     """p(z) = Σ_c π_c N(μ_c, diag σ_c²), all learned, from means drawn from N(0, I) and unit σ."""
 
+    family = distributions.NormalMixture
+
     def __init__(self, latent_dim: int, components: int = 10) -> None:
         super().__init__()
         if components < 1:
@@ -41,6 +43,7 @@ class Flow(Prior):
     It starts as N(0, I). "realnvp" and "nsf" take two passes for the density of any z, "iaf" one for each dimension.
     """
 
+    family = distributions.Flow
     zero: Tensor
     one: Tensor
 

@@ -15,6 +15,8 @@ from lowerbound.priors.base import Encode, Prior
 class Joint(Prior):
     """p(z) = Π_n p_n(z_n) over latents with ``names``, ``parts`` the prior of each."""
 
+    family = distributions.Joint
+
     def __init__(self, names: Sequence[str], parts: Sequence[Prior]) -> None:
         super().__init__()
         check_names(names, len(parts))

@@ -16,6 +16,7 @@ MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underf
 class Normal(Prior):
     """p(z) = N(0, scale² I) in ``latent_dim`` dimensions."""
 
+    family = distributions.Normal
     zero: Tensor
     scales: Tensor
 
@@ -41,6 +42,8 @@ class Normal(Prior):
 class LearnedNormal(Prior):
     """p(z) = N(μ, diag σ²) with both learned, from N(0, I)."""
 
+    family = distributions.Normal
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -57,6 +60,8 @@ class LearnedNormal(Prior):
 
 class ConditionalNormal(Prior):
     """p(z|c) = N(μ(c), diag σ²(c)): ``network`` gives μ and then the raw σ, ``[B, C] → [B, 2d]``. Sohn et al. 2015."""
+
+    family = distributions.Normal
 
     def __init__(self, latent_dim: int, network: nn.Module) -> None:
         super().__init__()

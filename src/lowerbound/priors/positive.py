@@ -13,6 +13,8 @@ from lowerbound.priors.base import Encode, Prior
 class Gamma(Prior):
     """p(z) = Π Gamma(z_i; concentration, rate); ``learned``: each dimension's own, from these values."""
 
+    family = distributions.Gamma
+
     def __init__(self, latent_dim: int, concentration: float = 1.0, rate: float = 1.0, learned: bool = False) -> None:
         super().__init__()
         self.latent_dim, self.learned = latent_dim, learned
@@ -31,6 +33,8 @@ class Gamma(Prior):
 class Beta(Prior):
     """p(z) = Π Beta(z_i; a, b); ``learned``: each dimension's own, from these values."""
 
+    family = distributions.Beta
+
     def __init__(self, latent_dim: int, a: float = 1.0, b: float = 1.0, learned: bool = False) -> None:
         super().__init__()
         self.latent_dim, self.learned = latent_dim, learned
@@ -47,6 +51,8 @@ class Beta(Prior):
 
 class Dirichlet(Prior):
     """p(z) = Dirichlet(z; concentration), ``latent_dim`` proportions; ``learned``: each one's own, from this value."""
+
+    family = distributions.Dirichlet
 
     def __init__(self, latent_dim: int, concentration: float = 1.0, learned: bool = False) -> None:
         super().__init__()
