@@ -143,7 +143,7 @@ def weights(found: LogLikelihood) -> Check:
     """Whether at most 5 % of rows have weights too uneven for their estimates to be reliable."""
     doubtful = ~found.believed
     rows, few = len(doubtful), int(doubtful.sum())
-    unknown, middle = int((~found.errors_hold).sum()), np.sort(found.pareto_k)[(rows - 1) // 2]
+    unknown, middle = int((found.pareto_k > 0.5).sum()), np.sort(found.pareto_k)[(rows - 1) // 2]
     words = (
         f"k̂ is at most {_shown(middle)} in half of the rows, {_shown(found.pareto_k.max())} in the worst; "
         f"above min(1 − 1/log₁₀K, 0.7), and so unreliable, in {few:,} of {rows:,}; "
