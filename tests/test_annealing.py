@@ -64,8 +64,10 @@ def test_weights_have_the_evidence_as_their_mean_however_coarse_the_path(start):
     z = (np.exp(below.estimate - truth) - 1) / below.standard_error
     assert np.abs(z).max() < 4.5
     assert np.square(z).mean() < 3
-    assert below.standard_error.max() < 0.08
-    assert np.abs((1.2 * np.exp(below.estimate - truth) - 1) / below.standard_error).max() > 4.5, "a fifth would show"
+    assert below.standard_error.max() < 0.03
+    of_all, error = np.exp(below.estimate - truth).mean(), np.sqrt(np.square(below.standard_error).sum()) / 6
+    assert of_all == pytest.approx(1, abs=4 * error)
+    assert error < 0.05 / 6, "a twentieth would show"
     many, settings = 4000, replace(settings, temperatures=10)  # 1/w has a heavier tail than w
     chains = annealed(
         targets,
@@ -76,7 +78,7 @@ def test_weights_have_the_evidence_as_their_mean_however_coarse_the_path(start):
     )
     inverse = np.exp(truth[0] - chains.log_weights).mean(0)
     assert inverse.mean() == pytest.approx(1, abs=4.5 * inverse.std() / math.sqrt(many))
-    assert inverse.std() / math.sqrt(many) < 0.05
+    assert inverse.std() / math.sqrt(many) < (0.05 if start == "prior" else 0.05 / 8)
 
 
 def test_a_weight_taken_after_the_move_is_wrong(monkeypatch):

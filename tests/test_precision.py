@@ -12,8 +12,17 @@ from scipy import stats
 import lowerbound as lb
 from enumeration import belief_net
 from lowerbound.data import Rows
-from lowerbound.evidence import Target, importance_sampling, of_functions, of_model, proposals, to_precision
+from lowerbound.evidence import (
+    LogLikelihood,
+    Target,
+    importance_sampling,
+    of_functions,
+    of_model,
+    proposals,
+    to_precision,
+)
 from oracles import PPCA, rng
+from quadrature import Logistic
 
 NARROW = 0.4  # times the deviation of p(z|x): the variance of the weights is infinite
 
@@ -43,21 +52,53 @@ def test_rows_get_the_draws_that_they_need(linear):
     assert np.square(z).mean() == pytest.approx(1, abs=0.35)
 
 
-def test_stopping_on_the_pilot_itself_would_bias():
-    """Why the draws are fresh: the pilot's own estimate, of rows for which it looked easy, is low."""
-    oracle, x = PPCA.of(np.random.default_rng(3).normal(size=(50, 4)), 2), torch.zeros(4000, 4, dtype=torch.float64)
-    targets, rows = of_model(oracle.model(), oracle.posterior(2.5)), Rows(x, dtype=torch.float64)
-    truth = float(oracle.log_prob(x[:1]))
-    pilot = importance_sampling(targets, rows, rng(), 128)
-    easy = pilot.standard_error < np.quantile(pilot.standard_error, 0.3)
-    fresh = importance_sampling(targets, rows.subset(torch.from_numpy(np.flatnonzero(easy))), rng(1), 128)
+def reported(copies: int, widen: float, shift: float, **settings) -> tuple[LogLikelihood, np.ndarray]:
+    """What ``to_precision`` says of each of 16 rows of a one-latent logistic model, many times, and the truth."""
+    oracle = Logistic.steep()
+    x = oracle.rows.repeat(copies, 1)
+    found = to_precision(oracle.targets(widen, shift), Rows(x, dtype=torch.float64), rng(), **settings)
+    return found, oracle.log_prob(oracle.rows).repeat(copies).numpy()
 
-    def z(values: np.ndarray) -> float:
-        weights = np.exp(values - truth)
-        return float((weights.mean() - 1) / (weights.std() / math.sqrt(len(weights))))
 
-    assert abs(z(pilot.estimate[easy])) > 6
-    assert abs(z(fresh.estimate)) < 4
+def bias(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """z-score of the mean weight, whose expectation is 1 whatever the number of draws."""
+    weights = np.exp(estimate - truth)
+    return float((weights.mean() - 1) / (weights.std() / math.sqrt(len(weights))))
+
+
+def assert_honest(found: LogLikelihood, truth: np.ndarray, some: np.ndarray) -> None:
+    """No bias; intervals that cover at their level; errors right to 10 % and those of the draws reported."""
+    estimate, error, exact = found.estimate[some], found.standard_error[some], truth[some]
+    assert abs(bias(estimate, exact)) < 4
+    assert np.mean(np.abs(estimate - exact) < 1.96 * error) == pytest.approx(0.95, abs=0.03)
+    assert np.sqrt(np.mean(np.square((estimate - exact) / error))) == pytest.approx(1, abs=0.1)
+    draws = found.samples[some]
+    np.testing.assert_allclose(error, np.sqrt((draws / found.ess[some] - 1) / (draws - 1)), rtol=1e-6)
+
+
+def test_rows_that_stop_at_the_pilot_are_reported_without_its_bias():
+    """q is twice as wide as p(z|x): many rows look good enough on a pilot, whose own estimate is biased."""
+    found, truth = reported(400, 2.0, 0.0, standard_error=0.064, fit=False)
+    stopped = found.samples == 128
+    assert 0.2 < stopped.mean() < 0.8
+    assert_honest(found, truth, stopped)
+    assert_honest(found, truth, ~stopped)
+    oracle = Logistic.steep()
+    rows = Rows(oracle.rows.repeat(400, 1), dtype=torch.float64)
+    pilot = importance_sampling(oracle.targets(2.0), rows, rng(), 128)  # the same that was seen
+    assert abs(bias(pilot.estimate[stopped], truth[stopped])) > 6
+    assert abs(bias(found.estimate, truth)) < 4
+
+
+def test_rows_with_fitted_proposals_are_reported_with_honest_errors():
+    """q is too narrow and off: its own weights would be of infinite variance."""
+    found, truth = reported(60, 0.5, 0.5, standard_error=0.05)
+    assert found.fitted.mean() > 0.9
+    assert found.believed[found.fitted].mean() > 0.99
+    assert_honest(found, truth, found.fitted)
+    plain, _ = reported(60, 0.5, 0.5, standard_error=0.05, fit=False, most=1000)
+    with pytest.raises(AssertionError):
+        assert_honest(plain, truth, np.ones(len(truth), bool))
 
 
 def test_a_budget_is_kept(linear):
