@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowerbound.errors import FormatError
+import lowerbound as lb
+from lowerbound.errors import FormatError, ReadingWarning
 from lowerbound.schema import Column, Schema, dates, infer, numerals
+from messages import assert_one_sentence
 
 DAYS = [datetime.datetime(2001, 1, 1, 7, 5) + datetime.timedelta(days=9 * i, minutes=37 * i) for i in range(40)]
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -311,3 +314,35 @@ def test_forms_of_before_are_known(old: str) -> None:
     del text["columns"][0]["markers"]
     schema = Schema.from_dict(text)
     pd.testing.assert_frame_equal(schema.decode(schema.encode(frame)), frame)
+
+
+def test_a_fit_says_how_columns_are_read_and_which_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "y": rng.normal(size=60),
+            "amount": [f"{value:,.2f}" for value in 1000 * np.exp(rng.normal(size=60))],
+            "day": ["01/02/2001", "03/04/2002", "05/06/2003"] * 20,
+            "iso": ["2001-02-03", "2003-04-05", "2001-02-09"] * 20,
+            "rate": [*rng.integers(1, 9, 58).astype(str), "?", "-"],
+            "note": [f"note {row}" for row in range(60)],
+        }
+    )
+    for fit in (lb.VAE(1, hidden=(4,), passes=1, random_state=0), lb.LatentImputer(1, hidden=(4,), passes=1)):
+        with pytest.warns(ReadingWarning) as said:
+            fit.fit(frame)
+        assert len(said) == 1
+        words = str(said[0].message)
+        assert_one_sentence(
+            words,
+            (
+                r"'amount' is read as numbers written as #,##0\.00",
+                r"'day' is read as dates written as %m/%d/%Y .*schema={'day': Column\('datetime', form='%d/%m/%Y'\)}",
+                r"'rate' is read as numbers .*2 cells \('\?', '-'\) are taken as missing",
+                "'note' is left out as an identifier",
+            ),
+        )
+        assert "iso" not in words
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # declared: nothing is left to be said
+        lb.VAE(1, hidden=(4,), passes=1).fit(frame[["y", "iso"]])

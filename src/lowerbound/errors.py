@@ -33,6 +33,10 @@ class DivergedError(LowerboundError, ArithmeticError):
         self.history = history
 
 
+class ReadingWarning(UserWarning):
+    """What a fit takes the columns of a table for, where that is a choice: forms of text, and columns left out."""
+
+
 class LockedError(LowerboundError):
     """Another process is writing where this one would."""
 

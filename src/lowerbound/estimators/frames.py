@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from lowerbound import schema
 from lowerbound.data.frames import is_stream
-from lowerbound.errors import DataError
-from lowerbound.schema import Column, Encoded, Schema, Storage
+from lowerbound.errors import DataError, ReadingWarning
+from lowerbound.schema import Column, Encoded, Schema, Storage, written
 from lowerbound.schema.cells import Cells, plain, read, write
 from lowerbound.schema.column import CLASSES, Name
 
@@ -30,9 +30,34 @@ def is_frame(X: Any) -> bool:
 def schema_of(X: Any, given: Schema | Mapping[Name, Any] | None) -> Schema:
     """The schema of a frame to fit: ``given``, or inferred with the kinds that are given."""
     found = given if isinstance(given, Schema) else schema.infer(X, given, what="X")
+    if not isinstance(given, Schema):
+        say(found)
     if not found.modelled:
         raise DataError("X has no column to learn from: each is constant or an identifier; give one that varies.")
     return found
+
+
+def say(of: Schema) -> None:
+    """Warn once of what columns are taken for where that is a choice: read by a form, or left out as keys."""
+    said = []
+    for column in of.columns:
+        name, notes = repr(column.name), [note for note in column.problems if " taken" in note or "read as" in note]
+        if column.kind == "identifier" and column.why.startswith("dropped"):
+            said.append(f"{name} is left out as an identifier")
+        elif column.form is not None and (notes or column.form not in (*written.OLD.values(), *written.BOOLS)):
+            of_what = "dates" if column.kind == "datetime" else "numbers"
+            said.append(
+                f"{name} is read as {of_what} written as {column.form}" + "".join(f" ({each})" for each in notes)
+            )
+        elif column.markers and column.form is None and notes:
+            said.append(f"{name} is read as numbers or times ({'; '.join(notes)})")
+    if said:
+        more = f"; and {len(said) - 12} more columns" if len(said) > 12 else ""
+        warnings.warn(
+            f"of X, {'; '.join(said[:12])}{more}: lowerbound.check says why, and schema= declares another kind.",
+            ReadingWarning,
+            stacklevel=6,
+        )
 
 
 def encoded(X: Any, of: Schema, strict: bool, lenient: bool = True, kept: Sequence[Name] | None = ()) -> Encoded:

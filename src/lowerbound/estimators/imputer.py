@@ -216,6 +216,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             return self.schema
         found = schemas.infer(frame, self.schema, what="X")
         if self._of_frames:
+            frames.say(found)
             return found
         given = self.schema or {}
         real = {column.name: "real" for column in found.columns if column.kind not in _OF_NUMBERS}

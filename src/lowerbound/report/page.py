@@ -53,7 +53,8 @@ def write_report(
     ``labels [N]`` colour the latents. ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by
     ``VAE.evidence``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
     """
-    folder = Path(folder)
+    folder, title = Path(folder), words.legible(title)
+    command = None if command is None else words.legible(command)
     x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
     found = evidence.importance if isinstance(evidence, Evidence) else evidence
     _check(x, labels, found)

@@ -214,3 +214,8 @@ def headline(evidence: LogLikelihood, held_out: bool) -> str:
     digits = decimals(evidence.mean_standard_error)
     mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
     return f"{'held-out ' if held_out else ''}log p(x) {mean} ± {error} nats per row"
+
+
+def legible(text: str) -> str:
+    """Text that can be written: of a path that is not in UTF-8, with a mark for each byte that is not."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
