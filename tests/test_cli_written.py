@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import warnings
 from pathlib import Path
@@ -258,3 +259,18 @@ def test_what_is_no_dialect() -> None:
             data.Csv(**wrong)
     with pytest.raises(DataError, match="no csv file"):
         data.load("digits.npy" if False else __file__, csv=data.Csv(";"))
+
+
+def test_a_path_that_is_not_in_utf_8(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir, table = here / os.fsdecode(b"r\xff"), here / os.fsdecode(b"t\xff.csv")
+    write(table, {"a": [f"{value:.3f}" for value in RNG.normal(size=N)], "c": ["x", "y"] * (N // 2)})
+    run("fit", table, "--out", run_dir, *QUICK)
+    few = ("--samples", 5)
+    commands = [("check", table), ("info", run_dir), ("impute", run_dir, table, "--out", table)]
+    for arguments in (*commands, ("report", run_dir, table, *few), ("score", run_dir, table, *few)):
+        run(*arguments, "--json")
+        json.loads(capsys.readouterr().out)
+    page = (run_dir / "report.html").read_bytes().decode()
+    assert "t\ufffd.csv" in page
+    data.write_frame(here / os.fsdecode(b"t\xff.parquet"), pa.table({"a": [1.5, 2.5]}))
+    assert data.read_frame(here / os.fsdecode(b"t\xff.parquet")).num_rows == 2

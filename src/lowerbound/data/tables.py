@@ -115,13 +115,24 @@ def read_typed(path: Path) -> pa.Table:
     kind = "parquet" if path.suffix.lower() == ".parquet" else "feather"
     with whole(path, f"{kind} file", pa.ArrowException, *MALFORMED):
         if kind == "parquet":
-            with parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(readable_by_arrow(path)) as file:
                 table = file.read()
         else:
-            table = feather.read_table(path, memory_map=False)
+            table = feather.read_table(readable_by_arrow(path), memory_map=False)
         table.validate(full=True)
     check_names(table.column_names, path)
     return table
+
+
+def readable_by_arrow(path: Path) -> Any:
+    """The path, or its content where its name is not in UTF-8, which arrow does not take."""
+    import pyarrow as pa
+
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return pa.BufferReader(path.read_bytes())
+    return path
 
 
 def read_csv(
@@ -195,7 +206,7 @@ def _read(file: File, names: Sequence[str] | None, convert: Any, alone: bool) ->
     parse = csv.ParseOptions(delimiter=file.csv.separator, newlines_in_values=True, ignore_empty_lines=not alone)
 
     def content() -> Any:
-        return pa.BufferReader(file.content) if file.is_compressed else file.path
+        return pa.BufferReader(file.content) if file.is_compressed else readable_by_arrow(file.path)
 
     try:
         return csv.read_csv(content(), csv.ReadOptions(block_size=block, column_names=names), parse, convert)
@@ -257,7 +268,8 @@ def _otherwise(column: Any, texts: Any) -> bool:
     if compute.all(compute.equal(column.cast(pa.string()), texts)).as_py():
         return False
     bare = compute.replace_substring_regex(texts, r"[.,]\d+", "")
-    return len(compute.replace_substring_regex(bare, r"\d", "0").drop_null().unique()) == 1
+    shapes = compute.replace_substring_regex(bare, r"\d", "0").drop_null().unique().to_pylist()
+    return len(shapes) == 1 and shapes != ["0000-00-00 00:00:00"]  # which may have fractions
 
 
 def _holds_codes(file: File) -> bool:
