@@ -172,13 +172,14 @@ def grey() -> tuple[lb.VAE, np.ndarray]:
     return vae, np.array([[0.9, 0.15, 0.6, 0.05], [0.3, 0.3, 0.95, 0.5]])
 
 
-def expected(vae: lb.VAE, x: np.ndarray, samples: int = 5000) -> np.ndarray:
-    """Σ over the 16 rows of bits of p(bits|grey row) log p(bits), for each grey row."""
+def expected(vae: lb.VAE, x: np.ndarray, power: int = 1, samples: int = 5000) -> np.ndarray:
+    """Σ over the 16 rows of bits of p(bits|grey row) (log p(bits))^power, for each grey row."""
     bits = np.array(list(itertools.product((0.0, 1.0), repeat=4)))
     log_p = vae.log_likelihood(bits, samples=samples).estimate
     assert np.exp(log_p).sum() == pytest.approx(1, abs=0.02)
     chance = np.where(bits == 1, x[:, None], 1 - x[:, None]).prod(2)
-    return chance @ log_p
+    found: np.ndarray = chance @ log_p**power
+    return found
 
 
 def test_scores_of_grey_rows_are_those_of_their_bits(grey):
@@ -193,6 +194,7 @@ def test_scores_of_grey_rows_are_those_of_their_bits(grey):
     scores = torch.tensor(np.array(found)).double()
     for row in range(2):
         assert abs(z_score(scores[:, row], due[row])) < 4.5
+        assert abs(z_score(scores[:, row].square(), expected(vae, x, 2)[row])) < 4.5, "each bit has a threshold"
         assert scores[:, row].std() / math.sqrt(300) < 0.12
     for wrong in (1 - x, np.round(x), np.sqrt(x)):
         assert any(abs(z_score(scores[:, row], expected(vae, wrong)[row])) > 4.5 for row in range(2))
