@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test check format faults study bench clean
+.PHONY: demo test check format faults mutants study bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/report.stamp: pyproject.toml constraints.txt
@@ -39,6 +39,9 @@ format: $(VENV)/dev.stamp
 
 faults: $(VENV)/dev.stamp  ## the fault campaign: benchmarks/results/faults.md
 	$(BIN)/python benchmarks/faults.py
+
+mutants: $(VENV)/dev.stamp  ## faults put into the source, and the tests that see them: benchmarks/results/mutants.md
+	$(BIN)/python benchmarks/mutants.py --resume
 
 study: $(VENV)/dev.stamp  ## the MNIST study: benchmarks/results/mnist_vae.md
 	$(BIN)/python benchmarks/mnist_vae.py

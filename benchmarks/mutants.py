@@ -3,13 +3,13 @@
     python benchmarks/mutants.py [--only WORDS] [--resume] [--workers 2] [--seed 0]
 
 Patches are data, in ``benchmarks/mutants/*.toml``: a file, a text that stands there once, what replaces it, and the
-tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. First the
-named tests run on the source as it is, and must pass; then each mutant is given to its own tests. A patch whose text
-is gone, a test that does not exist and a mutant that cannot be imported end the run with an error.
+tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. The test that
+fails on a mutant is then run on the source as it is, where it must pass. A patch whose text is gone, a test that does
+not exist, one that fails anyway and a mutant that cannot be imported end the run with an error.
 
-Result: benchmarks/results/mutants.{json,md}. ``--resume`` keeps the outcomes of mutants whose patch, source file and
-tests are what they were; ``--only`` takes the mutants whose id, place or file holds one of the words, and records
-nothing.
+Result: benchmarks/results/mutants.{json,md}, written after each mutant. ``--resume`` keeps the outcomes of mutants
+whose patch, source file and tests are what they were; ``--only`` takes the mutants whose id, place or file holds one of
+the words, and leaves what is recorded of the others.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -113,7 +115,8 @@ def run(tree: Path, tests: Sequence[str], log: Path, timeout: float, seed: int) 
     process.start()
     process.join(timeout)
     if process.is_alive():
-        process.kill()
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
         process.join()
         return None
     return process.exitcode
@@ -121,6 +124,7 @@ def run(tree: Path, tests: Sequence[str], log: Path, timeout: float, seed: int) 
 
 def _child(tree: Path, tests: Sequence[str], log: Path, seed: int) -> None:
     """In a fork, where what tests import is loaded already, and the library is not."""
+    os.setsid()  # what the tests start ends with them
     with log.open("w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -156,22 +160,41 @@ def load() -> None:
     _ = numpy, pandas, polars, pyarrow, pytest, scipy, sklearn
 
 
-def outcome(mutant: Mutant, trees: Queue[Path], seed: int) -> dict[str, Any]:
+class Clean:
+    """Whether tests pass on the source as it is; each is run once."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.lock = seed, threading.Lock()
+        self.passed: set[str] = set()
+
+    def check(self, tree: Path, tests: Sequence[str]) -> None:
+        with self.lock:
+            left = [test for test in tests if test not in self.passed]
+        if not left:
+            return
+        if run(tree, left, log := tree / "log.txt", TIMEOUT, self.seed) != _PASSED:
+            raise SystemExit(f"{', '.join(left)} fails on the source as it is:\n{log.read_text()[-3000:]}")
+        with self.lock:
+            self.passed |= set(left)
+
+
+def outcome(mutant: Mutant, trees: Queue[Path], clean: Clean) -> dict[str, Any]:
     """What becomes of a mutant."""
     tree, start = trees.get(), time.perf_counter()
-    log = tree / "log.txt"
     try:
         before = mutant.apply(tree)
         try:
-            code = run(tree, mutant.tests, log, TIMEOUT, seed)
+            code = run(tree, mutant.tests, log := tree / "log.txt", TIMEOUT, clean.seed)
         finally:
             (tree / mutant.file).write_text(before)
-        told = log.read_text()
+        told, seconds = log.read_text(), time.perf_counter() - start
+        if code not in (_PASSED, _FAILED, None):
+            raise SystemExit(f"mutant {mutant.id}: its tests could not run (exit {code}):\n{told[-2000:]}")
+        by = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", told, re.MULTILINE)
+        if code is None or by is not None:
+            clean.check(tree, mutant.tests if by is None else [by.group(1)])
     finally:
         trees.put(tree)
-    if code not in (_PASSED, _FAILED, None):
-        raise SystemExit(f"mutant {mutant.id}: its tests could not run (exit {code}):\n{told[-2000:]}")
-    by = re.search(r"^FAILED (\S+)", told, re.MULTILINE)
     return {
         "id": mutant.id,
         "place": mutant.place,
@@ -179,8 +202,7 @@ def outcome(mutant: Mutant, trees: Queue[Path], seed: int) -> dict[str, Any]:
         "file": mutant.file,
         "killed": code != _PASSED,
         "by": "no end" if code is None else by.group(1) if by else None,
-        "seconds": round(time.perf_counter() - start, 1),
-        "digest": mutant.digest(),
+        "seconds": round(seconds, 1),
     }
 
 
@@ -199,42 +221,32 @@ def main() -> None:
     import record  # after `load`: it imports torch
 
     context = record.context(options.seed)
-    kept = {}
-    if options.resume and RESULT.exists():
-        kept = {each["digest"]: each for each in json.loads(RESULT.read_text())["mutants"]}
-    found = {m.id: kept[m.digest()] for m in chosen if m.digest() in kept}
-    left = [m for m in chosen if m.id not in found]
+    digests = {m.id: m.digest() for m in mutants}  # of what is copied now, whatever changes meanwhile
+    recorded = json.loads(RESULT.read_text())["mutants"] if RESULT.exists() else []
+    known = {each["id"]: each for each in recorded if each["digest"] == digests.get(each["id"])}
+    left = [m for m in chosen if not (options.resume and m.id in known)]
+    found = {name: each for name, each in known.items() if name not in {m.id for m in left}}
 
     def keep() -> None:
-        if not options.only:
-            result = context | {"mutants": [found[m.id] for m in mutants if m.id in found], "of": len(mutants)}
-            record.write("mutants", result, page(result))
+        result = context | {"mutants": [found[m.id] for m in mutants if m.id in found], "of": len(mutants)}
+        record.write("mutants", result, page(result))
 
     with copies(options.workers) as trees, ThreadPoolExecutor(options.workers) as pool:
-        tests = sorted({test for m in left for test in m.tests})
-        baseline(tests, trees, options.seed)
-        for each in pool.map(lambda m: outcome(m, trees, options.seed), left):
-            found[each["id"]] = each
-            print(
-                f"{'killed  ' if each['killed'] else 'SURVIVED'} {each['seconds']:6.1f} s  {each['id']}  {each['by']}"
-            )
-            sys.stdout.flush()
-            keep()
+        clean = Clean(options.seed)
+        tasks = [pool.submit(outcome, mutant, trees, clean) for mutant in left]
+        try:
+            for task in as_completed(tasks):
+                each = task.result()
+                found[each["id"]] = each | {"digest": digests[each["id"]]}
+                word = "killed  " if each["killed"] else "SURVIVED"
+                print(f"{word} {each['seconds']:6.1f} s  {each['id']}  {each['by']}", flush=True)
+                keep()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     keep()
     survived = [each["id"] for each in found.values() if not each["killed"]]
     print(f"{len(found) - len(survived)} of {len(found)} killed; survived: {', '.join(survived) or 'none'}")
-
-
-def baseline(tests: Sequence[str], trees: Queue[Path], seed: int) -> None:
-    """The source as it is passes the tests, all of them."""
-    if not tests:
-        return
-    tree = trees.get()
-    code = run(tree, tests, log := tree / "log.txt", 10 * TIMEOUT, seed)
-    if code != _PASSED:
-        raise SystemExit(f"the source as it is does not pass the tests of its mutants:\n{log.read_text()[-3000:]}")
-    trees.put(tree)
-    print(f"{len(tests)} tests pass on the source as it is", flush=True)
 
 
 def page(r: dict[str, Any]) -> str:
@@ -249,8 +261,7 @@ def page(r: dict[str, Any]) -> str:
         "# Mutants: whether the tests see a fault in the statistics",
         "",
         "Each mutant is one small fault put into a copy of the source: a constant dropped, a wrong axis, a variance",
-        "for a deviation. It is killed if one of the tests named for it fails; the same tests pass on the source as",
-        "it is.",
+        "for a deviation. It is killed if one of the tests named for it fails, which passes on the source as it is.",
         "",
         f"**{dead} of {total} killed ({100 * dead / max(1, total):.1f} %).**"
         + ("" if total == r["of"] else f" {r['of'] - total} are yet to run."),
