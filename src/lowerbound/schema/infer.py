@@ -40,18 +40,24 @@ def infer(
        ``max_categories`` differ (10 of fractions), or some begin with 0. Whole numbers that are all days of 1900 to
        2100, as 20011231, are dates. Then the rules below hold of what is read: *datetime*, or as of numbers.
     3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is not taken for a scale.)
-    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of 20 cells or more of which 95 %
-       differ; *categorical* otherwise. Of more than ``max_categories`` levels, all but the most frequent
-       ``max_categories`` − 1 share one class, "other".
+    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of what looks like somebody's own: of 20
+       cells or more of which 80 % differ, of texts written as e-mail, IP or postal addresses or telephone numbers are,
+       or by the column's name (e-mail, surname, …; see ``personal``); *categorical* otherwise. Of more than
+       ``max_categories`` levels, all but the most frequent ``max_categories`` − 1 share one class, "other".
     5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
        Durations: *positive* if none is below 0, else *real*.
     6. Whole numbers, floats too (those of a column with holes): *binary* of 0 and 1, or of any two in 20 cells or more;
        *identifier* if they are stored as whole numbers, 20 or more without a hole or a repetition, and the name is a
-       key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1; *count* if none is
-       below 0 and all are up to 2^53; *ordinal* if some are below 0, but there are at most 20 different ones, each
-       10 times on average; *real* otherwise. Codes of categories cannot be told from counts: declare them.
-    7. Other numbers: *interval* [0, 1] if all lie there and spread over more than 0.8; *positive* if none is below 0
-       (an exact 0 among them is an atom, see ``Column.atoms``); *real* otherwise.
+       key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1 and the name is not
+       that of a count or a time (year, t, nTokens, …); *ordinal* if some are below 0, but there are at most 20
+       different ones, each 10 times on average; of 3 to 10 different ones that no count looks like *categorical* or
+       *ordinal* (by the name and by their frequencies, see ``scales``); *interval* of percentages (as below, where they
+       pile up at 100 or the name says so); *count* if none is below 0 and all are up to 2^53; *real* otherwise.
+    7. Other numbers: *interval*, bounded by 0 and 1 or by 0 and 100, of shares and percentages (see
+       ``bounds.share_or_percentage``); *positive* if none is below 0 (an exact 0 among them is an atom, see
+       ``Column.atoms``); *real* otherwise.
+
+    Where another reading is likely, ``Column.problems`` gives the line of ``schema`` for it.
 
     Raises ``DataError`` in a sentence for what cannot be used: columns with one name, mixed types, infinities, lists,
     more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.

@@ -61,8 +61,8 @@ def most_repeated(values: Array) -> tuple[float, float]:
 def is_spike(values: Array, step: float | None) -> bool:
     """Whether the most repeated of 20 values or more is a spike that no density holds, and no rounding explains.
 
-    More than a twentieth of the values are it and, if they were recorded in steps, more than five times as many as are
-    any of the three next values on each side of it.
+    More than a twentieth of the values are it, beyond chance, and, if they were recorded in steps, more than five times
+    as many as are any of the three next values on each side of it.
     """
     if len(values) < FEW:
         return False
@@ -70,7 +70,8 @@ def is_spike(values: Array, step: float | None) -> bool:
     at = int(np.argmax(counts))
     beside = np.concatenate([counts[max(0, at - _BESIDE) : at], counts[at + 1 : at + 1 + _BESIDE]])
     most = 0 if step is None else int(beside.max(initial=0))
-    return bool(counts[at] > max(_SPIKE * len(values), _SPIKE_OVER * most))
+    chance = 3 * math.sqrt(_SPIKE * len(values))
+    return bool(counts[at] > max(_SPIKE * len(values) + chance, _SPIKE_OVER * most))
 
 
 def kurtosis(values: Array) -> float:

@@ -18,7 +18,7 @@ _SHARE, _CELLS = 0.02, 5  # of a value that stands for another thing
 
 
 def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
-    """Notes on the encoded values ``seen [n]`` of a column: values that stand for something else, spikes, tails."""
+    """Notes on the encoded values ``seen [n]`` of a column: values that stand for something else, and spikes."""
     found = []
     if (code := _code(column, seen)) is not None:
         value, share, means = code
@@ -40,8 +40,6 @@ def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
             f"{100 * column.atoms:.3g} % of the values are exactly {value}; a continuous distribution fits such a "
             f"spike poorly: {advice}"
         )
-    if column.heavy_tailed:
-        found.append("heavy tails")
     return tuple(found)
 
 
