@@ -110,6 +110,23 @@ def csv_told() -> Csv:
         raise click.UsageError(f"--separator and --decimal: {error}") from error
 
 
+def _write_safely(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    """Until the command ends, csv files are written by ``safe_csv``."""
+    if asked:
+        from lowerbound.data import safe_csv
+
+        context.with_resource(safe_csv())
+
+
+safe_csv_option = click.option(
+    "--safe-csv",
+    is_flag=True,
+    expose_value=False,
+    callback=_write_safely,
+    help="Write ' before text cells of a csv file that a spreadsheet program would run as a formula.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lowerbound")
 def commands() -> None:

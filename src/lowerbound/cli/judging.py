@@ -21,6 +21,7 @@ from lowerbound.cli.base import (
     part_option,
     rows_of,
     run_argument,
+    safe_csv_option,
     samples_option,
     seeds,
     source_for,
@@ -66,6 +67,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--anomaly", is_flag=True, help="How odd each row of a table is, and which of its cells.")
 @click.option("--top", type=counts, default=5, show_default=True, help="Of --anomaly: rows to show.")
 @click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
+@safe_csv_option
 @keep_option
 @strict_option
 @json_option

@@ -15,6 +15,7 @@ from lowerbound.cli.base import (
     part_option,
     rows_of,
     run_argument,
+    safe_csv_option,
     seeds,
     source_for,
     table_path,
@@ -42,6 +43,7 @@ FIT_A_TABLE = "fit it to a table, without --likelihood, --binarise and --network
 @data_argument
 @part_option
 @click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
+@safe_csv_option
 @keep_option
 @strict_option
 @json_option
@@ -71,6 +73,7 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
 )
 @click.option("--seed", type=seeds, default=0, show_default=True)
 @click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
+@safe_csv_option
 @json_option
 def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, as_json: bool) -> None:
     """Write rows drawn from the model; with --given, such as have these cells: p(x|given), by inference."""
@@ -96,6 +99,7 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
 @data_argument
 @part_option
 @click.option("--out", callback=table_path, required=True, help=".csv or .parquet; .npy of numbers alone")
+@safe_csv_option
 @click.option("--draws", type=counts, help="Completions of each row, one after the other.")
 @click.option("--seed", type=seeds, default=0, show_default=True, help="Of the draws.")
 @keep_option

@@ -2,6 +2,7 @@
 
 from lowerbound.data.dialect import Csv
 from lowerbound.data.files import Table, read
+from lowerbound.data.formulas import safe_csv
 from lowerbound.data.frames import from_frame
 from lowerbound.data.named import Dataset, digits, load, mnist
 from lowerbound.data.rows import Rows
@@ -20,6 +21,7 @@ __all__ = [
     "mnist",
     "read",
     "read_frame",
+    "safe_csv",
     "source",
     "write",
     "write_frame",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import gzip
-import io
 import json
 import re
 import warnings
@@ -146,11 +145,19 @@ def write_cells(file: IO[bytes], table: Any, form: Csv, texts: Mapping[str, Any]
             own = pa.chunked_array([pa.array(texts[name], pa.string())])
             cells = compute.coalesce(own, cells)
         columns.append(cells.to_pylist())
-    text = io.StringIO(newline="")
-    out = csv.writer(text, delimiter=form.separator or ",", lineterminator="\n")
+    out = csv.writer(_Lines(file), delimiter=form.separator or ",", lineterminator="\r\n")
     out.writerow(table.column_names)
     out.writerows(zip(*columns, strict=True))
-    file.write(text.getvalue().encode())
+
+
+class _Lines:
+    """Rows of a csv writer that ends them by CR LF, and so quotes a lone CR too, as lines that LF ends."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n").encode() + b"\n")
 
 
 def _as_text(column: Any, decimal: str) -> Any:

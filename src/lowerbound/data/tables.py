@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowerbound.checkpoint import atomic_write
 from lowerbound.data.dialect import SUFFIXES, Csv, File, is_csv, marked, without, write_cells
+from lowerbound.data.formulas import made_plain
 from lowerbound.data.frames import is_number
 from lowerbound.data.reading import MALFORMED, check_file, check_names, readable, whole
 from lowerbound.errors import DataError
@@ -95,6 +96,8 @@ def write_frame(path: str | Path, frame: Any, form: Csv | None = None, texts: Ma
         written = Csv(
             "\t" if path.suffix.lower() == ".tsv" else ";" if written.decimal == "," else ",", written.decimal
         )
+    if path.suffix.lower() != ".parquet":
+        table, texts = made_plain(table, texts)
     try:
         with atomic_write(path) as file:
             if path.suffix.lower() == ".parquet":

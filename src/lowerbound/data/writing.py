@@ -10,6 +10,7 @@ import numpy as np
 
 from lowerbound.checkpoint import atomic_write
 from lowerbound.data.arrays import NUMERIC, Array
+from lowerbound.data.formulas import made_plain
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write(path: Path, array: Array, names: Sequence[str] | None = None) -> None:
             elif suffix == ".csv":
                 from pyarrow import csv
 
-                csv.write_csv(table, file)
+                csv.write_csv(made_plain(table)[0], file)
             else:
                 from pyarrow import parquet
 
