@@ -15,12 +15,16 @@ _OF_SHAPES = ("shape", "size", "dimension", "channels", "expected input")
 _MEANING = {
     "[K, B]": "one number for each draw of each row",
     "[B]": "one number for each row",
+    "[B, 1]": "one number for each row",
+    "[N, 1]": "one number for each latent",
+    "[B, 2d]": "the mean and the raw scale of each latent",
+    "[N, *E]": "a latent for each row",
     "[]": "one number",
 }
 
 
 def expect(what: str, found: object, shape: tuple[int, ...], symbols: str) -> None:
-    """Refuse ``found``, which ``what`` gave, if it is no tensor of ``shape``; ``symbols``: "[K, B]", "[B]", "[]"."""
+    """Refuse ``found``, which ``what`` gave, if it is no tensor of ``shape``, which ``symbols`` stand for."""
     if isinstance(found, Tensor) and found.shape == shape:
         return
     gave = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"

@@ -16,6 +16,7 @@ from lowerbound.evidence.hmc import Path, Point, transition
 from lowerbound.evidence.targets import Source, Target, Targets, rows_for
 from lowerbound.inference import Data
 from lowerbound.modes import read_only
+from lowerbound.shapes import expect
 from lowerbound.training import in_order, keep_memory
 
 _ACCEPT = 0.9  # of 0.65, 0.8 and 0.9 the least error on 50 latents: a chain that stays lags behind the path
@@ -97,6 +98,7 @@ def annealed(
             noise = start.noise((settings.chains, len(batch.x)), target.event, rng, dtype)
             run = _forwards(path, start.sample(noise), betas, steps, settings.leapfrogs, rng)
         else:
+            expect("exact=", exact, (len(rows), *target.event), "[N, *E]")
             z = exact[batch.index].to(dtype).expand(settings.chains, *batch.index.shape, *target.event)
             run = _backwards(path, z, betas, steps, settings.leapfrogs, rng)
         results.append([part[..., :real].cpu().double().numpy() for part in run])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lowerbound.distributions import Bernoulli, Categorical
 from lowerbound.draw import Draw
 from lowerbound.gradients.base import Objective, Traits, needs_mean, only_node, per_draw
+from lowerbound.shapes import expect
 
 
 class Relax(nn.Module):
@@ -48,6 +49,7 @@ class Relax(nn.Module):
         out: Tensor = (
             self.network(flat) if parameters is None else torch.func.functional_call(self.network, parameters, flat)
         )
+        expect("the network of Relax", out, (len(flat), 1), "[N, 1]")
         return out.view(z.shape[:2])
 
     def _descent(self, gradient: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from lowerbound.gradients.base import (
     per_draw,
     sensitivity,
 )
+from lowerbound.shapes import expect
 
 Control = Callable[[Draw], tuple[Tensor, Tensor]]
 """A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``, the second differentiable in q's parameters."""
@@ -136,7 +137,9 @@ class LearnedBaseline(nn.Module):
         if draw.x is None:
             raise ValueError("a learned baseline needs the rows that were drawn for, and this draw has none.")
         f = _signal(draw, objective) * len(draw.log_lik)
-        predicted: Tensor = self.network(draw.x).squeeze(1)
+        predicted: Tensor = self.network(draw.x)
+        expect("the network of LearnedBaseline", predicted, (len(draw.x), 1), "[B, 1]")
+        predicted = predicted.squeeze(1)
         error = f - predicted - self.mean
         signal = error.detach()
         if self.normalise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -160,6 +161,7 @@ class Ascent:
     def __post_init__(self) -> None:
         self._backward: Callable[[Batch, Tensor, Scalars, bool], Metrics] = Backward(self.state.modules, self.loss)
         self._update: Step = self._plain_update
+        self._first: Tensor | None = None
         like = next(self.model.parameters())
         self._dtype = like.dtype
         if not self.settings.compile:
@@ -181,7 +183,15 @@ class Ascent:
         return self.settings.posterior.noise(self.settings.draws, rows, rng, self._dtype)
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
-        return state, self._update(state, batch, noise, scalars)
+        metrics = self._update(state, batch, noise, scalars)
+        if self._first is None:
+            self._first = (metrics["log_lik"] - metrics["kl"]).clone()
+        return state, metrics
+
+    @property
+    def start(self) -> float:
+        """The ELBO in the first step, in nats per row; NaN before it."""
+        return math.nan if self._first is None else self._first.item()
 
     def _plain_update(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         total: Metrics = {}

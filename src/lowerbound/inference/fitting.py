@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
-from lowerbound.inference.alerts import Alerts
+from lowerbound.inference.alerts import decoder_watched, warn_if_fallen
 from lowerbound.inference.keeping import Resume, identity, kept
 from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
@@ -82,7 +83,8 @@ def fit(
     inference.check_batches(min(batch_size, len(rows)))
     with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
         procedure, callbacks = inference.start(model), list(callbacks)
-        alerts = Alerts(model, inference.posterior, rows)
+        if not inference.compile:  # of which there is no output to look at
+            stack.enter_context(decoder_watched(model))
         if progress:
             callbacks.append(stack.enter_context(progress_bar()))
         checkpoints = None
@@ -105,7 +107,7 @@ def fit(
         )
         if checkpoints is not None:
             checkpoints.finish(history)
-    alerts.finish(history)
+    warn_if_fallen(procedure.start, history, math.prod(rows.shape))
     if history.stopped == "interrupted":
         warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
     return Fit(model, inference.posterior, history)

@@ -9,6 +9,7 @@ from lowerbound import distributions
 from lowerbound.distributions import positive
 from lowerbound.nn import apply
 from lowerbound.priors.base import Encode, Prior
+from lowerbound.shapes import expect
 
 MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
 
@@ -74,5 +75,7 @@ class ConditionalNormal(Prior):
     def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
         if context is None:
             raise ValueError("this prior is p(z|context), and no context was given.")
-        loc, raw_scale = apply(self.network, context).chunk(2, -1)
+        out = apply(self.network, context)
+        expect("the network of ConditionalNormal", out, (len(context), 2 * self.latent_dim), "[B, 2d]")
+        loc, raw_scale = out.chunk(2, -1)
         return distributions.Normal(loc, positive(raw_scale) + MIN_SCALE)
