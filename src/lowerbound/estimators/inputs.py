@@ -130,7 +130,7 @@ def _as_array(X: Any) -> NDArray[Any]:
     try:
         x = np.asarray(X)
     except ValueError as error:
-        if isinstance(X, list | tuple) and isinstance(X[0], list | tuple):
+        if isinstance(X, list | tuple) and isinstance(X[0], list | tuple) and any(np.ndim(each) for each in X[0]):
             _refuse_pairs(X, X[0])
         raise DataError("X is ragged: its rows are of different lengths; give each as many numbers.") from error
     if x.ndim == 0:
