@@ -77,6 +77,7 @@ def test_weights_have_the_evidence_as_their_mean_however_coarse_the_path(start):
         exact_draws(oracle, x[:1].expand(many, -1)),
     )
     inverse = np.exp(truth[0] - chains.log_weights).mean(0)
+    np.testing.assert_allclose(chains.estimate, truth[0] - np.log(inverse))
     assert inverse.mean() == pytest.approx(1, abs=4.5 * inverse.std() / math.sqrt(many))
     assert inverse.std() / math.sqrt(many) < (0.05 if start == "prior" else 0.05 / 8)
 

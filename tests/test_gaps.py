@@ -13,7 +13,7 @@ from torch.nn import Identity
 import lowerbound as lb
 from enumeration import belief_net
 from lowerbound.distributions import inverse_positive
-from lowerbound.evidence import LogLikelihood, local, log_likelihood
+from lowerbound.evidence import LogLikelihood, gaps, local, log_likelihood
 from lowerbound.evidence.gaps import Gaps, gap_report
 from lowerbound.evidence.words import signed
 from lowerbound.posteriors.normal import MIN_SCALE
@@ -89,6 +89,13 @@ def test_errors_are_those_of_the_estimates(rotated):
         z = (oracle.log_prob(x.repeat(5, 1)).numpy() - exact - estimate) / five.standard_error[bound]
         assert abs(z.mean()) < 4 / math.sqrt(200)
         assert np.square(z).mean() == pytest.approx(1, abs=0.4)
+
+
+def test_errors_of_means_over_draws_are_exact():
+    values, less = np.random.default_rng(0).normal(size=(2, 9, 7))
+    for found, due in ((gaps._mean(values), values), (gaps._mean(values, less), values - less)):
+        np.testing.assert_allclose(found[0], due.sum(0) / 9)
+        np.testing.assert_allclose(found[1], np.sqrt(np.square(due - due.mean(0)).sum(0) / 8 / 9))
 
 
 def test_wrong_searches_are_rejected(rotated, monkeypatch):
