@@ -52,11 +52,13 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, follow: bool = False) -> Iterator[BinaryIO]:
     """Open a binary file that appears under ``path`` when the block ends well, and never half-written.
 
-    A temporary file in the same folder → fsync → rename → fsync of the folder; mode by umask.
+    A temporary file in the same folder → fsync → rename → fsync of the folder; mode by umask. ``follow``: where
+    ``path`` is a link, write the file that it points to.
     """
+    path = path.resolve() if follow and path.is_symlink() else path
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,6 +78,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and its parents, so that they outlast a power cut."""
+    if folder.is_symlink() and not folder.exists():
+        raise OSError(
+            f"{folder} is a link to {folder.readlink()}, which does not exist; make that, or choose another path."
+        )
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:

@@ -130,7 +130,8 @@ def _check_draws(judge: bool, samples: int | None) -> None:
 
 def _without(x: Any, names: Sequence[str]) -> Any:
     """Rows without columns that are only to be written."""
-    return as_arrow(x).drop_columns([name for name in names if name in x.column_names]) if names else x
+    there = set(x.column_names) if names else set()
+    return as_arrow(x).drop_columns([name for name in names if name in there]) if names else x
 
 
 def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence[str]) -> None:

@@ -149,7 +149,8 @@ def to_the_letter(data: Path, x: pa.Table, found: Sequence[pa.Table], form: Csv)
 
     from lowerbound.data.tables import read_texts
 
-    names = [name for name in x.column_names if all(name in table.column_names for table in found)]
+    there = set(x.column_names).intersection(*(table.column_names for table in found))
+    names = [name for name in x.column_names if name in there]
     texts: dict[str, list[str | None]] = {name: [] for name in names}
     for name, cells in read_texts(data, form, names).items():
         for table in found:

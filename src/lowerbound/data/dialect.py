@@ -11,8 +11,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from lowerbound.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LONGEST_FIELD = 10**7  # bytes
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _CALLED = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", " ": "spaces"}
 _HEAD, _LINES = 1 << 16, 50
@@ -41,6 +47,34 @@ class Csv:
         return Csv(self.separator or ",", self.decimal or ".", self.missing)
 
 
+def check_fields(file: File, table: pa.Table) -> None:
+    """Refuse fields as long as no cell of a table is, and a quote that is opened and not closed, naming the line."""
+    from pyarrow import compute, types
+
+    texts = [name for name in table.column_names if types.is_string(table.schema.field(name).type)]
+    texts += [name for name in table.column_names if types.is_binary(table.schema.field(name).type)]
+    lengths = {name: compute.max(compute.binary_length(table[name])).as_py() or 0 for name in texts}
+    last = {name: table[name][-1].as_py() for name in texts if len(table)}
+    broken = next((name for name, text in last.items() if text and b"\n" in _bytes(text)), None)
+    if broken is not None and file.count(b'"') % 2:
+        line = file.count(b"\n") - _bytes(last[broken]).count(b"\n") + 1
+        raise DataError(
+            f"{file.path} opens a quote about line {line}, in column {broken!r}, that is not closed, so all after it "
+            "is one field; close the quote, or write two of them for one that is part of the text."
+        )
+    longest = max(lengths, key=lambda name: lengths[name], default=None)
+    if longest is not None and lengths[longest] > _LONGEST_FIELD:
+        row = compute.index(compute.binary_length(table[longest]), lengths[longest]).as_py()
+        raise DataError(
+            f"{file.path} has a field of {lengths[longest]} bytes in row {row}, column {longest!r}, where a cell has "
+            f"at most {_LONGEST_FIELD}; shorten it, or leave the column out."
+        )
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
 def is_csv(path: str | Path) -> bool:
     """Whether a path is, by its suffix, that of a csv file; of one with tabs, or compressed, too."""
     return str(path).lower().endswith(SUFFIXES)
@@ -66,6 +100,11 @@ class File:
         """All of its bytes, unpacked."""
         with self.open() as file:
             return file.read()
+
+    def count(self, part: bytes) -> int:
+        """How often a byte comes."""
+        with self.open() as file:
+            return sum(block.count(part) for block in iter(lambda: file.read(1 << 20), b""))
 
     @functools.cached_property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lowerbound.data.arrays import NUMERIC, Array
+from lowerbound.data.reading import repeated
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def checked(frame: Any, source: str = "the frame", order: Sequence[str] | None =
         _check_column(series, source)
     if order is None or not isinstance(names[0] if names else None, str):
         return frame
-    lacking, added = [name for name in order if name not in names], [name for name in names if name not in order]
+    due, there = set(order), set(names)
+    lacking, added = [name for name in order if name not in there], [name for name in names if name not in due]
     if lacking or added:
         wrong = [f"lack {_listed(lacking)}"] * bool(lacking) + [f"hold {_listed(added)} beside"] * bool(added)
         raise DataError(
@@ -98,7 +100,7 @@ def checked(frame: Any, source: str = "the frame", order: Sequence[str] | None =
 def _names(frame: Any, source: str) -> list[Any]:
     """The names of a frame's columns, each once."""
     names = [*getattr(frame, "column_names", frame.columns)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = repeated(names)
     if twice is not None:
         raise DataError(f"{source} has two columns called {twice!r}; give each a name of its own.")
     return names

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from lowerbound.data.idx import unreadable
 from lowerbound.errors import DataError
 
+T = TypeVar("T", bound=Hashable)
 MALFORMED = (
     ValueError,
     TypeError,
@@ -67,9 +70,14 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path} is no ordinary file; copy what it gives into one.")
 
 
+def repeated(names: Iterable[T]) -> T | None:
+    """The first of ``names`` that there is another of; None if each is alone."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
 def check_names(names: Sequence[str], path: Path) -> None:
     """Refuse a file with two columns of one name."""
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = repeated(names)
     if twice is not None:
         raise DataError(f"{path} has two columns called {twice!r}; give each a name of its own.")
 

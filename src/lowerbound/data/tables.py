@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowerbound.checkpoint import atomic_write
-from lowerbound.data.dialect import SUFFIXES, Csv, File, is_csv, marked, without, write_cells
+from lowerbound.data.dialect import SUFFIXES, Csv, File, check_fields, is_csv, marked, without, write_cells
 from lowerbound.data.formulas import made_plain
 from lowerbound.data.frames import is_number
 from lowerbound.data.reading import MALFORMED, check_file, check_names, readable, whole
@@ -99,7 +99,7 @@ def write_frame(path: str | Path, frame: Any, form: Csv | None = None, texts: Ma
     if path.suffix.lower() != ".parquet":
         table, texts = made_plain(table, texts)
     try:
-        with atomic_write(path) as file:
+        with atomic_write(path, follow=True) as file:
             if path.suffix.lower() == ".parquet":
                 parquet.write_table(table, file)
             elif texts or (written.separator, written.decimal) != (",", "."):
@@ -152,6 +152,7 @@ def read_csv(
     with whole(path, "csv file", pa.ArrowException, UnicodeDecodeError, EOFError, zlib.error, way_out=way_out):
         file = File(path, csv or Csv()).told(prefer)
         table = _parsed(file)
+        check_fields(file, table)
         headless = _headless(table.column_names, file)
         names = [f"x{j}" for j in range(table.num_columns)] if headless else None
         check_names(table.column_names if names is None else names, path)
@@ -160,8 +161,11 @@ def read_csv(
         if headless or alone or texts:
             table = _parsed(file, names, texts, alone)
         found = _codes(file, table, names, alone, types) if codes else {}
-    for name in found:
-        table = table.set_column(table.column_names.index(name), name, found[name])
+    if found:
+        columns = {
+            name: found.get(name, column) for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        table = pa.table(columns)
     _check_text(table, path)
     return marked(_cast(table, types), file.csv), headless
 

@@ -31,7 +31,7 @@ def write(path: Path, array: Array, names: Sequence[str] | None = None) -> None:
         raise DataError(f"{path} cannot be written: the array holds {array.dtype}, not numbers; convert it first.")
     table = None if suffix == ".npy" else _table(path, array, names)
     try:
-        with atomic_write(path) as file:
+        with atomic_write(path, follow=True) as file:
             if table is None:
                 np.save(file, array, allow_pickle=False)
             elif suffix == ".csv":

@@ -71,9 +71,9 @@ def write_report(
         headline = words.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
     page = _page(sections, vae, evidence, held_out, title, names, command)
-    with checkpoint.atomic_write(folder / "overview.png") as file:
+    with checkpoint.atomic_write(folder / "overview.png", follow=True) as file:
         file.write(picture)
-    with checkpoint.atomic_write(folder / "report.html") as file:
+    with checkpoint.atomic_write(folder / "report.html", follow=True) as file:
         file.write(page.encode())
     return folder / "report.html"
 

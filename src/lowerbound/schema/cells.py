@@ -6,6 +6,7 @@ import importlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal
 
@@ -65,6 +66,11 @@ class Source:
     storages: tuple[Storage, ...]
     index: Any = None  # of arrow: pandas' labels as the columns that pandas writes them in
 
+    @cached_property
+    def storage_of(self) -> dict[Name, Storage]:
+        """How each column lies, by its name."""
+        return dict(zip(self.names, self.storages, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -81,15 +87,20 @@ class Frame:
 
         Raises ``DataError`` where it lacks some or, unless they are to be left out, holds ``others``.
         """
-        mine, added = self.source.names, [] if others else self.others(names)
+        mine, added = set(self.source.names), [] if others else self.others(names)
         lacking = [name for name in names if name not in mine]
         if lacking or added:
             wrong = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"holds {_listed(added)} beside"] * bool(added)
             raise DataError(
                 f"{what} {' and '.join(wrong)}; give the columns of the schema, in any order: {_listed(names)}."
             )
-        place = {name: j for j, name in enumerate(mine)}
+        place = {name: j for j, name in enumerate(self.source.names)}
         return [(self.source.storages[place[name]], self.cells[place[name]]) for name in names]
+
+    def of(self, names: Sequence[Name]) -> dict[Name, Cells]:
+        """The cells of the columns ``names``."""
+        cells = dict(zip(self.source.names, self.cells, strict=True))
+        return {name: cells[name] for name in names}
 
     def others(self, names: Sequence[Name]) -> list[Name]:
         """The names of its columns that are not among ``names``."""

@@ -69,7 +69,8 @@ def infer(
     if not names or not frame.rows:
         raise DataError(f"{what} holds {frame.rows} rows and {len(names)} columns; give at least one of each.")
     given = {name: _given(name, kind) for name, kind in (schema or {}).items()}
-    unknown = [name for name in given if name not in names]
+    there = set(names)
+    unknown = [name for name in given if name not in there]
     if unknown:
         raise DataError(f"schema names {unknown[0]!r}, which {what} has no column of; its columns are {list(names)}.")
     columns = []

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,13 @@ class Schema:
         return (few,) * (self.rows < len(self.columns)) + (nothing,) * (not self.modelled)
 
     def __getitem__(self, name: Name) -> Column:
-        found = next((column for column in self.columns if column.name == name), None)
-        if found is None:
+        if name not in self._by_name:
             raise KeyError(f"there is no column {name!r}; the schema's are {list(self.names)}.")
-        return found
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[Name, Column]:
+        return {column.name: column for column in self.columns}
 
     def __str__(self) -> str:
         return words.listing(self.columns, self.rows, self.backend, self.problems)
@@ -104,7 +108,7 @@ class Schema:
         others = tuple(frame.others(self.names))
         place = self._places()
         values = np.full((frame.rows, len(place)), np.nan)
-        aside, unseen = {name: frame.cells[frame.source.names.index(name)] for name in others}, {}
+        aside, unseen = frame.of(others), {}
         for column, (storage, found) in pairs:
             numbers, unknown = _numbers(column, storage, found, lenient and not strict)
             if unknown.any():
@@ -318,7 +322,7 @@ def _cells(
 
 def _merged(column: Column, coded: Encoded, kept: Cells, storage: Storage, cells: Cells) -> tuple[Storage, Cells]:
     """Cells that were kept aside over those that the numbers say."""
-    theirs = coded.source.storages[coded.source.names.index(column.name)]
+    theirs = coded.source.storage_of[column.name]
     if (storage.family, storage.unit) != (theirs.family, theirs.unit):
         return storage, cells  # of another type: the numbers say what can be said
     if column.kind == "constant" and not coded.complete:
