@@ -20,7 +20,17 @@ from typing import Any
 import record
 
 TESTS = Path(__file__).parents[1] / "tests"
-PARTS = ("kills", "system_calls", "interrupts", "hostile", "memory", "poison", "damage", "room")  # the longest first
+PARTS = (
+    "kills",
+    "system_calls",
+    "forged",
+    "interrupts",
+    "hostile",
+    "memory",
+    "poison",
+    "damage",
+    "room",
+)  # the longest first
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def campaign(part: str, *options: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("part", ["kills", "interrupts", "room", "damage", "poison", "hostile", "memory"])
+@pytest.mark.parametrize("part", ["kills", "interrupts", "room", "damage", "poison", "hostile", "forged", "memory"])
 def test_a_fit_outlasts_faults(part: str) -> None:
     kinds = campaign(part)["kinds"]
     assert sum(kind["injected"] for kind in kinds) > 0

@@ -14,9 +14,9 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # before torch is imported: a fork keeps no other thread
 
-PARTS = ("kills", "system_calls", "damage", "poison", "hostile", "interrupts", "room", "memory")
+PARTS = ("kills", "system_calls", "damage", "poison", "hostile", "forged", "interrupts", "room", "memory")
 
-IN_MEMORY = ("damage", "poison", "hostile")  # where it does not matter what fsync costs
+IN_MEMORY = ("damage", "poison", "hostile", "forged")  # where it does not matter what fsync costs
 
 
 def main() -> None:

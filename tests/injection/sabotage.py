@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from lowerbound import folder, io
+from lowerbound.schema import Column, Storage, validation
 from lowerbound.training import bookkeeping, checkpoints, interrupt
 from lowerbound.training.cursor import Place
 
@@ -70,6 +71,19 @@ def _trusting() -> None:
     io._check_fit = lambda modules, header, path: None
 
 
+def _believing() -> None:
+    """What a file says of a table's columns is believed."""
+    validation.checked = lambda found, what: (  # type: ignore[assignment]
+        tuple(
+            Column(**{**each, "storage": Storage(**each["storage"]), "levels": tuple(each["levels"])})
+            for each in found["columns"]
+        ),
+        found["backend"],
+        found["rows"],
+        None,
+    )
+
+
 def _following() -> None:
     """Links are followed, and pipes waited for."""
     folder.open_file = lambda path: path.open("rb")  # type: ignore[attr-defined]
@@ -97,6 +111,7 @@ WAYS: dict[str, tuple[str, Callable[[], None]]] = {
     "fatal checkpoints": ("room", _fatal_checkpoints),
     "blind": ("poison", _blind),
     "trusting": ("hostile", _trusting),
+    "believing": ("forged", _believing),
     "following": ("hostile", _following),
     "unescaped": ("hostile", _unescaped),
     "whole only": ("memory", _whole_only),
