@@ -346,3 +346,16 @@ def test_a_fit_says_how_columns_are_read_and_which_are_left_out() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # declared: nothing is left to be said
         lb.VAE(1, hidden=(4,), passes=1).fit(frame[["y", "iso"]])
+
+
+def test_what_is_given_may_be_written_in_the_form_or_plainly() -> None:
+    frame = pd.DataFrame(
+        {"amount": ["1,234.50", "12.00", "7.25"] * 9, "truth": ["TRUE", "FALSE", "TRUE"] * 9, "y": np.arange(27) / 7}
+    )
+    schema = infer(frame)
+    assert [schema.code("amount", given) for given in ("1,234.50", "1234.5", 1234.5)] == [1234.5] * 3
+    assert [schema.code("truth", given) for given in ("TRUE", "true", "yes", True)] == [1.0] * 4
+    assert [schema.code("truth", given) for given in ("False", "no", False)] == [0.0] * 3
+    for name in ("amount", "truth"):
+        with pytest.raises(ValueError, match=f"column '{name}' is given 'lots'"):
+            schema.code(name, "lots")

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from lowerbound.errors import DataError
+from lowerbound.schema import written
 from lowerbound.schema.cells import Backend, Cells, read_value
 from lowerbound.schema.column import Column, Storage
 
@@ -51,7 +52,15 @@ def _of_text(column: Column, text: str) -> Any:
     family = column.storage.family
     if family == "category":
         family = "text" if any(isinstance(level, str) for level in column.levels) else "float"
-    if family == "text" and column.inner.storage.family == "time":
+    inner = column.inner.storage.family
+    if family == "text" and inner in ("float", "bool") and column.form is not None:
+        if written.read(np.array([text], object), np.ones(1, bool), column.form)[1].all():
+            return text
+        try:
+            return _READERS[inner](text)  # beside the column's own form
+        except ValueError:
+            return text
+    if family == "text" and inner == "time":
         try:
             return datetime.datetime.fromisoformat(text)  # beside the column's own form
         except ValueError:
