@@ -126,6 +126,8 @@ def _as_dates(
     if other is not None:
         choice = f"schema={{{name!r}: Column('datetime', form={other!r})}}"
         notes.append(f"{written_so} and {other} are both possible: the first is taken, {choice} takes the other")
+    if not dates.compiled(written_so).century:
+        notes.append("years of two digits are taken for those from 1969 to 2068")
     return _taken(written_so, found, own, notes, counts)
 
 

@@ -22,6 +22,7 @@ from lowerbound.schema.table import Schema
 
 _MOST_LEVELS = 100_000
 _HOLES = 0.9
+_MARKS = ("", "?", "-", "--", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "nan", "NaN")  # of text
 Floats = NDArray[np.float64]
 
 
@@ -175,6 +176,11 @@ def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
     texts = look.levels.tolist() if kind in CLASSES and look.storage.family == "text" else []
     if texts and all(map(is_number, texts)) and not rules.are_codes(texts):
         found.append("its text reads as numbers")
+    if marks := tuple(text for text in texts if text.strip() in _MARKS):
+        said = f"schema={{{look.name!r}: Column({kind!r}, markers={marks!r})}}"
+        found.append(
+            f"{', '.join(map(repr, marks))} counts as a level; if it stands for a missing cell, declare {said}"
+        )
     if kind not in ("identifier", "categorical") and rules.reads_as_key(look.name):
         found.append("it is called as keys are: declare it 'identifier' or 'categorical' if it is one")
     return tuple(found)
