@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from lowerbound import io
-from lowerbound.likelihoods import LogNormal, Normal, Product, ZeroInflatedLogNormal
+from lowerbound.likelihoods import InflatedLogitNormal, LogitNormal, LogNormal, Normal, Product, ZeroInflatedLogNormal
 from oracles import rng
 
 TABLE = {
@@ -155,3 +155,39 @@ def test_it_is_a_column_of_a_product_and_can_be_written():
     assert isinstance(again.likelihoods[0].above, LogNormal)
     with pytest.raises(ValueError, match="a fixed scale must be positive"):
         ZeroInflatedLogNormal(-1.0)
+
+
+def test_recorded_shares_have_no_scale_below_their_rounding_and_no_ends_by_it():
+    """The floor is the deviation of a step's rounding, in logits; no draw within is rounded to an end."""
+    likelihood = InflatedLogitNormal("entry", (2,), 1e-9, (0.01, 0.25)).double()
+    x = torch.rand(500, 2, generator=rng()).double().clamp(0.2, 0.7)
+    params = likelihood.initialise(x).view(1, 1, -1, 2).clone()
+    params[:, :, 3] = -60.0  # as narrow as the decoder can ask for
+    place = likelihood.inside.shift.sigmoid()
+    due = torch.tensor([0.01, 0.25]) / math.sqrt(12) / (place * (1 - place))
+    due = due.minimum(0.5 * likelihood.inside.spread)
+    np.testing.assert_allclose(likelihood.inside.sigma(params[:, :, 2:]).flatten().detach(), due, rtol=1e-6)
+    wide = params.expand(-1, 20_000, -1, -1).clone()
+    wide[:, :, 2], wide[:, :, 3] = 3.0, 5.0
+    drawn = likelihood.sample(wide, rng(1)).squeeze(0)
+    for column, step in ((0, 0.01), (1, 0.25)):
+        inside = drawn[:, column][(drawn[:, column] > 0) & (drawn[:, column] < 1)]
+        rounded = (inside / step).round()
+        assert ((rounded > 0) & (rounded < 1 / step)).all()
+    unrounded = LogitNormal("entry").double().sample(wide[:, :, 2:, :1] * 3, rng(1)).detach().flatten()
+    assert ((unrounded * 100).round() == 100).any(), "which others would be"
+
+
+@pytest.mark.parametrize("ends", [(0.0, 0.0), (0.3, 0.0), (0.2, 0.5), (1.0, 0.0), (0.5, 0.5)])
+def test_shares_start_at_the_frequencies_of_their_ends(ends):
+    """Also where all cells are at the ends; an end without any starts at one in a million."""
+    low, high = (round(100 * each) for each in ends)
+    x = torch.tensor([0.0] * low + [1.0] * high + [0.1 + 0.008 * k for k in range(100 - low - high)]).unsqueeze(1)
+    likelihood = InflatedLogitNormal("entry", (1,))
+    params = likelihood.initialise(x)
+    assert params.isfinite().all()
+    found = likelihood.log_shares(params.view(1, 1, -1, 1)).exp().flatten().tolist()
+    for share, due in zip(found[:2], ends, strict=True):
+        assert abs(share - due) < 0.01
+        assert due > 0 or 1e-7 < share < 2e-6
+    assert likelihood.log_prob(params.expand(1, 100, -1, 1), x).isfinite().all()

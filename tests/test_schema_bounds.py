@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.cli.tables import _kinds
 from lowerbound.errors import DataError
 from lowerbound.estimators.tables import family_of, product_of
 from lowerbound.schema import Column, Schema, infer
@@ -213,3 +214,19 @@ def test_a_model_of_bounded_columns(missing: str) -> None:
     assert not full.isna().any().any()
     assert full.share.between(0, 1).all()
     assert np.isfinite(model.score_samples(frame)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("x=interval:0,100", Column("interval", low=0, high=100)),
+        ("x=positive:,60", Column("positive", high=60)),
+        ("x=real:-1.5,", Column("real", low=-1.5)),
+        ("x=datetime:2001-01-01,", Column("datetime", low="2001-01-01")),  # type: ignore[arg-type]
+        ("x=real:#,##0.00", Column("real", form="#,##0.00")),
+        ("x=datetime:%d.%m.%Y", Column("datetime", form="%d.%m.%Y")),
+    ],
+)
+def test_bounds_on_the_command_line(text: str, due: Column) -> None:
+    found = _kinds(None, None, [text])  # type: ignore[arg-type]
+    assert found == {"x": due}

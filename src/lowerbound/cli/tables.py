@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,10 @@ def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--schema",
         "kinds",
         multiple=True,
-        metavar="NAME=KIND[:LEVEL,…|:FORM]",
+        metavar="NAME=KIND[:LEVEL,…|:LOW,HIGH|:FORM]",
         callback=_kinds,
-        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L; of text in "
-        "a form, as day=datetime:%d/%m/%Y or price=positive:#.##0,00.",
+        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L; with bounds, as "
+        "pct=interval:0,100; of text in a form, as day=datetime:%d/%m/%Y or price=positive:#.##0,00.",
     )(command)
 
 
@@ -49,9 +50,20 @@ def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]
             near = difflib.get_close_matches(kind, KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(KINDS)}."
             raise click.BadParameter(f"{kind!r} is no kind of column ({pair}); {hint}")
-        more = {"levels": tuple(levels.split(","))} if kind in CLASSES else {"form": levels}
+        more = {"levels": tuple(levels.split(","))} if kind in CLASSES else _bounds(levels) or {"form": levels}
         found[name] = Column(kind, **more) if colon else kind
     return found
+
+
+def _bounds(text: str) -> dict[str, Any]:
+    """``low`` and ``high`` of "0,100", "0,", ",100" or "2001-01-01,"; nothing of a form."""
+    low, comma, high = text.partition(",")
+    if not comma or not (low or high) or re.search(r"[#%,]", low + high) or re.fullmatch("0*,0+", text):
+        return {}
+    try:
+        return {"low": float(low) if low else None, "high": float(high) if high else None}
+    except ValueError:
+        return {"low": low or None, "high": high or None}
 
 
 def keep_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,9 +41,9 @@ def infer(
        ``max_categories`` differ (10 of fractions), or some begin with 0. Whole numbers that are all days of 1900 to
        2100, as 20011231, are dates. Then the rules below hold of what is read: *datetime*, or as of numbers.
     3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is not taken for a scale.)
-    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of what looks like somebody's own: of 20
-       cells or more of which 80 % differ, of texts written as e-mail, IP or postal addresses or telephone numbers are,
-       or by the column's name (e-mail, surname, …; see ``personal``); *categorical* otherwise. Of more than
+    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of what looks like somebody's own: of
+       20 cells or more of which 80 % differ, of texts written as e-mail, IP or postal addresses or telephone numbers
+       are, or by the column's name (e-mail, surname, …; see ``personal``); *categorical* otherwise. Of more than
        ``max_categories`` levels, all but the most frequent ``max_categories`` − 1 share one class, "other".
     5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
        Durations: *positive* if none is below 0, else *real*.
