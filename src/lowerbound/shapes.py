@@ -39,6 +39,7 @@ def explained(what: str, given: Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         words = str(error).lower()
-        if is_out_of_memory(error) or not any(word in words for word in _OF_SHAPES):
+        others = type(error) is not RuntimeError or is_out_of_memory(error)  # of tracing, say
+        if others or not any(word in words for word in _OF_SHAPES):
             raise
         raise ValueError(f"{what} does not fit its input, {list(given.shape)}: {str(error).splitlines()[0]}") from error
