@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from lowerbound import distributions, likelihoods, posteriors, priors
 from lowerbound.data import Rows
+from lowerbound.evidence import proposals
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import Posterior
-from lowerbound.queries import Sampling, anomaly, complete, conditional, posterior_draws
+from lowerbound.queries import Sampling, anomaly, complete, condition, conditional, posterior_draws, refining
 from oracles import PPCA, rng
 
 
@@ -207,12 +209,20 @@ def test_conditional_rows_are_gaussian_conditioning():
     assert torch.equal(whole, X[4].expand(3, 5))
 
 
-def poor(refine: str | None, q: Posterior, of: PPCA, copies: int = 15, draws: int = 50, samples: int = 200):
+def poor(
+    refine: str | None,
+    q: Posterior,
+    of: PPCA,
+    copies: int = 15,
+    draws: int = 50,
+    samples: int = 200,
+    fit: bool = False,
+):
     """Draws for a row, ``copies`` times over, standardised by its exact posterior: ``[M·N, d]``, each N(0, I)."""
     x = rows_of(of, 1, seed=4).expand(copies, -1)
     mask = torch.tensor([True, True, True, False, False, False]).expand(copies, -1)
     found = posterior_draws(
-        of.model(), q, Rows(x, mask, dtype=x.dtype), rng(), draws=draws, samples=samples, refine=refine
+        of.model(), q, Rows(x, mask, dtype=x.dtype), rng(), draws=draws, samples=samples, refine=refine, fit=fit
     )
     loc, covariance = posterior_of(of, x[:1], mask[:1].double())
     away = torch.tensor(found.z).flatten(0, 1) - loc
@@ -250,6 +260,13 @@ def test_chains_mend_a_poor_posterior(refine, q):
     assert not is_standard(unrefined)
 
 
+@pytest.mark.parametrize("q", [Exact(LOW, 0.3), Exact(LOW, 0.5, 0.7), Exact(LOW, blind=True), Exact(LOW, 1.5, 3.0)])
+def test_a_proposal_of_their_own_mends_it_without_chains(q):
+    white, found = poor(None, q, LOW, fit=True)
+    assert not found.refined.any()
+    assert is_standard(white)
+
+
 def test_a_narrow_posterior_s_high_ess_is_not_believed(monkeypatch):
     """Draws so near to each other that their weights are alike: k̂ sees it where the ESS, of 20 and more, does not."""
     white, found = poor("hmc", Exact(LOW, 0.3), LOW, draws=20, samples=3000)
@@ -281,7 +298,8 @@ def weighted_evenly(target, batch, samples, generator):
 def test_points_of_refined_rows_are_exact_too():
     x = rows_of(LOW, 1, seed=4)
     mask = torch.tensor([[True, True, True, False, False, False]])
-    found = complete(LOW.model(), Exact(LOW, blind=True), Rows(x, mask, dtype=x.dtype), rng(), draws=400, samples=1000)
+    rows = Rows(x, mask, dtype=x.dtype)
+    found = complete(LOW.model(), Exact(LOW, blind=True), rows, rng(), draws=400, samples=1000, fit=False)
     mean, covariance, _ = conditioned(LOW, x[0], mask[0])
     deviation = covariance.diagonal().sqrt().numpy()
     assert found.refined.all()
@@ -311,7 +329,7 @@ def test_what_a_missing_cell_holds_changes_nothing(refine):
     junk = torch.tensor([torch.nan, 1e30, -torch.inf, torch.nan, 1e300]).double()
     for fill in (torch.zeros(5).double(), junk):
         rows = Rows(torch.where(MASK, X, fill), MASK, dtype=torch.float64)
-        done = complete(model, q, rows, rng(), draws=30, samples=60, refine=refine)
+        done = complete(model, q, rows, rng(), draws=30, samples=60, refine=refine, fit=False)
         assert done.refined.any()
         score = anomaly(model, q, rows, rng(), 20)
         found.append((done.best, done.draws, done.ess, score.score, score.cells, score.latent))
@@ -493,3 +511,89 @@ def test_rows_without_holes_are_left_alone():
         found = complete(model, Exact(TRUTH), Rows(X, mask, dtype=X.dtype), rng(), draws=2)
         np.testing.assert_array_equal(found.best, X.numpy())
         np.testing.assert_array_equal(found.draws, np.stack([X.numpy()] * 2))
+
+
+# --- conditions ---
+
+
+def far(x0: float, x1: float) -> tuple[PPCA, Tensor, Tensor]:
+    """Two columns of correlation .98 and two others, and values of the first two."""
+    weight = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 1.0], [-0.5, 1.0]]).double()
+    of = PPCA(torch.zeros(4).double(), weight, 0.02)
+    return of, torch.tensor([x0, x1, 0.0, 0.0]).double(), torch.tensor([True, True, False, False])
+
+
+@pytest.mark.parametrize(
+    ("x0", "x1", "unlikely", "extreme"),
+    [
+        (0.5, 0.4, False, False),
+        (2.0, 1.9, False, False),
+        (20.0, 20.0, True, True),
+        (2.0, -2.0, True, False),  # each is within what the model has, but not both
+    ],
+)
+def test_conditions_that_the_model_would_not_produce_are_told(x0, x1, unlikely, extreme):
+    of, x, mask = far(x0, x1)
+    found = condition(of.model(), Exact(of), x, mask, 50, rng())
+    assert (found.unlikely, found.extreme.tolist()) == (unlikely, [extreme, extreme, False, False])
+
+
+def test_rows_of_the_model_are_seldom_unlikely():
+    """Of 60 conditions that the model itself drew, 0.006 are expected."""
+    of, _, mask = far(0, 0)
+    told = [condition(of.model(), Exact(of), x, mask, 5, rng(5), samples=100).unlikely for x in rows_of(of, 60)]
+    assert sum(told) == 0
+
+
+def test_chains_are_not_run_for_an_extrapolation(monkeypatch):
+    """The same poor posterior: chains for a row of the model, and a bound on the work for another."""
+    calls = []
+    chain = refining.hmc
+    monkeypatch.setattr(refining, "hmc", lambda *given: calls.append(1) or chain(*given))
+    for value, due in ((1.0, 1), (1000.0, 0)):
+        of, x, mask = far(value, value)
+        found = condition(of.model(), Exact(of, 0.2, 2.0), x, mask, 50, rng(), samples=200, fit=False)
+        assert (len(calls), found.unlikely) == (due, value == 1000)
+        calls.clear()
+
+
+@pytest.mark.parametrize(
+    ("q", "fit"), [(Exact(LOW, 0.3), True), (Exact(LOW, 0.5, 0.7), True), (Exact(LOW, 0.5, 0.7), False)]
+)
+def test_conditional_rows_are_exact_where_q_is_poor(q, fit, monkeypatch):
+    """Mean and deviation of 1,000 rows by Gaussian conditioning; by q's weights alone, the mutant, they are not."""
+    x, mask, n = rows_of(LOW, 1, seed=4)[0], torch.tensor([True, True, True, False, False, False]), 1000
+
+    def is_exact() -> bool:
+        drawn = condition(LOW.model(), q, x, mask, n, rng(), samples=300, fit=fit).rows[:, ~mask]
+        mean, covariance, _ = conditioned(LOW, x, mask)
+        white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (drawn - mean).T, upper=False).T
+        return is_standard(white)
+
+    assert is_exact()
+    monkeypatch.setattr(Sampling, "tries", property(lambda how: (how.samples,)))
+    monkeypatch.setattr("lowerbound.queries.completion.too_few", lambda part, how: torch.zeros(1, dtype=torch.bool))
+    assert not is_exact()
+
+
+@pytest.mark.parametrize("q", [Exact(LOW, 0.5), Exact(LOW, 0.5, 0.7), Exact(LOW, blind=True)])
+def test_scores_are_exact_where_q_is_poor(q, monkeypatch):
+    x = rows_of(LOW, 40, seed=4)
+    mask = torch.tensor([True, True, True, True, False, False]).expand(40, -1)
+    due = np.array([-conditioned(LOW, row, seen)[2] for row, seen in zip(x, mask, strict=True)])
+    found = anomaly(LOW.model(), q, Rows(x, mask, dtype=x.dtype), rng(), 1000)
+    np.testing.assert_allclose(found.score, due, atol=0.3)
+    assert np.sqrt(np.mean((found.score - due) ** 2)) < 0.1
+    np.testing.assert_allclose(found.cells.sum(1) + found.latent, found.score, atol=1e-9)
+    monkeypatch.setattr(Sampling, "tries", property(lambda how: (how.samples,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = anomaly(LOW.model(), q, Rows(x, mask, dtype=x.dtype), rng(), 1000)
+    assert np.sqrt(np.mean((alone.score - due) ** 2)) > 0.1
+
+
+def test_scores_that_stay_rough_are_counted(monkeypatch):
+    monkeypatch.setattr(proposals, "fits", lambda target: False)
+    rows = Rows(rows_of(LOW, 5, seed=4), dtype=torch.float64)
+    with pytest.warns(UserWarning, match="fewer than 10 effective draws for 5 of 5 rows"):
+        anomaly(LOW.model(), Exact(LOW, 0.1, 9.0), rows, rng(), 30)

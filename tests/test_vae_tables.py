@@ -128,10 +128,17 @@ def test_contributions_add_up_and_find_the_odd_cell(model, frame):
     row = people(600, missing=0.0).head(50).assign(id=frame["id"][:50])[frame.columns]
     odd = row.copy()
     odd.loc[7, "age"] = 400.0
-    found, plain = model.anomaly(odd), model.anomaly(row)
+    with pytest.warns(UserWarning, match="fewer than 10 effective draws for 1 of 50 rows"):
+        found = model.anomaly(odd)
+    plain = model.anomaly(row)
     np.testing.assert_allclose(found.score, found.cells.sum(axis=1) + found.latent, rtol=1e-9)
     assert found.score.argmax() == 7
-    assert found.cells.loc[7].idxmax() == "age"
+    many = model.anomaly(odd.iloc[[7]], samples=20_000)  # with hundreds of effective draws
+    assert found.score[7] == pytest.approx(many.score[0], abs=3)
+    assert found.cells.loc[7].idxmax() == many.cells.iloc[0].idxmax()
+    mild = row.copy()
+    mild.loc[7, "age"] = 75.0
+    assert (model.anomaly(mild).cells - plain.cells).loc[7].idxmax() == "age"
     assert found.score[7] > plain.score[7] + 5
     np.testing.assert_allclose(plain.score, -model.score_samples(row, samples=1000), atol=0.7)
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from lowerbound import schema
 from lowerbound.data.frames import is_stream
 from lowerbound.errors import DataError, ReadingWarning
-from lowerbound.schema import Column, Encoded, Schema, Storage, written
+from lowerbound.schema import Column, Encoded, Schema, Storage, coding, written
 from lowerbound.schema.cells import Cells, plain, read, write
 from lowerbound.schema.column import CLASSES, Name
+from lowerbound.schema.rules import shown
 
 Array = NDArray[np.float64]
 
@@ -216,6 +217,29 @@ def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.
         except DataError as error:
             raise DataError(f"given: {error}") from error
     return values, ~np.isnan(values)
+
+
+def warn_of_condition(given: Mapping[Name, Any], of: Schema, extreme: NDArray[np.bool_]) -> None:
+    """Warn that the model would hardly ever produce the cells ``given``; ``extreme [D]``: those it never did."""
+    far = [column for column, there in zip(of.modelled, extreme, strict=True) if there]
+    cells = ", ".join(f"{name}={value}" for name, value in given.items() if not far or of[name] in far)
+    ranges = ", ".join(f"{column.name!r} from {low} to {high}" for column in far for low, high in _range(column))
+    warnings.warn(
+        f"given: {cells} {'is far from' if far else 'is a combination far from'} all that the model was fitted to"
+        f"{f' ({ranges})' if ranges else ''}: it is less likely than each of 10,000 rows of the model, and what is "
+        "drawn under it is an extrapolation.",
+        stacklevel=5,
+    )
+
+
+def _range(column: Column) -> list[tuple[str, str]]:
+    """The range of the fitted cells in words, if it is known."""
+    inner = column.inner
+    if column.kind in CLASSES or column.low is None or column.high is None:
+        return []
+    ends = coding.cells(inner, inner.storage, np.array([column.low, column.high]), np.ones(2, bool))
+    low, high = (shown(value, inner.storage) for value in ends.values.tolist())
+    return [(low, high)]
 
 
 def _framed(X: Any, of: Schema) -> Any:

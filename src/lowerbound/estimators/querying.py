@@ -110,8 +110,10 @@ class Querying(ABC):
         mask = torch.tensor(known, device=like.device)
         seed = self.seed_ if random_state is None else random_state
         rng = generator(seed, "sample given", device=self.device)
-        rows = queries.conditional(self.model_, self.posterior_, x, mask, n_samples, rng, refine=self._chains())
-        drawn = rows.cpu().double().numpy()
+        found = queries.condition(self.model_, self.posterior_, x, mask, n_samples, rng, refine=self._chains())
+        if found.unlikely:
+            frames.warn_of_condition(given, self._schema(), found.extreme.cpu().numpy())
+        drawn = found.rows.cpu().double().numpy()
         return frames.decoded(drawn, self._schema(), np.random.default_rng(seed), exact=(values, known))
 
     def _chains(self) -> queries.Refine:

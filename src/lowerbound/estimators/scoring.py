@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,9 @@ from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
+from lowerbound.estimators import frames
 from lowerbound.estimators.parameters import whole
+from lowerbound.evidence.proposals import row_totals
 from lowerbound.evidence.targets import of_model, settled
 from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.model import LatentVariableModel
@@ -26,6 +29,7 @@ from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
 STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws a row, in the mean
+_DRAWS, _MORE_DRAWS, _FEW = 100, 1000, 3  # of score_samples: draws, those of rows with few effective ones, and how few
 USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 
 
@@ -51,28 +55,58 @@ class Scoring(ABC):
     def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]: ...
 
     def score_samples(
-        self, X: ArrayLike, samples: int = 100, context: ArrayLike | None = None, standardised: bool = False
-    ) -> NDArray[Any]:
-        """log p(x) of each row in nats, ``[N]``: importance sampling with ``samples`` draws, low in expectation.
+        self,
+        X: ArrayLike,
+        samples: int | None = None,
+        context: ArrayLike | None = None,
+        standardised: bool = False,
+        keep: Sequence[Name] = (),
+    ) -> Any:
+        """log p(x) of each row in nats, ``[N]``: importance sampling, low in expectation.
+
+        From q(z|x), 100 draws of each row; rows of which fewer than 3 are effective get 1,000, half of them from a
+        proposal of their own (``evidence.proposals``), and a warning counts those of which even these are too few. With
+        ``samples``, as many for all rows, from q alone.
 
         Of a table it is that of the observed cells, 0 where a row has none; densities are in the columns' own units or,
-        with ``standardised``, per unit of their spread.
+        with ``standardised``, per unit of their spread. With ``keep``, columns of the frame ``X``, it is a frame of
+        these and of log_p.
 
         Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
         Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
         """
-        whole("samples", samples, 1)
-        x = self._checked(X)
-        rows, scores = self._supported(x, "mean", context), []
+        if samples is not None:
+            whole("samples", samples, 1)
+        x = self._checked(X, kept=keep)
+        rows = self._supported(x, "mean", context)
+        scores, ess = self._scored(rows, _DRAWS if samples is None else samples, standardised)
+        low = torch.empty(0) if samples is not None else torch.nonzero(ess < _FEW)[:, 0]
+        if len(low):
+            scores[low], ess = self._scored(rows.subset(low), _MORE_DRAWS, standardised, fit=True)
+            if few := int((ess < _FEW).sum()):
+                warnings.warn(
+                    f"importance sampling has fewer than {_FEW} effective draws for {few} of {len(scores)} rows, whose "
+                    "scores are rough, and low: log_likelihood takes what each row needs.",
+                    stacklevel=2,
+                )
+        found = self._given(scores, x.dtype)
+        return frames.beside(X, keep, {"log_p": found}) if len(keep) else found
+
+    def _scored(self, rows: Rows, samples: int, standardised: bool, fit: bool = False) -> tuple[Tensor, Tensor]:
+        """log p(x) ``[N]``, and effective draws: those of rows without any observed cell are none too few."""
+        scores, effective = [], []
         thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
         for batch, real in in_order(rows, USE_BATCH):
             if rows.binarise == "mean":
                 batch = replace(batch, x=(batch.x > thresholds).to(batch.x.dtype))
-            log_p = evidence.score_rows(self.model_, self.posterior_, batch, samples, self._rng("score"))
+            rng = self._rng("score again" if fit else "score")
+            log_p, _, ess, _ = row_totals(self.model_, self.posterior_, batch, samples, rng, fit)
             if not self.model_.likelihood.informative:
-                log_p = torch.where(_holds_something(batch), log_p, 0)  # exactly: q is not the prior
+                holds = _holds_something(batch)
+                log_p, ess = torch.where(holds, log_p, 0), torch.where(holds, ess, samples)  # exactly: q is not p(z)
             scores.append((log_p + self._per_spread(batch) if standardised else log_p)[:real])
-        return self._given(torch.cat(scores), x.dtype)
+            effective.append(ess[:real])
+        return torch.cat(scores), torch.cat(effective)
 
     def score(self, X: ArrayLike, y: object = None, context: ArrayLike | None = None) -> float:
         """Mean over rows of ``score_samples``, in nats per row."""

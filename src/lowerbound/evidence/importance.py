@@ -18,7 +18,7 @@ from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
 from lowerbound.evidence.estimates import Array, Estimates, error_of_mean
 from lowerbound.evidence.parallel import each_batch
-from lowerbound.evidence.targets import OfModel, Source, Targets, like_of, of_model, rows_for, settled
+from lowerbound.evidence.targets import OfModel, Source, Target, Targets, like_of, of_model, rows_for, settled
 from lowerbound.inference import Data
 from lowerbound.likelihoods.support import check_batch
 from lowerbound.model import LatentVariableModel
@@ -165,11 +165,16 @@ def score_rows(
     Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
     """
     check_batch(model.likelihood, batch)
-    target, total = of_model(model, posterior)(batch), WeightTotal()
+    return same_noise(of_model(model, posterior)(batch), batch, samples, rng)[0]
+
+
+def same_noise(target: Target, batch: Batch, samples: int, rng: torch.Generator) -> Tensor:
+    """What ``WeightTotal`` gives ``[4, B]`` of draws from q with the same noise for every row."""
+    total = WeightTotal()
     for draws in chunks(samples, len(batch.x), target.width):
         noise = target.posterior.noise((draws, 1), target.event, rng, batch.x.dtype)
         total.add(target.log_weights(target.posterior, noise))
-    return total.result()[0]
+    return total.result()
 
 
 class WeightTotal:

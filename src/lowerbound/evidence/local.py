@@ -143,14 +143,19 @@ class Ascent:
         start: Tensor,
         rng: torch.Generator,
         units: Tensor | float = 1.0,
+        shared: bool = False,
     ) -> Local:
-        """The best q of each row that is found from ``start [B, n_outputs]``, in steps of the ``units`` of each."""
+        """The best q of each row that is found from ``start [B, n_outputs]``, in steps of the ``units`` of each.
+
+        ``shared``: with the same noise for all rows, so that what a row gets does not depend on its place.
+        """
         moved = torch.zeros_like(start).requires_grad_()
         optimiser = torch.optim.Adam([moved], betas=(0.9, 0.99))
         before = mean = start
         for step in range(self.steps):
             optimiser.param_groups[0]["lr"] = self.rate * (1 - step / self.steps)
-            noise = family.noise(self.draws, len(start), rng, start.dtype)
+            noise = family.noise(self.draws, 1 if shared else len(start), rng, start.dtype)
+            noise = noise.expand(-1, len(start), *noise.shape[2:])
             slope = units * gradient((start + units * moved).detach().requires_grad_(), noise)
             moved.grad = -slope.nan_to_num(0, 0, 0)  # a draw beyond the model's precision moves nothing
             optimiser.step()

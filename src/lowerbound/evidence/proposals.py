@@ -12,9 +12,14 @@ from lowerbound.distributions import Distribution, Normal, NormalMixture
 from lowerbound.distributions import FullNormal as Full
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.distributions.family import standard_normal, uniform
+from lowerbound.draw import Batch
+from lowerbound.evidence.importance import WeightTotal, chunks, same_noise
 from lowerbound.evidence.local import Ascent, by_path, moments, scales, started
-from lowerbound.evidence.targets import Target
-from lowerbound.posteriors import FullNormal
+from lowerbound.evidence.targets import Target, of_model
+from lowerbound.likelihoods.support import check_batch
+from lowerbound.model import LatentVariableModel
+from lowerbound.modes import read_only
+from lowerbound.posteriors import FullNormal, Posterior
 
 _ASCENT = Ascent(steps=150, draws=4, rate=0.15)
 _MOST_LATENTS = 128  # a row's covariance has half of their square
@@ -29,19 +34,71 @@ def fits(target: Target) -> bool:
     return vector and isinstance(target.posterior, Normal | CorrelatedNormal)
 
 
-def fitted(target: Target, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Normals that are near p(z|x) of each row of ``like [B, …]``, as outputs for ``proposal``: ``[B, n]``."""
+def fitted(
+    target: Target, like: Tensor, rng: torch.Generator, shared: bool = False, q: Distribution | None = None
+) -> Tensor:
+    """Normals that are near p(z|x) of each row of ``like [B, …]``, as outputs for ``proposal``: ``[B, n]``.
+
+    ``shared``: by the same noise for all rows. ``q``: where to start, in place of q(z|x).
+    """
     family = _family(target)
-    loc, covariance = moments(target.posterior, target.event, like, rng)
+    loc, covariance = moments(target.posterior if q is None else q, target.event, like, rng)
     loc, covariance = loc.expand(len(like), -1), covariance.expand(len(like), -1, -1)  # q may be one for all rows
     start, units = started(family, loc, covariance, rng).to(like.dtype), scales(family, covariance).to(like.dtype)
-    return _ASCENT.run(by_path(target, family), family, start, rng, units).end
+    return _ASCENT.run(by_path(target, family), family, start, rng, units, shared).end
 
 
 def proposal(target: Target, outputs: Tensor) -> Target:
     """The same rows with a ``StudentT`` of the location and scale of their fitted normals in place of q."""
     q = _family(target).distribution(outputs)
     return replace(target, posterior=StudentT(q.loc, q.scale_tril))
+
+
+def mixed(
+    target: Target, like: Tensor, samples: int, rng: torch.Generator, shared: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Draws z ``[S, B, d]`` of q and of a ``proposal`` fitted to p(z|x), half of each; log-weights ``[S, B]``.
+
+    The weights are p(x, z) over the mean of the two densities, so that a fit that has failed costs half of the draws
+    and no more. Unless ``shared``, which is with the same noise for all rows, it is fitted twice, the second time from
+    where the first has come: in units of q a far p(z|x) is out of reach. Veach & Guibas 1995.
+    """
+    outputs = fitted(target, like, rng, shared)
+    if not shared:
+        outputs = fitted(target, like, rng, q=_family(target).distribution(outputs))
+    both = target.posterior, proposal(target, outputs).posterior
+    found, rows = [], len(like)
+    for own, share in zip(both, (samples - samples // 2, samples // 2), strict=True):
+        for count in chunks(share, rows, target.width):
+            noise = own.noise((count, 1 if shared else rows), target.event, rng, like.dtype)
+            z = own.sample(noise.expand(count, rows, *noise.shape[2:]))
+            log_q = torch.stack([each.log_prob(z).double() for each in both]).logsumexp(0) - math.log(2)
+            found.append((z, target.log_joint(z).double() - log_q))
+    z, log_w = (torch.cat(each) for each in zip(*found, strict=True))
+    largest = torch.finfo(torch.float64).max
+    return z, torch.nan_to_num(log_w, nan=-torch.inf, posinf=largest, neginf=-torch.inf)
+
+
+@read_only
+def row_totals(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    batch: Batch,
+    samples: int,
+    rng: torch.Generator,
+    fit: bool = False,
+) -> Tensor:
+    """What ``WeightTotal`` gives ``[4, B]`` of draws with the same noise for every row, as in ``score_rows``.
+
+    From q or, to ``fit``, half of them from a proposal for each row (``mixed``), where rows can have one.
+    """
+    check_batch(model.likelihood, batch)
+    target = of_model(model, posterior)(batch)
+    if not (fit and fits(target)):
+        return same_noise(target, batch, samples, rng)
+    total = WeightTotal()
+    total.add(mixed(target, batch.x, samples, rng, shared=True)[1])
+    return total.result()
 
 
 def around(q: Distribution, like: Tensor, rng: torch.Generator) -> Distribution:

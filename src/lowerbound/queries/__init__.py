@@ -1,18 +1,20 @@
 """Questions to a fitted model about rows whose cells are not all known."""
 
 from lowerbound.queries.anomaly import Anomaly, anomaly
-from lowerbound.queries.completion import Completion, complete, conditional
+from lowerbound.queries.completion import Completion, Conditional, complete, condition, conditional
 from lowerbound.queries.latents import PosteriorDraws, Sampling, posterior_draws
 from lowerbound.queries.refining import Refine
 
 __all__ = [
     "Anomaly",
     "Completion",
+    "Conditional",
     "PosteriorDraws",
     "Refine",
     "Sampling",
     "anomaly",
     "complete",
+    "condition",
     "conditional",
     "posterior_draws",
 ]

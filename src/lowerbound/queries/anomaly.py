@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.latents import Part, Sampling, parts
+
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ def anomaly(
     """Score ``rows`` by −log p(x_observed) = −Σ_j E[log p(x_j|z)] + KL(p(z|x_observed) ‖ p(z)), in nats.
 
     Expectations are over the weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, of the estimate itself: the
-    identity holds for it exactly. Rows with nothing observed score 0. Cells of discrete and of continuous columns are
-    in one sum, but not of one scale: a density's nats change with its units. Raises ValueError where the likelihood is
-    not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it cannot see.
+    identity holds for it exactly. Rows of which they are too few are drawn again with ten times as many (``Sampling``),
+    and a warning counts those with fewer than 10 effective draws even so. Rows with nothing observed score 0. Cells of
+    discrete and of continuous columns are in one sum, but not of one scale: a density's nats change with its units.
+    Raises ValueError where the likelihood is not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it
+    cannot see.
     """
     if not isinstance(model.likelihood, Factorised):
         raise ValueError(
@@ -57,6 +62,12 @@ def anomaly(
         score[part.places], cells[part.places] = -estimate, own
         rest = -estimate - own.reshape(len(own), -1).sum(1)
         latent[part.places] = np.where(np.isfinite(estimate), rest, 0.0)
+    if (few := int((ess < min(_FEW, samples / 2)).sum())) > 0:
+        warnings.warn(
+            f"importance sampling has fewer than {_FEW} effective draws for {few} of {len(rows)} rows, whose scores "
+            "are rough, and too high on average: ask for more samples.",
+            stacklevel=3,
+        )
     return Anomaly(score, error, cells, latent, ess)
 
 

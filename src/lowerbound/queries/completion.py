@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from lowerbound.likelihoods import Bernoulli, Factorised, Likelihood, LogNormal,
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
-from lowerbound.queries.latents import Part, Sampling, parts, width
+from lowerbound.queries.latents import Part, Sampling, parts, too_few, width
 from lowerbound.queries.refining import Refine, is_informative
+from lowerbound.queries.surprise import Surprise
 from lowerbound.training import in_order
 
 
@@ -50,6 +51,7 @@ def complete(
     samples: int = 1000,
     refine: Refine | None = "hmc",
     least_ess: float | None = None,
+    fit: bool = True,
 ) -> Completion:
     """Fill what ``rows.mask`` says is missing, by p(x_missing|x_observed) = ∫ p(x_missing|z) p(z|x_observed) dz.
 
@@ -63,7 +65,7 @@ def complete(
     _check(model)
     if draws is not None and draws < 1:
         raise ValueError(f"draws must be at least 1, or None; got {draws}.")
-    how = Sampling(samples, draws or 0, refine, least_ess, tails=draws is not None or refine is not None)
+    how = Sampling(samples, draws or 0, refine, least_ess, draws is not None or refine is not None, fit)
     rows = settled(rows, model, rng)
     values = np.concatenate([batch.x[:real].cpu().double().numpy() for batch, real in in_order(rows, 1000)])
     best, drawn = values, None if draws is None else np.repeat(values[None], draws, 0)
@@ -94,11 +96,40 @@ def conditional(
     refine: Refine | None = "hmc",
     context: Tensor | None = None,
 ) -> Tensor:
+    """The ``rows [n, *X]`` of ``condition``."""
+    return condition(model, posterior, x, mask, n, rng, samples=samples, refine=refine, context=context).rows
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """``rows [n, *X]`` given some cells. ``unlikely``: whether the model would hardly ever produce such cells, and
+    ``extreme [*X]``: which of them it never did, each by itself (``Surprise``)."""
+
+    rows: Tensor
+    unlikely: bool
+    extreme: Tensor
+
+
+@read_only
+def condition(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Tensor,
+    mask: Tensor,
+    n: int,
+    rng: torch.Generator,
+    *,
+    samples: int | None = None,
+    refine: Refine | None = "hmc",
+    context: Tensor | None = None,
+    fit: bool = True,
+) -> Conditional:
     """``n`` rows ``[n, *X]`` from p(x|x_observed), x_observed the cells of ``x [*X]`` where ``mask [*X]`` is True.
 
     By importance sampling with ``samples`` draws of q(z|x_observed), 20 n and 10,000 at least if not given; nothing is
     thrown away, so that rare cells cost no more than common ones. ``context [C]``: what the row is given. Cells that
-    are not given are not taken for missing: ``informative`` missingness has no part in it.
+    are not given are not taken for missing: ``informative`` missingness has no part in it. Chains (``refine``), which
+    take seconds, are not run where a cell is ``extreme``: p(z|x_observed) is then an extrapolation all the same.
     """
     _check(model)
     model = _of_values(model)
@@ -109,10 +140,14 @@ def conditional(
     row = settled(Rows(x.unsqueeze(0), mask.unsqueeze(0), dtype=like.dtype, context=given), model, rng)
     known, seen = next(in_order(row, 1))[0].x, mask.to(row.device)
     if bool(seen.all()):
-        return known.expand(n, *known.shape[1:]).clone()
-    how = Sampling(max(10_000, 20 * n) if samples is None else samples, n, refine)
-    (part,) = parts(model, posterior, row, rng, how)
-    return torch.where(seen, known, _missing(model, part, rng).squeeze(1))
+        return Conditional(known.expand(n, *known.shape[1:]).clone(), False, torch.zeros_like(seen))
+    how = Sampling(max(10_000, 20 * n) if samples is None else samples, n, refine, fit=fit)
+    (part,) = parts(model, posterior, row, rng, replace(how, refine=None), warn=False)
+    surprise = Surprise.of(model, posterior, part.batch, rng)
+    if refine is not None and not bool(surprise.extreme.any()) and bool(too_few(part, how).any()):
+        (part,) = parts(model, posterior, row, rng, how)
+    rows = torch.where(seen, known, _missing(model, part, rng).squeeze(1))
+    return Conditional(rows, surprise.unlikely(part), surprise.extreme)
 
 
 def _check(model: LatentVariableModel) -> None:

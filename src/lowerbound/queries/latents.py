@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowerbound.data import Rows
 from lowerbound.draw import Batch
-from lowerbound.evidence import pareto
+from lowerbound.evidence import pareto, proposals
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import WeightTotal, chunks
 from lowerbound.evidence.targets import Target, of_model, settled
@@ -36,12 +36,13 @@ _CHAINS, _CHAIN_ROWS = 50, 2**12  # of a row at least, and chains × rows at onc
 class Sampling:
     """How p(z|x_observed) is drawn from: ``samples`` weighted draws for each row, of which ``draws`` are chosen.
 
-    Rows with an effective sample size under ``least_ess`` are drawn again with ten times as many and, where that is too
-    few, by ``refine``: "hmc", "gibbs" or None. If it
-    is not given it is as many as ``draws``, and at least 10, but half of ``samples`` at most: with ESS e the squared
-    error of a point estimate is 1/e above the least there is, and the error that M draws share is at most their own.
-    So are rows whose k̂ (``evidence.pareto_k``) says that the weights are not to be believed: a posterior too narrow
-    has an ESS that is high by mistake. (Not so without ``tails``: a mean over few draws is worth having.)
+    Rows with an effective sample size under ``least_ess`` are drawn again with ten times as many, half of them from a
+    proposal fitted to p(z|x_observed) if ``fit`` (where q is a normal), and where that is too few by ``refine``: "hmc",
+    "gibbs" or None. If ``least_ess`` is not given it is as many as ``draws``, and at least 10, but half of ``samples``
+    at most: with ESS e the squared error of a point estimate is 1/e above the least there is, and the error that M
+    draws share is at most their own. So are rows whose k̂ (``evidence.pareto_k``) says that the weights are not
+    reliable: a posterior too narrow has an ESS that is high by mistake. (Not so without ``tails``: a mean over few
+    draws is worth having.)
     """
 
     samples: int = 1000
@@ -49,6 +50,7 @@ class Sampling:
     refine: Refine | None = "hmc"
     least_ess: float | None = None
     tails: bool = True
+    fit: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -120,6 +122,7 @@ def posterior_draws(
     samples: int = 1000,
     refine: Refine | None = "hmc",
     least_ess: float | None = None,
+    fit: bool = True,
 ) -> PosteriorDraws:
     """``draws`` of z ~ p(z|x_observed) for each of ``rows``; the arguments are those of ``Sampling``.
 
@@ -129,7 +132,7 @@ def posterior_draws(
     """
     found = np.empty((draws, len(rows), *model.prior.event))
     ess, refined = np.empty(len(rows)), np.zeros(len(rows), bool)
-    for part in parts(model, posterior, rows, rng, Sampling(samples, draws, refine, least_ess)):
+    for part in parts(model, posterior, rows, rng, Sampling(samples, draws, refine, least_ess, fit=fit)):
         found[:, part.places] = part.drawn.cpu().double().numpy()
         ess[part.places] = part.totals[2].cpu().numpy()
         refined[part.places] = part.refined
@@ -154,11 +157,12 @@ def parts(
         for places, batch in _batches(rows, left, samples, model):
             target = targets(batch)
             refining.check(how.refine, model, target.posterior, target.prior)
-            z, log_w = _weighted(target, batch, samples, rng)
+            if how.fit and samples > how.samples and proposals.fits(target):
+                z, log_w = proposals.mixed(target, batch.x, samples, rng)
+            else:
+                z, log_w = _weighted(target, batch, samples, rng)
             part = _resampled(places, batch, z, log_w, how.draws, _continuous(target), rng)
-            few = part.totals[2] < how.enough
-            if how.tails:
-                few = few | (part.totals[3] > float(pareto.threshold(samples)))
+            few = too_few(part, how)
             if last and how.refine is None:
                 low.append(places[few.cpu().numpy()])
                 totals.append(part.totals[:, few])
@@ -177,6 +181,12 @@ def parts(
         yield from _refined(model, posterior, rows, left, torch.cat(starts, 1), torch.cat(totals, 1), how, rng)
     elif warn:
         _warn(torch.cat(totals, 1)[2], len(rows), how.tries[-1])
+
+
+def too_few(part: Part, how: Sampling) -> Tensor:
+    """Rows ``[B]`` of which the weights say too little of p(z|x_observed)."""
+    few = part.totals[2] < how.enough
+    return few | (part.totals[3] > float(pareto.threshold(len(part.z)))) if how.tails else few
 
 
 def width(model: LatentVariableModel, batch: Batch) -> int:
