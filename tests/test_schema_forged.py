@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import resource
+import sys
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -250,3 +251,11 @@ def test_what_no_file_may_hold_is_not_inferred_either() -> None:
         infer(grade, {"grade": Column("categorical", levels=("a", "b", "z"))})
     with pytest.raises(DataError, match="column 't' is of a time zone 'Mars/Base'"):
         infer(pa.table({"t": pa.array([0, 1], pa.timestamp("s", "Mars/Base"))}))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_library_that_is_not_installed_is_named(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = Schema.from_dict(given(library))
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=f"one of {library}, which is not installed: pip install {library}"):
+        schema.decode(np.zeros((2, len(schema.modelled))), generator=np.random.default_rng(0))

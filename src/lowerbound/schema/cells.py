@@ -144,7 +144,12 @@ def read_value(backend: Backend, name: Name, value: Any) -> tuple[Storage, Cells
 def write(source: Source, storages: Sequence[Storage], cells: Sequence[Cells], rows: int) -> Any:
     """A frame of ``source``'s library and names, its columns as ``storages`` say."""
     module = _IN[source.backend]
-    columns = [module.build(storage, each.values, each.mask) for storage, each in zip(storages, cells, strict=True)]
+    try:
+        columns = [module.build(storage, each.values, each.mask) for storage, each in zip(storages, cells, strict=True)]
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"this table is one of {source.backend}, which is not installed: pip install {source.backend}."
+        ) from error
     index = source.index if source.index is not None and len(source.index) == rows else None
     return module.frame(source.names, columns, rows, index)
 
