@@ -78,6 +78,8 @@ def _fit_all(base: Path) -> None:
 def _use(run: Path, rows: Any) -> None:
     contents(run)
     vae = lb.load(run)
+    if not isinstance(vae, lb.VAE):  # what was kept beside the model is one's own, where it names no estimator
+        return
     vae.sample(2)
     vae.transform(rows[:3])
     vae.reconstruct(rows[:3])
