@@ -190,6 +190,7 @@ def test_a_marker_beside_numbers_or_dates_is_missing(marker: str) -> None:
         ([20010101, 20011331, 20010203], "count"),
         ([20010101, 20010102] * 4, "count"),
         (["a, b", "c"] * 9, "binary"),
+        ([f"+4930{7654321 + 997 * i}" for i in range(150)], "identifier"),  # telephone numbers
     ],
 )
 def test_what_is_no_date_and_no_number(cells: list[Any], kind: str) -> None:

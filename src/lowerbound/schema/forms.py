@@ -14,12 +14,14 @@ from lowerbound.errors import DataError
 from lowerbound.schema import dates, loose, numerals, written
 from lowerbound.schema.cells import Cells
 from lowerbound.schema.column import Column, Name, Storage
+from lowerbound.schema.personal import is_called_so
 from lowerbound.schema.rules import are_codes, reads_as_key, shown
 
 _LOOKED_AT = 50  # texts that candidates are made of
 _STRAY, _FEW, _MOST_STRAYS = 0.05, 20, 3
 _YEARS, _USUAL = (1500, 2200), 0.5
 _COMPACT = (19000101, 21001231)
+_DIALLED = 8
 _FRACTIONS = 10  # different ones, from which text of fractions is numbers
 _NUMBERS = ("real", "positive", "interval", "count")
 
@@ -171,8 +173,10 @@ def _as_numbers(
     values, ok = numerals.read(texts, form)
     read = [text for text, there in zip(texts, ok.tolist(), strict=True) if there]
     beside = len(texts) < len(counts) or len(read) < len(texts)
-    if most and (are_codes(read) or len(set(values[ok].tolist())) < 2 or reads_as_key(name)):
+    if most and (are_codes(read) or len(set(values[ok].tolist())) < 2 or reads_as_key(name) or is_called_so(name)):
         return None
+    if most and any(text.startswith("+") and len(text) > _DIALLED for text in read):
+        return None  # telephone numbers
     if most and numerals.is_plain(form):
         enough = most if (values[ok] == np.floor(values[ok])).all() else _FRACTIONS
         if len(read) <= enough and not (beside and len(read) > 1):
