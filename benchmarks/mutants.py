@@ -3,8 +3,8 @@
     python benchmarks/mutants.py [--only WORDS] [--resume] [--workers 2] [--seed 0]
 
 Patches are data, in ``benchmarks/mutants/*.toml``: a file, a text that stands there once, what replaces it, and the
-tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. The test that
-fails on a mutant is then run on the source as it is, where it must pass. A patch whose text is gone, a test that does
+tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. The tests that
+failed on mutants are in the end run on the source as it is, where they must pass. A patch whose text is gone, a test that does
 not exist, one that fails anyway and a mutant that cannot be imported end the run with an error.
 
 Result: benchmarks/results/mutants.{json,md}, written after each mutant. ``--resume`` keeps the outcomes of mutants
@@ -26,7 +26,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -160,39 +159,19 @@ def load() -> None:
     _ = numpy, pandas, polars, pyarrow, pytest, scipy, sklearn
 
 
-class Clean:
-    """Whether tests pass on the source as it is; each is run once."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.lock = seed, threading.Lock()
-        self.passed: set[str] = set()
-
-    def check(self, tree: Path, tests: Sequence[str]) -> None:
-        with self.lock:
-            left = [test for test in tests if test not in self.passed]
-        if not left:
-            return
-        if run(tree, left, log := tree / "log.txt", TIMEOUT, self.seed) != _PASSED:
-            raise SystemExit(f"{', '.join(left)} fails on the source as it is:\n{log.read_text()[-3000:]}")
-        with self.lock:
-            self.passed |= set(left)
-
-
-def outcome(mutant: Mutant, trees: Queue[Path], clean: Clean) -> dict[str, Any]:
+def outcome(mutant: Mutant, trees: Queue[Path], seed: int) -> dict[str, Any]:
     """What becomes of a mutant."""
     tree, start = trees.get(), time.perf_counter()
     try:
         before = mutant.apply(tree)
         try:
-            code = run(tree, mutant.tests, log := tree / "log.txt", TIMEOUT, clean.seed)
+            code = run(tree, mutant.tests, log := tree / "log.txt", TIMEOUT, seed)
         finally:
             (tree / mutant.file).write_text(before)
         told, seconds = log.read_text(), time.perf_counter() - start
         if code not in (_PASSED, _FAILED, None):
             raise SystemExit(f"mutant {mutant.id}: its tests could not run (exit {code}):\n{told[-2000:]}")
         by = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", told, re.MULTILINE)
-        if code is None or by is not None:
-            clean.check(tree, mutant.tests if by is None else [by.group(1)])
     finally:
         trees.put(tree)
     return {
@@ -232,8 +211,7 @@ def main() -> None:
         record.write("mutants", result, page(result))
 
     with copies(options.workers) as trees, ThreadPoolExecutor(options.workers) as pool:
-        clean = Clean(options.seed)
-        tasks = [pool.submit(outcome, mutant, trees, clean) for mutant in left]
+        tasks = [pool.submit(outcome, mutant, trees, options.seed) for mutant in left]
         try:
             for task in as_completed(tasks):
                 each = task.result()
@@ -241,12 +219,21 @@ def main() -> None:
                 word = "killed  " if each["killed"] else "SURVIVED"
                 print(f"{word} {each['seconds']:6.1f} s  {each['id']}  {each['by']}", flush=True)
                 keep()
+            clean(sorted({found[m.id]["by"] for m in left} - {None, "no end"}), trees, options.seed)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     keep()
     survived = [each["id"] for each in found.values() if not each["killed"]]
     print(f"{len(found) - len(survived)} of {len(found)} killed; survived: {', '.join(survived) or 'none'}")
+
+
+def clean(tests: Sequence[str], trees: Queue[Path], seed: int) -> None:
+    """The tests that failed on mutants pass on the source as it is."""
+    tree = trees.get()
+    if tests and run(tree, tests, log := tree / "log.txt", 10 * TIMEOUT, seed) != _PASSED:
+        raise SystemExit(f"tests that failed on mutants fail on the source as it is:\n{log.read_text()[-3000:]}")
+    print(f"the {len(tests)} tests that failed on mutants pass on the source as it is", flush=True)
 
 
 def page(r: dict[str, Any]) -> str:
