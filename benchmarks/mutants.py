@@ -4,8 +4,8 @@
 
 Patches are data, in ``benchmarks/mutants/*.toml``: a file, a text that stands there once, what replaces it, and the
 tests that should fail. Source and tests are copied to a temporary folder; the checkout is never touched. The tests that
-failed on mutants are in the end run on the source as it is, where they must pass. A patch whose text is gone, a test that does
-not exist, one that fails anyway and a mutant that cannot be imported end the run with an error.
+failed on mutants are in the end run on the source as it is, where they must pass. A patch whose text is gone, a test
+that does not exist, one that fails anyway and a mutant that cannot be imported end the run with an error.
 
 Result: benchmarks/results/mutants.{json,md}, written after each mutant. ``--resume`` keeps the outcomes of mutants
 whose patch, source file and tests are what they were; ``--only`` takes the mutants whose id, place or file holds one of
@@ -219,7 +219,10 @@ def main() -> None:
                 word = "killed  " if each["killed"] else "SURVIVED"
                 print(f"{word} {each['seconds']:6.1f} s  {each['id']}  {each['by']}", flush=True)
                 keep()
-            clean(sorted({found[m.id]["by"] for m in left} - {None, "no end"}), trees, options.seed)
+            unseen = [each for each in found.values() if not each.get("clean")]
+            clean(sorted({each["by"] for each in unseen} - {None, "no end"}), trees, options.seed)
+            for each in unseen:
+                each["clean"] = True
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
