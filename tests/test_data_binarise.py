@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.errors import DataError
 
@@ -131,3 +133,25 @@ def test_a_value_that_is_no_grey_is_refused(x: Tensor, white: float | None, said
     with pytest.raises(DataError, match=said):
         Rows(x, binarise="afresh", white=white)
     Rows(x)
+
+
+def test_the_bits_of_a_grey_row_are_scored_each_by_a_threshold_of_its_own():
+    """Over seeds a score spreads as log p of independent bits does: of one threshold for all of a row it does not."""
+    vae = lb.VAE(1, binarise="afresh", hidden=(8,), passes=1, random_state=0)
+    vae.fit(np.random.default_rng(0).uniform(size=(100, 4)))
+    with torch.no_grad():
+        vae.model_.decoder.layers[-1].weight.zero_()
+        vae.model_.decoder.layers[-1].bias.copy_(torch.tensor([2.0, -1.5, 0.5, -3.0]))
+        for parameter in vae.posterior_.encoder.second.layers[-1].parameters():
+            parameter.zero_()  # q = p(z): two draws are exact
+    x, logit = np.array([[0.5, 0.5, 0.5, 0.5], [0.9, 0.3, 0.6, 0.2]]), np.array([2.0, -1.5, 0.5, -3.0])
+    seed, scores = vae.seed_, []
+    try:
+        for vae.seed_ in range(300):
+            scores.append(vae.score_samples(x, samples=2))
+    finally:
+        vae.seed_ = seed
+    due = (x * (1 - x) * logit**2).sum(1)  # a bit moves log p by its logit
+    np.testing.assert_allclose(np.var(scores, 0), due, rtol=0.3)
+    together = np.minimum.outer(x[0], x[0]) - np.multiply.outer(x[0], x[0])  # covariance of bits by one threshold
+    assert logit @ together @ logit < 0.5 * due[0]

@@ -20,7 +20,7 @@ from lowerbound.likelihoods import LogNormal, RoundedLogistic, StudentT, ZeroInf
 from lowerbound.likelihoods import Normal as NormalLikelihood
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, Chain
-from lowerbound.objectives import capacity, cubo, elbo, elbo_entropy, elbo_sampled, iwae, renyi
+from lowerbound.objectives import capacity, cubo, elbo, elbo_entropy, elbo_sampled, iwae, minus_cubo, renyi
 from oracles import PPCA, batch_of, rng, z_score
 
 # A prior of another scale
@@ -155,6 +155,7 @@ def test_cubo_of_any_order_is_that_of_the_closed_form(order):
     exact = D * ((order - 1) * math.log(WIDE) - 0.5 * math.log(precision))
     found = cubo(there, order)
     torch.testing.assert_close(found, (order * log_w).exp().mean(0).log() / order)
+    torch.testing.assert_close(minus_cubo(there, order), -found)
     moments = (order * found).exp()
     assert abs(z_score(moments, math.exp(exact))) < 4
     if order != 1:
