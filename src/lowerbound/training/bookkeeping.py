@@ -173,8 +173,6 @@ class Progress:
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
             passes, objective = numbers["best"]
-            if passes > self.cursor.passes:
-                raise ValueError(f"the best pass is {passes}, of {self.cursor.passes}")
             self.best.passes, self.best.objective, self.best.tensors = int(passes), float(objective), best
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
