@@ -1,0 +1,1 @@
+"""Real tables from packages, used as a new user would use them."""
