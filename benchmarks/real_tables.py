@@ -82,8 +82,8 @@ def page(result: dict[str, Any]) -> str:
         f"Tables from {', '.join(result['packages'])}.",
         "",
         f"{len(found)} of {result['wanted']} tables, at most 500 rows of each, went through check, fit, impute, "
-        f"sample, save and load with the default settings of `VAE`. {100 * HIDDEN:.0f} % of the cells that are learnt were "
-        f"hidden and completed; {SAMPLES} rows were sampled.",
+        f"sample, save and load with the default settings of `VAE`. {100 * HIDDEN:.0f} % of the cells that are learnt "
+        f"were hidden and completed; {SAMPLES} rows were sampled.",
         "",
         f"- Ended in an error that is no sentence for the user: {sum(t['crash'] is not None for t in found)}.",
         f"- Refused with a sentence: {sum('refused' in t for t in found)}.",
@@ -103,14 +103,14 @@ def page(result: dict[str, Any]) -> str:
 
 def _shares(pairs: list[tuple[float, float, str]]) -> list[str]:
     lines = []
-    for kind, simple in (("number", "mean"), ("class", "mode")):
+    for kind, plural, simple in (("number", "numbers", "mean"), ("class", "classes", "mode")):
         both = np.array([(o, s) for o, s, k in pairs if k == kind])
         if len(both):
             better, worse = (both[:, 0] < both[:, 1]).mean(), (both[:, 0] > both[:, 1]).mean()
             gap = both[:, 0] - both[:, 1]
             error = 1.96 * gap.std(ddof=1) / len(both) ** 0.5
             lines.append(
-                f"- {len(both)} columns of {kind}s: mean error {both[:, 0].mean():.3f}, of the column's {simple} "
+                f"- {len(both)} columns of {plural}: mean error {both[:, 0].mean():.3f}, of the column's {simple} "
                 f"{both[:, 1].mean():.3f} (difference {gap.mean():+.3f} ± {error:.3f}, 95 %); "
                 f"better in {100 * better:.0f} %, worse in {100 * worse:.0f} %."
             )

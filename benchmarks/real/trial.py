@@ -80,7 +80,7 @@ def _errors(frame: pd.DataFrame, holes: pd.DataFrame, hidden: np.ndarray, filled
             simple.append(float(np.sqrt(np.mean((float(seen.mean()) - true.to_numpy(float)) ** 2))) / spread)
             kinds.append("number")
         else:
-            ours.append(float((new.astype(str) != true.astype(str)).mean()))
-            simple.append(float((true.astype(str) != str(seen.mode().iloc[0])).mean()))
+            ours.append(float((new.to_numpy(object) != true.to_numpy(object)).mean()))
+            simple.append(float((true.to_numpy(object) != seen.mode().iloc[0]).mean()))
             kinds.append("class")
     return {"ours": ours, "mean_or_mode": simple, "kinds": kinds}
