@@ -186,7 +186,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
     for name in ("VonMisesFisher", "Weibull"):
         built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
-    for name in ("Bernoulli", "Beta", "Dirichlet", "Gamma", "LearnedNormal"):
+    for name in ("Bernoulli", "Beta", "Dirichlet", "Gamma", "HypersphericalUniform", "LearnedNormal"):
         built[f"priors.{name}"] = getattr(lb.priors, name)(3)
     names = ("a", "b")
     built["posteriors.Joint"] = lb.posteriors.Joint(
