@@ -21,6 +21,7 @@ from lowerbound.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, 
 from lowerbound.model import draw
 from lowerbound.nn import MLP, apply, products, seeded
 from lowerbound.objectives import free_bits, iwae
+from lowerbound.process import Draws
 from lowerbound.training import Metrics
 from lowerbound.training.captured import Captured
 from lowerbound.training.compiled import Backward, Compiled
@@ -137,7 +138,7 @@ def test_the_traced_step_is_that_of_autograd(case, masked):
         noise, rows = one.noise(ROWS, rng(step)), batch(masked=masked)
         found, true = [], []
         for ascent, run, result in ((one, compiled, found), (other, other._backward, true)):
-            with seeded(step), products(ascent.settings.precision):
+            with Draws(step).lent(), products(ascent.settings.precision):
                 result += [run(rows, noise, scalars()), gradients(ascent)]
         for name, value in true[0].items():
             torch.testing.assert_close(found[0][name], value, rtol=tolerance, atol=1e-6)

@@ -348,6 +348,7 @@ def test_wrong_arguments_are_named(arguments, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the ELBO fell")  # by design
 def test_a_rescue_is_part_of_what_goes_on(tmp_path):
     """A learning rate that was lowered stays lowered, and is told, after a kill."""
 
@@ -405,6 +406,7 @@ def test_an_optimiser_that_changes_its_own_options_goes_on_with_them(tmp_path):
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:the ELBO fell")  # by design
 def test_the_best_state_is_kept_over_a_cut_after_it(tmp_path):
     """Where the best pass lies before the cut, and none after it is better, its state comes from the checkpoint."""
     settings = {"hidden": (16,), "batch_size": 20, "passes": 8, "random_state": 0, "threads": 1}
