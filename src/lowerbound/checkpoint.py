@@ -12,7 +12,7 @@ import secrets
 import stat
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowerbound.checks import is_number, is_whole
 from lowerbound.errors import FormatError, LockedError
@@ -240,3 +240,14 @@ def _refuse_deep(value: Any) -> None:
         if not found:
             return
     raise ValueError(f"lists and objects are more than {_DEEPEST} deep")
+
+
+def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The parameters and buffers of modules by name, ``model.decoder.weight``."""
+    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+def size_of(parts: Iterable[Any]) -> int:
+    """How many numbers the modules among ``parts`` hold."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    return sum(value.numel() for part in modules for value in (*part.parameters(), *part.buffers()))

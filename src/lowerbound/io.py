@@ -12,7 +12,7 @@ import inspect
 import math
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -245,7 +245,7 @@ def files(
         "extra": dict(extra or {}),
     }
     if tensors is None:
-        tensors = _tensors({"model": model, "posterior": posterior})
+        tensors = checkpoint.tensors_of({"model": model, "posterior": posterior})
     return {
         CONFIG: checkpoint.json_bytes(config),
         TENSORS: checkpoint.tensor_bytes(tensors),
@@ -320,7 +320,7 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
     with networks.seeded(0):  # the weights are replaced at once; their random start must not move global state
         modules = _modules(config, own, found.path)
     checkpoint.check_finite(tensors, found.path / TENSORS, _buffers(modules, own))
-    for name, value in _tensors(modules).items():
+    for name, value in checkpoint.tensors_of(modules).items():
         value.copy_(tensors[name])
     records = checkpoint.parse_records(found.read(METRICS), found.path / METRICS)
     history = History(records, **{name: config["history"][name] for name in _HISTORY})
@@ -334,8 +334,8 @@ def rebuild(value: Mapping[str, Any], own: Mapping[str, Any], saved: Saved) -> d
         if not networks_due and any(not name.startswith("schedules.") for name in _parts(item)):
             raise FormatError(f"{CONFIG} describes the {key} by a part that is none of its kind; restore it.")
     with torch.device("meta"), networks.seeded(0):
-        asked = _size(decode(item, own, key) for key, item in value.items())
-    if asked > _size((saved.model, saved.posterior)):
+        asked = checkpoint.size_of(decode(item, own, key) for key, item in value.items())
+    if asked > checkpoint.size_of((saved.model, saved.posterior)):
         raise FormatError(f"{CONFIG} describes networks of {asked} numbers, more than the model has; restore it.")
     with networks.seeded(0):
         return {key: decode(item, own, key) for key, item in value.items()}
@@ -403,11 +403,8 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         except FormatError:
             raise
         except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            reason = reason.rstrip(".").replace("; ", ", ")
-            raise FormatError(
-                f"{CONFIG} describes a {value['part']} that cannot be built ({reason}); restore it."
-            ) from error
+            reason = str(error).strip().split("\n")[0].rstrip(".").replace("; ", ", ")
+            raise _not_built(value["part"], reason) from error
     raise FormatError(f"{CONFIG} describes the {key} by what is no part; restore it.")
 
 
@@ -418,13 +415,13 @@ def _check_arguments(name: str, given: Mapping[str, Any]) -> None:
     hints, due = typing.get_type_hints(made), _arguments(part)
     for key, value in given.items():
         if key not in due or hints.get(key) in (Draw, gradients.Objective):
-            raise FormatError(
-                f"{CONFIG} describes a {name} that cannot be built: it takes no {shown(key)}; restore it."
-            )
+            raise _not_built(name, f"it takes no {shown(key)}")
         if not fits(value, hints.get(key, Any)):
-            raise FormatError(
-                f"{CONFIG} describes a {name} that cannot be built: its {key} is {shown(value)}; restore it."
-            )
+            raise _not_built(name, f"its {key} is {shown(value)}")
+
+
+def _not_built(name: str, why: str) -> FormatError:
+    return FormatError(f"{CONFIG} describes a {name} that cannot be built: {why}; restore it.")
 
 
 def _config(found: folder.Folder) -> dict[str, Any]:
@@ -461,18 +458,16 @@ def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> d
 
 def _check_fit(modules: Mapping[str, nn.Module], header: checkpoint.Shapes, path: Path) -> None:
     """Refuse modules whose tensors are not those of the header, before they take memory."""
-    due = {name: (_CODES.get(value.dtype), tuple(value.shape)) for name, value in _tensors(modules).items()}
+    due = {
+        name: (_CODES.get(value.dtype), tuple(value.shape)) for name, value in checkpoint.tensors_of(modules).items()
+    }
     for name in sorted(due.keys() | header.keys()):
         if due.get(name) != header.get(name):
             want, have = (" ".join(map(str, at[name])) if name in at else "nothing" for at in (due, header))
             raise FormatError(f"{path / TENSORS} does not fit {CONFIG}: {name} is {have}, where {want} is due.")
-    held = sum(math.prod(shape) for _, shape in header.values())
-    if _size(modules.values()) > 2 * held + _SMALL:
-        raise FormatError(f"{path / CONFIG} asks for far more memory than the model's {held} numbers; restore it.")
-
-
-def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+    numbers = sum(math.prod(shape) for _, shape in header.values())
+    if checkpoint.size_of(modules.values()) > 2 * numbers + _SMALL:
+        raise FormatError(f"{path / CONFIG} asks for far more memory than the model's {numbers} numbers; restore it.")
 
 
 def _buffers(modules: Mapping[str, nn.Module], own: Mapping[str, Any]) -> list[str]:
@@ -480,12 +475,6 @@ def _buffers(modules: Mapping[str, nn.Module], own: Mapping[str, Any]) -> list[s
     theirs = {id(value) for part in own.values() if isinstance(part, nn.Module) for value in part.buffers()}
     named = ((f"{name}.{key}", value) for name, part in modules.items() for key, value in part.named_buffers())
     return [name for name, value in named if id(value) in theirs]
-
-
-def _size(parts: Iterable[Any]) -> int:
-    """How many numbers the modules among ``parts`` hold."""
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    return sum(value.numel() for part in modules for value in (*part.parameters(), *part.buffers()))
 
 
 def _damaged(path: str | Path) -> FormatError:
