@@ -262,6 +262,7 @@ def spoilt(draw: some.DrawFn) -> tuple[str, bytes]:
     return suffix, good[:start] + new + good[start + draw(some.integers(0, 12)) :]
 
 
+@pytest.mark.filterwarnings("ignore:.*is read with")
 @hypothesis.given(spoilt())
 @QUICK
 def test_any_bytes_are_a_table_or_refused_by_name(file: tuple[str, bytes]) -> None:

@@ -160,7 +160,9 @@ def test_bits_are_denoised_as_enumeration_over_all_rows_and_latents_has_it(noise
     states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3))).double().unsqueeze(1)
     with torch.no_grad():
         log_prior = model.prior(None, None).log_prob(states)
-        p_x = (model.log_lik(states, torch.tensor(x)) + log_prior).logsumexp(0).exp().numpy()  # [32]
+        p_x = (
+            (model.log_lik(states.expand(-1, len(x), -1), torch.tensor(x)) + log_prior).logsumexp(0).exp().numpy()
+        )  # [32]
     random = np.random.default_rng(0)
     y = x if isinstance(noise, Flips) else x + np.asarray(noise.scale) * random.normal(size=x.shape)
     if isinstance(noise, Flips):

@@ -109,6 +109,7 @@ USES: dict[str, Callable[[Parts], Any]] = {
         p.model, p.posterior, X, budget=300, anneal=2, simulate=2, settings=FEW, gaps=0, simulations=20
     ),
     "complete": lambda p: queries.complete(p.model, p.posterior, HOLES, rng(), draws=2, samples=50, refine="gibbs"),
+    "condition": lambda p: queries.condition(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50).rows,
     "conditional": lambda p: queries.conditional(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50),
     "anomaly": lambda p: queries.anomaly(p.model, p.posterior, HOLES, rng(), 50),
     "posterior_draws": lambda p: queries.posterior_draws(p.model, p.posterior, HOLES, rng(), draws=3, samples=50),

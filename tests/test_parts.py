@@ -263,7 +263,7 @@ def test_the_interpreter_is_as_it_was() -> None:
 
 # --- every network, likelihood, shape and type ---
 
-SHAPES = (("mlp", (3, 4, 4)), ("conv", (4, 4)), ("conv", (3, 4, 3)), ("conv", (1, 1)))
+SHAPES = (("mlp", (3, 4, 4)), ("conv", (4, 4)), ("conv", (3, 4, 5)), ("conv", (1, 1)))
 TYPES = ("float", "binary", "bool", "8-bit", "counts")
 
 

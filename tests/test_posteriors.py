@@ -202,7 +202,9 @@ def test_a_belief_nets_evidence_by_importance_sampling_is_the_enumerated_one():
 
 def test_what_needs_more_than_its_name_says_what():
     x = np.zeros((5, 2)) + np.arange(5)[:, None]
-    with pytest.raises(ValueError, match=r"renyi needs more than its name: give functools.partial\(renyi, alpha=…\)"):
+    with pytest.raises(
+        ValueError, match=r"renyi needs more.* functools.partial\(lowerbound.objectives.renyi, alpha=…\)"
+    ):
         lb.VAE(1, objective="renyi").fit(x)
     with pytest.raises(ValueError, match=r"posterior is 'DiagonalNorma', none of .*; did you mean 'DiagonalNormal'"):
         lb.VAE(1, posterior="DiagonalNorma").fit(x)

@@ -85,6 +85,8 @@ CASES = {
     "RoundedLogistic": Case(lambda: likelihoods.RoundedLogistic(shape=(D,), scale="dimension"), (0, 1, 7), (-1, 0.5)),
     "BetaBinomial": Case(lambda: likelihoods.BetaBinomial(5), (0, 1, 5), (6, -1, 0.5)),
     "Beta": Case(likelihoods.Beta, (tiny, 0.5, below_1), (0, 1, -0.1, 1.5)),
+    "LogitNormal": Case(lambda: likelihoods.LogitNormal(shape=(D,)), (tiny, 0.5, below_1), (0, 1, -0.1, 1.5)),
+    "InflatedLogitNormal": Case(lambda: likelihoods.InflatedLogitNormal(shape=(D,)), (0, 0.5, 1), (-0.1, 1.5)),
     "DiscretizedLogistic": Case(lambda: likelihoods.DiscretizedLogistic(256), (0, 17, 255), (256, -1, 0.5)),
     "DiscretizedLogisticMixture": Case(lambda: likelihoods.DiscretizedLogisticMixture(16), (0, 15), (16, -1, 0.5)),
     "LogNormal": Case(lambda: likelihoods.LogNormal(shape=(D,), scale="dimension"), (tiny, 1, 1e30), (0, -1)),

@@ -197,7 +197,7 @@ def missing(frame: pa.Table, schema: Schema) -> int:
 
     read = cells.read(frame, due=schema.names)
     total = 0
-    for column, (storage, found) in zip(schema.columns, read.ordered(schema.names), strict=True):
+    for column, (storage, found) in zip(schema.columns, read.ordered(schema.names, others=True), strict=True):
         there, unread = found.mask, ~found.mask
         if column.modelled:
             _, taken, unread = coding.read_by_form(column, storage, found)

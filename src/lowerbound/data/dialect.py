@@ -51,10 +51,10 @@ def check_fields(file: File, table: pa.Table) -> None:
     """Refuse fields as long as no cell of a table is, and a quote that is opened and not closed, naming the line."""
     from pyarrow import compute, types
 
-    texts = [name for name in table.column_names if types.is_string(table.schema.field(name).type)]
-    texts += [name for name in table.column_names if types.is_binary(table.schema.field(name).type)]
-    lengths = {name: compute.max(compute.binary_length(table[name])).as_py() or 0 for name in texts}
-    last = {name: table[name][-1].as_py() for name in texts if len(table)}
+    columns = zip(table.column_names, table.columns, strict=True)  # by place: a name that comes twice is refused later
+    texts = [(name, column) for name, column in columns if types.is_string(column.type) or types.is_binary(column.type)]
+    lengths = {name: compute.max(compute.binary_length(column)).as_py() or 0 for name, column in texts}
+    last = {name: column[-1].as_py() for name, column in texts if len(table)}
     broken = next((name for name, text in last.items() if text and b"\n" in _bytes(text)), None)
     if broken is not None and file.count(b'"') % 2:
         line = file.count(b"\n") - _bytes(last[broken]).count(b"\n") + 1
