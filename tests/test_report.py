@@ -254,7 +254,7 @@ def test_a_weighted_objective_is_not_called_a_bound(images):
     records = [record | {"beta": 0.25 * place} for place, record in enumerate(vae.history_.records)]
     vae.history_ = History(records, best_pass=2)
     notes = words.training_notes(vae, Training.of(vae.history_))
-    assert any("by β between 0 and 1.25, so what it ascended is no bound on log p(x)" in note for note in notes)
+    assert any("by β between 0 and 1.25, so its objective is no bound on log p(x)" in note for note in notes)
     vae.free_bits, vae.objective, vae.draws = 0.5, "iwae", 5
     notes = " ".join(words.training_notes(vae, Training.of(vae.history_)))
     assert "0.5 nats of KL free" in notes

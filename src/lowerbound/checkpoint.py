@@ -228,7 +228,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse_deep(value: Any) -> None:
-    """Refuse lists and objects that lie deeper in each other than any that is written here."""
+    """Refuse lists and objects that are nested deeper than any this library writes."""
     found = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEEPEST):
         found = [

@@ -46,7 +46,7 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
         click.option("--standard-error", type=Finite(0, min_open=True), default=0.1, help="Of each row."),
-        click.option("--budget", type=Finite(256), default=3000, help="Most draws a row, in the mean."),
+        click.option("--budget", type=Finite(256), default=3000, help="Most draws per row, on average."),
         click.option("--anneal", type=Whole(0), default=50, help="Rows to anneal too."),
         click.option("--simulate", type=Whole(0), default=50, help="Rows to simulate for the sandwich."),
         click.option("--temperatures", type=counts, default=1000, help="Of annealing."),
@@ -135,7 +135,7 @@ def _without(x: Any, names: Sequence[str]) -> Any:
 
 
 def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence[str]) -> None:
-    """Figures of each row into ``out``, if anywhere, after the columns of ``x`` to ``keep``."""
+    """Write one line per row to ``out``, if given: the columns to ``keep``, then the figures."""
     import numpy as np
 
     from lowerbound.data import write, write_frame

@@ -140,7 +140,7 @@ def _called(mark: str) -> str:
 
 
 def _separator(lines: Sequence[str], prefer: str | None) -> str:
-    """A mark that is as often in each line as in the first; commas where they are, or where nothing is."""
+    """The mark that occurs equally often in every line; a comma where none does."""
     for mark in dict.fromkeys([*([prefer] if prefer else []), ",", ";", "\t", "|"]):
         counts = {line.count(mark) for line in lines}
         if len(counts) == 1 and min(counts) > 0:

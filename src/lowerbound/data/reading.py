@@ -71,7 +71,7 @@ def check_file(path: Path) -> None:
 
 
 def repeated(names: Iterable[T]) -> T | None:
-    """The first of ``names`` that there is another of; None if each is alone."""
+    """The first of ``names`` that occurs twice; None if all differ."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
 

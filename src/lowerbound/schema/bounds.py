@@ -48,7 +48,7 @@ def share_or_percentage(name: Name, levels: NDArray[Any], counts: NDArray[np.int
 
 
 def is_plain(low: float, high: float) -> bool:
-    """Whether shares spread over so much of [0, 1] that nothing need be said."""
+    """Whether shares cover enough of [0, 1] to be read as shares without a note."""
     return high <= 1 and high - low > _SPREAD
 
 

@@ -159,7 +159,7 @@ def minutes(zone: str) -> int:
 
 
 def _pattern(tokens: list[tuple[str, str]]) -> str:
-    """Where nothing separates numbers they have all of their digits; a fraction may be left out."""
+    """Numbers without a thousands separator, with or without a fraction."""
     parts: list[str] = []
     for j, (code, literal) in enumerate(tokens):
         name = code.lstrip("-^")

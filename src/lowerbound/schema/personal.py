@@ -33,7 +33,7 @@ _MOST, _SOME, _NEARLY = 0.8, 0.5, 0.8
 
 
 def reads_as(name: Name, texts: Sequence[str], cells: int) -> str | None:
-    """What the different ``texts`` of a column of ``cells`` cells look like that is somebody's; None if like nothing.
+    """The kind of personal data that the different ``texts`` of a column look like; None if they do not.
 
     Eight tenths of the texts are written as e-mail addresses, telephone numbers and the like are; or the column is
     called so; or it is called a name and at least half of its cells differ; or of 20 cells or more eight tenths differ.
@@ -56,7 +56,7 @@ def is_called_so(name: Name) -> bool:
 
 
 def nearly_all_differ(distinct: int, cells: int) -> bool:
-    """Whether 20 cells or more are eight tenths different ones."""
+    """Whether there are 20 cells or more, of which at least 80 % differ."""
     return cells >= FEW and distinct >= _NEARLY * cells
 
 

@@ -131,7 +131,7 @@ def _of_text(column: Look, max_categories: int) -> tuple[Kind, str]:
 
 
 def reads_as_personal(column: Look) -> str | None:
-    """What the cells of a column look like that is somebody's, as e-mail addresses; None if like nothing."""
+    """The kind of personal data that a column seems to hold, such as e-mail addresses; None if it does not."""
     if column.storage.family in ("text", "category"):
         return personal.reads_as(column.name, [str(level) for level in column.levels.tolist()], len(column.seen))
     many = personal.nearly_all_differ(column.distinct, len(column.seen)) and column.storage.family == "int"

@@ -14,7 +14,7 @@ from lowerbound.schema import dates, numerals
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 BOOLS = {f"{no}|{yes}": (no, yes) for no, yes in (("false", "true"), ("False", "True"), ("FALSE", "TRUE"))}
-"""Forms of truth: what is written for no, and for yes."""
+"""Pairs of texts that are read as false and true."""
 OLD = {"date": "%Y-%m-%d", "T": "%Y-%m-%dT%H:%M:%S", " ": "%Y-%m-%d %H:%M:%S"}
 """Names that schemas had for three formats."""
 MARKERS = frozenset(
