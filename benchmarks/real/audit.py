@@ -85,12 +85,12 @@ def _numbers(name: str, seen: np.ndarray, new: np.ndarray) -> list[str]:
     if few and not np.isin(new, levels).all():
         found.append(f"codes {levels.tolist()} are sampled as {np.setdiff1d(new, levels)[:3].tolist()}")
     for top in (1.0, 100.0):
-        near = seen.min() >= 0 and seen.max() <= top and (seen.max() > 0.9 * top)
+        near = 0 <= seen.min() < 0.1 * top and 0.9 * top < seen.max() <= top
         if near and ((top == 1.0 and not whole) or SHARE.search(name)) and (new > top).mean() > 0.01:
             found.append(f"{100 * (new > top).mean():.1f} % of samples are above {top:g}")
-        if near and not whole and (new == top).mean() > (seen == top).mean() + 0.03:
+        if near and not whole and (new == top).mean() > 2 * (seen == top).mean() + 0.03:
             found.append(f"{100 * (new == top).mean():.1f} % of samples are exactly {top:g}")
-    if not whole and (new == 0).mean() > (seen == 0).mean() + 0.03:
+    if not whole and (new == 0).mean() > 2 * (seen == 0).mean() + 0.03:
         found.append(f"{100 * (new == 0).mean():.1f} % of samples are exactly 0")
     if len(seen) > 20 and ((seen >= 18000101) & (seen <= 21001231)).all():
         with warnings.catch_warnings():

