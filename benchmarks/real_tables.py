@@ -54,7 +54,7 @@ def run(chosen: list[Any], cache: Path, workers: int, until: float, seed: int) -
     """Every table whose finding the cache has not."""
     left = [(name, frame) for name, frame in chosen if not _path(cache, name).exists()]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
         jobs = {}
         for name, frame in left:
             jobs[pool.submit(trial_until, name, frame, seed, until - time.monotonic() + time.time())] = name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +32,15 @@ from lowerbound.nn import MLP, seeded
 from lowerbound.objectives import elbo_sampled, iwae
 from lowerbound.posteriors import Posterior
 from oracles import batch_of, rng
+
+
+@pytest.fixture(autouse=True)
+def _checks_of_arguments() -> Iterator[None]:
+    """torch.compile, which a test here calls, switches off the checks of torch.distributions for the process."""
+    before = torch.distributions.Distribution._validate_args
+    yield
+    torch.distributions.Distribution.set_default_validate_args(before)
+
 
 FALSE_ALARM = 1e-5  # of one test of a whole gradient, divided over its components
 COPIES = 200_000

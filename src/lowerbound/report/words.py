@@ -132,9 +132,7 @@ def _maximised(vae: FittedVAE) -> list[str]:
     if betas not in ([1.0], []):
         weight = f"β = {betas[0]:.3g}" if len(betas) == 1 else f"β between {betas[0]:.3g} and {betas[-1]:.3g}"
         growing = "" if len(betas) == 1 else " As β grows, the objective of the training rows falls for that alone."
-        notes.append(
-            f"Fitting weighted the KL by {weight}, so its objective is no bound on log p(x).{growing}"
-        )
+        notes.append(f"Fitting weighted the KL by {weight}, so its objective is no bound on log p(x).{growing}")
     if floor:
         notes.append(f"Fitting left each latent {floor:.3g} nats of KL free, so its objective is no bound.")
     if objective == "iwae" or objective is objectives.iwae:
