@@ -249,7 +249,7 @@ def test_options_that_cannot_be(
                                    {"separator": ";", "decimal": ",", "missing": [3]}])  # fmt: skip
 def test_a_forged_csv_is_refused(found: Any) -> None:
     given = infer(pd.DataFrame({"x": [1.5, 2.5]})).as_dict()
-    with pytest.raises(FormatError, match="csv (of the schema )?is"):
+    with pytest.raises(FormatError, match=r"csv (of the schema )?is"):
         Schema.from_dict(given | {"csv": found})
 
 
