@@ -130,6 +130,7 @@ CODES: dict[str, tuple[str, Any, str]] = {
     "cylinders": ("cyl", [4] * 11 + [6] * 7 + [8] * 14, "ordinal"),
     "floats with holes": ("x", [0.0] * 59 + [1.0] * 71 + [2.0] * 48 + [None] * 5, "ordinal"),
     "codes in few rows": ("x", [1, 2, 1, 1, 2, 2, 1], "binary"),
+    "codes of which one is rare": ("x", [2] * 15 + [1], "binary"),
     "three in few rows": ("group", [1, 2, 3] * 4, "categorical"),
     "counts of one": ("x", draw().poisson(1.0, 2000), "count"),
     "counts of three": ("x", draw().poisson(3.0, 200), "count"),

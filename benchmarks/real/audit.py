@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,27 @@ def readings(frame: pd.DataFrame, schema: Any) -> list[str]:
         stated = bool(column.problems)
         numeric = column.kind in ("real", "positive", "interval", "count", "ordinal", "binary", "constant")
         if pd.api.types.is_numeric_dtype(values) or not len(values):
-            if column.kind == "identifier" and not stated:
-                found.append(f"{column.name}: numbers are dropped without a word")
             continue
         texts = values.astype(str)
         if column.kind not in ("datetime", "constant") and texts.str.match(DATE).mean() > MOST and not stated:
             found.append(f"{column.name}: dates such as {texts.iloc[0]!r} are taken as {column.kind}")
         if not numeric and texts.str.match(NUMBER).mean() > MOST and not stated:
             found.append(f"{column.name}: numbers such as {texts.iloc[0]!r} are taken as {column.kind}")
-        if column.kind == "identifier" and not stated:
-            found.append(f"{column.name}: text is dropped without a word")
     return found
 
 
-def samples(frame: pd.DataFrame, drawn: pd.DataFrame, schema: Any) -> list[str]:
-    """Sampled values that no reader would take for the column's: beyond its bounds, its levels or its type."""
+def dropped(schema: Any, warned: Collection[str]) -> list[str]:
+    """Columns that are left out, of which no warning of the fit says so."""
+    kept_out = [column for column in schema.columns if column.kind == "identifier"]
+    silent = [c for c in kept_out if not any(repr(c.name) in words and "left out" in words for words in warned)]
+    return [f"{column.name}: dropped without a word" for column in silent]
+
+
+def samples(whole: pd.DataFrame, frame: pd.DataFrame, drawn: pd.DataFrame, schema: Any) -> list[str]:
+    """Sampled values that no reader would take for the column's: beyond its bounds, its levels or its type.
+
+    ``frame``: what was fitted, of the ``whole`` table.
+    """
     found = []
     for column in schema.modelled:
         seen, new = frame[column.name].dropna(), drawn[column.name].dropna()
@@ -50,7 +57,8 @@ def samples(frame: pd.DataFrame, drawn: pd.DataFrame, schema: Any) -> list[str]:
                 found.append(f"{column.name}: samples have levels that the data have not")
             continue
         found += [
-            f"{column.name}: {said}" for said in _numbers(str(column.name), seen.to_numpy(float), new.to_numpy(float))
+            f"{column.name}: {said}"
+            for said in _numbers(str(column.name), whole[column.name].dropna().to_numpy(float), new.to_numpy(float))
         ]
     return found
 

@@ -54,9 +54,9 @@ def _use(frame: pd.DataFrame, seed: int, found: dict[str, Any]) -> None:
         model = lb.VAE(random_state=seed, threads=1).fit(holes)
         filled, drawn = model.impute(holes), model.sample(SAMPLES)
     found["warnings"] = sorted({str(each.message)[:200] for each in said})
-    found["wrong"] += audit.samples(holes, drawn, model.schema_) + audit.completions(
-        holes, hidden, filled, model.schema_
-    )
+    found["wrong"] += audit.dropped(model.schema_, {str(each.message) for each in said})
+    found["wrong"] += audit.samples(frame, holes, drawn, model.schema_)
+    found["wrong"] += audit.completions(holes, hidden, filled, model.schema_)
     found["errors"] = _errors(frame, holes, hidden, filled)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -26,12 +26,12 @@ def of_whole_numbers(name: Name, levels: NDArray[np.float64], counts: Ints) -> K
     ``levels``: the different ones in their order, 3 to 10, each there ``counts`` times, 4 times on average. They are
     classes by their name, or where no count looks so: a tenth are the largest; or of a count with their mean and
     variance more than 2 would be above all that were seen; or more than 5 be a value between that none is. Then their
-    order is taken to say something if their frequencies rise to one peak and fall. Two up to 10 that follow each other
-    are classes if each is there twice and 6 are in all.
+    order is taken to say something if their frequencies rise to one peak and fall. Two up to 10 that follow each other,
+    as 1 and 2, are classes in 6 cells or more.
     """
     n, k = int(counts.sum()), len(levels)
     if k == 2 and levels[1] - levels[0] == 1 and levels[1] <= _MOST:
-        return "binary" if n >= 6 and counts.min() >= 2 else None
+        return "binary" if n >= 6 else None
     if not 3 <= k <= _MOST or n < max(_EACH * k, _CELLS):
         return None
     words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name) if isinstance(name, str) else ""
