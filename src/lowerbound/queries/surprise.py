@@ -52,7 +52,7 @@ class Surprise:
     def unlikely(self, part: Part) -> bool:
         """Whether the row is less likely than each of the model's.
 
-        Rows are compared by log p(x_observed, z): that of this one in the mean over draws of z ~ p(z|x_observed), and
+        Rows are compared by log p(x_observed, z): that of this one on average over draws of z ~ p(z|x_observed), and
         those of pairs (x, z) of the model, whose z is a draw of p(z|x) too. So one of 10,000 rows of the model itself
         is found unlikely.
         """

@@ -145,7 +145,7 @@ def draws(column: Column, values: Floats) -> Floats:
     if column.kind in CLASSES:
         return np.clip(np.rint(values), 0, column.n_classes - 1)
     low, high = _ends(column)
-    if not column.is_between:  # a density that goes on beyond an end comes back from it: cut, it would pile up there
+    if not column.is_between:  # reflected: clipping would pile draws up at the bound
         for end, beyond in ((low, values < low), (high, values > high)):
             if np.isfinite(end) and _is_reached(column) and (column.kind != "count" or column.large):
                 values = np.where(beyond, end - (values - end), values)
