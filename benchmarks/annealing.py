@@ -26,7 +26,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings, annealed, importance_sampling, of_model, sandwich, simulator
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 
 from oracles import PPCA
 

@@ -1,9 +1,9 @@
 """A sigmoid belief net on real binary data, learned by four estimators of the same cost in draws, over several seeds.
 
-    python benchmarks/belief_net.py [--passes 60] [--seeds 5] [--draws 5]
+    python benchmarks/belief_net.py [--epochs 60] [--seeds 5] [--draws 5]
 
 scikit-learn's digits as 64 bits, ten binary latents, linear networks: log p(x) of held-out rows is exact, by summing
-over the 1,024 states. Every estimator takes the same number of draws a row and of passes, from the same start on the
+over the 1,024 states. Every estimator takes the same number of draws a row and of epochs, from the same start on the
 same batches; NVIL has its baseline network besides. Result: benchmarks/results/belief_net.{json,md}.
 """
 
@@ -33,7 +33,7 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--passes", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
@@ -62,9 +62,9 @@ def learn(name: str, train: torch.Tensor, test: torch.Tensor, seed: int, options
             gradient = gradients.LearnedBaseline(lb.nn.MLP((PIXELS,), (1,), (100,)))
     model.initialise(train)
     posterior = lb.posteriors.Bernoulli(LATENTS, encoder)
-    rate = lb.training.Cosine(5e-3, passes=options.passes)
+    rate = lb.training.Cosine(5e-3, epochs=options.epochs)
     inference = lb.AEVB(posterior, objective=objective, gradient=gradient, draws=options.draws, learning_rate=rate)
-    lb.fit(model, train, inference, passes=options.passes, batch_size=BATCH, validation=0, seed=seed)
+    lb.fit(model, train, inference, epochs=options.epochs, batch_size=BATCH, validation=0, seed=seed)
     with torch.no_grad():
         states = posterior(test[:1]).states().unsqueeze(1)
         parts = [model.log_joint(states.expand(-1, len(x), LATENTS), x).logsumexp(0) for x in test.split(50)]
@@ -89,7 +89,7 @@ def page(r: dict[str, Any]) -> str:
             *lines,
             "",
             f"- Exact −log p(x) of {r['test_rows']} held-out rows of 64 bits; ten binary latents, linear networks, "
-            f"{r['draws']} draws a row, {r['passes']} passes, batch {BATCH}, Adam, 5e-3 to 0 along a cosine.",
+            f"{r['draws']} draws a row, {r['epochs']} epochs, batch {BATCH}, Adam, 5e-3 to 0 along a cosine.",
             f"- Differences are paired by seed ({r['seeds']} of them), with their standard error.",
             f"- Command: `{r['command']}`, commit {r['commit']}, seeds 0 to {r['seeds'] - 1}.",
             f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",

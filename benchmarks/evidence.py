@@ -3,7 +3,7 @@
     python benchmarks/evidence.py [--rows 10000] [--samples 5000] [--adaptive-rows 300] [--rounds 5] [--folder DIR]
         [--cache DIR]
 
-A 784-200-200-50 model of MNIST (as ``benchmarks/mnist_bounds.py`` trains it, here for 20 passes, kept in ``--cache``).
+A 784-200-200-50 model of MNIST (as ``benchmarks/mnist_bounds.py`` trains it, here for 20 epochs, kept in ``--cache``).
 The floor: the decoder's products alone, of the same shapes, in turn with what is measured. Adaptive: a number of draws
 and a proposal for each row, against as many draws from q for all as give the same error in the worst row. Annealing:
 gradients in z, beside forward and backward products and beside a loop over a PyTorch decoder. Result:
@@ -30,7 +30,7 @@ from lowerbound.evidence import Settings, annealed, importance_sampling, of_mode
 from lowerbound.evidence.hmc import Path as HamiltonianPath
 from lowerbound.evidence.hmc import transition
 
-LATENTS, HIDDEN, CHUNK, PASSES = 50, 200, 4096, 20
+LATENTS, HIDDEN, CHUNK, EPOCHS = 50, 200, 4096, 20
 MOST = 2**16  # draws that a row is given at most where every row has as many
 SHAPES = ((LATENTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 784))
 
@@ -68,7 +68,7 @@ def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, 
         train = lb.data.Rows.from_array(data.train, binarise="afresh")
         model.initialise(train.x[:10_000].float() / 255)
         posterior = lb.posteriors.DiagonalNormal(LATENTS, encoder)
-        lb.fit(model, train, lb.AEVB(posterior), passes=PASSES, validation=0)
+        lb.fit(model, train, lb.AEVB(posterior), epochs=EPOCHS, validation=0)
         lb.save(options.cache / "model", model, posterior)
     found = lb.load(options.cache / "model")
     return found.model.eval(), found.posterior.eval(), rows
@@ -245,7 +245,7 @@ def page(r: dict[str, Any]) -> str:
             f"to them, {a['median']:,} draws in the median row, {a['largest']:,} at most. Without fits "
             f"{p['log_likelihood']:.3f} ± {p['monte_carlo_error']:.3f} by {p['draws'] / a['rows']:,.0f} draws a row, "
             f"{p['not_believed']:,} not believed.",
-            f"- 784-200-200-50 tanh, Bernoulli, {PASSES} passes of MNIST. Medians [quartiles] of ratios in turn.",
+            f"- 784-200-200-50 tanh, Bernoulli, {EPOCHS} epochs of MNIST. Medians [quartiles] of ratios in turn.",
             f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
             f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
             "",

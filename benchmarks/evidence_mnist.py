@@ -1,8 +1,8 @@
 """How much each estimator of log p(x) hides: a VAE, an IWAE and a VampPrior model of MNIST binarised afresh.
 
-    python benchmarks/evidence_mnist.py [--passes 30] [--rows 500] [--annealed 50] [--folder DIR] [--cache DIR]
+    python benchmarks/evidence_mnist.py [--epochs 30] [--rows 500] [--annealed 50] [--folder DIR] [--cache DIR]
 
-The models of ``benchmarks/mnist_bounds.py`` (784-200-200-50 tanh, equal passes), kept in ``--cache``. ELBO and IS-50,
+The models of ``benchmarks/mnist_bounds.py`` (784-200-200-50 tanh, equal epochs), kept in ``--cache``. ELBO and IS-50,
 -500 and -5000 of ``--rows`` test rows; annealing from q of ``--annealed`` of them, with 500 and 1,000 temperatures;
 the sandwich of as many simulated rows. Result: benchmarks/results/evidence_mnist.{json,md} and docs/evidence.png.
 """
@@ -39,19 +39,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/mnist_bounds")
-    parser.add_argument("--passes", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--annealed", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
     test = lb.data.Rows.from_array(data.test[: options.rows], binarise="fixed", generator=generator(0, "test"))
-    result = record.context(options.seed) | {"passes": options.passes, "rows": options.rows, "models": {}}
+    result = record.context(options.seed) | {"epochs": options.epochs, "rows": options.rows, "models": {}}
     for name, title in MODELS.items():
         folder = options.cache / name
         if not (folder / "config.json").exists():
             rows = lb.data.Rows.from_array(data.train, binarise="afresh")
-            model, posterior, _ = train(WAYS[name], rows, options.passes, options.seed)
+            model, posterior, _ = train(WAYS[name], rows, options.epochs, options.seed)
             lb.save(folder, model, posterior)
         found = lb.load(folder)
         result["models"][title] = judged(found.model.eval(), found.posterior.eval(), test, options)
@@ -126,7 +126,7 @@ def page(r: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"- 784-200-200-50 tanh, Bernoulli (counting measure), {r['passes']} passes; ± over rows. AIS from q: "
+            f"- 784-200-200-50 tanh, Bernoulli (counting measure), {r['epochs']} epochs; ± over rows. AIS from q: "
             f"{SETTINGS.temperatures} and {2 * SETTINGS.temperatures} temperatures, {SETTINGS.chains} chains, "
             f"{SETTINGS.leapfrogs} leapfrogs. All but the ELBO are lower bounds in expectation that close as they are "
             "given more; the ELBO is a lower bound that does not.",

@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py [--quick] [--seed 0]
 
-Each part (``tests/injection``) runs in a process of its own, two at a time; then each again, small, with the library
-broken on purpose, to see that it would notice. Result: benchmarks/results/faults.{json,md}; --quick keeps none.
+Each part (``tests/helpers/injection``) runs in a process of its own, two at a time; then each again, small, with the
+library broken on purpose, to see that it would notice. Result: benchmarks/results/faults.{json,md}; --quick keeps none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import record
 
-TESTS = Path(__file__).parents[1] / "tests"
+TESTS = Path(__file__).parents[1] / "tests/helpers"
 PARTS = (
     "kills",
     "system_calls",

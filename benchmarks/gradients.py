@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def study(x: np.ndarray, posterior: str, those: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    vae = lb.VAE(LATENTS, posterior=posterior, hidden=(64,), draws=options.draws, passes=20, validation=0.0)
+    vae = lb.VAE(LATENTS, posterior=posterior, hidden=(64,), draws=options.draws, epochs=20, validation=0.0)
     vae.set_params(random_state=options.seed).fit(x)
     model, q = vae.model_.eval(), vae.posterior_.eval()
     rows = torch.from_numpy(x[:ROWS])
@@ -101,7 +101,7 @@ def learned(name: str, model: Any, q: Any, batch: Batch, options: argparse.Names
 
 
 def one_draw(model: Any, q: Any, batch: Batch, draws: int, estimator: Any, seed: int) -> Draw:
-    return draw(model, q, batch, generator(seed, "gradients"), draws, plain=g.traits(estimator).plain)
+    return draw(model, q, batch, generator(seed, "gradients"), draws, detached=g.traits(estimator).detached)
 
 
 def gradient(model: Any, q: Any, batch: Batch, draws: int, estimator: Any, seed: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""MNIST, binarised afresh each pass: the VAE of Kingma & Welling 2013, 784-500-20, batch 100, to 10⁷ rows.
+"""MNIST, binarised afresh each epoch: the VAE of Kingma & Welling 2013, 784-500-20, batch 100, to 10⁷ rows.
 
     python benchmarks/mnist_vae.py [--folder DIR] [--rows 10000000] [--seed 0]
 
-No test row is looked at before the end: all 60,000 training rows are trained on, for a number of passes fixed in
+No test row is looked at before the end: all 60,000 training rows are trained on, for a number of epochs fixed in
 advance. The test rows are binarised once. Result: benchmarks/results/mnist_vae.{json,md}.
 """
 
@@ -39,24 +39,24 @@ def main() -> None:
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
     train = lb.data.Rows.from_array(data.train, binarise="afresh")
     test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(options.seed, "test"))
-    passes = round(options.rows / len(train))
+    epochs = round(options.rows / len(train))
 
     model, posterior = build(options.seed)
     model.initialise(train.x[:10_000].float() / 255)
-    inference = lb.AEVB(posterior, learning_rate=lb.training.Cosine(1e-3, passes=passes))
+    inference = lb.AEVB(posterior, learning_rate=lb.training.Cosine(1e-3, epochs=epochs))
     start = time.perf_counter()
     fitted = lb.fit(
-        model, train, inference, passes=passes, batch_size=BATCH, validation=0, seed=options.seed, progress=True
+        model, train, inference, epochs=epochs, batch_size=BATCH, validation=0, seed=options.seed, progress=True
     )
     trained = time.perf_counter()
     evidence = lb.log_likelihood(model, posterior, test, samples=SAMPLES, seed=options.seed)
     scored = time.perf_counter()
 
     result = context | {
-        "protocol": "784-500-20-500-784 tanh, Bernoulli, N(0, I) prior, binarised afresh each pass, batch 100, one "
+        "protocol": "784-500-20-500-784 tanh, Bernoulli, N(0, I) prior, binarised afresh each epoch, batch 100, one "
         "draw, Adam, learning rate 1e-3 to 0 along a cosine, 60,000 training rows, 10,000 test rows binarised once",
-        "rows_seen": passes * len(train),
-        "train_elbo_last_pass": fitted.history.records[-1]["train_objective"],
+        "rows_seen": epochs * len(train),
+        "train_elbo_last_epoch": fitted.history.records[-1]["train_objective"],
         "test_elbo": evidence.mean_elbo,
         "test_elbo_standard_error": evidence.mean_elbo_standard_error,
         "test_log_likelihood_is_1000": evidence.mean,
@@ -78,7 +78,7 @@ def page(r: dict) -> str:
 | test ELBO | {r["test_elbo"]:.2f} | {r["test_elbo_standard_error"]:.2f} |
 | test log p(x), IS-{SAMPLES} (low in expectation) | {r["test_log_likelihood_is_1000"]:.2f} | \
 {r["test_log_likelihood_standard_error"]:.2f} (Monte Carlo part {r["test_log_likelihood_monte_carlo_error"]:.3f}) |
-| training ELBO, mean of the last pass | {r["train_elbo_last_pass"]:.2f} | |
+| training ELBO, mean of the last epoch | {r["train_elbo_last_epoch"]:.2f} | |
 
 Targets: ELBO ≥ −100, IS ≥ −95. The paper's figure 2 shows ≈ −100 ± 3 at 10⁸ rows, with Adagrad.
 

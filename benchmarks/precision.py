@@ -1,6 +1,6 @@
 """MNIST in float32 and with bf16 products: the test ELBO of each, from the same start on the same batches.
 
-    python benchmarks/precision.py [--folder DIR] [--passes 10] [--seeds 3]
+    python benchmarks/precision.py [--folder DIR] [--epochs 10] [--seeds 3]
 
 The model of ``mnist_vae.py``. Both are scored in float32, with the same draws, so that rows are paired. Result:
 benchmarks/results/precision.{json,md}.
@@ -25,7 +25,7 @@ DRAWS, BAR = 10, 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
-    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     context = record.context(seed=0)
@@ -33,12 +33,12 @@ def main() -> None:
     train = lb.data.Rows.from_array(data.train, binarise="afresh")
     test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(0, "test"))
     found = [
-        {each: test_elbo(train, test, each, seed, options.passes) for each in ("float32", "bf16")}
+        {each: test_elbo(train, test, each, seed, options.epochs) for each in ("float32", "bf16")}
         for seed in range(options.seeds)
     ]
     differences = [each["bf16"] - each["float32"] for each in found]
     result = context | {
-        "passes": options.passes,
+        "epochs": options.epochs,
         "test_elbo": found,
         "difference": statistics.mean(differences),
         "standard_error_over_seeds": statistics.stdev(differences) / math.sqrt(len(differences)),
@@ -47,11 +47,11 @@ def main() -> None:
     print(page(result))
 
 
-def test_elbo(train: lb.data.Rows, test: lb.data.Rows, precision: Precision, seed: int, passes: int) -> float:
+def test_elbo(train: lb.data.Rows, test: lb.data.Rows, precision: Precision, seed: int, epochs: int) -> float:
     model, posterior = build(seed)
     model.initialise(train.x[:10_000].float() / 255)
     inference = lb.AEVB(posterior, precision=precision)
-    lb.fit(model, train, inference, passes=passes, batch_size=BATCH, validation=0, seed=seed)
+    lb.fit(model, train, inference, epochs=epochs, batch_size=BATCH, validation=0, seed=seed)
     return lb.log_likelihood(model, posterior, test, samples=DRAWS, seed=0).mean_elbo
 
 
@@ -62,7 +62,7 @@ def page(r: dict) -> str:
     )
     return f"""# bf16 products: what they cost in nats
 
-Test ELBO on MNIST, nats per row, after {r["passes"]} passes, {DRAWS} draws a row, both scored in float32.
+Test ELBO on MNIST, nats per row, after {r["epochs"]} epochs, {DRAWS} draws a row, both scored in float32.
 
 | seed | float32 | bf16 | difference |
 |---|---|---|---|

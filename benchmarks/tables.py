@@ -7,7 +7,7 @@ Every job (a method on a table with a mask) runs in a process of its own; what i
 runs in parts, each of ``--minutes`` at most (no job is started after), make the same page once all jobs are there.
 ``--again``: methods whose jobs of the named parts are run anew. TVAE and CTGAN live in an environment of their own,
 made in the cache from table_peers/constraints.txt. The model sees frames with holes only; what is hidden is looked at
-after. ``--quick``: few rows and passes, to see that all runs. Result: benchmarks/results/tables.{json,md}.
+after. ``--quick``: few rows and epochs, to see that all runs. Result: benchmarks/results/tables.{json,md}.
 """
 
 from __future__ import annotations

@@ -46,12 +46,12 @@ DISTURBED = 0.2  # cores kept busy by others: parallel products then wait for th
 
 @dataclass(frozen=True)
 class Size:
-    """How much a run does; ``rows`` of one pass by workload, ``passes`` with the first, which warms up."""
+    """How much a run does; ``rows`` of one pass by workload, ``epochs`` with the first, which warms up."""
 
     rounds: int
     rows: Mapping[str, int]
-    passes: int
-    overhead_passes: int
+    epochs: int
+    overhead_epochs: int
     scaling_rows: tuple[int, ...]
     scaling_rounds: int
 
@@ -130,10 +130,10 @@ class Workshop:
         self._log.unlink(missing_ok=True)
         shutil.rmtree(cache / "inductor", ignore_errors=True)  # compiled in the first round, as a user would
 
-    def run(self, contender: Contender, workload: str, rows: int, passes: int, number: int) -> Figures:
+    def run(self, contender: Contender, workload: str, rows: int, epochs: int, number: int) -> Figures:
         """The contender's figures in round ``number``, with what else the machine did meanwhile."""
         command = [str(sys.executable if contender.ours else self.peers), "-m", "contenders", contender.name]
-        command += ["--workload", workload, "--rows", str(rows), "--passes", str(passes)]
+        command += ["--workload", workload, "--rows", str(rows), "--epochs", str(epochs)]
         command += ["--threads", str(self.threads), "--seed", str(self.seed + number), "--cache", str(self.cache)]
         load, before, start = os.getloadavg()[0], moment(), time.perf_counter()
         try:
@@ -202,14 +202,14 @@ def speed(
     for number in range(rounds):
         for name, order in ((name, in_turn([ALL[each] for each in runs[name]], number)) for name in workloads):
             for contender in order:
-                found = workshop.run(contender, name, size.rows[name], size.passes, number)
+                found = workshop.run(contender, name, size.rows[name], size.epochs, number)
                 runs[name][contender.name].append(found)
             if OURS[0] in contenders:
                 first_steps[name].append(workshop.run(OURS[0], name, WORKLOADS[name].batch, 1, number))
     return {
         "epoch_rows": ROWS,
         "rows": {name: size.rows[name] for name in workloads},
-        "passes": size.passes,
+        "epochs": size.epochs,
         "runs": runs,
         "first_steps": first_steps,
         "losses": {name: compare_losses(name, found, quick) for name, found in runs.items()},
@@ -217,10 +217,10 @@ def speed(
 
 
 def overhead(workshop: Workshop, size: Size, rounds: int) -> dict[str, Any]:
-    runs = [workshop.run(EVERYTHING, "A", size.rows["A"], size.overhead_passes, number) for number in range(rounds)]
+    runs = [workshop.run(EVERYTHING, "A", size.rows["A"], size.overhead_epochs, number) for number in range(rounds)]
     whole = [run for run in runs if "fit_s" in run]
     return {
-        "passes": size.overhead_passes,
+        "epochs": size.overhead_epochs,
         "runs": runs,
         "cost_with_evaluation": spread([run["fit_s"] / run["alone_s"] - 1 for run in whole]),
         "cost_without_evaluation": spread([(run["fit_s"] - run["evaluation_s"]) / run["alone_s"] - 1 for run in whole]),

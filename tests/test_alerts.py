@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import assert_one_sentence
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -20,7 +21,6 @@ from lowerbound.inference.alerts import squashes
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.objectives import combined_iwae, elbo, iwae, lower_bound, multi_iwae, renyi, why_no_bound
-from messages import assert_one_sentence
 
 N, D, LATENTS = 40, 6, 2
 X = (torch.rand(N, D, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -44,7 +44,7 @@ def model(decoder: nn.Module, likelihood: lb.likelihoods.Likelihood | None = Non
 def fit(of: LatentVariableModel, x: Any = X, **kwargs: Any) -> lb.Fit:
     with seeded(1):
         posterior = lb.posteriors.DiagonalNormal(LATENTS, MLP((D,), (2 * LATENTS,), (8,)))
-    return lb.fit(of, x, lb.AEVB(posterior, **kwargs), passes=2, validation=0, batch_size=20)
+    return lb.fit(of, x, lb.AEVB(posterior, **kwargs), epochs=2, validation=0, batch_size=20)
 
 
 def said_of(of: LatentVariableModel) -> str:
@@ -140,14 +140,14 @@ def real(seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("validation", [0.0, 0.1])
 @pytest.mark.parametrize("rate", [1.0, 10.0])
 def test_a_rate_that_blows_the_bound_up_ends_in_a_warning(validation, rate):
-    vae = lb.VAE(2, hidden=(16,), passes=4, learning_rate=rate, validation=validation, random_state=0)
+    vae = lb.VAE(2, hidden=(16,), epochs=4, learning_rate=rate, validation=validation, random_state=0)
     with pytest.warns(RuntimeWarning, match="learning_rate is probably too high") as caught:
         vae.fit(real())
     fell = [str(each.message) for each in caught if "the ELBO fell from" in str(each.message)]
     assert len(fell) == 1
     last = vae.history_.records[-1]
-    assert f"to {last['train_log_lik'] - last['train_kl']:.4g} in the last pass" in fell[0]
-    assert ("the model kept is that of pass" in fell[0]) == (vae.history_.best_pass not in (None, 4))
+    assert f"to {last['train_log_lik'] - last['train_kl']:.4g} in the last epoch" in fell[0]
+    assert ("the model kept is that of epoch" in fell[0]) == (vae.history_.best_epoch not in (None, 4))
 
 
 class Weight(nn.Module):
@@ -161,11 +161,11 @@ class Weight(nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 def test_ordinary_rates_are_not_warned_of(rate, seed):
     for settings in ({}, {"objective": "iwae"}, {"beta": 20.0}, {"free_bits": 2.0}, {"warm_up": 3}, {"draws": 3}):
-        lb.VAE(2, hidden=(8,), passes=3, learning_rate=rate, random_state=seed, **settings).fit(real(seed))
+        lb.VAE(2, hidden=(8,), epochs=3, learning_rate=rate, random_state=seed, **settings).fit(real(seed))
 
 
 def test_an_objective_of_other_units_is_not_warned_of():
-    lb.VAE(2, hidden=(8,), passes=2, objective=Weight(), random_state=0).fit(real())
+    lb.VAE(2, hidden=(8,), epochs=2, objective=Weight(), random_state=0).fit(real())
 
 
 # Bounds
@@ -188,12 +188,12 @@ def test_a_bound_of_several_draws_with_one_is_said_to_be_the_elbo(objective, dra
 
 
 def test_iwae_has_twenty_draws_unless_told():
-    vae = lb.VAE(2, hidden=(4,), passes=1, objective="iwae", random_state=0).fit(X.numpy())
+    vae = lb.VAE(2, hidden=(4,), epochs=1, objective="iwae", random_state=0).fit(X.numpy())
     assert vae.draws_ == 20
-    assert lb.VAE(2, hidden=(4,), passes=1, objective=iwae, random_state=0).fit(X.numpy()).draws_ == 20
-    assert lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(X.numpy()).draws_ == 1
+    assert lb.VAE(2, hidden=(4,), epochs=1, objective=iwae, random_state=0).fit(X.numpy()).draws_ == 20
+    assert lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(X.numpy()).draws_ == 1
     with pytest.warns(UserWarning, match="iwae of a single draw is the ELBO"):
-        told = lb.VAE(2, hidden=(4,), passes=1, objective="iwae", draws=1, random_state=0).fit(X.numpy())
+        told = lb.VAE(2, hidden=(4,), epochs=1, objective="iwae", draws=1, random_state=0).fit(X.numpy())
     assert told.draws_ == 1
 
 
@@ -247,7 +247,7 @@ def test_a_fit_by_an_objective_of_ones_own_can_go_on(tmp_path):
     posterior = lb.posteriors.DiagonalNormal(LATENTS, MLP((D,), (2 * LATENTS,)))
     assert lb.AEVB(posterior, objective=own).describe()["weighted"] is False
     assert lb.AEVB(posterior, objective=objectives.minus_cubo).describe()["weighted"] is True
-    vae = lb.VAE(2, hidden=(4,), passes=1, objective=own, random_state=0).fit(X.numpy())
+    vae = lb.VAE(2, hidden=(4,), epochs=1, objective=own, random_state=0).fit(X.numpy())
     assert vae.objective_is_bound is False
 
 
@@ -275,7 +275,7 @@ IMAGES: dict[tuple[int, ...], str] = {
 @pytest.mark.parametrize("shape", IMAGES)
 def test_images_with_channels_last_are_asked_about(shape):
     x = (np.random.default_rng(0).random((10, *shape)) < 0.5).astype(np.uint8)
-    vae = lb.VAE(2, network="conv", passes=1, random_state=0)
+    vae = lb.VAE(2, network="conv", epochs=1, random_state=0)
     if not IMAGES[shape]:
         fitted = vae.fit(x)
         assert fitted.reconstruct(x).shape == x.shape
@@ -285,8 +285,8 @@ def test_images_with_channels_last_are_asked_about(shape):
         vae.fit(x)
     assert_one_sentence(str(caught.value), (r"give X\.transpose\(0, 3, 1, 2\)", "networks of your own"))
     own = {"encoder": lb.nn.ConvEncoder(shape, 4), "decoder": lb.nn.ConvDecoder(2, shape)}
-    assert lb.VAE(2, network="conv", passes=1, random_state=0, **own).fit(x).sample(2).shape == (2, *shape)
-    lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)  # in which no axis is told from another
+    assert lb.VAE(2, network="conv", epochs=1, random_state=0, **own).fit(x).sample(2).shape == (2, *shape)
+    lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(x)  # in which no axis is told from another
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -317,8 +317,8 @@ TensorDataset = torch.utils.data.TensorDataset
 
 @pytest.mark.parametrize("data", [TensorDataset(X), Alone(), list(X), torch.utils.data.Subset(Alone(), range(N))])
 def test_data_sets_of_rows_alone_are_taken(data):
-    due = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(X.numpy())
-    found = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(data)
+    due = lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(X.numpy())
+    found = lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(data)
     assert found.shape_ == (D,)
     np.testing.assert_array_equal(found.transform(data), due.transform(X.numpy()))
 
@@ -337,7 +337,7 @@ def test_data_sets_of_rows_alone_are_taken(data):
 )
 def test_data_sets_of_more_than_rows_are_refused(data, words):
     with pytest.raises(DataError, match=r".") as caught:
-        lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(data)
+        lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(data)
     assert_one_sentence(str(caught.value), words)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -18,7 +19,6 @@ from lowerbound.evidence import Settings, annealed, importance_sampling, of_func
 from lowerbound.evidence import annealing as module
 from lowerbound.evidence.annealing import log_mean, sigmoid_schedule
 from lowerbound.evidence.sandwich import sandwich, simulator, steadiness
-from oracles import PPCA, rng
 
 
 def linear(seed: int = 1, latents: int = 2, dim: int = 4, rotated: bool = True) -> tuple[PPCA, Tensor]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from oracles import rng
 
 from lowerbound import io
 from lowerbound.likelihoods import InflatedLogitNormal, LogitNormal, LogNormal, Normal, Product, ZeroInflatedLogNormal
-from oracles import rng
 
 TABLE = {
     "scalar": lambda: ZeroInflatedLogNormal(),

@@ -8,14 +8,14 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from bad_arrays import FINE, NUMBERS, PYTHON, SAME, X, fitted, frame, put, vae
 from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
+from messages import assert_one_sentence, tree
 
-from bad_arrays import FINE, NUMBERS, PYTHON, SAME, X, fitted, frame, put, vae
 from lowerbound.data import Rows
 from lowerbound.estimators.preview import preview
 from lowerbound.inference.fitting import split
-from messages import assert_one_sentence, tree
 
 QUICK = hypothesis.settings(derandomize=True, deadline=None, database=None, max_examples=400)
 
@@ -65,7 +65,7 @@ def fitted_as_said(x: np.ndarray) -> None:
     model = vae().fit(x)
     record = model.history_.records[0]
     assert type(model.model_.likelihood).__name__ == said.likelihood
-    assert record["step"] == said.steps_per_pass
+    assert record["step"] == said.steps_per_epoch
     assert ("valid_objective" in record) == (said.held_out_rows > 0)
     assert not model.history_.rescues
     for part in (model.model_, model.posterior_):
@@ -138,7 +138,7 @@ def test_the_preview_holds_out_what_a_fit_does(rows: int, share: float, batch_si
     said = preview(np.zeros((rows, 1)), batch_size=batch_size, validation=share)
     train, held_out = split(Rows.from_array(np.zeros((rows, 1))), share, seed=0)
     assert (said.train_rows, said.held_out_rows) == (len(train), 0 if held_out is None else len(held_out))
-    assert said.steps_per_pass == -(-len(train) // batch_size)
+    assert said.steps_per_epoch == -(-len(train) // batch_size)
 
 
 numbers = some.one_of(

@@ -19,16 +19,16 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as some
-
-import lowerbound as lb
 from bad_arrays import FINE, NUMBERS, X, fitted
 from bad_files import BAD_DATA, CLI, IO, SIX, USAGE, Case, idx, whole
+from hypothesis import strategies as some
+from messages import assert_one_sentence, assert_words, tree
+
+import lowerbound as lb
 from lowerbound import cli, data
 from lowerbound.data import named
 from lowerbound.errors import DataError
 from lowerbound.estimators.preview import preview
-from messages import assert_one_sentence, assert_words, tree
 
 PROCESSES = [
     "file: npy: truncated",
@@ -129,7 +129,7 @@ def test_check_and_fit_agree_on_what_is_fine(name: str, here: Path, capsys: pyte
     assert run("check", "t.npy", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert tree(here) == before
-    assert run("fit", "t.npy", "--out", "new", "--passes", 1, "--hidden", 4, "--json") == 0
+    assert run("fit", "t.npy", "--out", "new", "--epochs", 1, "--hidden", 4, "--json") == 0
     assert json.loads(capsys.readouterr().out)["likelihood"] == said["likelihood"]
     assert (said["rows"], tuple(said["shape"])) == (len(FINE[name]), FINE[name].shape[1:])
     assert said["bytes"] == FINE[name].nbytes

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA
 from scipy import stats
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.mixture import GaussianMixture
@@ -15,7 +16,6 @@ from lowerbound import likelihoods
 from lowerbound.errors import DataError
 from lowerbound.evidence.baselines import baselines, kind_of
 from lowerbound.evidence.shallow import BernoulliMixture, Gaussian, fit_quietly
-from oracles import PPCA
 
 REAL = {
     "independent normals",

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, rng
 from scipy import stats
 from torch import Tensor, nn
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound.distributions import inverse_positive
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.targets import Target
@@ -21,7 +22,6 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.posteriors.normal import MIN_SCALE
-from oracles import PPCA, rng
 from test_context import C, Linear, Y
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import tree
 from sklearn.datasets import load_wine
 
 import lowerbound as lb
-from folders import tree
 from lowerbound.cli import fit as fit_command
 
 LOWERBOUND = Path(sys.executable).parent / "lowerbound"
-QUICK = ["--passes", "3", "--hidden", "16", "--latent-dim", "3"]
+QUICK = ["--epochs", "3", "--hidden", "16", "--latent-dim", "3"]
 
 
 def run(*arguments: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def test_import_costs_next_to_nothing():
 def test_the_options_of_fit_are_those_of_the_estimator():
     parameters = inspect.signature(lb.VAE).parameters
     for option in fit_command.params:
-        if option.name in parameters and option.name not in ("hidden", "white", "threads"):
+        if option.name in parameters and option.name not in ("hidden", "max_value", "threads"):
             assert option.default == parameters[option.name].default, option.name
     assert ",".join(map(str, parameters["hidden"].default)) == next(
         option.default for option in fit_command.params if option.name == "hidden"
@@ -98,7 +98,7 @@ def test_fit_score_and_info_on_digits(fitted):
     held = json.loads(run("info", fitted, "--json").stdout)
     assert held["likelihood"] == {"part": "likelihoods.DiscretizedLogistic", "arguments": {"levels": 17}}
     assert set(held["files"]) == {"config.json", "manifest.json", "metrics.jsonl", "model.safetensors"}
-    assert (held["unfinished"], held["problems"], held["history"]["stopped"]) == (False, [], "passes")
+    assert (held["unfinished"], held["problems"], held["history"]["stopped"]) == (False, [], "epochs")
     words = run("info", fitted).stderr
     assert "DiscretizedLogistic" in words
     assert "whole: every file is as it was written" in words
@@ -106,10 +106,10 @@ def test_fit_score_and_info_on_digits(fitted):
 
 def test_a_recipe_and_any_argument(tmp_path):
     out = tmp_path / "run"
-    more = ("--recipe", "iwae", "--set", "draws=2", "--set", "hidden=[16]", "--latent-dim", 3, "--passes", 2)
-    run("fit", "digits", "--out", out, "--white", 16, *more)
+    more = ("--recipe", "iwae", "--set", "draws=2", "--set", "hidden=[16]", "--latent-dim", 3, "--epochs", 2)
+    run("fit", "digits", "--out", out, "--max-value", 16, *more)
     vae = lb.load(out)
-    assert (vae.latent_dim, vae.draws, tuple(vae.hidden), vae.passes) == (3, 2, (16,), 2)  # as told
+    assert (vae.latent_dim, vae.draws, tuple(vae.hidden), vae.epochs) == (3, 2, (16,), 2)  # as told
     assert (vae.objective, vae.activation, vae.binarise, vae.batch_size) == (
         "iwae",
         "Tanh",
@@ -237,7 +237,7 @@ def test_a_folder_that_is_being_written_is_left_alone(tmp_path):
 
 def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
     process = subprocess.Popen(
-        [LOWERBOUND, "fit", "digits", "--out", tmp_path, "--passes", "100000", "--patience", "100000"],
+        [LOWERBOUND, "fit", "digits", "--out", tmp_path, "--epochs", "100000", "--patience", "100000"],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
@@ -252,13 +252,13 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
     assert "Traceback" not in err
     vae = lb.load(tmp_path)
     assert vae.history_.stopped == "interrupted"
-    assert vae.history_.best_pass >= 1
+    assert vae.history_.best_epoch >= 1
     assert np.isfinite(vae.score(lb.data.digits().test[:20]))
     assert json.loads(run("info", tmp_path, "--json").stdout)["problems"] == []
 
 
 def test_a_fit_that_was_killed_goes_on_when_told_to(tmp_path):
-    fit = ["fit", "digits", *QUICK, "--passes", "400", "--threads", "1", "--checkpoint-every", "10"]
+    fit = ["fit", "digits", *QUICK, "--epochs", "400", "--threads", "1", "--checkpoint-every", "10"]
     process = subprocess.Popen([LOWERBOUND, *fit, "--out", tmp_path / "run"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("run/checkpoints/*/manifest.json"))) < 2 and time.monotonic() < deadline:
@@ -267,7 +267,7 @@ def test_a_fit_that_was_killed_goes_on_when_told_to(tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert "has not ended" in run("info", tmp_path / "run").stderr
     assert "--resume to go on with it, or --force" in run(*fit, "--out", tmp_path / "run", code=2).stderr
-    short = ["--passes", "30"]
+    short = ["--epochs", "30"]
     run(*fit, "--out", tmp_path / "run", "--resume", *short)
     run(*fit, "--out", tmp_path / "whole", *short)
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")

@@ -22,8 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = random.normal(size=(80, 2)) @ random.normal(size=(2, 5)) + 0.3 * random.normal(size=(80, 5))
     frame = pd.DataFrame(x, columns=list("abcde"))
     frame.to_csv(there / "table.csv", index=False)
-    for name, seed, passes in (("a", 0, 1), ("b", 1, 1), ("c", 0, 400)):
-        fit = lb.VAE(2, hidden=(8,), passes=passes, learning_rate=1e-2, patience=None, random_state=seed)
+    for name, seed, epochs in (("a", 0, 1), ("b", 1, 1), ("c", 0, 400)):
+        fit = lb.VAE(2, hidden=(8,), epochs=epochs, learning_rate=1e-2, patience=None, random_state=seed)
         fit.fit(frame).save(there / name)
     return there
 

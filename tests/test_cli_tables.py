@@ -16,17 +16,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from messages import assert_one_sentence, tree
 from pyarrow import feather
 
 import lowerbound as lb
 from lowerbound import cli, data
-from lowerbound.cli.numbers import AsNumbers
-from lowerbound.cli.tables import types_of
+from lowerbound.cli.table_as_numbers import AsNumbers
+from lowerbound.cli.table_options import types_of
 from lowerbound.errors import DataError
-from messages import assert_one_sentence, tree
 
 LOWERBOUND = Path(sys.executable).parent / "lowerbound"
-QUICK = ("--passes", "10", "--learning-rate", "0.01", "--hidden", "8", "--latent-dim", "2", "--threads", "1")
+QUICK = ("--epochs", "10", "--learning-rate", "0.01", "--hidden", "8", "--latent-dim", "2", "--threads", "1")
 USAGE, BAD_DATA = 2, 65
 MODELLED = ["height", "sex", "visits", "smokes", "seen", "at", "zip"]
 TYPES = pa.schema(
@@ -74,7 +74,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.write_frame(folder / "t.csv", mixed())
     data.write_frame(folder / "t.parquet", mixed())
     command("fit", folder / "t.csv", "--out", folder / "run", *QUICK)
-    lb.VAE(1, hidden=(4,), passes=1, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(
+    lb.VAE(1, hidden=(4,), epochs=1, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(
         folder / "array"
     )
     return folder
@@ -228,7 +228,7 @@ def test_check_of_frames_of_every_library_and_of_arrays(here: Path) -> None:
 def test_what_check_refuses_fit_refuses_in_the_same_words(frame: pd.DataFrame) -> None:
     (problem,) = lb.check(frame).problems
     with pytest.raises(DataError) as caught:
-        lb.VAE(1, hidden=(4,), passes=1).fit(frame)
+        lb.VAE(1, hidden=(4,), epochs=1).fit(frame)
     assert str(caught.value) == problem
 
 
@@ -393,7 +393,7 @@ def test_the_oddest_rows_and_their_cells(here: Path, tmp_path: Path, capsys: pyt
 
 def test_an_odd_cell_is_found_in_whatever_unit_its_column_is(start: Path) -> None:
     """Seconds have more nats than days: the cell that adds most in them is the same one for every row."""
-    from lowerbound.cli.odd import per_spread
+    from lowerbound.cli.anomaly_scores import per_spread
 
     vae, table = lb.load(start / "run"), mixed()
     found = vae.anomaly(table, samples=50)

@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 import lowerbound as lb
 from lowerbound import cli, data
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import Schema, infer
-from messages import assert_one_sentence
 
-QUICK = ("--passes", "2", "--hidden", "4", "--latent-dim", "1", "--threads", "1")
+QUICK = ("--epochs", "2", "--hidden", "4", "--latent-dim", "1", "--threads", "1")
 USAGE, BAD_DATA = 2, 65
 N = 60
 RNG = np.random.default_rng(0)

@@ -8,17 +8,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, rng
 from torch import Tensor, nn
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound.data import Rows
 from lowerbound.distributions import inverse_positive
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP
 from lowerbound.posteriors.normal import MIN_SCALE
-from oracles import PPCA, rng
 from test_context import C, Linear
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 
 from lowerbound.evidence import log_likelihood
 from lowerbound.evidence.baselines import baselines
 from lowerbound.evidence.comparing import Comparison, Difference, compare
 from lowerbound.evidence.importance import LogLikelihood
-from oracles import PPCA, rng
 
 TIMES = 1000  # repetitions of each simulation
 

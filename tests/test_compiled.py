@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import rng
 from torch import nn
 
 import lowerbound as lb
@@ -25,7 +26,6 @@ from lowerbound.process import Draws
 from lowerbound.training import Metrics
 from lowerbound.training.captured import Captured
 from lowerbound.training.compiled import Backward, Compiled
-from oracles import rng
 
 ROWS, VALUES, LATENTS = 12, 8, 3
 
@@ -198,7 +198,7 @@ def digits() -> np.ndarray:
 
 
 def fitted(**settings) -> lb.VAE:
-    settings = {"passes": 3, "hidden": (32,), "validation": 0, "random_state": 0, "threads": 1} | settings
+    settings = {"epochs": 3, "hidden": (32,), "validation": 0, "random_state": 0, "threads": 1} | settings
     return lb.VAE(4, **settings).fit(digits())
 
 
@@ -216,8 +216,8 @@ def test_without_a_compiler_the_fit_goes_on():
 
     without = config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
     with without, pytest.warns(RuntimeWarning, match="the step runs uncompiled"):
-        vae = fitted(compile=True, passes=1)
-    assert vae.history_.stopped == "passes"
+        vae = fitted(compile=True, epochs=1)
+    assert vae.history_.stopped == "epochs"
     assert not config.force_disable_caches  # and no other test meets it
 
 
@@ -253,7 +253,7 @@ def test_bf16_gradients_are_those_of_float32_to_their_rounding(compile):
 
 
 def test_bf16_learns_as_well():
-    exact, rounded = fitted(passes=30), fitted(passes=30, precision="bf16")
+    exact, rounded = fitted(epochs=30), fitted(epochs=30, precision="bf16")
     ends = [vae.history_.records[-1]["train_objective"] for vae in (exact, rounded)]
     assert ends[0] == pytest.approx(ends[1], abs=0.5)
     assert ends[0] != ends[1]
@@ -330,7 +330,7 @@ def test_what_cannot_be_recorded_runs_as_it_is():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_a_cuda_graph_gives_the_steps_of_the_same_card(precision):
-    one, other = (fitted(device="cuda", compile=compile, precision=precision, passes=5) for compile in (True, False))
+    one, other = (fitted(device="cuda", compile=compile, precision=precision, epochs=5) for compile in (True, False))
     ends = [vae.history_.records[-1]["train_objective"] for vae in (one, other)]
     assert ends[0] == pytest.approx(ends[1], abs=0.05)
 

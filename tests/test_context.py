@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import rng, sigma_points
 
 import lowerbound as lb
 from lowerbound.distributions import inverse_positive
@@ -19,7 +20,6 @@ from lowerbound.posteriors import DiagonalNormal
 from lowerbound.posteriors.normal import MIN_SCALE
 from lowerbound.priors import ConditionalNormal
 from lowerbound.priors.normal import MIN_SCALE as PRIOR_MIN_SCALE
-from oracles import rng, sigma_points
 
 C, D, Y, NOISE = 3, 2, 4, 0.5
 
@@ -87,8 +87,8 @@ def test_a_fit_reaches_the_conditional_evidence():
     rows = lb.data.Rows(y, context=c)
     model.initialise(rows.x)
     posterior = DiagonalNormal(D, encoder)
-    inference = lb.AEVB(posterior, learning_rate=lb.training.Cosine(1e-2, passes=60))
-    lb.fit(model, rows, inference, passes=60, validation=0)
+    inference = lb.AEVB(posterior, learning_rate=lb.training.Cosine(1e-2, epochs=60))
+    lb.fit(model, rows, inference, epochs=60, validation=0)
     found = lb.log_likelihood(model, posterior, lb.data.Rows(held, context=held_c), samples=500)
     exact = float(truth.log_prob(held, held_c).mean())
     assert found.mean == pytest.approx(exact, abs=0.03)
@@ -138,9 +138,9 @@ def test_a_context_that_does_not_fit_is_refused(fitted):
     with pytest.raises(DataError, match="the context of row 2 holds NaN"):
         vae.transform(y[:5], context=bad)
     with pytest.raises(ValueError, match="has 3 numbers a row, and this model was fitted with none"):
-        lb.VAE(1, passes=1).fit(y).transform(y[:5], context=c[:5])
+        lb.VAE(1, epochs=1).fit(y).transform(y[:5], context=c[:5])
     with pytest.raises(ValueError, match="give fit a context"):
-        lb.VAE(1, prior="ConditionalNormal", passes=1).fit(y)
+        lb.VAE(1, prior="ConditionalNormal", epochs=1).fit(y)
 
 
 def test_a_network_without_its_context_says_so():

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from oracles import batch_of
 from torch import nn
 
 import lowerbound as lb
@@ -22,7 +23,6 @@ from lowerbound.evidence.targets import slope_of
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.training.compiled import Backward, Compiled
-from oracles import batch_of
 
 ROWS, X, D = 24, 5, 3
 BITS = (torch.rand(ROWS, X, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -190,9 +190,9 @@ def test_a_step_reaches_every_parameter(case):
 
 
 def test_it_learns(case):
-    """A few passes raise what is ascended, from the same start on the same rows."""
+    """A few epochs raise what is ascended, from the same start on the same rows."""
     model, inference = case.build()
-    fitted = lb.fit(model, Rows(BITS, case.mask), inference, passes=60, batch_size=ROWS, validation=0)
+    fitted = lb.fit(model, Rows(BITS, case.mask), inference, epochs=60, batch_size=ROWS, validation=0)
     records = fitted.history.records
     early, late = (sum(r["train_objective"] for r in some) / 10 for some in (records[:10], records[-10:]))
     assert late > early
@@ -202,7 +202,7 @@ def test_the_same_seed_gives_the_same_numbers(case):
     ends = []
     for _ in range(2):
         model, inference = case.build()
-        lb.fit(model, Rows(BITS, case.mask), inference, passes=3, batch_size=8, validation=0, seed=5)
+        lb.fit(model, Rows(BITS, case.mask), inference, epochs=3, batch_size=8, validation=0, seed=5)
         ends.append([p.detach().clone() for p in (*model.parameters(), *inference.posterior.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 

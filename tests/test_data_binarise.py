@@ -28,32 +28,32 @@ def whole(rows: Rows, seed: int = 0) -> Tensor:
     return rows.batch(index, torch.full((len(rows),), 1 / len(rows)), generator(seed)).x
 
 
-def largest_z(sample: Sampler, dtype: torch.dtype, white: float) -> float:
-    """Largest |z| of the frequency of ones against g / white over the levels, of 200,000 draws each."""
+def largest_z(sample: Sampler, dtype: torch.dtype, max_value: float) -> float:
+    """Largest |z| of the frequency of ones against g / max_value over the levels, of 200,000 draws each."""
     n, largest = 200_000, 0.0
     for level in LEVELS:
         p = level / 255
-        x = torch.full((n, 1), level if dtype == torch.uint8 else p * white, dtype=dtype)
-        ones = float(sample(x, white, generator(level)).sum())
+        x = torch.full((n, 1), level if dtype == torch.uint8 else p * max_value, dtype=dtype)
+        ones = float(sample(x, max_value, generator(level)).sum())
         largest = max(largest, abs(ones - n * p) / math.sqrt(n * p * (1 - p)))
     return largest
 
 
-def by_fixed(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return Rows(x, binarise="fixed", white=white, generator=g).x
+def by_fixed(x: Tensor, max_value: float, g: torch.Generator) -> Tensor:
+    return Rows(x, binarise="fixed", max_value=max_value, generator=g).x
 
 
-def by_batch(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    rows = Rows(x, binarise="afresh", white=white)
+def by_batch(x: Tensor, max_value: float, g: torch.Generator) -> Tensor:
+    rows = Rows(x, binarise="afresh", max_value=max_value)
     return rows.batch(torch.arange(len(x)), torch.ones(len(x)), g).x
 
 
-def by_threshold(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return (x > white / 2).to(torch.uint8)
+def by_threshold(x: Tensor, max_value: float, g: torch.Generator) -> Tensor:
+    return (x > max_value / 2).to(torch.uint8)
 
 
-def by_one_too_bright(x: Tensor, white: float, g: torch.Generator) -> Tensor:
-    return (x >= torch.randint(int(white), x.shape, generator=g, dtype=torch.uint8)).to(torch.uint8)
+def by_one_too_bright(x: Tensor, max_value: float, g: torch.Generator) -> Tensor:
+    return (x >= torch.randint(int(max_value), x.shape, generator=g, dtype=torch.uint8)).to(torch.uint8)
 
 
 def test_binarisation_has_the_right_frequencies() -> None:
@@ -87,10 +87,10 @@ def test_pixels_are_drawn_independently_and_a_shared_draw_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-@pytest.mark.parametrize("white", [1, 16, 255])
-def test_black_and_white_are_certain(dtype: torch.dtype, white: int) -> None:
-    x = torch.tensor([0, white], dtype=dtype).repeat(50_000, 1)
-    drawn = by_fixed(x, white, generator())
+@pytest.mark.parametrize("max_value", [1, 16, 255])
+def test_black_and_white_are_certain(dtype: torch.dtype, max_value: int) -> None:
+    x = torch.tensor([0, max_value], dtype=dtype).repeat(50_000, 1)
+    drawn = by_fixed(x, max_value, generator())
     assert not drawn[:, 0].any()
     assert drawn[:, 1].all()
 
@@ -121,23 +121,23 @@ def test_bool_is_its_own_binarisation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "white", "said"),
+    ("x", "max_value", "said"),
     [
         (torch.tensor([[0, 9], [3, 17], [18, 0]], dtype=torch.uint8), 16, r"row 1, column 1 is 17, .*\[0, 16\]"),
         (torch.tensor([[0.5], [-0.25]]), None, r"row 1, column 0 is -0.25, outside \[0, 1\]"),
         (torch.tensor([[[0.5, float("nan")]]]), None, r"row 0, position \(0, 1\) is nan"),
-        (torch.tensor([0, 200, 300]), None, "row 1 is 200, .*as white"),
+        (torch.tensor([0, 200, 300]), None, "row 1 is 200, .*as max_value"),
     ],
 )
-def test_a_value_that_is_no_grey_is_refused(x: Tensor, white: float | None, said: str) -> None:
+def test_a_value_that_is_no_grey_is_refused(x: Tensor, max_value: float | None, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        Rows(x, binarise="afresh", white=white)
+        Rows(x, binarise="afresh", max_value=max_value)
     Rows(x)
 
 
 def test_the_bits_of_a_grey_row_are_scored_each_by_a_threshold_of_its_own():
     """Over seeds a score spreads as log p of independent bits does: of one threshold for all of a row it does not."""
-    vae = lb.VAE(1, binarise="afresh", hidden=(8,), passes=1, random_state=0)
+    vae = lb.VAE(1, binarise="afresh", hidden=(8,), epochs=1, random_state=0)
     vae.fit(np.random.default_rng(0).uniform(size=(100, 4)))
     with torch.no_grad():
         vae.model_.decoder.layers[-1].weight.zero_()

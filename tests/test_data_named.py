@@ -41,7 +41,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert data.train.shape == (1437, 8, 8)
     assert data.test.shape == (360, 8, 8)
     assert data.train.dtype == data.test.dtype == np.uint8
-    assert data.white == max(data.train.max(), data.test.max()) == 16
+    assert data.max_value == max(data.train.max(), data.test.max()) == 16
     assert int(data.train.sum()) + int(data.test.sum()) == int(truth.images.sum())
 
 
@@ -60,7 +60,7 @@ def test_a_folder_of_idx_files(tmp_path: Path, zipped: bool, dotted: bool) -> No
     write_folder(tmp_path / "mine", zipped, dotted)
     data = load(tmp_path / "mine")
     assert isinstance(data, Dataset)
-    assert (data.name, data.white) == ("mine", 255)
+    assert (data.name, data.max_value) == ("mine", 255)
     np.testing.assert_array_equal(data.train, IMAGES)
     np.testing.assert_array_equal(data.test_labels, LABELS)
     assert mnist(tmp_path / "mine").name == "mnist"

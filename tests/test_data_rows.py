@@ -91,7 +91,7 @@ def test_wrong_settings_are_said() -> None:
     with pytest.raises(ValueError, match="it takes"):
         Rows(x, binarise="sometimes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="above 0"):
-        Rows(x, binarise="afresh", white=0)
+        Rows(x, binarise="afresh", max_value=0)
     with pytest.raises(ValueError, match="floating type"):
         Rows(x, dtype=torch.int64)
     with pytest.raises(DataError, match=r"mask's shape \(4, 3\)"):

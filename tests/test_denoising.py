@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 from scipy import stats
 
 import lowerbound as lb
@@ -17,8 +18,7 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.queries.denoising import Denoised, Flips, Gaussian, average_pooling, denoise
-from lowerbound.queries.denoising.rows import _Moments, _settled
-from oracles import PPCA, rng
+from lowerbound.queries.denoising.denoise import _Moments, _settled
 
 MIXING = np.random.default_rng(3).normal(size=(3, 6))
 
@@ -326,7 +326,7 @@ def test_memory_is_of_a_batch_and_not_of_all_draws(monkeypatch):
     seen = []
     model = truth.model()
     model.decoder.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
-    monkeypatch.setattr("lowerbound.queries.denoising.rows._ROWS", 2)
+    monkeypatch.setattr("lowerbound.queries.denoising.denoise._ROWS", 2)
     monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 64)
     found = denoise(model, truth.posterior(1.5), torch.tensor(y), Gaussian(scale), rng(), samples=3001, draws=70)
     assert max(seen) <= 64

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from enumeration import gradient
+from oracles import batch_of, rng
 from scipy import stats
 from torch import Tensor, nn
 
 import lowerbound as lb
-from enumeration import gradient
 from lowerbound.distributions import Distribution, Flow, Joint, Normal
 from lowerbound.distributions.densities import normal_log_prob
 from lowerbound.distributions.family import standard_normal
@@ -31,7 +32,6 @@ from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.objectives import elbo_sampled, iwae
 from lowerbound.posteriors import Posterior
-from oracles import batch_of, rng
 
 
 @pytest.fixture(autouse=True)

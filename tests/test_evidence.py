@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, batch_of, rng
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound import evidence
 from lowerbound.data import Rows
 from lowerbound.evidence import (
@@ -23,7 +24,6 @@ from lowerbound.evidence import (
 )
 from lowerbound.evidence.importance import WeightTotal
 from lowerbound.evidence.pareto import pareto_k, tail_size
-from oracles import PPCA, batch_of, rng
 
 
 def test_estimates_meet_the_exact_evidence_within_their_standard_errors(linear):

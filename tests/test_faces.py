@@ -10,14 +10,14 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from oracles import rng, z_score
 from scipy import stats
 from torch import nn
 
 import lowerbound as lb
 from lowerbound.likelihoods import Normal
-from oracles import rng, z_score
 
-QUICK = {"passes": 1, "hidden": (8,), "random_state": 0}
+QUICK = {"epochs": 1, "hidden": (8,), "random_state": 0}
 
 
 def last(network: nn.Module) -> nn.Linear:
@@ -161,7 +161,7 @@ def test_an_encoding_of_nothing_is_the_prior(table):
 @pytest.fixture(scope="module")
 def grey() -> tuple[lb.VAE, np.ndarray]:
     x = np.random.default_rng(0).uniform(size=(200, 4)) ** 2
-    vae = lb.VAE(1, binarise="afresh", white=1.0, **{**QUICK, "passes": 10}).fit(x)
+    vae = lb.VAE(1, binarise="afresh", max_value=1.0, **{**QUICK, "epochs": 10}).fit(x)
     with torch.no_grad():
         decoder = last(vae.model_.decoder)
         decoder.bias.copy_(torch.tensor([2.0, -1.5, 0.5, -3.0]))

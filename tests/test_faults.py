@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "helpers"
 
 
 def campaign(part: str, *options: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from folders import reseal, tree
 
 import lowerbound as lb
-from folders import reseal, tree
 from lowerbound import folder
 from lowerbound.contents import contents
 from lowerbound.errors import FormatError
@@ -161,9 +161,9 @@ def test_writing_replaces_a_link_and_not_what_it_points_to(tmp_path):
     for name in (".lock", "config.json", "model.safetensors", folder.MANIFEST, ".new-config.json"):
         (path / name).symlink_to(outside)
     with pytest.raises(OSError, match=r"\.lock"):
-        lb.VAE(1, passes=1, random_state=0).fit([[0.1, 1.0], [1.5, 0.2]]).save(path)
+        lb.VAE(1, epochs=1, random_state=0).fit([[0.1, 1.0], [1.5, 0.2]]).save(path)
     (path / ".lock").unlink()
-    lb.VAE(1, passes=1, random_state=0).fit([[0.1, 1.0], [1.5, 0.2]]).save(path)
+    lb.VAE(1, epochs=1, random_state=0).fit([[0.1, 1.0], [1.5, 0.2]]).save(path)
     assert outside.read_bytes() == b"mine"
     assert lb.load(path).latent_dim == 1
 
@@ -175,12 +175,12 @@ def test_the_golden_folder_of_format_1_still_loads(tmp_path):
     x = lb.data.read(GOLDEN / "rows.csv").x
     due = lb.data.read(GOLDEN / "latents.csv").x
     assert abs(vae.transform(x) - due).max() < 1e-5
-    assert (told.best_pass, told.stopped, len(told.records)) == (3, "passes", 3)
+    assert (told.best_epoch, told.stopped, len(told.records)) == (3, "epochs", 3)
     assert contents(path).problems == ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this is another machine
-        again = lb.VAE(**vae.get_params() | {"threads": 1, "passes": 4}).fit(x, run_dir=path, checkpoint_every=2)
-    assert [record["pass"] for record in again.history_.records] == [1, 2, 3, 4]
+        again = lb.VAE(**vae.get_params() | {"threads": 1, "epochs": 4}).fit(x, run_dir=path, checkpoint_every=2)
+    assert [record["epoch"] for record in again.history_.records] == [1, 2, 3, 4]
 
 
 def test_contents_say_what_is_not_whole(tmp_path):

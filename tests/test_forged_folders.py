@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-
-import lowerbound as lb
 from folders import forge, reseal
 from forgeries import forged
+from messages import assert_one_sentence
+
+import lowerbound as lb
 from lowerbound import checkpoint
 from lowerbound.contents import contents
 from lowerbound.errors import FormatError, LowerboundError
 from lowerbound.training import checkpoints
-from messages import assert_one_sentence
 
 N = 60
 DRAW = np.random.default_rng(0)
@@ -38,7 +38,7 @@ TABLE = pa.table(
         "k": [1.5] * N,
     }
 )
-OPTIONS: dict[str, Any] = {"hidden": (4,), "passes": 2, "batch_size": 20, "threads": 1, "random_state": 0}
+OPTIONS: dict[str, Any] = {"hidden": (4,), "epochs": 2, "batch_size": 20, "threads": 1, "random_state": 0}
 EACH = 23  # of the forgeries one in so many is done here, all of them in ``benchmarks/faults.py``
 
 
@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Whole folders: of an array, with checkpoints; of a table; and of parts."""
     base = tmp_path_factory.mktemp("runs")
     lb.VAE(2, **OPTIONS).fit(ARRAY, run_dir=base / "array", checkpoint_every=2)
-    lb.VAE(2, missing="by_value", **OPTIONS).fit(TABLE).save(base / "table")
+    lb.VAE(2, missing="self_masking", **OPTIONS).fit(TABLE).save(base / "table")
     fitted = lb.load(base / "array")
     lb.save(base / "parts", fitted.model_, fitted.posterior_, {"note": "one's own"})
     return {name: base / name for name in ("array", "table", "parts")}

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, rng
+from quadrature import Logistic
 from torch.nn import Identity
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound.distributions import inverse_positive
 from lowerbound.evidence import LogLikelihood, gaps, local, log_likelihood
+from lowerbound.evidence.formatting import signed
 from lowerbound.evidence.gaps import Gaps, gap_report
-from lowerbound.evidence.words import signed
 from lowerbound.posteriors.normal import MIN_SCALE
-from oracles import PPCA, rng
-from quadrature import Logistic
 
 D, WIDE = 5, 1.3
 WIDENED = 0.5 * D * (WIDE**2 - 1 - 2 * math.log(WIDE))  # 0.413 nats

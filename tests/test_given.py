@@ -9,10 +9,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 from lowerbound.errors import DataError
 from lowerbound.schema import infer
-from messages import assert_one_sentence
 
 N = 40
 NOON = dt.datetime(2024, 1, 15, 12)

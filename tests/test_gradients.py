@@ -9,11 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from enumeration import MODELS, belief_net, gradient, mixture
+from oracles import PPCA, batch_of, rng
 from scipy import stats
 from torch import Tensor
 
 import lowerbound as lb
-from enumeration import MODELS, belief_net, gradient, mixture
 from lowerbound import gradients
 from lowerbound.distributions import Normal
 from lowerbound.draw import Draw, Node, of_terms
@@ -37,7 +38,6 @@ from lowerbound.gradients import (
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.objectives import elbo, elbo_entropy, elbo_sampled, iwae, multi_iwae, renyi
-from oracles import PPCA, batch_of, rng
 
 FALSE_ALARM = 1e-4  # of one z-test of a whole gradient, divided over its components
 
@@ -143,10 +143,10 @@ def test_a_normalised_baseline_divides_the_signal_by_its_deviation_where_that_is
     """φ's gradient by the score is so much shorter; θ's, and what the baseline learns, are what they were."""
     toy = belief_net()
     theta = sum(p.numel() for p in toy.model.parameters())
-    plain, normal = (LearnedBaseline(MLP((5,), (1,), hidden=()), normalise=n).double().eval() for n in (False, True))
-    normal.network.load_state_dict(plain.network.state_dict())
+    detached, normal = (LearnedBaseline(MLP((5,), (1,), hidden=()), normalise=n).double().eval() for n in (False, True))
+    normal.network.load_state_dict(detached.network.state_dict())
     found, learned = [], []
-    for each in (plain, normal):
+    for each in (detached, normal):
         each.variance.fill_(variance)
         there, probability = toy.tuples(1)
         # the direct term is left out: its mean is 0, and that of the score alone is what is divided
@@ -162,11 +162,11 @@ def test_a_normalised_baseline_divides_the_signal_by_its_deviation_where_that_is
     torch.testing.assert_close(learned[1], learned[0], rtol=1e-10, atol=1e-12)
 
 
-def replicates(toy, estimator, objective, K: int, R: int = 200, copies: int = 1000, plain: bool = True) -> Tensor:
+def replicates(toy, estimator, objective, K: int, R: int = 200, copies: int = 1000, detached: bool = True) -> Tensor:
     """R gradients, each a mean over ``copies`` independent draws."""
     found = []
     for seed in range(R):
-        there = toy.draw(rng(seed), K, copies, plain)
+        there = toy.draw(rng(seed), K, copies, detached)
         found.append(toy.gradient(estimator(there, objective).mean()))
     return torch.stack(found)
 
@@ -232,9 +232,9 @@ def test_relax_descends_the_variance_of_its_own_gradient():
         (-learned(toy.draw(rng(seed), 1, 100), elbo).mean()).backward()
         optimizer.step()
     after = replicates(toy, learned, elbo, 1, R=300, copies=20)[:, phi:].var(0).sum()
-    plain = replicates(toy, score_function, elbo, 1, R=300, copies=20)[:, phi:].var(0).sum()
+    detached = replicates(toy, score_function, elbo, 1, R=300, copies=20)[:, phi:].var(0).sum()
     assert after < 0.9 * before
-    assert after < 0.1 * plain
+    assert after < 0.1 * detached
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -279,20 +279,20 @@ def test_baselines_lower_the_variance():
         found = replicates(toy, estimator, elbo, K, R=400, copies=12 // K)[:, phi:]
         return float(found.var(0).sum())
 
-    plain = spread(score_function, 1)
-    assert spread(leave_one_out, 4) < 0.5 * plain
-    assert spread(control_variate, 4) < 0.5 * plain
-    assert spread(rebar, 1) < 0.5 * plain
+    detached = spread(score_function, 1)
+    assert spread(leave_one_out, 4) < 0.5 * detached
+    assert spread(control_variate, 4) < 0.5 * detached
+    assert spread(rebar, 1) < 0.5 * detached
 
 
 # Normal latents
 
 
-def quadratic(loc: Tensor, scale: Tensor, noise: Tensor, plain: bool) -> Draw:
+def quadratic(loc: Tensor, scale: Tensor, noise: Tensor, detached: bool) -> Draw:
     """A draw for f = −½‖z‖²."""
     q = Normal(loc, scale)
     z = q.sample(noise)
-    z = z.detach() if plain else z
+    z = z.detach() if detached else z
     p = Unnormalised(torch.zeros(loc.shape[1]).double(), torch.ones(loc.shape[1]).double(), 0)
     node = Node("z", z, q, p, noise)
     return Draw((node,), torch.zeros(z.shape[:2]).double())
@@ -318,7 +318,7 @@ def test_variances_are_those_of_the_closed_forms(mu, s):
     for estimator, variance in due.items():
         loc = torch.full((draws, 1), mu, dtype=torch.float64, requires_grad=True)
         scale = torch.full((draws, 1), s, dtype=torch.float64)
-        there = quadratic(loc, scale, noise, plain=estimator is score_function)
+        there = quadratic(loc, scale, noise, detached=estimator is score_function)
         (found,) = torch.autograd.grad(estimator(there, log_prior).sum(), loc)
         assert float(found.mean()) == pytest.approx(-mu, abs=5 * math.sqrt(variance / draws))
         assert float(found.var()) == pytest.approx(variance, rel=0.05)
@@ -330,7 +330,7 @@ def test_rao_blackwell_is_what_is_known():
     noise = torch.randn(1, draws, d, dtype=torch.float64, generator=rng())
     for estimator, due in ((rao_blackwellised, 5.44), (score_function, 181.5)):
         loc = torch.ones(draws, d, dtype=torch.float64, requires_grad=True)
-        there = quadratic(loc, torch.full((draws, d), 0.5).double(), noise, plain=True)
+        there = quadratic(loc, torch.full((draws, d), 0.5).double(), noise, detached=True)
         (found,) = torch.autograd.grad(estimator(there, log_prior).sum(), loc)
         assert float(found.var(0).mean()) == pytest.approx(due, rel=0.02)
 
@@ -351,8 +351,8 @@ def test_at_the_posterior_the_gradient_in_phi_has_no_variance(oracle, estimator,
     phi = gradient(estimator(there, elbo).mean(), list(posterior.parameters()))
     assert phi.abs().max() < 1e-10
     there = draw(model, posterior, batch_of(x), rng(), draws)
-    plain = gradient(reparameterised(there, elbo).mean(), list(posterior.parameters()))
-    assert plain.abs().max() > 1e-2
+    detached = gradient(reparameterised(there, elbo).mean(), list(posterior.parameters()))
+    assert detached.abs().max() > 1e-2
 
 
 def test_dreg_at_the_posterior_has_no_zero_over_zero(oracle):
@@ -374,8 +374,8 @@ class OneLatent:
         self.x = torch.tensor([[0.8]], dtype=torch.float64)
         self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
 
-    def draw(self, noise, K: int, copies: int = 1, plain: bool = False) -> Draw:
-        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, *self.x.shape[1:])), noise, K, plain)
+    def draw(self, noise, K: int, copies: int = 1, detached: bool = False) -> Draw:
+        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, *self.x.shape[1:])), noise, K, detached)
 
     def gradient(self, value: Tensor) -> Tensor:
         return gradient(value, self.parameters)
@@ -409,8 +409,8 @@ class OneLatent:
 )
 def test_gradients_of_a_normal_latent_have_the_exact_mean(estimator, objective, draws):
     toy = OneLatent()
-    plain = gradients.traits(estimator).plain
-    assert unbiased(replicates(toy, estimator, objective, draws, plain=plain), toy.exact(objective, draws))
+    detached = gradients.traits(estimator).detached
+    assert unbiased(replicates(toy, estimator, objective, draws, detached=detached), toy.exact(objective, draws))
 
 
 @pytest.mark.parametrize(("draws", "groups"), [(2, 2), (4, 2), (3, 1)])
@@ -419,7 +419,7 @@ def test_piwae_gives_each_its_own_bound(draws, groups):
     toy = OneLatent()
     theta = sum(p.numel() for p in toy.model.parameters())
     estimator = partial(partially_importance_weighted, groups=groups)
-    found = replicates(toy, estimator, iwae, draws, plain=False)
+    found = replicates(toy, estimator, iwae, draws, detached=False)
     points = 14 if draws > 2 else 40
     bounds = {g: toy.exact(partial(multi_iwae, groups=g), draws, points) for g in {1, groups, draws}}
     truth = torch.cat([bounds[1][:theta], bounds[groups][theta:]])
@@ -432,7 +432,7 @@ def test_piwae_gives_each_its_own_bound(draws, groups):
 
 def test_sticking_the_landing_is_biased_for_a_bound_of_several_draws_and_says_so():
     toy = OneLatent()
-    found = replicates(toy, sticking_the_landing, iwae, 2, plain=False)
+    found = replicates(toy, sticking_the_landing, iwae, 2, detached=False)
     assert refuted(found, toy.exact(iwae, 2))
     assert gradients.why_biased(sticking_the_landing, iwae)
     assert not gradients.why_biased(sticking_the_landing, elbo)
@@ -500,11 +500,11 @@ def test_a_bound_as_control_variate_lowers_the_variance_and_not_the_mean():
     (node,), g = (there := toy.draw(rng(), 1, 1000)).nodes, toy.lower(there)[0]
     joint = there.log_lik - 0.5 * node.z.square().sum(-1)
     assert bool((g <= joint + 1e-12).all()), "a lower bound"
-    plain = replicates(toy, score_function, elbo_sampled, 1)
+    detached = replicates(toy, score_function, elbo_sampled, 1)
     for control in (toy.lower, second_order):
         found = replicates(toy, partial(bounded, control=control), elbo_sampled, 1)
         assert unbiased(found, truth)
-        assert found[:, theta:].var(0).sum() < 0.4 * plain[:, theta:].var(0).sum()
+        assert found[:, theta:].var(0).sum() < 0.4 * detached[:, theta:].var(0).sum()
 
 
 # Latents of different kinds in one model
@@ -525,8 +525,8 @@ class Several:
         self.x = torch.tensor([[0.5, -0.4]], dtype=torch.float64)
         self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
 
-    def draw(self, noise, K: int, copies: int = 1, plain: bool = False) -> Draw:
-        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 2)), noise, K, plain)
+    def draw(self, noise, K: int, copies: int = 1, detached: bool = False) -> Draw:
+        return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 2)), noise, K, detached)
 
     def gradient(self, value: Tensor) -> Tensor:
         return gradient(value, self.parameters)
@@ -566,8 +566,8 @@ BY_NODE = partial(gradients.ByNode, ("k", "b", "z"))
 )
 def test_each_latent_has_its_own_estimator(estimator, objective, draws):
     toy = Several()
-    plain = gradients.traits(estimator).plain
-    found = replicates(toy, estimator, objective, draws, copies=400, plain=plain)
+    detached = gradients.traits(estimator).detached
+    found = replicates(toy, estimator, objective, draws, copies=400, detached=detached)
     assert unbiased(found, toy.exact(objective, draws))
 
 

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, batch_of, rng, z_score
 from scipy import stats
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound.data import Rows
 from lowerbound.draw import Batch
-from lowerbound.evidence.history import Chains, PosteriorEstimate, appendix_d
+from lowerbound.evidence.early_estimators import Chains, PosteriorEstimate, appendix_d
 from lowerbound.evidence.targets import of_model
-from oracles import PPCA, batch_of, rng, z_score
 
 CHAINS = Chains(warm_up=50, transitions=40, leapfrogs=8)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracles import rng
 from scipy import stats
 from torch import Tensor
 
 from lowerbound.distributions import Normal
 from lowerbound.evidence import hmc
 from lowerbound.evidence.hmc import Path, Point, trajectory, transition
-from oracles import rng
 
 CHAINS, D = 20_000, 2
 FALSE_ALARM = 1e-4

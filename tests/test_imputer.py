@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import lowerbound as lb
 from lowerbound.errors import DataError
 
-QUICK = {"latent_dim": 2, "passes": 5, "hidden": (16,), "samples": 100, "random_state": 0}
+QUICK = {"latent_dim": 2, "epochs": 5, "hidden": (16,), "samples": 100, "random_state": 0}
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def test_rows_may_hold_numbers_that_the_fit_never_saw(truth):
 def test_it_works_in_a_pipeline(truth):
     y = (truth.x[:, 0] > truth.x[:, 0].mean()).astype(int)
     x = np.where(np.random.default_rng(3).random(truth.x.shape) < 0.2, np.nan, truth.x)
-    pipeline = make_pipeline(lb.LatentImputer(random_state=0, passes=30), LogisticRegression())
+    pipeline = make_pipeline(lb.LatentImputer(random_state=0, epochs=30), LogisticRegression())
     assert pipeline.fit(x[:300], y[:300]).score(x[300:], y[300:]) > 0.85
 
 
@@ -251,7 +251,7 @@ def test_it_is_copied_and_kept_as_it_is(truth, fitted):
 
 
 def test_a_table_of_mixed_columns_is_filled_in_its_own_types(mixed):
-    imputer = lb.LatentImputer(random_state=0, passes=60).fit(mixed)
+    imputer = lb.LatentImputer(random_state=0, epochs=60).fit(mixed)
     out = imputer.transform(mixed)
     assert isinstance(out, pandas.DataFrame)
     assert list(out.columns) == list(mixed.columns)
@@ -329,7 +329,7 @@ def test_an_array_may_follow_a_frame_and_a_frame_an_array(truth):
         ({"missing_values": [1]}, r"missing_values is \[1\]; give a number"),
         ({"missing_values": "?"}, "X is an array of numbers"),
         ({"missing_values": -1}, "X contains NaN, and missing_values is -1"),
-        ({"passes": 0}, "passes must be at least 1"),
+        ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"schema": {"height": "real"}}, "schema names 'height', which X has no column of"),
         ({"schema": 3}, "schema is 3"),

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import forge, reseal, tree
+from oracles import PPCA, batch_of, rng
 
 import lowerbound as lb
-from folders import forge, reseal, tree
 from lowerbound import io
 from lowerbound.errors import FormatError
 from lowerbound.model import draw
 from lowerbound.objectives import iwae
-from oracles import PPCA, batch_of, rng
 
 SOURCE = Path(lb.__file__).parent
 
@@ -33,17 +33,17 @@ def digits() -> lb.data.Dataset:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"white": 16},
-        {"network": "conv", "white": 16},
+        {"max_value": 16},
+        {"network": "conv", "max_value": 16},
         {"likelihood": "poisson"},
         {"likelihood": lb.likelihoods.Normal("entry", shape=(8, 8))},
         {"likelihood": "categorical", "learning_rate": lb.training.Cosine(1e-3, 2), "objective": "iwae", "draws": 3},
-        {"binarise": "afresh", "white": 16},
+        {"binarise": "afresh", "max_value": 16},
     ],
     ids=lambda s: " ".join(s),
 )
 def test_an_estimator_comes_back_the_same(settings, digits, tmp_path):
-    vae = lb.VAE(latent_dim=3, hidden=(16,), passes=2, random_state=0, **settings).fit(digits.train[:300])
+    vae = lb.VAE(latent_dim=3, hidden=(16,), epochs=2, random_state=0, **settings).fit(digits.train[:300])
     vae.save(tmp_path / "run")
     again = lb.load(tmp_path / "run")
     x = digits.test[:20]
@@ -64,7 +64,7 @@ def test_an_estimator_comes_back_the_same(settings, digits, tmp_path):
 
 
 def test_it_comes_back_the_same_in_a_new_process(digits, tmp_path):
-    vae = lb.VAE(latent_dim=3, white=16, hidden=(16,), passes=2, random_state=0).fit(digits.train[:300])
+    vae = lb.VAE(latent_dim=3, max_value=16, hidden=(16,), epochs=2, random_state=0).fit(digits.train[:300])
     vae.save(tmp_path)
     code = (
         "import sys, hashlib, lowerbound as lb; x = lb.data.digits().test[:20];"
@@ -78,7 +78,7 @@ def test_feature_names_come_back(tmp_path):
     import pandas
 
     frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(50, 3)), columns=["a", "b", "<c>"])
-    lb.VAE(1, passes=1).fit(frame).save(tmp_path)
+    lb.VAE(1, epochs=1).fit(frame).save(tmp_path)
     again = lb.load(tmp_path)
     assert list(again.feature_names_in_) == ["a", "b", "<c>"]
     assert again.transform(frame).shape == (50, 1)
@@ -103,7 +103,7 @@ def test_networks_of_ones_own_are_handed_back(digits, tmp_path):
     def own_encoder() -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 6))
 
-    vae = lb.VAE(3, likelihood="poisson", decoder=own(), encoder=own_encoder(), passes=1, random_state=0)
+    vae = lb.VAE(3, likelihood="poisson", decoder=own(), encoder=own_encoder(), epochs=1, random_state=0)
     vae.fit(digits.train[:200]).save(tmp_path)
     with pytest.raises(FormatError, match="the decoder is your own Sequential: pass it back"):
         lb.load(tmp_path)
@@ -114,12 +114,12 @@ def test_networks_of_ones_own_are_handed_back(digits, tmp_path):
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 2))
-    lb.VAE(np.int64(1), hidden=np.array([4]), beta=np.float32(1), passes=1, random_state=0).fit(x).save(tmp_path)
+    lb.VAE(np.int64(1), hidden=np.array([4]), beta=np.float32(1), epochs=1, random_state=0).fit(x).save(tmp_path)
     assert lb.load(tmp_path).transform(x).shape == (20, 1)
 
 
 def test_loading_leaves_the_global_generator_alone(digits, tmp_path):
-    vae = lb.VAE(3, encoder=lb.nn.MLP((8, 8), (6,)), passes=1, random_state=0).fit(digits.train[:50])
+    vae = lb.VAE(3, encoder=lb.nn.MLP((8, 8), (6,)), epochs=1, random_state=0).fit(digits.train[:50])
     vae.save(tmp_path)
     before = torch.random.get_rng_state()
     lb.load(tmp_path)
@@ -210,7 +210,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("small") / "run"
-    lb.VAE(1, passes=1, hidden=(128,), random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(path)
+    lb.VAE(1, epochs=1, hidden=(128,), random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2))).save(path)
     return path
 
 
@@ -294,8 +294,8 @@ def test_files_that_are_not_what_they_should_be(saved):
 
 def test_an_older_format_is_brought_up_to_this_one(saved, monkeypatch):
     forge(saved, lambda c: {("network" if key == "model" else key): value for key, value in c.items()})
-    monkeypatch.setattr(io, "FORMAT", 2)
-    monkeypatch.setattr(io, "MIGRATIONS", {1: lambda c: c | {"model": c["network"]}})
+    monkeypatch.setattr(io, "FORMAT", 3)
+    monkeypatch.setattr(io, "MIGRATIONS", {2: lambda c: c | {"model": c["network"]}})
     assert lb.load(saved).latent_dim == 1
 
 

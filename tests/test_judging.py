@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 
 import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.evidence import Settings, judge_model, of_model, to_precision, verdict
 from lowerbound.evidence.sandwich import Sandwich
-from oracles import PPCA, rng
 
 QUICK = Settings(temperatures=30, chains=4, leapfrogs=5)
 
@@ -139,7 +139,7 @@ def test_it_is_written_for_arviz(linear):
 
 def test_finite_latents_are_judged_without_annealing():
     x = (np.random.default_rng(0).random((60, 5)) < 0.4).astype(np.float32)
-    vae = lb.VAE(2, posterior="Bernoulli", draws=2, hidden=(4,), passes=2, random_state=0).fit(x)
+    vae = lb.VAE(2, posterior="Bernoulli", draws=2, hidden=(4,), epochs=2, random_state=0).fit(x)
     found = vae.evidence(x, gaps=5, simulations=100)
     assert found.annealed is None
     assert found.simulated is None
@@ -163,7 +163,7 @@ def test_missing_cells_and_conditions_are_judged():
         assert found.importance.estimate[row] == pytest.approx(
             truth, abs=6 * found.importance.standard_error[row] + 1e-6
         )
-    conditional = lb.VAE(2, hidden=(8,), passes=3, random_state=0, validation=0).fit(x, context=x[:, :2])
+    conditional = lb.VAE(2, hidden=(8,), epochs=3, random_state=0, validation=0).fit(x, context=x[:, :2])
     judgement = conditional.evidence(
         x, context=x[:, :2], settings=QUICK, anneal=5, simulate=10, gaps=5, simulations=100
     )
@@ -175,9 +175,9 @@ def test_models_are_compared_on_the_same_rows():
     x = (np.random.default_rng(0).random((300, 6)) < [0.1, 0.9, 0.2, 0.8, 0.5, 0.5]).astype(np.float32)
     x[:, 5] = x[:, 4]
     fits = {
-        "short": lb.VAE(2, hidden=(8,), passes=1, random_state=0).fit(x[:200]),
+        "short": lb.VAE(2, hidden=(8,), epochs=1, random_state=0).fit(x[:200]),
         "long": [
-            lb.VAE(2, hidden=(8,), passes=200, learning_rate=2e-2, random_state=seed).fit(x[:200]) for seed in (0, 1)
+            lb.VAE(2, hidden=(8,), epochs=200, learning_rate=2e-2, random_state=seed).fit(x[:200]) for seed in (0, 1)
         ],
     }
     found = lb.compare(fits, x[200:], samples=200)
@@ -194,7 +194,7 @@ def test_fits_that_are_compared_have_draws_of_their_own():
     large, and of several fits of one model too small.
     """
     x = (np.random.default_rng(0).random((80, 6)) < [0.1, 0.9, 0.2, 0.8, 0.5, 0.5]).astype(np.float32)
-    one = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)
+    one = lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(x)
     fits = {"first": [one] * 8} | {str(n): [one] * 8 for n in range(24)}
     found = lb.compare(fits, x, samples=20).differences[:24]
     z = np.array([each.mean / each.monte_carlo_error for each in found])
@@ -207,7 +207,7 @@ def test_fits_that_are_compared_have_draws_of_their_own():
 
 def test_grey_rows_are_binarised_alike_for_all_that_are_compared():
     x = np.random.default_rng(0).integers(0, 256, (60, 6)).astype(np.uint8)
-    vaes = [lb.VAE(1, hidden=(4,), passes=1, binarise="afresh", random_state=seed).fit(x) for seed in (0, 1)]
+    vaes = [lb.VAE(1, hidden=(4,), epochs=1, binarise="afresh", random_state=seed).fit(x) for seed in (0, 1)]
     rows = [vae.log_likelihood(x, samples=50, seed=3) for vae in (vaes[0], vaes[0])]
     np.testing.assert_array_equal(rows[0].estimate, rows[1].estimate)
     ours, theirs = (vae.log_likelihood(x, samples=2000, seed=3) for vae in vaes)

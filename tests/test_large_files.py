@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 import lowerbound as lb
 from lowerbound import data
 from lowerbound.data import reading
 from lowerbound.errors import DataError, is_out_of_memory
 from lowerbound.schema import infer
-from messages import assert_one_sentence
 
 
 class Name(str):
@@ -117,7 +117,7 @@ def test_what_is_written_to_a_link_is_written_where_it_points(suffix: str, tmp_p
 
 def test_a_model_goes_where_a_link_points_or_says_why_not(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3))
-    vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0)
+    vae = lb.VAE(2, hidden=(4,), epochs=1, random_state=0)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     vae.fit(x, run_dir=tmp_path / "link")

@@ -13,6 +13,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
+from oracles import rng
 
 from lowerbound import LatentVariableModel, checkpoint, nn, priors
 from lowerbound.distributions import inverse_positive
@@ -40,7 +41,6 @@ from lowerbound.likelihoods import (
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
-from oracles import rng
 
 PARAMETER_SETS = 6
 CLASSES = 5

@@ -48,7 +48,7 @@ class Parts:
             decoder, encoder = network(D, 6), network(6, 2 * D)
         self.model = LatentVariableModel(lb.priors.Normal(D), decoder, lb.likelihoods.Bernoulli())
         self.posterior: Posterior = lb.posteriors.DiagonalNormal(D, encoder)
-        self.vae = lb.VAE(latent_dim=D, hidden=(4,), passes=1, random_state=0).fit(X.numpy())
+        self.vae = lb.VAE(latent_dim=D, hidden=(4,), epochs=1, random_state=0).fit(X.numpy())
         self.vae.model_, self.vae.posterior_ = self.model, self.posterior
 
     @property
@@ -191,7 +191,7 @@ def test_every_public_function_that_takes_a_model_is_in_the_table():
 
 def test_tables_are_asked_in_evaluation_mode():
     frame = pd.DataFrame({"a": np.arange(40.0) % 7, "b": ["x", "y"] * 20}).mask(MASK.repeat(5, 1)[:, :2].numpy() < 1)
-    vae = lb.VAE(latent_dim=D, hidden=(4,), passes=1, random_state=0).fit(frame)
+    vae = lb.VAE(latent_dim=D, hidden=(4,), epochs=1, random_state=0).fit(frame)
     last = vae.posterior_.encoder.second
     vae.posterior_.encoder.second = nn.Sequential(nn.Dropout(0.9), last)
     vae.posterior_.eval()

@@ -10,12 +10,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 import lowerbound as lb
 from lowerbound import cli
 from lowerbound.errors import DataError
 from lowerbound.schema import Column, Schema
-from messages import assert_one_sentence
 
 N = 80
 
@@ -38,7 +38,7 @@ def frame() -> pd.DataFrame:
 
 
 SCHEMA = {"share": Column("interval", low=0.0, high=1.0), "grade": "ordinal"}
-QUICK = {"latent_dim": 2, "hidden": (8,), "passes": 5, "random_state": 0, "schema": SCHEMA}
+QUICK = {"latent_dim": 2, "hidden": (8,), "epochs": 5, "random_state": 0, "schema": SCHEMA}
 NEW = {
     "an exact 0 in a positive column": ("length", 0.0),
     "a negative length": ("length", -2.5),
@@ -111,7 +111,7 @@ def test_it_comes_back_as_it_is_and_tells_nothing_of_the_rest(name, vae, imputer
 def test_strict_refuses_it(name):
     column, value = NEW[name]
     new, _ = with_new(column, value)
-    quick = {**QUICK, "passes": 1, "strict": True}
+    quick = {**QUICK, "epochs": 1, "strict": True}
     for ask in (lb.VAE(**quick).fit(frame()).impute, lb.LatentImputer(**quick).fit(frame()).transform):
         with pytest.raises(DataError) as refused:
             ask(new)
@@ -201,7 +201,7 @@ def test_new_rows_have_keys_of_their_own(library):
         "polars": lambda: pl.from_pandas(rows),
         "pyarrow": lambda: arrow(rows),
     }[library]()
-    fitted = lb.VAE(**{**QUICK, "schema": None, "passes": 1}).fit(x)
+    fitted = lb.VAE(**{**QUICK, "schema": None, "epochs": 1}).fit(x)
     assert fitted.schema_["id"].kind == "identifier"
     new = fitted.sample(3)
     types = (new.dtypes, x.dtypes) if isinstance(x, pd.DataFrame) else (new.schema, x.schema)
@@ -214,7 +214,7 @@ def test_new_rows_have_keys_of_their_own(library):
 
 def test_keys_that_are_not_whole_numbers_or_do_not_fit_stay_missing():
     rows = frame()[["y", "n"]].assign(id=[f"k{i}" for i in range(N)], byte=np.arange(N, dtype=np.int8) + 40)
-    fitted = lb.VAE(**{**QUICK, "schema": {"byte": "identifier"}, "passes": 1}).fit(rows)
+    fitted = lb.VAE(**{**QUICK, "schema": {"byte": "identifier"}, "epochs": 1}).fit(rows)
     assert fitted.sample(8)["id"].isna().all()
     assert fitted.sample(8)["byte"].tolist() == list(range(120, 128))
     assert fitted.sample(9)["byte"].isna().all()
@@ -226,13 +226,13 @@ def test_keys_that_are_not_whole_numbers_or_do_not_fit_stay_missing():
 def test_cells_left_missing_are_counted(vae, imputer):
     rows = frame().assign(id=[f"k{i}" for i in range(N)], nothing=None)
     rows.loc[rows.index[:4], ["id", "y"]] = None
-    fitted = lb.VAE(**{**QUICK, "passes": 1}).fit(rows)
+    fitted = lb.VAE(**{**QUICK, "epochs": 1}).fit(rows)
     with pytest.warns(UserWarning, match=r"stay missing: 4 of 'id' \(identifier\), 80 of 'nothing' \(constant\)"):
         full = fitted.impute(rows)
     assert full.drop(columns=["id", "nothing"]).notna().all(axis=None)
     rows = rows.drop(columns="nothing")
     with pytest.warns(UserWarning, match=r"stay missing: 4 of 'id' \(identifier\)"):
-        lb.LatentImputer(**{**QUICK, "passes": 1}).fit(rows).transform(rows)
+        lb.LatentImputer(**{**QUICK, "epochs": 1}).fit(rows).transform(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae.impute(frame())
@@ -246,7 +246,7 @@ def test_cells_left_missing_are_counted(vae, imputer):
 def folder(vae, tmp_path_factory):
     found = tmp_path_factory.mktemp("new")
     vae.save(found / "run")
-    lb.VAE(1, hidden=(4,), passes=1, random_state=0).fit(np.ones((9, 2)) * np.arange(9)[:, None]).save(found / "array")
+    lb.VAE(1, hidden=(4,), epochs=1, random_state=0).fit(np.ones((9, 2)) * np.arange(9)[:, None]).save(found / "array")
     rows = frame().head(10).assign(name=[f"name {i}" for i in range(10)])
     rows["y"] = rows["y"].where(np.arange(10) != 2)
     rows.to_csv(found / "t.csv", index=False)

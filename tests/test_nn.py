@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import rng
 
 from lowerbound.nn import MLP, ConvDecoder, ConvEncoder, Standardise, Tanh, seeded
-from oracles import rng
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 7, 5), (28, 28), (3, 3)])

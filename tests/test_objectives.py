@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, batch_of, rng, z_score
 
 import lowerbound as lb
 from lowerbound.distributions import Normal
@@ -31,7 +32,6 @@ from lowerbound.objectives import (
     total_correlation,
     why_no_bound,
 )
-from oracles import PPCA, batch_of, rng, z_score
 
 D, WIDE = 5, 1.3
 
@@ -221,7 +221,7 @@ def test_a_constraint_is_met_in_the_end(of, target):
         model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, lb.likelihoods.Normal(0.5, shape=(6,)))
         posterior = lb.posteriors.DiagonalNormal(2, encoder)
         inference = lb.AEVB(posterior, objective=objective, learning_rate=0.01)
-        fitted = lb.fit(model, x.astype(np.float32), inference, passes=150, validation=0)
+        fitted = lb.fit(model, x.astype(np.float32), inference, epochs=150, validation=0)
         ends.append(fitted.history.records[-1]["train_" + of])
     assert not inference.is_bound
     assert inference.describe()["objective"]["arguments"]["target"] == target  # another target is another fit
@@ -265,7 +265,7 @@ def test_a_tempered_draw_shares_what_was_computed():
 
 
 def test_a_cyclic_schedule_rises_and_starts_again():
-    beta = lb.training.schedules.Cyclic(passes=10, cycles=2, rising=0.5)
+    beta = lb.training.schedules.Cyclic(epochs=10, cycles=2, rising=0.5)
     times, due = (0, 2.5, 5, 9.9, 10, 12.5, 20, 99), (0, 0.5, 1, 1, 0, 0.5, 1, 1)
     assert [beta(time) for time in times] == pytest.approx(due)
 
@@ -303,7 +303,7 @@ def test_a_last_batch_of_few_rows_is_learnt_from(penalty, rows):
         model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,)), lb.likelihoods.Bernoulli())
         posterior = lb.posteriors.DiagonalNormal(3, lb.nn.MLP((5,), (6,)))
     history = lb.fit(
-        model, x, lb.AEVB(posterior, penalties=(penalty,)), passes=2, batch_size=40, validation=x[:1]
+        model, x, lb.AEVB(posterior, penalties=(penalty,)), epochs=2, batch_size=40, validation=x[:1]
     ).history
     assert not history.rescues
     assert all(math.isfinite(value) for record in history.records for value in record.values())
@@ -316,7 +316,7 @@ def test_batches_of_one_row_are_refused_before_the_first_step(penalty, rows, bat
     model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,)), lb.likelihoods.Bernoulli())
     inference = lb.AEVB(lb.posteriors.DiagonalNormal(3, lb.nn.MLP((5,), (6,))), penalties=(penalty,))
     with pytest.raises(ValueError, match="compares the rows of a batch: it needs 2 or more, and a batch has 1"):
-        lb.fit(model, x, inference, passes=1, batch_size=batch_size, validation=0, callbacks=[calls.append])
+        lb.fit(model, x, inference, epochs=1, batch_size=batch_size, validation=0, callbacks=[calls.append])
     assert not calls
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, batch_of, rng, z_score
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -21,7 +22,6 @@ from lowerbound.likelihoods import Normal as NormalLikelihood
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, Chain
 from lowerbound.objectives import capacity, cubo, elbo, elbo_entropy, elbo_sampled, iwae, minus_cubo, renyi
-from oracles import PPCA, batch_of, rng, z_score
 
 # A prior of another scale
 
@@ -78,7 +78,7 @@ def test_estimates_from_a_prior_of_another_scale_meet_the_evidence(scale):
 
 def test_the_scale_of_a_vaes_prior_is_that_of_its_latents():
     x = np.random.default_rng(0).normal(size=(80, 3))
-    wide = lb.VAE(2, prior=lb.priors.Normal(2, 3.0), hidden=(8,), passes=2, random_state=0).fit(x)
+    wide = lb.VAE(2, prior=lb.priors.Normal(2, 3.0), hidden=(8,), epochs=2, random_state=0).fit(x)
     q = wide.encode(x)
     due = math.log(3) - np.log(q.scale) + (q.scale**2 + q.mean**2) / 18 - 0.5
     np.testing.assert_allclose(wide.kl(x), due, rtol=1e-4, atol=1e-5)
@@ -132,7 +132,7 @@ def test_the_floor_reaches_the_likelihoods_made_of_others():
 def test_repeated_values_have_no_more_density_than_the_floor_allows(floor):
     x = np.repeat(np.random.default_rng(0).normal(size=(4, 2)), 50, 0)
     likelihood = NormalLikelihood("dimension", shape=(2,), min_scale=floor)
-    vae = lb.VAE(2, likelihood=likelihood, hidden=(32,), passes=60, learning_rate=0.02, random_state=0).fit(x)
+    vae = lb.VAE(2, likelihood=likelihood, hidden=(32,), epochs=60, learning_rate=0.02, random_state=0).fit(x)
     least = floor * x.std(0)
     most = -np.log(least).sum() - math.log(2 * math.pi)
     assert (vae.score_samples(x) <= most).all()
@@ -193,7 +193,7 @@ def test_a_fit_under_a_capacity_ends_at_it(nats):
     ends = []
     for objective in (elbo, partial(capacity, nats=nats, strength=20.0)):
         inference = lb.AEVB(posterior, objective=objective, learning_rate=0.01)
-        ends.append(lb.fit(model, x.astype(np.float32), inference, passes=60, validation=0).history.records[-1])
+        ends.append(lb.fit(model, x.astype(np.float32), inference, epochs=60, validation=0).history.records[-1])
     assert ends[1]["train_kl"] == pytest.approx(nats, abs=0.35)
     assert abs(ends[0]["train_kl"] - nats) > 1, "the ELBO takes another KL"
 
@@ -240,7 +240,7 @@ def test_nothing_sees_what_lies_under_a_mask(kind, under):
         parts += [g for g in torch.autograd.grad(loss, learned, allow_unused=True) if g is not None]
         rows = Rows(data, mask, dtype=torch.float64)
         inference = lb.AEVB(posterior, objective=iwae, draws=3)
-        lb.fit(model, rows, inference, passes=2, batch_size=16, validation=0)
+        lb.fit(model, rows, inference, epochs=2, batch_size=16, validation=0)
         parts += [p.detach() for p in learned]
         parts.append(torch.tensor(lb.log_likelihood(model, posterior, rows, samples=20).estimate))
         best = lb.queries.complete(model, posterior, rows, rng(), samples=50, refine=None, least_ess=0).best
@@ -291,7 +291,7 @@ def test_the_weights_of_a_mixture_posterior_are_learnt():
     posterior = lb.posteriors.NormalMixture(1, 2, Constant())
     x = np.ones((50, 1), dtype=np.float32)
     inference = lb.AEVB(posterior, draws=20, learning_rate=lb.training.Cosine(0.05, 200))
-    lb.fit(model, x, inference, passes=200, batch_size=50, validation=0)
+    lb.fit(model, x, inference, epochs=200, batch_size=50, validation=0)
     with torch.no_grad():
         q = posterior(torch.ones(1, 1))
         weights = q.logits.softmax(-1)[0].tolist()

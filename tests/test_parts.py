@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import assert_one_sentence
 from torch import nn
 
 import lowerbound as lb
 from lowerbound import cli, io, likelihoods, posteriors, priors
 from lowerbound.errors import DataError
 from lowerbound.estimators.parameters import check_parameters
-from messages import assert_one_sentence
 
 X = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
-QUICK: dict[str, Any] = {"latent_dim": 3, "hidden": (4,), "passes": 1, "random_state": 0, "threads": 1}
+QUICK: dict[str, Any] = {"latent_dim": 3, "hidden": (4,), "epochs": 1, "random_state": 0, "threads": 1}
 KINDS = ("posterior", "prior", "likelihood", "objective", "gradient", "activation")
 
 
@@ -165,7 +165,7 @@ def test_a_pair_made_by_hand_is_refused_before_the_first_step(
 ) -> None:
     model, inference = made(prior, posterior)
     with pytest.raises(ValueError, match=words):
-        lb.fit(model, X, inference, passes=1, run_dir=tmp_path / "run")
+        lb.fit(model, X, inference, epochs=1, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=words):
         lb.log_likelihood(model, posterior, X, samples=5)
@@ -200,7 +200,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fit(*options: object) -> int:
-    quick = {"--passes": 1, "--hidden": 4, "--latent-dim": 3}
+    quick = {"--epochs": 1, "--hidden": 4, "--latent-dim": 3}
     more = [part for name, value in quick.items() if name not in options for part in (name, value)]
     with pytest.raises(SystemExit) as left:
         cli.main([str(each) for each in ("fit", "x.npy", "--out", "run", *more, *options)])
@@ -224,17 +224,27 @@ REFUSED = [
     ("--set", f"threads={10 * CORES + 1}"),
     *[
         (option, value)
-        for option in ("--learning-rate", "--beta", "--warm-up", "--free-bits", "--white")
+        for option in ("--learning-rate", "--beta", "--warm-up", "--free-bits", "--max-value")
         for value in ("1e308", "1e39", "nan", "inf", "-1", "1" * 40, "x")
     ],
     *[
         (option, value)
-        for option in ("--hidden", "--draws", "--batch-size", "--passes", "--patience", "--seed", "--checkpoint-every")
+        for option in ("--hidden", "--draws", "--batch-size", "--epochs", "--patience", "--seed", "--checkpoint-every")
         for value in ("1e308", "-1", "1" * 21, "1" * 5000, "nan", "x")
     ],
     *[
         ("--set", f"{name}={value}")
-        for name in ("latent_dim", "hidden", "draws", "beta", "learning_rate", "white", "passes", "validation", "prior")
+        for name in (
+            "latent_dim",
+            "hidden",
+            "draws",
+            "beta",
+            "learning_rate",
+            "max_value",
+            "epochs",
+            "validation",
+            "prior",
+        )
         for value in ("1e400", "NaN", "-5", '{"a": 1}', "true", "1" * 5000, DEEP, "[" * 900 + "]" * 900)
     ],
 ]

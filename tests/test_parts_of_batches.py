@@ -45,7 +45,7 @@ def fit(penalties=()) -> tuple[list[dict[str, float]], torch.Tensor]:
     objective = lb.objectives.elbo if penalties else iwae
     inference = lb.AEVB(posterior, objective=objective, draws=3, beta=0.7, penalties=penalties, learning_rate=1e-2)
     found = lb.fit(
-        model, Rows(x, mask, dtype=torch.float64), inference, passes=3, batch_size=20, validation=0, threads=1
+        model, Rows(x, mask, dtype=torch.float64), inference, epochs=3, batch_size=20, validation=0, threads=1
     )
     parameters = torch.nn.ModuleList([model, posterior]).parameters()
     return found.history.records, torch.cat([p.detach().flatten() for p in parameters])

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, batch_of, rng, sigma_points
 from scipy import stats
 
 import lowerbound as lb
@@ -16,7 +17,6 @@ from lowerbound.model import draw
 from lowerbound.nn import MLP, Chain, Standardise, seeded
 from lowerbound.objectives import elbo, elbo_sampled, iwae
 from lowerbound.posteriors.normal import MIN_SCALE
-from oracles import PPCA, batch_of, rng, sigma_points
 
 D = 2
 
@@ -84,9 +84,9 @@ def test_a_richer_posterior_learns_to_close_it(rotated, make, rate):
         posterior,
         objective=elbo_sampled,
         gradient=lb.gradients.sticking_the_landing,
-        learning_rate=lb.training.Cosine(rate, passes=100),
+        learning_rate=lb.training.Cosine(rate, epochs=100),
     )
-    lb.fit(model, x, inference, passes=100, batch_size=100, validation=0, seed=0)
+    lb.fit(model, x, inference, epochs=100, batch_size=100, validation=0, seed=0)
     with torch.no_grad():
         bound = float(elbo_sampled(draw(model, posterior, batch_of(x), rng(), 200)).mean())
     exact = float(oracle.log_prob(x).mean())
@@ -153,7 +153,7 @@ def test_vamp_prior_raises_the_bound_of_a_fit():
     x = random.normal(size=(2000, 4)) * 0.3 + np.where(random.random((2000, 1)) < 0.5, -2.0, 2.0)
     bounds = []
     for prior in (None, "VampPrior"):
-        vae = lb.VAE(2, prior=prior, likelihood="Normal", hidden=(32,), passes=60, learning_rate=3e-3, random_state=0)
+        vae = lb.VAE(2, prior=prior, likelihood="Normal", hidden=(32,), epochs=60, learning_rate=3e-3, random_state=0)
         bounds.append(vae.fit(x[:1600]).log_likelihood(x[1600:], samples=100).elbo)
     difference = bounds[1] - bounds[0]
     assert difference.mean() > 3 * difference.std() / math.sqrt(len(difference))
@@ -172,7 +172,7 @@ def test_vamp_prior_raises_the_bound_of_a_fit():
 def test_the_estimator_takes_other_posteriors(posterior, draws, columns, tmp_path):
     x = (lb.data.digits().train[:300] > 8).astype(np.float32).reshape(300, 64)
     before = torch.random.get_rng_state()
-    vae = lb.VAE(4, posterior=posterior, draws=draws, hidden=(16,), passes=10, random_state=0).fit(x)
+    vae = lb.VAE(4, posterior=posterior, draws=draws, hidden=(16,), epochs=10, random_state=0).fit(x)
     assert torch.equal(torch.random.get_rng_state(), before)
     z = vae.transform(x[:20])
     assert z.shape == (20, columns)
@@ -189,7 +189,7 @@ def test_the_estimator_takes_other_posteriors(posterior, draws, columns, tmp_pat
 
 def test_a_belief_nets_evidence_by_importance_sampling_is_the_enumerated_one():
     x = (lb.data.digits().train[:400] > 8).astype(np.float32).reshape(400, 64)
-    vae = lb.VAE(6, posterior="Bernoulli", objective="iwae", draws=5, hidden=(), passes=20, random_state=0).fit(x)
+    vae = lb.VAE(6, posterior="Bernoulli", objective="iwae", draws=5, hidden=(), epochs=20, random_state=0).fit(x)
     rows = torch.from_numpy(x[:50])
     states = vae.posterior_(rows).states()
     with torch.no_grad():

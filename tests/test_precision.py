@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from enumeration import belief_net
+from oracles import PPCA, rng
+from quadrature import Logistic
 from scipy import stats
 
 import lowerbound as lb
-from enumeration import belief_net
 from lowerbound.data import Rows
 from lowerbound.evidence import (
     LogLikelihood,
@@ -21,8 +23,6 @@ from lowerbound.evidence import (
     proposals,
     to_precision,
 )
-from oracles import PPCA, rng
-from quadrature import Logistic
 
 NARROW = 0.4  # times the deviation of p(z|x): the variance of the weights is infinite
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 from scipy import stats
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from lowerbound.data import Rows
 from lowerbound.evidence.predictive import STATISTICS, neighbour_correlation, predictive_check, share_of_zeros
 from lowerbound.evidence.typicality import Terms, terms, two_sided, typicality
 from lowerbound.model import LatentVariableModel
-from oracles import PPCA, rng
 
 
 def linear(latents: int = 2, dim: int = 4, rotated: bool = False) -> PPCA:

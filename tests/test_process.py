@@ -69,7 +69,7 @@ FITS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def fitted(case: str, seed: int) -> lb.VAE:
     data = IMAGES if case == "conv" else X
-    settings = {"hidden": (8,), "passes": 2, "batch_size": 20, "patience": None, "threads": 1} | FITS[case]()
+    settings = {"hidden": (8,), "epochs": 2, "batch_size": 20, "patience": None, "threads": 1} | FITS[case]()
     return lb.VAE(2, random_state=seed, **settings).fit(data)
 
 

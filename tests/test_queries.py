@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 from scipy import stats
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import Posterior
 from lowerbound.queries import Sampling, anomaly, complete, condition, conditional, posterior_draws, refining
-from oracles import PPCA, rng
 
 
 class Exact(Posterior):

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from bad_arrays import FINE, PYTHON, SAME
 from bad_files import CLI
 from folders import tree

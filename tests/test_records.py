@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import batch_of
 
 import lowerbound as lb
 from lowerbound.data import Rows
@@ -15,9 +16,8 @@ from lowerbound.inference.aevb import Ascent
 from lowerbound.model import draw
 from lowerbound.objectives import cubo, elbo, elbo_sampled, free_bits, iwae
 from lowerbound.training import WarmUp
-from oracles import batch_of
 
-TRAIN, HELD_OUT, BATCH, PASSES = 230, 150, 100, 3
+TRAIN, HELD_OUT, BATCH, EPOCHS = 230, 150, 100, 3
 
 
 def rows(n: int, seed: int, missing: bool = False) -> Rows:
@@ -100,7 +100,7 @@ def test_records_are_means_over_all_rows(objective, penalties, in_parts, missing
     history = lb.training.train(
         fit,
         rows(TRAIN, 0, missing),
-        passes=PASSES,
+        epochs=EPOCHS,
         batch_size=BATCH,
         seed=5,
         validation=rows(HELD_OUT, 7, missing),
@@ -110,12 +110,12 @@ def test_records_are_means_over_all_rows(objective, penalties, in_parts, missing
     for number, record in enumerate(history.records):
         for prefix, due in (("train_", train), ("valid_", valid)):
             assert [record[prefix + name] for name in names] == pytest.approx(due[number].tolist(), rel=1e-9)
-        assert (record["pass"], record["step"]) == (number + 1, 3 * (number + 1))
+        assert (record["epoch"], record["step"]) == (number + 1, 3 * (number + 1))
         assert record["beta"] == pytest.approx(min(0.35 * number, 0.7))
         assert record["learning_rate"] == 0.01
         assert record["valid_log_lik"] != pytest.approx(float(alike[number][1]), rel=1e-3)
     best = int(np.argmax([float(each[0]) for each in valid]))
-    assert history.best_pass == best + 1
+    assert history.best_epoch == best + 1
     assert torch.equal(parameters(model, posterior), reads[best])
 
 
@@ -127,7 +127,7 @@ def test_held_out_rows_have_the_same_draws_at_each_pass():
     model, posterior = parts()
     inference = lb.AEVB(posterior, draws=2, learning_rate=0.0)
     history = lb.fit(
-        model, rows(TRAIN, 0), inference, passes=2, batch_size=BATCH, validation=rows(HELD_OUT, 7), seed=1
+        model, rows(TRAIN, 0), inference, epochs=2, batch_size=BATCH, validation=rows(HELD_OUT, 7), seed=1
     ).history
     first, second = history.records
     assert first["valid_log_lik"] == second["valid_log_lik"]
@@ -147,7 +147,7 @@ def test_every_batch_of_the_held_out_rows_is_of_all_of_them():
         inference = lb.AEVB(posterior, learning_rate=0.0)
         data = (x.expand(n, 4) for n in (TRAIN, HELD_OUT))
         train, valid = (Rows(each.clone(), dtype=torch.float64) for each in data)
-        (record,) = lb.fit(model, train, inference, passes=1, batch_size=size, validation=valid).history.records
+        (record,) = lb.fit(model, train, inference, epochs=1, batch_size=size, validation=valid).history.records
         for prefix in ("train_", "valid_"):
             assert record[prefix + "log_lik"] == pytest.approx(float(due.log_lik), rel=1e-9)
             assert record[prefix + "kl"] == pytest.approx(float(due.kl), rel=1e-9)
@@ -155,7 +155,7 @@ def test_every_batch_of_the_held_out_rows_is_of_all_of_them():
 
 
 def ended(records: list[dict[str, float]], patience: int, counted_from: float) -> int:
-    """The pass after which a fit ends: ``patience`` without a better one, of those after ``counted_from``."""
+    """The epoch after which a fit ends: ``patience`` without a better one, of those after ``counted_from``."""
     best, at = -np.inf, 0
     for number, record in enumerate(records, 1):
         if record["valid_objective"] > best:
@@ -167,17 +167,17 @@ def ended(records: list[dict[str, float]], patience: int, counted_from: float) -
 
 @pytest.mark.parametrize("warm_up", [0, 6, 4.5])
 def test_patience_of_a_vae_is_counted_from_the_end_of_the_warm_up(warm_up):
-    """Rows of noise, that a fast fit learns by heart: the best pass is one of the first."""
+    """Rows of noise, that a fast fit learns by heart: the best epoch is one of the first."""
     x = np.random.default_rng(0).normal(size=(60, 6))
     settings = {"hidden": (64,), "batch_size": 17, "validation": 0.4, "learning_rate": 0.03, "random_state": 0}
-    vae = lb.VAE(3, warm_up=warm_up, patience=2, passes=40, **settings).fit(x)
+    vae = lb.VAE(3, warm_up=warm_up, patience=2, epochs=40, **settings).fit(x)
     found = vae.history_
     assert found.stopped == "patience"
     assert len(found.records) == ended(found.records, 2, warm_up)
     objective = [record["valid_objective"] for record in found.records]
-    assert found.best_pass == 1 + int(np.argmax(objective))
+    assert found.best_epoch == 1 + int(np.argmax(objective))
     if warm_up:
         assert ended(found.records, 2, 0) < len(found.records), "patience in the warm-up would have ended it sooner"
         assert len(found.records) >= warm_up + 2
     else:
-        assert len(found.records) == found.best_pass + 2
+        assert len(found.records) == found.best_epoch + 2

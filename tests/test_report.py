@@ -21,16 +21,16 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
 
 import lowerbound as lb
-from lowerbound.cli.numbers import AsNumbers
+from lowerbound.cli.table_as_numbers import AsNumbers
 from lowerbound.errors import DataError
 from lowerbound.evidence import LogLikelihood
 from lowerbound.evidence.verdict import judge
 from lowerbound.likelihoods import Bernoulli, DiscretizedLogistic, Normal, Poisson
-from lowerbound.report import figures, style, tables, words, write_report
+from lowerbound.report import figures, sentences, style, table_figures, write_report
 from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import Latents, Training, visible_range
 from lowerbound.report.pictures import Look, fit_size, grid, pairs
-from lowerbound.report.rows import rows_of
+from lowerbound.report.row_figures import rows_of
 from lowerbound.training import History
 
 HOSTILE = "<script>alert(1)</script>"
@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.images.append(dict(attrs))
 
     def handle_data(self, data):
-        self.words.append(data)
+        self.sentences.append(data)
 
     @property
     def text(self) -> str:
@@ -84,7 +84,7 @@ def images(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = HalfDeaf()
-    vae = lb.VAE(2, white=16, random_state=0, hidden=(16,), encoder=encoder, passes=6).fit(digits.train[:600])
+    vae = lb.VAE(2, max_value=16, random_state=0, hidden=(16,), encoder=encoder, epochs=6).fit(digits.train[:600])
     x, evidence = digits.test[:50], vae.log_likelihood(digits.test[:50], samples=20)
     labels = np.array([f"_{HOSTILE}", r"$\frac{1", "猫", "b\nc"])[digits.test_labels[:50] % 4]
     folder = tmp_path_factory.mktemp("images")
@@ -100,7 +100,7 @@ def images(tmp_path_factory):
 def table(tmp_path_factory):
     """A page of a table: one latent, no labels, no validation; columns with hostile names."""
     x = load_diabetes().data
-    vae = lb.VAE(1, random_state=0, hidden=(8,), passes=3, validation=0).fit(x[:300])
+    vae = lb.VAE(1, random_state=0, hidden=(8,), epochs=3, validation=0).fit(x[:300])
     names = [HOSTILE, "_private", "a_b$c", *(f"column {i}" for i in range(7))]
     folder = tmp_path_factory.mktemp("table")
     evidence = vae.log_likelihood(x[300:], samples=20)
@@ -150,17 +150,18 @@ def test_densities_are_said_to_be_densities_and_have_no_bits(table, images):
 def test_a_warning_where_more_than_one_row_in_twenty_has_few_draws(table, few, warned):
     ess = np.where(np.arange(100) < few, 9.9, 10)
     found = likelihood_of(np.zeros(100), ess=ess)
-    warning = words.Evidence.of(found, judge(found, "Lebesgue", (10,), ()), table[0]).warning
+    warning = sentences.Evidence.of(found, judge(found, "Lebesgue", (10,), ()), table[0]).warning
     assert (warning is not None) == warned
     assert not warned or "In 6 of 100 rows fewer than 10 draws" in warning
 
 
 def test_numbers_have_two_digits_of_their_error_and_a_true_minus():
     said = [
-        words.number(value, words.decimals(error)) for value, error in ((-82.4934, 0.62), (-0.001, 0.5), (1234, 87))
+        sentences.number(value, sentences.decimals(error))
+        for value, error in ((-82.4934, 0.62), (-0.001, 0.5), (1234, 87))
     ]
     assert said == ["−82.49", "0.00", "1,234"]
-    assert words.decimals(float("nan")) == words.decimals(0.0) == 2
+    assert sentences.decimals(float("nan")) == sentences.decimals(0.0) == 2
 
 
 @pytest.mark.parametrize("which", ["images", "table"])
@@ -234,8 +235,8 @@ def test_reconstruction_minus_kl_is_the_bound_in_the_plotted_data(images):
         np.testing.assert_allclose(log_lik - kl, elbo, rtol=1e-12)
         np.testing.assert_allclose(elbo, [record[f"{rows}_objective"] for record in vae.history_.records], rtol=1e-5)
     kept = bound.axes[0].lines[2]
-    assert kept.get_xdata() == [vae.history_.best_pass]
-    assert f"The model is that of pass {vae.history_.best_pass}," in Page(images[3]).text
+    assert kept.get_xdata() == [vae.history_.best_epoch]
+    assert f"The model is that of epoch {vae.history_.best_epoch}," in Page(images[3]).text
 
 
 def test_without_validation_no_pass_is_marked(table):
@@ -244,31 +245,31 @@ def test_without_validation_no_pass_is_marked(table):
     assert training.valid is None
     assert training.kept is None
     text = Page(html).text
-    assert "No rows were held out while fitting, so the model is that of the last pass." in text
+    assert "No rows were held out while fitting, so the model is that of the last epoch." in text
     assert "validation rows" not in text
 
 
 def test_a_weighted_objective_is_not_called_a_bound(images):
     vae = copy.copy(images[0])
-    assert not any("bound" in note for note in words.training_notes(vae, Training.of(vae.history_)))
+    assert not any("bound" in note for note in sentences.training_notes(vae, Training.of(vae.history_)))
     records = [record | {"beta": 0.25 * place} for place, record in enumerate(vae.history_.records)]
-    vae.history_ = History(records, best_pass=2)
-    notes = words.training_notes(vae, Training.of(vae.history_))
+    vae.history_ = History(records, best_epoch=2)
+    notes = sentences.training_notes(vae, Training.of(vae.history_))
     assert any("by β between 0 and 1.25, so its objective is no bound on log p(x)" in note for note in notes)
     vae.free_bits, vae.objective, vae.draws = 0.5, "iwae", 5
-    notes = " ".join(words.training_notes(vae, Training.of(vae.history_)))
+    notes = " ".join(sentences.training_notes(vae, Training.of(vae.history_)))
     assert "0.5 nats of KL free" in notes
     assert "importance-weighted objective with 5 draws" in notes
 
 
 def test_passes_fitted_one_at_a_time_are_counted_and_none_kept_is_no_failure(images):
     vae = images[0]
-    one_at_a_time = History([record | {"pass": 1} for record in vae.history_.records], best_pass=1)
+    one_at_a_time = History([record | {"epoch": 1} for record in vae.history_.records], best_epoch=1)
     training = Training.of(one_at_a_time)
-    assert training.passes.tolist() == [1, 2, 3, 4, 5, 6]
+    assert training.epochs.tolist() == [1, 2, 3, 4, 5, 6]
     assert training.kept is None
     assert Training.of(History()) is None
-    assert words.training_notes(vae, None) == ("No record of the passes was kept.",)
+    assert sentences.training_notes(vae, None) == ("No record of the epochs was kept.",)
 
 
 def test_a_huge_first_pass_does_not_flatten_the_rest_and_a_late_fall_shows():
@@ -362,26 +363,28 @@ def test_all_images_share_one_scale_and_stand_where_they_belong():
 
 def test_the_share_of_variance_explained():
     real = np.array([[0.0, 5, 1], [2, 5, 2], [4, 5, 3]])
-    columns = tables.Columns(real, np.array([[0.0, 5, 3], [2, 4, 2], [2, 5, 1]]), ("a", "b", "c"))
+    columns = table_figures.Columns(real, np.array([[0.0, 5, 3], [2, 4, 2], [2, 5, 1]]), ("a", "b", "c"))
     np.testing.assert_allclose(columns.explained, [0.5, np.nan, -3])
 
 
 def test_the_share_explained_is_of_what_is_observed_and_of_classes_by_their_errors():
     real = np.array([[0.0, 2], [np.nan, 2], [2, 1], [4, np.nan], [6, 0]])
     told = np.array([[1.0, 2], [70, 0], [2, 1], [4, 1], [5, 1]])
-    columns = tables.Columns(real, told, ("a", "b"), ((), ("x", "y", "z")))
+    columns = table_figures.Columns(real, told, ("a", "b"), ((), ("x", "y", "z")))
     np.testing.assert_allclose(columns.explained, [1 - 2 / 20, 1 - 2 / 2])
     figure = Figure()
     empty = np.full(5, np.nan)
-    tables.draw_explained(figure, tables.Columns(np.c_[real, empty], np.c_[told, empty], ("a", "b", "c"), ((),) * 3))
+    table_figures.draw_explained(
+        figure, table_figures.Columns(np.c_[real, empty], np.c_[told, empty], ("a", "b", "c"), ((),) * 3)
+    )
     assert [text.get_text() for text in figure.axes[0].texts] == ["below 0", "nothing observed"]
-    tables.draw_explained(figure := Figure(), columns)
+    table_figures.draw_explained(figure := Figure(), columns)
     assert not figure.axes[0].texts, "0 is the share of a column that the latents ignore"
 
 
 def test_columns_left_out_are_counted():
     x = np.random.default_rng(0).poisson(2, (80, 40))
-    vae = lb.VAE(3, random_state=0, hidden=(4,), passes=1).fit(x)
+    vae = lb.VAE(3, random_state=0, hidden=(4,), epochs=1).fit(x)
     rows = rows_of(vae, x, [f"word {i}" for i in range(40)])
     assert "in the first 30 of 40 columns" in rows.about_reconstructions[0]
     assert rows.columns.names[-1] == "word 29"
@@ -389,7 +392,7 @@ def test_columns_left_out_are_counted():
 
 def test_counts_with_a_number_for_a_label(tmp_path):
     x = np.random.default_rng(0).poisson(2, (80, 4))
-    vae = lb.VAE(3, random_state=0, hidden=(4,), passes=1).fit(x)
+    vae = lb.VAE(3, random_state=0, hidden=(4,), epochs=1).fit(x)
     path = write_report(
         tmp_path, vae, x, x.sum(1) / 7, vae.log_likelihood(x, samples=3), held_out=False, title="Counts"
     )
@@ -435,14 +438,14 @@ except ImportError as error:
 def test_models_of_other_latents_are_shown(tmp_path):
     x = (np.arange(60).reshape(20, 3) % 2).astype(np.float32)
     for settings in ({"posterior": "Bernoulli", "draws": 2}, {"prior": "VampPrior"}):
-        vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0, **settings).fit(x)
+        vae = lb.VAE(2, hidden=(4,), epochs=1, random_state=0, **settings).fit(x)
         evidence = vae.log_likelihood(x, samples=10)
         page = Page(write_report(tmp_path, vae, x, None, evidence, held_out=True, title="Other").read_text())
         known = "prior" not in settings
         assert ("KL(q ‖ p) of each latent, averaged over the rows" in page.text) == known
         assert ("has no closed form under this prior and posterior" in page.text) != known
         assert (vae.kl(x) is not None) == known
-    vae = lb.VAE(2, hidden=(4,), passes=1, random_state=0).fit(x)
+    vae = lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(x)
     mean, scale = vae.encode(x)
     np.testing.assert_allclose(vae.kl(x), 0.5 * (scale**2 + mean**2 - 1) - np.log(scale), rtol=1e-5, atol=1e-6)
 
@@ -477,17 +480,17 @@ def test_what_was_maximised_is_what_is_shown(name, tmp_path):
     x = x if missing is None else pandas.DataFrame(np.where(rng.random(x.shape) < missing, np.nan, x))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "iwae of a single draw is the ELBO")
-        vae = lb.VAE(2, hidden=(4,), passes=3, random_state=0, **settings).fit(x)
+        vae = lb.VAE(2, hidden=(4,), epochs=3, random_state=0, **settings).fit(x)
     shown = vae if missing is None else AsNumbers.of(vae, x)
     values = x if missing is None else shown.x
     path = write_report(tmp_path, shown, values, None, vae.log_likelihood(x, samples=5), held_out=False, title="t")
     text = Page(path.read_text()).text
-    training, figure = words.training_of(shown), Figure()
+    training, figure = sentences.training_of(shown), Figure()
     assert training.is_elbo == (due is None)
     figures.draw_bound(ax := figure.subplots(), training)
     for line, rows in zip(ax.lines, ("train", "valid"), strict=False):
         records = [record[f"{rows}_objective"] for record in vae.history_.records]
         np.testing.assert_allclose(line.get_ydata(), records, rtol=1e-4 if due is None else 0, atol=0.3 * (due is None))
-    assert (due or "The ELBO of each pass; higher is better") in text
-    assert ("The objective that was maximised, of each pass; higher is better" in text) == (due is not None)
+    assert (due or "The ELBO of each epoch; higher is better") in text
+    assert ("The objective that was maximised, of each epoch; higher is better" in text) == (due is not None)
     assert ("The first figure shows that objective" in text) == (due is not None)

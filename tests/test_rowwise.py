@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA
 
 from lowerbound.data import Rows
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.queries import rowwise
 from lowerbound.queries.rowwise import complete_rows
-from oracles import PPCA
 
 N, D, LATENTS = 80, 6, 3
 

@@ -79,7 +79,7 @@ def test_at_the_command_line(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     levels = draw.choice(["=1+1", "@x", "a"], 60)
     write_frame(tmp_path / "x.csv", pa.table({"-n": draw.normal(size=60).round(2), "level": levels}))
-    run = ["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--hidden", "4", "--passes", "1"]
+    run = ["fit", str(tmp_path / "x.csv"), "--out", str(tmp_path / "run"), "--hidden", "4", "--epochs", "1"]
     for arguments in (
         [*run, "--latent-dim", "1", "--seed", "0"],
         ["sample", str(tmp_path / "run"), "-n", "40", "--out", str(tmp_path / "as_is.csv")],

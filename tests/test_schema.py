@@ -12,11 +12,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 from scipy import stats
 
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import KINDS, Column, Schema, infer
-from messages import assert_one_sentence
 
 N = 200
 TABLES = Path(__file__).parents[2] / "shared/data/tables"

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import lowerbound as lb
-from lowerbound.cli.tables import _kinds
+from lowerbound.cli.table_options import _kinds
 from lowerbound.errors import DataError
-from lowerbound.estimators.tables import family_of, product_of
+from lowerbound.estimators.table_networks import family_of, product_of
 from lowerbound.schema import Column, Schema, infer
 
 N = 300
@@ -192,7 +192,7 @@ def test_what_is_somebodys_own_is_left_out(case: str, library: str) -> None:
     assert any("samples will repeat" in said for said in kept.problems) == personal
 
 
-@pytest.mark.parametrize("missing", ["at_random", "by_value"])
+@pytest.mark.parametrize("missing", ["at_random", "self_masking"])
 def test_a_model_of_bounded_columns(missing: str) -> None:
     """Shares with many ends, a bounded count and a share without ends, with missing cells, from fit to draws."""
     random = draw()
@@ -201,7 +201,7 @@ def test_a_model_of_bounded_columns(missing: str) -> None:
     frame = pd.DataFrame({"share": share, "grade": np.rint(1 + 4 * u), "inside": random.beta(2, 2, 200)})
     frame = frame.mask(random.random(frame.shape) < 0.1)
     given = {"grade": Column("count", low=1, high=5)}
-    model = lb.VAE(1, hidden=(16,), passes=8, draws=2, schema=given, missing=missing, random_state=0, threads=1).fit(
+    model = lb.VAE(1, hidden=(16,), epochs=8, draws=2, schema=given, missing=missing, random_state=0, threads=1).fit(
         frame
     )
     found = model.sample(2000)

@@ -20,11 +20,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-
 from forgeries import forged, put
+from messages import assert_one_sentence
+
 from lowerbound.errors import DataError, FormatError, LowerboundError
 from lowerbound.schema import Column, Schema, Storage, in_arrow, in_pandas, in_polars, infer, times, validation
-from messages import assert_one_sentence
 
 N = 60
 DRAW = np.random.default_rng(0)

@@ -13,13 +13,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 from pyarrow import dataset, parquet
 
 import lowerbound as lb
 from lowerbound import data
 from lowerbound.errors import DataError
 from lowerbound.schema import Schema, infer
-from messages import assert_one_sentence
 
 RNG = np.random.default_rng(0)
 STAMPS = list(pd.date_range("2024-01-01 07:30", periods=30, freq="31h"))
@@ -93,12 +93,12 @@ def test_missing_values_of_pandas_in_arrays_of_objects() -> None:
     cells = np.array([[1.5, 2], [pd.NA, 3], [4, pd.NaT], [5, 6], [7, None]] * 4, dtype=object)
     floats = np.array([[1.5, 2], [np.nan, 3], [4, np.nan], [5, 6], [7, np.nan]] * 4)
     imputed = [
-        lb.LatentImputer(1, hidden=(4,), passes=1, samples=9, random_state=0).fit_transform(each)
+        lb.LatentImputer(1, hidden=(4,), epochs=1, samples=9, random_state=0).fit_transform(each)
         for each in (cells, floats)
     ]
     np.testing.assert_array_equal(*imputed)
     with pytest.raises(DataError, match="row 1, column 0 is NaN"):
-        lb.VAE(1, passes=1).fit(cells)
+        lb.VAE(1, epochs=1).fit(cells)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_arrow_that_is_not_a_table_yet() -> None:
     (batch,) = table.to_batches()
     assert not lb.check(batch).problems
     assert lb.check(batch).rows == 40
-    model = lb.VAE(1, hidden=(4,), passes=1, random_state=0).fit(batch)
+    model = lb.VAE(1, hidden=(4,), epochs=1, random_state=0).fit(batch)
     assert model.impute(batch).equals(table)
-    assert lb.VAE(1, hidden=(4,), passes=1, likelihood="Normal").fit(batch.select(["a"])).shape_ == (1,)
+    assert lb.VAE(1, hidden=(4,), epochs=1, likelihood="Normal").fit(batch.select(["a"])).shape_ == (1,)
     for stream, way_out in ((table.to_reader(), r"X\.read_all\(\)"), (dataset.dataset(table), r"X\.to_table\(\)")):
         with pytest.raises(DataError) as refused:
             lb.VAE(1).fit(stream)
@@ -154,8 +154,8 @@ def test_labels_of_rows_are_no_feature_and_come_back(index: Any, tmp_path: Path)
     x = data.load(tmp_path / "t.parquet")
     assert isinstance(x, data.Table)
     assert x.names == ("a", "b")
-    assert lb.VAE(1, hidden=(4,), passes=1, likelihood="Normal").fit(table).shape_ == (2,)
-    odd = lb.VAE(1, hidden=(4,), passes=1, random_state=0).fit(table).anomaly(table, samples=20)
+    assert lb.VAE(1, hidden=(4,), epochs=1, likelihood="Normal").fit(table).shape_ == (2,)
+    odd = lb.VAE(1, hidden=(4,), epochs=1, random_state=0).fit(table).anomaly(table, samples=20)
     assert odd.cells.column_names == ["a", "b"]
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 from lowerbound.schema import Column, infer
-from messages import assert_one_sentence
 
 MIXED = [datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2001, 1, 1)]
 FITTED = infer(pd.DataFrame({"n": [1, 2, 3], "t": ["a", "b", "c"], "p": [0.5, 1.5, 2.25]}))

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import assert_one_sentence
 
 import lowerbound as lb
 from lowerbound.errors import FormatError, ReadingWarning
 from lowerbound.schema import Column, Schema, dates, infer, numerals
-from messages import assert_one_sentence
 
 DAYS = [datetime.datetime(2001, 1, 1, 7, 5) + datetime.timedelta(days=9 * i, minutes=37 * i) for i in range(40)]
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -340,7 +340,7 @@ def test_a_fit_says_how_columns_are_read_and_which_are_left_out() -> None:
             "note": [f"note {row}" for row in range(60)],
         }
     )
-    for fit in (lb.VAE(1, hidden=(4,), passes=1, random_state=0), lb.LatentImputer(1, hidden=(4,), passes=1)):
+    for fit in (lb.VAE(1, hidden=(4,), epochs=1, random_state=0), lb.LatentImputer(1, hidden=(4,), epochs=1)):
         with pytest.warns(ReadingWarning) as said:
             fit.fit(frame)
         assert len(said) == 1
@@ -357,7 +357,7 @@ def test_a_fit_says_how_columns_are_read_and_which_are_left_out() -> None:
         assert "iso" not in words
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # declared: nothing is left to be said
-        lb.VAE(1, hidden=(4,), passes=1).fit(frame[["y", "iso"]])
+        lb.VAE(1, hidden=(4,), epochs=1).fit(frame[["y", "iso"]])
 
 
 def test_what_is_given_may_be_written_in_the_form_or_plainly() -> None:

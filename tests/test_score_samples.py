@@ -25,7 +25,7 @@ def data() -> np.ndarray:
 @pytest.fixture(scope="module")
 def fitted(data) -> lb.VAE:
     """A linear decoder, so that log p(x) is that of a normal, and an encoder whose q is moved away and too narrow."""
-    vae = lb.VAE(LATENTS, hidden=(), likelihood="Normal", passes=30, learning_rate=1e-2, random_state=0, threads=1)
+    vae = lb.VAE(LATENTS, hidden=(), likelihood="Normal", epochs=30, learning_rate=1e-2, random_state=0, threads=1)
     vae.fit(data)
     last = [layer for layer in vae.posterior_.modules() if isinstance(layer, torch.nn.Linear)][-1]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_what_stays_rough_is_counted_and_the_way_out_is_named(fitted, data, monk
 def test_scores_of_wide_tables_are_those_of_log_likelihood(data):
     rng = np.random.default_rng(3)
     frame = pd.DataFrame(data[:60], columns=[f"c{j}" for j in range(D)])
-    vae = lb.VAE(LATENTS, hidden=(64,), passes=60, learning_rate=3e-3, random_state=0, threads=1)
+    vae = lb.VAE(LATENTS, hidden=(64,), epochs=60, learning_rate=3e-3, random_state=0, threads=1)
     vae.fit(frame.mask(rng.random(frame.shape) < 0.1))
     best = vae.log_likelihood(frame).estimate
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 import torch
+from oracles import batch_of, rng
 
 import lowerbound as lb
 from lowerbound import io
@@ -37,7 +38,6 @@ from lowerbound.likelihoods import (
 from lowerbound.likelihoods.selfmasking import Classes, Line
 from lowerbound.model import draw
 from lowerbound.nn import MLP, Cells, Chain, seeded
-from oracles import batch_of, rng
 
 OF_ALL = {
     "normal": lambda: Normal("dimension", (1,)),
@@ -432,7 +432,7 @@ def fitted(x: torch.Tensor, mask: torch.Tensor, informative: bool):
     cells.fit(x, mask)
     model.initialise(x, mask)
     inference = lb.AEVB(posterior, objective=lb.objectives.iwae, draws=5, learning_rate=3e-2)
-    lb.fit(model, Rows(x, mask), inference, passes=25, batch_size=100, validation=0)
+    lb.fit(model, Rows(x, mask), inference, epochs=25, batch_size=100, validation=0)
     return model, posterior
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import assert_one_sentence, assert_words
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -21,7 +22,6 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
-from messages import assert_one_sentence, assert_words
 
 N, D, LATENTS = 8, 6, 2
 X = (torch.rand(N, D, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -58,7 +58,7 @@ def parts(
 
 
 def fit(model: LatentVariableModel, posterior: Posterior, x: Any = X, **kwargs: Any) -> None:
-    lb.fit(model, x, lb.AEVB(posterior, **kwargs), passes=1, batch_size=4, validation=0)
+    lb.fit(model, x, lb.AEVB(posterior, **kwargs), epochs=1, batch_size=4, validation=0)
 
 
 def score(model: LatentVariableModel, posterior: Posterior, x: Any = X) -> None:
@@ -96,7 +96,7 @@ def test_no_likelihood_broadcasts_its_parameters(name):
     decoder = nn.Linear(2, 1) if count == 1 else nn.Sequential(nn.Linear(2, count), nn.Unflatten(1, (count, 1)))
     x = (X + 1) % 3 if name == "Categorical" else X
     x = x.numpy().astype(np.uint8) if name == "DiscretizedLogistic" else x.numpy()
-    vae = lb.VAE(2, likelihood=name, decoder=decoder, hidden=(4,), passes=1, random_state=0)
+    vae = lb.VAE(2, likelihood=name, decoder=decoder, hidden=(4,), epochs=1, random_state=0)
     due = r"\[6\]" if count == 1 else rf"\[{count}, 6\]"
     with pytest.raises(ValueError, match=rf"the decoder gave each row .*, where {due} is expected"):
         vae.fit(x)

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-
 from enumeration import MODELS, Enumerable
+from oracles import rng
+
 from lowerbound.draw import Draw
 from lowerbound.gradients import leave_one_out, score_function
 from lowerbound.objectives import elbo, elbo_sampled, iwae
-from oracles import rng
 
 
 def scores(toy: Enumerable, signal: torch.Tensor) -> torch.Tensor:

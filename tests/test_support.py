@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from messages import assert_one_sentence
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -21,7 +22,6 @@ from lowerbound.likelihoods import Factorised, Likelihood, Product
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import Posterior
-from messages import assert_one_sentence
 
 N, D, LATENTS = 12, 4, 2
 FEW = evidence.Settings(temperatures=2, chains=2, leapfrogs=1)
@@ -111,7 +111,7 @@ def parts(likelihood: Likelihood) -> tuple[LatentVariableModel, Posterior]:
 
 
 def fit(model: LatentVariableModel, posterior: Posterior, x: Any, **kwargs: Any) -> None:
-    lb.fit(model, x, lb.AEVB(posterior, learning_rate=0.0), passes=1, **{"validation": 0.0, "batch_size": 4} | kwargs)
+    lb.fit(model, x, lb.AEVB(posterior, learning_rate=0.0), epochs=1, **{"validation": 0.0, "batch_size": 4} | kwargs)
 
 
 def refusal(ask: Callable[[], Any]) -> str:

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from oracles import batch_of, rng
 from scipy import stats
 
 import lowerbound as lb
 from lowerbound import queries, schema
 from lowerbound.data import Rows
-from lowerbound.estimators.tables import cells_of, family_of, product_of, table_networks
+from lowerbound.estimators.table_networks import cells_of, family_of, product_of, table_networks
 from lowerbound.model import draw
 from lowerbound.nn import Cells, Chain, seeded
-from oracles import batch_of, rng
 
 
 def people(n: int = 400, missing: float = 0.2) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def test_counts_that_vary_less_than_poissons_are_drawn_so():
     assert family_of(found["grade"])[0] is lb.likelihoods.RoundedLogistic
     poisson = schema.infer(pd.DataFrame({"n": random.poisson(3, 1000)}))["n"]
     assert family_of(poisson)[0] is lb.likelihoods.NegativeBinomial, "a Poisson's own counts are no such"
-    model = lb.VAE(1, hidden=(32,), passes=40, learning_rate=5e-3, random_state=0).fit(frame)
+    model = lb.VAE(1, hidden=(32,), epochs=40, learning_rate=5e-3, random_state=0).fit(frame)
     new = model.sample(4000)
     assert new["grade"].mean() == pytest.approx(6, abs=0.15)
     assert new["grade"].std() == pytest.approx(frame["grade"].std(), rel=0.12)
@@ -129,7 +129,7 @@ def fitted():
     posterior = lb.posteriors.DiagonalNormal(2, Chain(cells, encoder))
     before = bound(model, posterior, values, mask)
     inference = lb.AEVB(posterior, objective=lb.objectives.iwae, draws=10, learning_rate=5e-3)
-    lb.fit(model, Rows(values, mask), inference, passes=60, validation=0)
+    lb.fit(model, Rows(values, mask), inference, epochs=60, validation=0)
     return frame, found, model, posterior, values, mask, before
 
 
@@ -206,7 +206,7 @@ def test_a_linear_model_trained_on_holes_reaches_the_gaussian_answers():
     model.initialise(values, seen)
     posterior = lb.posteriors.DiagonalNormal(2, Chain(cells, encoder))
     inference = lb.AEVB(posterior, objective=lb.objectives.iwae, draws=20, learning_rate=lb.training.Cosine(5e-3, 25))
-    lb.fit(model, Rows(values[:2000], seen[:2000]), inference, passes=25, validation=0)
+    lb.fit(model, Rows(values[:2000], seen[:2000]), inference, epochs=25, validation=0)
     layer, own = decoder.layers[0], model.likelihood
     spread = own.spread.double().numpy()
     w = spread[:, None] * layer.weight.detach().double().numpy()

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, batch_of, rng
 from sklearn.datasets import load_digits
 
 import lowerbound as lb
@@ -29,7 +30,6 @@ from lowerbound.inference.aevb import Ascent
 from lowerbound.model import draw
 from lowerbound.objectives import elbo, free_bits
 from lowerbound.training import Cosine, Cursor, Event, WarmUp, in_order, metrics_file
-from oracles import PPCA, batch_of, rng
 
 
 def small(seed: int = 0, **settings) -> tuple[lb.LatentVariableModel, lb.AEVB, torch.Tensor]:
@@ -53,7 +53,7 @@ def test_a_pass_meets_every_row_once_in_a_new_order_each_time():
     orders = []
     for _ in range(2):
         seen, weights = [], []
-        for _ in range(cursor.steps_per_pass):
+        for _ in range(cursor.steps_per_epoch):
             batch, real = cursor.next()
             assert batch.x.shape == (5, 1)
             assert batch.weight.sum() == pytest.approx(1)
@@ -115,7 +115,7 @@ def test_minibatch_gradients_add_up_to_that_of_all_rows(penalties, floor, parts)
         return torch.cat([p.grad.flatten() for p in modules.parameters()])
 
     total, counted = torch.zeros(sum(p.numel() for p in modules.parameters())).double(), 0
-    for _ in range(cursor.steps_per_pass):
+    for _ in range(cursor.steps_per_epoch):
         batch, real = cursor.next()
         due = gradient(batch.index[:real])
         fit.step(fit.state, batch, noise[:, batch.index], scalars)
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_bytes_and_touches_no_global_generator():
     runs = []
     for seed in (0, 0, 1):
         model, inference, x = small()
-        lb.fit(model, x, inference, passes=3, batch_size=50, seed=seed)
+        lb.fit(model, x, inference, epochs=3, batch_size=50, seed=seed)
         runs.append(parameters(model, inference))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_bytes_and_touches_no_global_generator():
 
 def test_schedules_follow_their_formulas():
     assert [WarmUp(10, end=4.0)(t) for t in (0, 5, 10, 99, math.inf)] == [0, 2, 4, 4, 4]
-    cosine = Cosine(1.0, passes=10, end=0.1)
+    cosine = Cosine(1.0, epochs=10, end=0.1)
     assert [cosine(t) for t in (0, 5, 10, 20)] == pytest.approx([1, 0.55, 0.1, 0.1])
 
 
@@ -185,7 +185,7 @@ def test_the_step_sees_the_schedules_at_its_own_time():
             return super().step(state, batch, noise, scalars)
 
     start = inference.start(model)
-    lb.training.train(Spy(inference, model, start.state), Rows(x), passes=4, batch_size=115, seed=0)
+    lb.training.train(Spy(inference, model, start.state), Rows(x), epochs=4, batch_size=115, seed=0)
     assert [s["beta"] for s in seen] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1, 1])
     assert [s["learning_rate"] for s in seen] == pytest.approx([Cosine(0.01, 4)(t / 2) for t in range(8)])
 
@@ -246,16 +246,16 @@ def test_the_best_state_by_validation_is_the_one_kept():
         if event.record is not None:
             states.append((event.record["valid_objective"], parameters(model, inference)))
 
-    fitted = lb.fit(model, x[:100], inference, passes=200, validation=0.3, patience=15, callbacks=[note], batch_size=20)
+    fitted = lb.fit(model, x[:100], inference, epochs=200, validation=0.3, patience=15, callbacks=[note], batch_size=20)
     best = int(np.argmax([score for score, _ in states]))
     assert fitted.history.stopped == "patience"
-    assert fitted.history.best_pass == best + 1 == len(states) - 15
+    assert fitted.history.best_epoch == best + 1 == len(states) - 15
     assert torch.equal(parameters(model, inference), states[best][1])
 
 
 def test_patience_waits_for_the_warm_up():
     model, inference, x = small(beta=WarmUp(40), learning_rate=0.03)
-    fitted = lb.fit(model, x[:60], inference, passes=60, validation=0.3, patience=2, patience_from=40, batch_size=20)
+    fitted = lb.fit(model, x[:60], inference, epochs=60, validation=0.3, patience=2, patience_from=40, batch_size=20)
     assert len(fitted.history.records) >= 42
 
 
@@ -269,12 +269,12 @@ def test_validation_rows_are_not_trained_on():
 def test_a_callback_can_stop_the_fit_and_metrics_are_written(tmp_path):
     model, inference, x = small()
     file = tmp_path / "metrics.jsonl"
-    stop = lambda event: event.record is not None and event.record["pass"] == 3  # noqa: E731
-    fitted = lb.fit(model, x, inference, passes=9, callbacks=[metrics_file(file), stop])
+    stop = lambda event: event.record is not None and event.record["epoch"] == 3  # noqa: E731
+    fitted = lb.fit(model, x, inference, epochs=9, callbacks=[metrics_file(file), stop])
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert fitted.history.stopped == "callback"
     assert records == fitted.history.records
-    assert [record["pass"] for record in records] == [1, 2, 3]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
     for record in records:
         split_bound = record["train_log_lik"] - record["train_kl"]
         assert record["train_objective"] == pytest.approx(split_bound, rel=1e-5)
@@ -283,7 +283,7 @@ def test_a_callback_can_stop_the_fit_and_metrics_are_written(tmp_path):
 def test_the_progress_bar_is_gone_when_the_fit_ends(capfd):
     model, inference, x = small()
     stop = lambda event: event.step >= 900  # noqa: E731
-    lb.fit(model, x, inference, passes=900, callbacks=[stop], progress=True)
+    lb.fit(model, x, inference, epochs=900, callbacks=[stop], progress=True)
     said = capfd.readouterr().err
     assert "valid objective -" in said
     assert said.split("\r")[-1].strip() == ""
@@ -300,9 +300,9 @@ def test_no_value_is_read_from_the_device_at_a_step(monkeypatch):
             lambda self, *a, original=original, name=name: (reads.append(name), original(self, *a))[1],
         )
     counts = []
-    for passes in (1, 11):
+    for epochs in (1, 11):
         reads.clear()
-        lb.training.train(inference.start(model), Rows(x.repeat(40, 1)), passes=passes, batch_size=100, seed=0)
+        lb.training.train(inference.start(model), Rows(x.repeat(40, 1)), epochs=epochs, batch_size=100, seed=0)
         counts.append(len(reads))
     steps = 10 * 92
     assert (counts[1] - counts[0]) / steps < 0.1, counts
@@ -344,23 +344,23 @@ def test_a_nan_is_named_rolled_back_and_the_step_lowered():
             self.calls += 1
             return z * math.nan if self.calls in (8, 15) else z
 
-    # Four steps a pass. Calls 1–8 are steps 1–8; the replay explains and takes steps 5, 6 and 7 (calls 9–14).
+    # Four steps per epoch. Calls 1–8 are steps 1–8; the replay explains and takes steps 5, 6 and 7 (calls 9–14).
     model.decoder = lb.nn.Chain(model.decoder, Twice())
     with pytest.warns(
         RuntimeWarning, match=r"log_lik became NaN, first in the output of model.decoder.second \(Twice\)"
     ):
-        fitted = lb.fit(model, x, inference, passes=4, batch_size=60, validation=0, seed=0)
+        fitted = lb.fit(model, x, inference, epochs=4, batch_size=60, validation=0, seed=0)
     (rescue,) = fitted.history.rescues
-    assert "step 8 (pass 2)" in rescue
+    assert "step 8 (epoch 2)" in rescue
     assert "went back to step 4" in rescue
     assert "0.00025" in rescue
-    assert fitted.history.stopped == "passes"
+    assert fitted.history.stopped == "epochs"
     assert fitted.history.records[-1]["learning_rate"] == pytest.approx(0.00025)
     assert parameters(model, inference).isfinite().all()
 
 
 def test_after_three_tries_it_stops_with_the_best_state_and_a_clear_error():
-    model, inference, x = breaking(at=30, times=10**9)  # pass 15
+    model, inference, x = breaking(at=30, times=10**9)  # epoch 15
     kept = []
 
     def note(event: Event) -> None:
@@ -368,11 +368,11 @@ def test_after_three_tries_it_stops_with_the_best_state_and_a_clear_error():
             kept.append((event.record["valid_objective"], parameters(model, inference)))
 
     with pytest.warns(RuntimeWarning) as told, pytest.raises(DivergedError) as error:
-        lb.fit(model, x, inference, passes=30, validation=0.2, callbacks=[note])
+        lb.fit(model, x, inference, epochs=30, validation=0.2, callbacks=[note])
     assert "3 lower learning rates did not help" in str(error.value)
     assert len(told) == 3
     assert error.value.history.stopped == "diverged"
-    assert error.value.history.best_pass == 1 + int(np.argmax([score for score, _ in kept]))
+    assert error.value.history.best_epoch == 1 + int(np.argmax([score for score, _ in kept]))
     assert torch.equal(parameters(model, inference), max(kept, key=lambda pair: pair[0])[1])
 
 
@@ -381,7 +381,7 @@ def test_a_gradient_that_is_not_finite_is_named():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DivergedError, match=r"the gradient of \S+ became NaN at step 5"):
-            lb.fit(model, x, inference, passes=5, batch_size=60, validation=0)
+            lb.fit(model, x, inference, epochs=5, batch_size=60, validation=0)
 
 
 @pytest.mark.parametrize("validation", [0, 0.1])  # row 137 keeps its number when rows are held out
@@ -389,12 +389,12 @@ def test_a_row_that_is_not_finite_is_named(validation):
     model, inference, x = small()
     x[137, 3] = math.inf
     with pytest.raises(DataError, match="row 137, column 3 is inf, which Bernoulli cannot produce"):
-        lb.fit(model, Rows(x), inference, passes=2, batch_size=60, validation=validation)
+        lb.fit(model, Rows(x), inference, epochs=2, batch_size=60, validation=validation)
     model.likelihood = lb.likelihoods.Normal(shape=x.shape[1:])  # which has a density at any number
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DivergedError, match="row 137 of the training data"):
-            lb.fit(model, Rows(x), inference, passes=2, batch_size=60, validation=validation)
+            lb.fit(model, Rows(x), inference, epochs=2, batch_size=60, validation=validation)
 
 
 def test_a_learning_rate_far_too_high_is_survived_or_said():
@@ -402,7 +402,7 @@ def test_a_learning_rate_far_too_high_is_survived_or_said():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DivergedError):
-            lb.fit(model, x, inference, passes=5, batch_size=60, validation=0)
+            lb.fit(model, x, inference, epochs=5, batch_size=60, validation=0)
     assert parameters(model, inference).isfinite().all()
 
 
@@ -419,8 +419,8 @@ SCRIPT = """
     def ready(event):
         if event.step > 300 and not sys.argv[1:]:
             print("fitting", flush=True); sys.argv.append("told")
-    fitted = lb.fit(model, x, lb.AEVB(lb.posteriors.DiagonalNormal(2, encoder)), passes=10**6, callbacks=[ready])
-    print(fitted.history.stopped, fitted.history.best_pass is not None, flush=True)
+    fitted = lb.fit(model, x, lb.AEVB(lb.posteriors.DiagonalNormal(2, encoder)), epochs=10**6, callbacks=[ready])
+    print(fitted.history.stopped, fitted.history.best_epoch is not None, flush=True)
 """
 
 
@@ -439,7 +439,7 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_there_is():
 def test_fit_refuses_what_cannot_be_fitted():
     model, inference, x = small()
     for arguments, words in [
-        ({"passes": 0}, "passes"),
+        ({"epochs": 0}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"validation": 1.5}, "validation"),
         ({"validation": 0, "patience": 3}, "patience"),
@@ -452,7 +452,7 @@ def test_a_batch_larger_than_the_data_is_the_data():
     oracle_x = np.random.default_rng(0).normal(size=(12, 4)) @ np.diag([3.0, 2.0, 1.0, 1.0])
     oracle = PPCA.of(oracle_x, 2)
     model, posterior = oracle.model(), oracle.posterior()
-    fitted = lb.fit(model, torch.tensor(oracle_x), lb.AEVB(posterior), passes=2, batch_size=500, validation=0)
+    fitted = lb.fit(model, torch.tensor(oracle_x), lb.AEVB(posterior), epochs=2, batch_size=500, validation=0)
     assert [record["step"] for record in fitted.history.records] == [1, 2]
 
 
@@ -466,7 +466,7 @@ def test_modules_train_in_training_mode_and_are_used_in_evaluation_mode():
             return z
 
     model.decoder = lb.nn.Chain(model.decoder, Note())
-    lb.fit(model, x[:100], inference, passes=2, batch_size=45, validation=0.1)
+    lb.fit(model, x[:100], inference, epochs=2, batch_size=45, validation=0.1)
     assert modes == [(True, True)] * 2 + [(False, False)] + [(True, True)] * 2 + [(False, False)]
     assert not model.training
     assert not inference.posterior.training
@@ -477,7 +477,7 @@ def test_dropout_draws_from_the_fit_alone():
     for _ in range(2):
         model, inference, x = small()
         model.decoder = torch.nn.Sequential(torch.nn.Dropout(0.3), model.decoder)
-        lb.fit(model, x, inference, passes=3, batch_size=50, seed=0)
+        lb.fit(model, x, inference, epochs=3, batch_size=50, seed=0)
         runs.append(parameters(model, inference))
         torch.rand(7)  # what others draw in between does not matter
     assert torch.equal(*runs)
@@ -495,7 +495,7 @@ def test_free_bits_never_pay_for_a_larger_kl(beta):
         with torch.no_grad():
             model.decoder.layers[0].weight.zero_()
         model.decoder.requires_grad_(False)
-        fitted = lb.fit(model, x, inference, passes=2, batch_size=230, validation=0)
+        fitted = lb.fit(model, x, inference, epochs=2, batch_size=230, validation=0)
         kls.append([record["train_kl"] for record in fitted.history.records])
     assert kls[0][1] == pytest.approx(kls[0][0], rel=1e-6)
     if beta > 0:
@@ -504,17 +504,17 @@ def test_free_bits_never_pay_for_a_larger_kl(beta):
 
 def test_held_out_rows_are_judged_at_the_end_of_the_schedules():
     model, inference, x = small(beta=WarmUp(5, end=2.0), learning_rate=1e-12)
-    fitted = lb.fit(model, x, inference, passes=5, validation=0.2)
+    fitted = lb.fit(model, x, inference, epochs=5, validation=0.2)
     for record in fitted.history.records:
         weighted = record["valid_log_lik"] - 2.0 * record["valid_kl"]
         assert record["valid_objective"] == pytest.approx(weighted, rel=1e-4)
-    cycle = lambda t: math.fmod(t, 2.0)  # noqa: E731  (a schedule is asked for no time beyond the last pass)
+    cycle = lambda t: math.fmod(t, 2.0)  # noqa: E731  (a schedule is asked for no time beyond the last epoch)
     model, inference, x = small(beta=cycle)
-    assert math.isfinite(lb.fit(model, x, inference, passes=3).history.records[-1]["valid_objective"])
+    assert math.isfinite(lb.fit(model, x, inference, epochs=3).history.records[-1]["valid_objective"])
 
 
 def test_going_back_restores_the_optimiser_too():
-    # One NaN at step 8, found at the end of pass 2: what follows is what follows from step 4 at the lower rate.
+    # One NaN at step 8, found at the end of epoch 2: what follows is what follows from step 4 at the lower rate.
     finals = []
     for lr in (torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9)):
         model, inference, x = small(optimizer=lr)
@@ -528,11 +528,11 @@ def test_going_back_restores_the_optimiser_too():
 
         model.decoder = lb.nn.Chain(model.decoder, Once())
         with pytest.warns(RuntimeWarning, match="went back to step 4"):
-            lb.fit(model, x, inference, passes=2, batch_size=60, validation=0, seed=0)
+            lb.fit(model, x, inference, epochs=2, batch_size=60, validation=0, seed=0)
         broken = parameters(model, inference)
 
         model, inference, x = small(optimizer=lr, learning_rate=lambda t: 1e-3 if t < 1 else 0.25e-3)
-        lb.fit(model, x, inference, passes=2, batch_size=60, validation=0, seed=0)
+        lb.fit(model, x, inference, epochs=2, batch_size=60, validation=0, seed=0)
         finals.append((broken, parameters(model, inference)))
     for broken, smooth in finals:
         assert torch.equal(broken, smooth)
@@ -540,7 +540,7 @@ def test_going_back_restores_the_optimiser_too():
 
 def test_a_share_that_would_hold_out_every_row_leaves_one():
     model, inference, x = small()
-    fitted = lb.fit(model, x[:3], inference, passes=1, validation=0.9)
+    fitted = lb.fit(model, x[:3], inference, epochs=1, validation=0.9)
     assert fitted.history.records[0]["step"] == 1
 
 
@@ -549,7 +549,7 @@ def test_a_shared_module_is_learned_once():
     shared = torch.nn.Linear(64, 64)
     model.decoder = torch.nn.Sequential(model.decoder, shared)
     inference.posterior.encoder = torch.nn.Sequential(shared, inference.posterior.encoder)
-    lb.fit(model, x, inference, passes=1)
+    lb.fit(model, x, inference, epochs=1)
     assert parameters(model, inference).isfinite().all()
 
 
@@ -557,7 +557,7 @@ def test_optimisers_of_every_kind_take_the_learning_rate():
     for optimizer in (torch.optim.SGD, torch.optim.Adagrad, partial(torch.optim.Adam, foreach=True)):
         model, inference, x = small(optimizer=optimizer, learning_rate=Cosine(0.01, 2))
         before = parameters(model, inference)
-        lb.fit(model, x, inference, passes=2)
+        lb.fit(model, x, inference, epochs=2)
         assert not torch.equal(parameters(model, inference), before)
 
 

@@ -24,7 +24,7 @@ from lowerbound.estimators import default_likelihood
 from lowerbound.inference import split
 from lowerbound.likelihoods import DiscretizedLogistic, Normal
 
-QUICK = {"passes": 15, "hidden": (32,), "random_state": 0}
+QUICK = {"epochs": 15, "hidden": (32,), "random_state": 0}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def digits() -> lb.data.Dataset:
 
 @pytest.fixture(scope="module")
 def vae(digits) -> lb.VAE:
-    return lb.VAE(latent_dim=4, white=16, passes=80, hidden=(64,), random_state=0).fit(digits.train)
+    return lb.VAE(latent_dim=4, max_value=16, epochs=80, hidden=(64,), random_state=0).fit(digits.train)
 
 
 def test_it_passes_the_checks_of_scikit_learn():
@@ -79,7 +79,7 @@ def test_training_raises_held_out_evidence_far_above_independent_pixels(vae, dig
 
 def test_counts_without_a_bound_are_drawn_as_whole_numbers_that_hold_them():
     x = np.random.default_rng(0).integers(104, 128, (200, 3)).astype(np.int8)
-    vae = lb.VAE(1, likelihood="RoundedLogistic", passes=3, random_state=0).fit(x)
+    vae = lb.VAE(1, likelihood="RoundedLogistic", epochs=3, random_state=0).fit(x)
     drawn = vae.sample(500)
     assert drawn.dtype == np.int64
     assert drawn.min() > 0
@@ -106,11 +106,11 @@ def held_out(vae: lb.VAE, x: np.ndarray) -> np.ndarray:
 
 def test_what_is_scored_is_the_bound_that_was_trained(digits):
     """The ELBO of the held-out rows, of one draw each in the record, and of 200 in what is scored."""
-    vae = lb.VAE(latent_dim=4, white=16, beta=0.5, free_bits=0.1, warm_up=2, **QUICK).fit(digits.train)
+    vae = lb.VAE(latent_dim=4, max_value=16, beta=0.5, free_bits=0.1, warm_up=2, **QUICK).fit(digits.train)
     assert not vae.objective_is_bound
     rows = held_out(vae, digits.train)
     found = vae.log_likelihood(rows, samples=200)
-    record = vae.history_.records[vae.history_.best_pass - 1]
+    record = vae.history_.records[vae.history_.best_epoch - 1]
     elbo = record["valid_log_lik"] - record["valid_kl"]
     single = [vae.log_likelihood(rows, samples=2, seed=seed).mean_elbo for seed in range(20)]
     error = math.sqrt(2) * np.std(single)  # of one draw each
@@ -125,14 +125,14 @@ def test_what_is_scored_is_the_bound_that_was_trained(digits):
 def test_the_weight_of_the_kl_and_the_draws_reach_the_fit(digits):
     x = (digits.train[:300] > 8).astype(np.uint8)
     for beta, warm_up in ((2.0, 0), (0.25, 3), (0.25, 0)):
-        vae = lb.VAE(3, beta=beta, warm_up=warm_up, **{**QUICK, "passes": 5}).fit(x)
+        vae = lb.VAE(3, beta=beta, warm_up=warm_up, **{**QUICK, "epochs": 5}).fit(x)
         for number, record in enumerate(vae.history_.records):
             now = beta * min(1, number / warm_up) if warm_up else beta
             assert record["beta"] == pytest.approx(now)
             due = record["valid_log_lik"] - beta * record["valid_kl"]
             assert record["valid_objective"] == pytest.approx(due, rel=1e-5)
     vae = lb.VAE(3, objective="iwae", draws=50, validation=0.5, **QUICK).fit(x)
-    record, rows = vae.history_.records[vae.history_.best_pass - 1], held_out(vae, x)
+    record, rows = vae.history_.records[vae.history_.best_epoch - 1], held_out(vae, x)
     many = vae.log_likelihood(rows, samples=50, seed=1)
     assert record["valid_objective"] == pytest.approx(many.mean, abs=0.1)
     assert many.mean - many.mean_elbo > 0.4, "a bound of one draw is another"
@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_global_generators_alone(d
     torch_before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     runs = []
     for seed in (3, 3, 4, None):
-        vae = lb.VAE(latent_dim=2, white=16, passes=3, random_state=seed, binarise="afresh").fit(digits.train)
+        vae = lb.VAE(latent_dim=2, max_value=16, epochs=3, random_state=seed, binarise="afresh").fit(digits.train)
         runs.append((vae.transform(digits.test), vae.sample(4), vae.score_samples(digits.test[:9])))
         vae.log_likelihood(digits.test[:9], samples=5)
     for first, second in zip(runs[0], runs[1], strict=True):
@@ -176,7 +176,7 @@ def test_a_row_scores_the_same_alone_and_in_company(vae, digits):
 )
 def test_the_likelihood_follows_the_data(x, name):
     assert default_likelihood(x)[0] == name
-    assert type(lb.VAE(latent_dim=1, passes=1, validation=0).fit(x).model_.likelihood).__name__ == name
+    assert type(lb.VAE(latent_dim=1, epochs=1, validation=0).fit(x).model_.likelihood).__name__ == name
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_the_likelihood_follows_the_data(x, name):
 )
 def test_every_likelihood_can_be_asked_for_by_name(name, digits):
     x = (digits.train > 8).astype(np.uint8)
-    vae = lb.VAE(latent_dim=2, likelihood=name, **{**QUICK, "passes": 2}).fit(x)
+    vae = lb.VAE(latent_dim=2, likelihood=name, **{**QUICK, "epochs": 2}).fit(x)
     assert np.isfinite(vae.score_samples(x[:5])).all()
     assert vae.sample(2).shape == (2, 8, 8)
     assert np.isfinite(vae.reconstruct(x[:5])).all()
@@ -210,7 +210,7 @@ def test_counts_are_modelled_better_by_counts_than_by_their_independent_columns(
     random = np.random.default_rng(0)
     rate = np.exp(random.normal(size=(600, 1)) + random.normal(size=(1, 12)))
     x = random.poisson(rate)
-    vae = lb.VAE(latent_dim=1, likelihood="poisson", passes=150, hidden=(32,), random_state=0).fit(x[:500])
+    vae = lb.VAE(latent_dim=1, likelihood="poisson", epochs=150, hidden=(32,), random_state=0).fit(x[:500])
     log_factorial = np.array([[math.lgamma(v + 1) for v in row] for row in x[500:]])
     column = x[:500].mean(0)
     independent = (x[500:] * np.log(column) - column - log_factorial).sum(1).mean()
@@ -220,14 +220,14 @@ def test_counts_are_modelled_better_by_counts_than_by_their_independent_columns(
 
 def test_convolutions_and_images_with_channels(digits):
     for x in (digits.train[:200], np.stack([digits.train[:200]] * 3, 1)[:, :, :7]):
-        vae = lb.VAE(latent_dim=2, network="conv", white=16, **{**QUICK, "passes": 2}).fit(x)
+        vae = lb.VAE(latent_dim=2, network="conv", max_value=16, **{**QUICK, "epochs": 2}).fit(x)
         assert vae.reconstruct(x[:3]).shape == x[:3].shape
         assert vae.sample(3).shape == x[:3].shape
 
 
 @pytest.mark.parametrize("binarise", ["fixed", "afresh"])
 def test_grey_images_binarised(digits, binarise):
-    vae = lb.VAE(latent_dim=4, white=16, binarise=binarise, **QUICK).fit(digits.train)
+    vae = lb.VAE(latent_dim=4, max_value=16, binarise=binarise, **QUICK).fit(digits.train)
     assert type(vae.model_.likelihood).__name__ == "Bernoulli"
     assert set(np.unique(vae.sample(20))) <= {0, 1}
     assert vae.reconstruct(digits.test).max() <= 1
@@ -253,7 +253,7 @@ def test_in_a_pipeline_and_a_grid_search():
     x, y = load_digits(return_X_y=True)
     likelihood = Normal("dimension", shape=(64,))
     pipeline = make_pipeline(
-        lb.VAE(8, likelihood=likelihood, passes=30, random_state=0), LogisticRegression(max_iter=2000)
+        lb.VAE(8, likelihood=likelihood, epochs=30, random_state=0), LogisticRegression(max_iter=2000)
     )
     assert pipeline.fit(x[:1200], y[:1200]).score(x[1200:], y[1200:]) > 0.7
     scaled = make_pipeline(StandardScaler(), lb.VAE(2, **QUICK))
@@ -266,7 +266,7 @@ def test_in_a_pipeline_and_a_grid_search():
 def test_set_output_and_feature_names():
     frame = pandas.DataFrame(load_wine().data, columns=load_wine().feature_names)
     for container, frames in ((frame, "pandas"), (polars.from_pandas(frame), "polars")):
-        vae = lb.VAE(2, **{**QUICK, "passes": 2}).set_output(transform=frames).fit(container)
+        vae = lb.VAE(2, **{**QUICK, "epochs": 2}).set_output(transform=frames).fit(container)
         out = vae.transform(container)
         assert list(out.columns) == ["vae0", "vae1"]
         assert list(vae.feature_names_in_) == load_wine().feature_names
@@ -276,13 +276,13 @@ def test_set_output_and_feature_names():
 
 def test_clone_keeps_parameters_and_drops_the_fit(vae):
     copied = clone(vae)
-    assert copied.get_params()["white"] == 16
+    assert copied.get_params()["max_value"] == 16
     with pytest.raises(NotFittedError):
         copied.transform(np.zeros((2, 8, 8)))
 
 
 def test_partial_fit_goes_on_where_it_stood(digits):
-    vae = lb.VAE(latent_dim=4, white=16, **QUICK)
+    vae = lb.VAE(latent_dim=4, max_value=16, **QUICK)
     scores = []
     for _ in range(8):
         vae.partial_fit(digits.train[:700])
@@ -290,7 +290,7 @@ def test_partial_fit_goes_on_where_it_stood(digits):
         scores.append(vae.score(digits.test))
     assert scores[-1] > scores[0] + 10
     assert len(vae.history_.records) == 16
-    whole = lb.VAE(latent_dim=4, white=16, **{**QUICK, "passes": 8}).fit(digits.train)
+    whole = lb.VAE(latent_dim=4, max_value=16, **{**QUICK, "epochs": 8}).fit(digits.train)
     assert vae.score(digits.test) == pytest.approx(whole.score(digits.test), abs=6)
 
 
@@ -317,7 +317,7 @@ def test_values_outside_the_support_are_refused():
     x = load_wine().data
     with pytest.raises(DataError, match=r"row 0, column 0 is .*14.23.*which Bernoulli cannot produce"):
         lb.VAE(2, likelihood="bernoulli", **QUICK).fit(x)
-    vae = lb.VAE(2, likelihood="poisson", **{**QUICK, "passes": 1}).fit(np.round(x))
+    vae = lb.VAE(2, likelihood="poisson", **{**QUICK, "epochs": 1}).fit(np.round(x))
     with pytest.raises(DataError, match="Poisson"):
         vae.score_samples(x)
     with pytest.raises(ValueError, match="did you mean 'Poisson'"):
@@ -334,7 +334,7 @@ def test_rows_of_another_shape_are_refused(vae):
 
 
 def test_a_fit_that_diverges_keeps_its_best_model(digits):
-    vae = lb.VAE(latent_dim=2, white=16, learning_rate=1e25, **QUICK)
+    vae = lb.VAE(latent_dim=2, max_value=16, learning_rate=1e25, **QUICK)
     with pytest.warns(RuntimeWarning, match="lowered the learning rate"), pytest.raises(DivergedError):
         vae.fit(digits.train)
     assert vae.history_.stopped == "diverged"
@@ -345,7 +345,7 @@ def test_a_fit_that_diverges_keeps_its_best_model(digits):
 
 
 def test_what_is_white_is_what_was_white_when_fitted(digits):
-    vae = lb.VAE(latent_dim=3, binarise="afresh", white=None, **{**QUICK, "passes": 3}).fit(digits.train * 15)
+    vae = lb.VAE(latent_dim=3, binarise="afresh", max_value=None, **{**QUICK, "epochs": 3}).fit(digits.train * 15)
     x = digits.test[:30] * 15
     for same in (x.astype(float), x.astype(np.int64)):
         np.testing.assert_allclose(vae.score_samples(same), vae.score_samples(x), rtol=1e-6)
@@ -355,14 +355,14 @@ def test_what_is_white_is_what_was_white_when_fitted(digits):
 
 
 def test_partial_fit_follows_the_schedules(digits):
-    vae = lb.VAE(latent_dim=3, white=16, warm_up=4, learning_rate=lb.training.Cosine(1e-3, 6), **QUICK)
+    vae = lb.VAE(latent_dim=3, max_value=16, warm_up=4, learning_rate=lb.training.Cosine(1e-3, 6), **QUICK)
     for _ in range(6):
         vae.partial_fit(digits.train[:200])
     records = vae.history_.records
     assert [record["beta"] for record in records] == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert [record["pass"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
     assert records[-1]["learning_rate"] == pytest.approx(lb.training.Cosine(1e-3, 6)(5))
-    assert vae.history_.best_pass == 6
+    assert vae.history_.best_epoch == 6
 
 
 def test_calls_of_partial_fit_meet_the_rows_in_different_orders(digits, monkeypatch):
@@ -373,7 +373,7 @@ def test_calls_of_partial_fit_meet_the_rows_in_different_orders(digits, monkeypa
         return original(self, index, weight, generator)
 
     monkeypatch.setattr(lb.data.Rows, "batch", spy)
-    vae = lb.VAE(latent_dim=3, white=16, **QUICK).partial_fit(digits.train[:100])
+    vae = lb.VAE(latent_dim=3, max_value=16, **QUICK).partial_fit(digits.train[:100])
     first = seen[-1]
     vae.partial_fit(digits.train[:100])
     assert sorted(seen[-1]) == sorted(first)
@@ -383,7 +383,7 @@ def test_calls_of_partial_fit_meet_the_rows_in_different_orders(digits, monkeypa
 @pytest.mark.parametrize("kind", [np.uint16, np.uint32, ">i4", ">f8", np.longdouble, np.float16])
 def test_numbers_of_every_type_can_be_fitted(kind):
     x = np.random.default_rng(0).integers(0, 9, (40, 3)).astype(kind)
-    vae = lb.VAE(latent_dim=1, **{**QUICK, "passes": 1}).fit(x[::-1])
+    vae = lb.VAE(latent_dim=1, **{**QUICK, "epochs": 1}).fit(x[::-1])
     assert np.isfinite(vae.score_samples(x)).all()
 
 
@@ -406,7 +406,7 @@ def test_a_constant_column_adds_no_made_up_precision():
 
 
 def test_an_objective_can_be_a_function_and_free_bits_need_the_elbo(digits):
-    lb.VAE(2, objective=lb.objectives.iwae, draws=3, white=16, **{**QUICK, "passes": 1}).fit(digits.train[:100])
+    lb.VAE(2, objective=lb.objectives.iwae, draws=3, max_value=16, **{**QUICK, "epochs": 1}).fit(digits.train[:100])
     with pytest.raises(ValueError, match="free_bits"):
         lb.VAE(2, objective="iwae", free_bits=0.5).fit(digits.train[:100])
 

@@ -7,16 +7,16 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from messages import assert_one_sentence
 
 import lowerbound as lb
 from lowerbound.errors import DataError
 from lowerbound.schema import infer
-from messages import assert_one_sentence
 from test_tables import people
 
 
 def quick(**more) -> lb.VAE:
-    return lb.VAE(2, **{"hidden": (32,), "passes": 25, "learning_rate": 5e-3, "random_state": 0} | more)
+    return lb.VAE(2, **{"hidden": (32,), "epochs": 25, "learning_rate": 5e-3, "random_state": 0} | more)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def test_a_frame_is_taken_column_by_column(model, frame):
 
 
 def test_without_holes_the_bound_is_the_plain_one():
-    fitted = quick(passes=1).fit(people(100, missing=0.0))
+    fitted = quick(epochs=1).fit(people(100, missing=0.0))
     assert (fitted.objective_, fitted.draws_) == ("elbo", 1)
-    told = quick(passes=1, objective="elbo_sampled", draws=3).fit(people(100))
+    told = quick(epochs=1, objective="elbo_sampled", draws=3).fit(people(100))
     assert (told.objective_, told.draws_) == ("elbo_sampled", 3)
 
 
@@ -70,7 +70,7 @@ def test_log_p_is_in_the_columns_own_units(frame):
     """The same table in other units has the same model, and a density that is as much smaller."""
     numbers = frame[["age", "income"]] + 0.01 * np.sin(np.arange(600))[:, None]  # on no grid: 8 times one is another
     other = numbers * 8  # a power of 2: the same standardised values to the last bit
-    a, b = quick(passes=3).fit(numbers), quick(passes=3).fit(other)
+    a, b = quick(epochs=3).fit(numbers), quick(epochs=3).fit(other)
     standard = a.score_samples(numbers, standardised=True)
     np.testing.assert_allclose(standard, b.score_samples(other, standardised=True), rtol=1e-5, atol=1e-5)
     observed = numbers.notna().sum(axis=1).to_numpy()
@@ -145,19 +145,19 @@ def test_contributions_add_up_and_find_the_odd_cell(model, frame):
 
 def test_the_order_of_columns_and_what_is_done_to_the_frame_change_nothing(frame):
     mine = frame.copy()
-    fitted = quick(passes=2).fit(mine)
+    fitted = quick(epochs=2).fit(mine)
     before = fitted.score_samples(frame)
     mine.loc[:, "age"] = 0.0
     np.testing.assert_array_equal(fitted.score_samples(frame), before)
     np.testing.assert_array_equal(fitted.score_samples(frame[frame.columns[::-1]]), before)
-    again = quick(passes=2).fit(frame[list(frame.columns)])
+    again = quick(epochs=2).fit(frame[list(frame.columns)])
     np.testing.assert_array_equal(again.score_samples(frame), before)
 
 
 def test_what_comes_in_goes_out(frame):
     table = pa.Table.from_pandas(frame, preserve_index=False)
     for given, kind in ((pl.from_arrow(table), pl.DataFrame), (table, pa.Table)):
-        fitted = quick(passes=2).fit(given)
+        fitted = quick(epochs=2).fit(given)
         full, new = fitted.impute(given), fitted.sample(5)
         assert isinstance(full, kind)
         assert isinstance(new, kind)
@@ -187,7 +187,7 @@ def test_levels_never_seen_are_counted_or_refused(model, frame):
     np.testing.assert_array_equal(scores, model.score_samples(new))
     new.loc[3, "city"] = "Paris"
     with pytest.raises(DataError) as error:
-        quick(passes=1, strict=True).fit(frame).transform(new)
+        quick(epochs=1, strict=True).fit(frame).transform(new)
     assert_one_sentence(str(error.value), ("row 3", "'city'", "Paris"))
 
 
@@ -234,8 +234,8 @@ def test_frames_that_are_odd_but_can_be_used():
     frame = people(60).assign(nothing=None)
     wide = pd.DataFrame(np.random.default_rng(0).normal(size=(8, 20)), columns=[f"c{j}" for j in range(20)])
     with pytest.warns(UserWarning, match="60 of 'nothing'"):
-        assert quick(passes=1).fit(frame).impute(frame)["nothing"].isna().all()
-    assert quick(passes=1).fit(wide).transform(wide).shape == (8, 2)
+        assert quick(epochs=1).fit(frame).impute(frame)["nothing"].isna().all()
+    assert quick(epochs=1).fit(wide).transform(wide).shape == (8, 2)
 
 
 def test_a_column_of_another_type_at_use(model, frame):
@@ -246,7 +246,7 @@ def test_a_column_of_another_type_at_use(model, frame):
 
 
 def test_asking_an_array_model_of_cells():
-    fitted = quick(passes=1).fit(np.random.default_rng(0).normal(size=(50, 3)))
+    fitted = quick(epochs=1).fit(np.random.default_rng(0).normal(size=(50, 3)))
     for ask in (lambda: fitted.impute(np.zeros((2, 3))), lambda: fitted.sample(2, given={"a": 1})):
         with pytest.raises(ValueError, match="array") as error:
             ask()
@@ -256,10 +256,10 @@ def test_asking_an_array_model_of_cells():
 
 
 def test_kinds_can_be_declared(frame):
-    fitted = quick(passes=1, schema={"visits": "real"}).fit(frame)
+    fitted = quick(epochs=1, schema={"visits": "real"}).fit(frame)
     assert fitted.schema_["visits"].kind == "real"
     own = infer(frame, {"visits": "ordinal"})
-    assert quick(passes=1, schema=own).fit(frame).schema_ == own
+    assert quick(epochs=1, schema=own).fit(frame).schema_ == own
 
 
 def test_what_is_missing_by_its_value_is_imputed_better_if_told():
@@ -270,11 +270,11 @@ def test_what_is_missing_by_its_value_is_imputed_better_if_told():
     hidden = random.random(whole.shape) < 1 / (1 + np.exp(-3 * (whole - 0.5)))
     frame = whole.mask(hidden)
     biases = {}
-    for why in ("at_random", "by_value"):
-        fitted = lb.VAE(1, hidden=(16,), passes=12, learning_rate=5e-3, draws=5, random_state=0, missing=why).fit(frame)
+    for why in ("at_random", "self_masking"):
+        fitted = lb.VAE(1, hidden=(16,), epochs=12, learning_rate=5e-3, draws=5, random_state=0, missing=why).fit(frame)
         biases[why] = float((fitted.impute(frame, samples=200) - whole).where(hidden).stack().mean())
     assert biases["at_random"] < -0.2
-    assert abs(biases["by_value"]) < 0.5 * abs(biases["at_random"])
+    assert abs(biases["self_masking"]) < 0.5 * abs(biases["at_random"])
     nothing = pd.DataFrame({name: [np.nan] for name in "abcd"})
     assert fitted.score_samples(nothing)[0] < -0.5, "log p of the holes themselves"
     assert fitted.model_.likelihood.informative

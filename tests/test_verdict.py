@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from oracles import PPCA, rng
 from scipy import stats
 
-from lowerbound.cli.judging import plainly
+from lowerbound.cli.score_compare_report import plainly
 from lowerbound.evidence import Settings, judge_model, verdict
 from lowerbound.evidence.annealing import Annealed
 from lowerbound.evidence.baselines import Baseline
@@ -22,7 +23,6 @@ from lowerbound.evidence.importance import LogLikelihood, WeightTotal
 from lowerbound.evidence.judging import Evidence
 from lowerbound.evidence.predictive import PredictiveCheck
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
-from oracles import PPCA, rng
 
 N = 37
 NUMBER = r"([−+-]?[\d,]+(?:\.\d+)?(?:e[+-]\d+)?)"

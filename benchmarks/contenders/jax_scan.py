@@ -23,9 +23,9 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
     state = (networks, optimizer.init(networks), jax.random.key(job.seed))
     rows = jnp.asarray(load_rows(job.cache, job.rows), jnp.float32)
     epoch = jax.jit(epoch_of(job, optimizer), donate_argnums=0)
-    for _ in range(job.passes):
+    for _ in range(job.epochs):
         state, loss = epoch(state, rows)
-        laps.end_pass(float(loss))
+        laps.end_epoch(float(loss))
     return {}
 
 

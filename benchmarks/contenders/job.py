@@ -13,11 +13,11 @@ from contenders.workloads import ROWS, Workload
 
 @dataclass(frozen=True)
 class Job:
-    """Train ``workload`` for ``passes`` over ``rows`` rows, the first to warm up; ``cache`` holds rows and weights."""
+    """Train ``workload`` for ``epochs`` over ``rows`` rows, the first to warm up; ``cache`` holds rows and weights."""
 
     workload: Workload
     rows: int
-    passes: int
+    epochs: int
     threads: int
     seed: int
     cache: Path
@@ -30,7 +30,7 @@ class Job:
 
 @dataclass
 class Laps:
-    """When the work started, when each pass ended, and each pass's mean loss in nats per row."""
+    """When the work started, when each epoch ended, and each epoch's mean loss in nats per row."""
 
     moments: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Laps:
         """Called after the imports, before anything else is done."""
         self.moments = [time.perf_counter()]
 
-    def end_pass(self, loss: float) -> None:
+    def end_epoch(self, loss: float) -> None:
         self.moments.append(time.perf_counter())
         self.losses.append(loss)
 

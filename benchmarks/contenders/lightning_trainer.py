@@ -28,7 +28,7 @@ class Module(lightning.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.laps.end_pass(float(self.total) / self.job.steps)
+        self.laps.end_epoch(float(self.total) / self.job.steps)
         self.total = torch.zeros(())
 
     def configure_optimizers(self) -> Any:
@@ -43,7 +43,7 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=job.cache) as folder:
         trainer = lightning.Trainer(
             accelerator="cpu",
-            max_epochs=job.passes,
+            max_epochs=job.epochs,
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,

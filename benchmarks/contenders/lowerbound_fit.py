@@ -23,7 +23,7 @@ def train(job: Job, laps: Laps, **settings: Any) -> dict[str, Any]:
     def watch(event: Any) -> None:
         looks.append(time.perf_counter())
         if event.record is not None:
-            laps.end_pass(-event.record["train_objective"])
+            laps.end_epoch(-event.record["train_objective"])
 
     model, posterior = build(job)
     with warnings.catch_warnings(record=True) as told:
@@ -32,7 +32,7 @@ def train(job: Job, laps: Laps, **settings: Any) -> dict[str, Any]:
             model,
             load_rows(job.cache, job.rows),
             inference(job, posterior, **settings),
-            passes=job.passes,
+            epochs=job.epochs,
             batch_size=job.workload.batch,
             validation=0,
             seed=job.seed,

@@ -43,10 +43,10 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
             model,
             rows,
             inference,
-            passes=job.passes,
+            epochs=job.epochs,
             batch_size=job.workload.batch,
             validation=held_out,
-            patience=job.passes,
+            patience=job.epochs,
             seed=job.seed,
             threads=job.threads,
             callbacks=[lambda event: event.step < 0, alternately],
@@ -59,8 +59,8 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
 
 def learning(job: Job) -> tuple[lb.LatentVariableModel, lb.AEVB]:
     model, posterior = lowerbound_fit.build(job)
-    warm_up = lb.training.WarmUp(passes=job.passes - 1)
-    rate = lb.training.Cosine(1e-3, passes=job.passes)
+    warm_up = lb.training.WarmUp(epochs=job.epochs - 1)
+    rate = lb.training.Cosine(1e-3, epochs=job.epochs)
     return model, lowerbound_fit.inference(job, posterior, beta=warm_up, learning_rate=rate)
 
 
@@ -82,7 +82,7 @@ class Alternately:
             self.alone_s += end - start
         self.steps = event.step
         if event.record is not None:
-            self.laps.end_pass(-event.record["train_objective"])
+            self.laps.end_epoch(-event.record["train_objective"])
         self.since = time.perf_counter()
 
     def take(self, steps: int) -> None:
@@ -98,7 +98,7 @@ class Alternately:
 
 
 def evaluation(job: Job, model: lb.LatentVariableModel, inference: lb.AEVB, held_out: lb.data.Rows) -> float:
-    """Seconds to evaluate the held-out rows as often as in the timed passes."""
+    """Seconds to evaluate the held-out rows as often as in the timed epochs."""
     procedure = inference.start(model)
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}
     spent = []
@@ -106,4 +106,4 @@ def evaluation(job: Job, model: lb.LatentVariableModel, inference: lb.AEVB, held
         start = time.perf_counter()
         evaluate(procedure, procedure.state, held_out, job.workload.batch, job.seed, scalars)
         spent.append(time.perf_counter() - start)
-    return statistics.median(spent) * (job.passes - 1)
+    return statistics.median(spent) * (job.epochs - 1)

@@ -95,7 +95,7 @@ def _losses(losses: Mapping[str, Any]) -> list[str]:
     if not losses["means"]:
         return []
     return [
-        f"Mean training loss of the last pass, nats per row: {min(losses['means'].values()):.2f} to "
+        f"Mean training loss of the last epoch, nats per row: {min(losses['means'].values()):.2f} to "
         f"{max(losses['means'].values()):.2f} by contender; allowed {losses['centre']:.2f} ± {losses['allowed']:.2f} "
         f"(standard error of a mean over rounds {losses['standard_error']:.2f}).",
         "",
@@ -130,9 +130,9 @@ def _overhead(found: Mapping[str, Any]) -> list[str]:
         "## What stands around the steps",
         "",
         "Workload A, `fit` with a progress bar, `run_dir` with a checkpoint every 1000 steps, a cosine learning rate, "
-        "a KL warm-up, two callbacks, and 10 % of the rows held out and evaluated each pass, against steps "
+        "a KL warm-up, two callbacks, and 10 % of the rows held out and evaluated each epoch, against steps "
         "alone (a batch, its noise, the step), taken in turn in the same process, 100 of each; "
-        f"{found['passes'] - 1} passes timed after one.",
+        f"{found['epochs'] - 1} epochs timed after one.",
         "",
         "| cost over the steps alone | median | min to max |",
         "|---|---|---|",
@@ -173,10 +173,10 @@ def _protocol(r: Mapping[str, Any]) -> list[str]:
         tolerances = ", ".join(f"{share:.0%} ({name})" for name, share in LOSS_TOLERANCE.items())
         shares = ", ".join(f"{name} {rows:,}" for name, rows in r["rows"].items())
         lines += [
-            f"- Rows of a pass: {shares}; seconds are scaled to {r['epoch_rows']:,}. A contender's time in a round is "
-            f"the median of its passes after the first ({r['passes'] - 1}), from the end of one to that of the next; "
+            f"- Rows of an epoch: {shares}; seconds are scaled to {r['epoch_rows']:,}. A contender's time in a round "
+            f"is the median of its epochs after the first ({r['epochs'] - 1}), from the end of one to the next; "
             "the first, with reading the data, building and compiling, is told apart.",
-            "- Rows: synthetic binary 28 × 28 images from a fixed seed, in a new order each pass, with no incomplete "
+            "- Rows: synthetic binary 28 × 28 images from a fixed seed, in a new order each epoch, with no incomplete "
             "batch. Initial weights: PyTorch's own initialisation, drawn once, the same for all. Adam, rate 1e-3.",
             "- Our posterior has σ = softplus(raw + c) where the peers have a log-variance, and Pyro's `Trace_ELBO` "
             "samples the KL: the same network and bound, other paths to it. So losses are compared within "

@@ -19,10 +19,10 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
     pyro.set_rng_seed(job.seed)
     pyro.enable_validation(False)
     rows, inference = networks.resident_rows(job), prepare(job)
-    for _ in range(job.passes):
+    for _ in range(job.epochs):
         batches = torch.randperm(job.rows).split(job.workload.batch)
         total = sum(inference.step(rows.index_select(0, index)) for index in batches)
-        laps.end_pass(total / job.rows)
+        laps.end_epoch(total / job.rows)
     return {}
 
 

@@ -43,7 +43,7 @@ class Watch(TrainingCallback):
         self.laps = laps
 
     def on_log(self, training_config: BaseTrainerConfig, logs: dict[str, float], **_: Any) -> None:
-        self.laps.end_pass(logs["train_epoch_loss"])
+        self.laps.end_epoch(logs["train_epoch_loss"])
 
 
 def train(job: Job, laps: Laps) -> dict[str, float]:
@@ -55,7 +55,7 @@ def train(job: Job, laps: Laps) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=job.cache) as folder:
         config = BaseTrainerConfig(
             output_dir=folder,
-            num_epochs=job.passes,
+            num_epochs=job.epochs,
             per_device_train_batch_size=job.workload.batch,
             learning_rate=LEARNING_RATE,
             optimizer_params={"eps": job.workload.adam_eps},

@@ -19,8 +19,8 @@ def train(job: Job, laps: Laps, style: str) -> dict[str, float]:
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
     one_pass = {"examples": examples, "tuned": tuned}[style](job)
-    for _ in range(job.passes):
-        laps.end_pass(one_pass())
+    for _ in range(job.epochs):
+        laps.end_epoch(one_pass())
     return {}
 
 

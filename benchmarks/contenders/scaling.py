@@ -38,5 +38,5 @@ def fit(job: Job, rows: Callable[[], NDArray[np.uint8]]) -> tuple[float, float]:
     prepared = time.perf_counter()
     batch = job.workload.batch
     inference = lowerbound_fit.inference(job, posterior)
-    lb.fit(model, data, inference, passes=1, batch_size=batch, validation=0, seed=job.seed, threads=job.threads)
+    lb.fit(model, data, inference, epochs=1, batch_size=batch, validation=0, seed=job.seed, threads=job.threads)
     return prepared - start, time.perf_counter() - prepared

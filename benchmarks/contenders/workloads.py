@@ -46,7 +46,7 @@ Layer = Linear | Convolution
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and how it is trained. ``rows``: those of one timed pass."""
+    """A model and how it is trained. ``rows``: those of one timed epoch."""
 
     name: str
     title: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """``task`` on ``table`` by ``method``; ``mask``: which cells are hidden; ``quick``: few rows and passes."""
+    """``task`` on ``table`` by ``method``; ``mask``: which cells are hidden; ``quick``: few rows and epochs."""
 
     task: str
     table: str

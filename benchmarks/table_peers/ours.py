@@ -14,15 +14,15 @@ from table_peers import scores
 from table_peers.data import Table
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "breast": [{"latent_dim": 10, "hidden": (128, 128), "passes": 400, "validation": 0.0}],
-    "adult": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "passes": 12, "learning_rate": 2e-3}],
-    "wine": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 200, "passes": 60, "learning_rate": 2e-3}],
+    "breast": [{"latent_dim": 10, "hidden": (128, 128), "epochs": 400, "validation": 0.0}],
+    "adult": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 500, "epochs": 12, "learning_rate": 2e-3}],
+    "wine": [{"latent_dim": 10, "hidden": (128, 128), "batch_size": 200, "epochs": 60, "learning_rate": 2e-3}],
     "credit": [
         {
             "latent_dim": 24,
             "hidden": (256, 256),
             "batch_size": 500,
-            "passes": 100,
+            "epochs": 100,
             "learning_rate": lb.training.Cosine(4e-3, 100),
             "draws": 1,
             "warm_up": 40.0,
@@ -34,7 +34,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 Credit's columns hang together by many weak ties, which are given up early unless the KL is let in slowly. Its settings
 were chosen by a tenth of the observed cells of mask 20_1, hidden besides.
 """
-QUICK = {"passes": 20}
+QUICK = {"epochs": 20}
 JUDGED_ROWS = 300  # whose intervals and densities are looked at
 
 
@@ -55,8 +55,8 @@ def chosen(name: str, frame: pd.DataFrame, seed: int, quick: bool, **more: Any) 
     history = model.history_
     how = {
         "minutes_fitting": (time.perf_counter() - start) / 60,
-        "passes": len(history.records),
-        "best_pass": history.best_pass,
+        "epochs": len(history.records),
+        "best_epoch": history.best_epoch,
         "stopped": history.stopped,
         "held_out_bound": best,
         "settings": {key: repr(of) if callable(of) else of for key, of in options.items() if key != "callbacks"},
@@ -66,8 +66,8 @@ def chosen(name: str, frame: pd.DataFrame, seed: int, quick: bool, **more: Any) 
 
 
 def bound(model: lb.VAE) -> float:
-    """The bound on the observed cells of the rows held out at the pass that was kept, nats a row."""
-    kept: dict[str, float] = model.history_.records[model.history_.best_pass - 1]
+    """The bound on the observed cells of the rows held out at the epoch that was kept, nats a row."""
+    kept: dict[str, float] = model.history_.records[model.history_.best_epoch - 1]
     return kept.get("valid_objective", -np.inf)
 
 

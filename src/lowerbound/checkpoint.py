@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lowerbound import migrations
 from lowerbound.checks import is_number, is_whole
 from lowerbound.errors import FormatError, LockedError
 
@@ -162,9 +163,10 @@ def parse_json(data: bytes, path: Path) -> Any:
 def parse_records(data: bytes, path: Path) -> list[dict[str, float]]:
     """The records of ``json_line``, or ``FormatError`` naming the file; null is NaN."""
     records = [parse_json(line, path) for line in data.splitlines()]
+    records = [migrations.record_from_1(record) if isinstance(record, dict) else record for record in records]
     for record in records:
         numbers = isinstance(record, dict) and all(value is None or is_number(value) for value in record.values())
-        if not numbers or not all(is_whole(record.get(key)) for key in ("pass", "step")):
+        if not numbers or not all(is_whole(record.get(key)) for key in ("epoch", "step")):
             raise FormatError(f"{path} is not a list of metrics; restore it or fit the model again.")
     return [{key: math.nan if value is None else value for key, value in record.items()} for record in records]
 

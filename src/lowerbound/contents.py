@@ -98,7 +98,7 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
     kind = parts["likelihood"].get("part", parts["likelihood"])
     about = (
         f"{estimator or 'model'}, format {config['format']}, versions {config['versions']}\n"
-        f"likelihood {kind}{rows}, kept pass {history['best_pass']}, stopped by {history['stopped'] or 'nothing yet'}"
+        f"likelihood {kind}{rows}, kept epoch {history['best_epoch']}, stopped by {history['stopped'] or 'nothing yet'}"
     )
     return {
         "about": about,

@@ -193,13 +193,13 @@ class Draw:
         """The draw with the posterior's parameters stopped in log q (``Node.stopped``)."""
         return replace(self, nodes=tuple(node.stopped() for node in self.nodes))
 
-    def only(self, name: str | None = None, plain: bool = False) -> Draw:
+    def only(self, name: str | None = None, detached: bool = False) -> Draw:
         """The same draw as the estimator of one latent sees it, evaluated anew: the others, or all, are ``given``.
 
-        ``plain``: no gradient flows through the draws of that latent either.
+        ``detached``: no gradient flows through the draws of that latent either.
         """
         own = {node.name: node for node in self.nodes}
-        latents = {key: node.z if key == name and not plain else node.z.detach() for key, node in own.items()}
+        latents = {key: node.z if key == name and not detached else node.z.detach() for key, node in own.items()}
 
         def evaluate(latents: Mapping[str, Tensor]) -> Draw:
             there = self.at(latents)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import lowerbound
-from lowerbound import checkpoint, folder, gradients, likelihoods, model, objectives, posteriors, priors
+from lowerbound import checkpoint, folder, gradients, likelihoods, migrations, model, objectives, posteriors, priors
 from lowerbound import nn as networks
 from lowerbound.checks import OBJECT, TEXTS, Check, check_fields, fits, is_list, is_text, one_of, or_none, shown, whole
 from lowerbound.draw import Draw
@@ -31,9 +31,9 @@ from lowerbound.errors import FormatError
 from lowerbound.training import History, checkpoints, schedules
 from lowerbound.training.procedure import Stopped
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, TENSORS, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: migrations.config_from_1}
 """How a configuration of a format becomes one of the next."""
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -49,7 +49,7 @@ _CONFIG = {
 }
 """What each field of a configuration must be, beside its format."""
 _HISTORY = {
-    "best_pass": or_none(whole("a whole number of 0 or more")),
+    "best_epoch": or_none(whole("a whole number of 0 or more")),
     "stopped": one_of(None, *get_args(Stopped)),
     "rescues": TEXTS,
 }

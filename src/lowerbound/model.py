@@ -157,12 +157,12 @@ def draw(
     batch: Batch,
     noise: Tensor | torch.Generator,
     K: int = 1,
-    plain: bool = False,
+    detached: bool = False,
 ) -> Draw:
     """``K`` draws of each row's latent from q(z|x), with all that an objective may ask of them.
 
     ``noise``: what ``posterior.noise`` gives, ``[K, B, …]`` or broadcastable to it, or a generator to draw it
-    from (then ``K`` says how many). ``plain``: draws through which no gradient flows, as score functions need them.
+    from (then ``K`` says how many). ``detached``: draws through which no gradient flows, as score functions need them.
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
@@ -173,7 +173,7 @@ def draw(
         raise ValueError(f"the posterior is of the latents {ours} and the prior of {theirs}; name them alike.")
     latents, noises = {}, {}
     for name, (z, own) in q.draw(noise).items():
-        path = not plain and q.nodes()[name].reparameterisation is not None
+        path = not detached and q.nodes()[name].reparameterisation is not None
         latents[name], noises[name] = z if path else z.detach(), own
     return _Rows(model, batch, q, p).draw(latents, noises)
 

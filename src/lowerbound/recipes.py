@@ -25,7 +25,7 @@ def iwae(latent_dim: int = 50, draws: int = 50, **settings: Any) -> VAE:
     """The importance-weighted auto-encoder of Burda et al. 2016: log mean_K w, two layers of 200, tanh.
 
     MNIST binarised afresh, batch 20, 59,600 training rows, −log p(x) by 5,000 draws: published 86.76 (the VAE), 85.54
-    (K = 5), 84.78 (K = 50). Its schedule is 3,280 passes.
+    (K = 5), 84.78 (K = 50). Its schedule is 3,280 epochs.
     """
     paper = {"hidden": (200, 200), "activation": "Tanh", "binarise": "afresh", "objective": "iwae", "batch_size": 20}
     return VAE(**{"latent_dim": latent_dim, "draws": draws, **paper, **settings})
@@ -50,7 +50,7 @@ def beta_vae(latent_dim: int = 10, beta: float = 4.0, **settings: Any) -> VAE:
 def vamp_prior(latent_dim: int = 40, **settings: Any) -> VAE:
     """The VampPrior of Tomczak & Welling 2018, one layer: p(z) is a mixture of posteriors at 500 pseudo-inputs.
 
-    MNIST binarised afresh, two layers of 300, 40 latents, a KL warm-up of 100 passes: published −log p(x) 82.38, where
+    MNIST binarised afresh, two layers of 300, 40 latents, a KL warm-up of 100 epochs: published −log p(x) 82.38, where
     N(0, I) has 84.50 (with gated layers, which these are not).
     """
     paper = {"hidden": (300, 300), "prior": "VampPrior", "objective": "elbo_sampled", "binarise": "afresh"}

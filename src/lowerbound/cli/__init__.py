@@ -11,10 +11,10 @@ import warnings
 import click
 
 from lowerbound.cli.base import commands, in_words, say
-from lowerbound.cli.fitting import fit
-from lowerbound.cli.judging import compare, report, score
-from lowerbound.cli.looking import check, info
-from lowerbound.cli.using import encode, impute, sample
+from lowerbound.cli.check_and_info import check, info
+from lowerbound.cli.encode_sample_impute import encode, impute, sample
+from lowerbound.cli.fit import fit
+from lowerbound.cli.score_compare_report import compare, report, score
 from lowerbound.errors import (
     DataError,
     FormatError,

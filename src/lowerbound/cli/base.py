@@ -152,7 +152,7 @@ def source_for(vae: VAE, data: str) -> Dataset | Table | pa.Table:
 
     What stands for a missing cell is what it was in the fit, unless told otherwise.
     """
-    from lowerbound.cli.tables import types_of
+    from lowerbound.cli.table_options import types_of
     from lowerbound.data import Csv, load, source
 
     told, schema = csv_told(), vae.schema_

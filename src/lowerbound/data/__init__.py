@@ -7,7 +7,7 @@ from lowerbound.data.frames import from_frame
 from lowerbound.data.named import Dataset, digits, load, mnist
 from lowerbound.data.rows import Rows
 from lowerbound.data.sources import source
-from lowerbound.data.tables import read_frame, write_frame
+from lowerbound.data.table_files import read_frame, write_frame
 from lowerbound.data.writing import write
 
 __all__ = [

@@ -15,7 +15,7 @@ from lowerbound.data.dialect import Csv, is_csv
 from lowerbound.data.frames import from_frame
 from lowerbound.data.idx import read_idx
 from lowerbound.data.reading import MALFORMED, check_file, readable, whole
-from lowerbound.data.tables import read_csv, read_typed
+from lowerbound.data.table_files import read_csv, read_typed
 from lowerbound.errors import DataError
 
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)

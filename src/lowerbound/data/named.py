@@ -30,14 +30,14 @@ _DIGITS_TEST = 360
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images ``train [N, H, W]`` and ``test [M, H, W]`` of uint8, 0 (black) to ``white``, with labels."""
+    """Images ``train [N, H, W]`` and ``test [M, H, W]`` of uint8, 0 (black) to ``max_value``, with labels."""
 
     name: str
     train: Array
     test: Array
     train_labels: Array
     test_labels: Array
-    white: int
+    max_value: int
 
 
 def digits() -> Dataset:
@@ -48,7 +48,7 @@ def digits() -> Dataset:
     images, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:-_DIGITS_TEST], order[-_DIGITS_TEST:]
-    return Dataset("digits", images[train], images[test], labels[train], labels[test], white=16)
+    return Dataset("digits", images[train], images[test], labels[train], labels[test], max_value=16)
 
 
 def mnist(folder: Path | None = None, *, mirrors: Sequence[str] = MNIST_MIRRORS) -> Dataset:
@@ -82,7 +82,7 @@ def read_mnist_folder(folder: Path, name: str | None = None) -> Dataset:
     train, train_labels, test, test_labels = map(_read, paths)
     _check(train, train_labels, paths[0], paths[1])
     _check(test, test_labels, paths[2], paths[3])
-    return Dataset(name or folder.resolve().name, train, test, train_labels, test_labels, white=255)
+    return Dataset(name or folder.resolve().name, train, test, train_labels, test_labels, max_value=255)
 
 
 def _read(path: Path) -> Array:

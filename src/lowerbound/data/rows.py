@@ -22,9 +22,9 @@ class Rows:
     """``x [N, *X]`` with an optional ``mask [N, *X]``, True where observed, and ``context [N, C]`` that each is given.
 
     Bool and 8-bit values are kept as uint8, all others as ``dtype``, the type batches come in.
-    ``binarise``: a grey value g in [0, white] becomes 1 with probability g / white, else 0; drawn once here
-    ("fixed", from ``generator``), or at each batch ("afresh"), or given as that probability ("mean"). ``white`` is
-    255 for uint8 and 1 for bool and floats unless given. Raises ``DataError`` for a value outside [0, white].
+    ``binarise``: a grey value g in [0, max_value] becomes 1 with probability g / max_value, else 0; drawn once here
+    ("fixed", from ``generator``), or at each batch ("afresh"), or given as that probability ("mean"). ``max_value`` is
+    255 for uint8 and 1 for bool and floats unless given. Raises ``DataError`` for a value outside [0, max_value].
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Rows:
         mask: Tensor | None = None,
         *,
         binarise: Binarise = "none",
-        white: float | None = None,
+        max_value: float | None = None,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
         context: Tensor | None = None,
@@ -45,14 +45,14 @@ class Rows:
         self._binarise: Binarise = binarise
         self._x = _compact(x, dtype)
         self._mask = None if mask is None else mask.to(device=x.device, dtype=torch.bool)
-        self._white = float(white) if white is not None else _white(x.dtype, self._x.dtype)
+        self._max_value = float(max_value) if max_value is not None else _max_value(x.dtype, self._x.dtype)
         if binarise == "none":
             return
-        _check_range(self._x, self._mask, self._white)
+        _check_range(self._x, self._mask, self._max_value)
         if binarise == "fixed":
             if generator is None:
                 raise ValueError('binarise="fixed" draws once, when the rows are made: give it a generator.')
-            self._x = _bernoulli(self._x, self._white, generator)
+            self._x = _bernoulli(self._x, self._max_value, generator)
 
     @classmethod
     def from_array(
@@ -61,7 +61,7 @@ class Rows:
         mask: NDArray[Any] | None = None,
         *,
         binarise: Binarise = "none",
-        white: float | None = None,
+        max_value: float | None = None,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
         context: NDArray[Any] | None = None,
@@ -73,7 +73,7 @@ class Rows:
         x = arrays.to_tensor(array, mask, dtype)
         observed = None if mask is None else arrays.as_mask(mask)
         given = None if context is None else arrays.to_tensor(context, None, dtype)
-        return cls(x, observed, binarise=binarise, white=white, dtype=dtype, generator=generator, context=given)
+        return cls(x, observed, binarise=binarise, max_value=max_value, dtype=dtype, generator=generator, context=given)
 
     def __len__(self) -> int:
         return len(self._x) if self._index is None else len(self._index)
@@ -120,10 +120,10 @@ class Rows:
         if self._binarise == "afresh":
             if generator is None:
                 raise ValueError('binarise="afresh" draws at each batch: give batch() a generator.')
-            x = _bernoulli(x, self._white, generator)
+            x = _bernoulli(x, self._max_value, generator)
         x = x.to(self._dtype)
         if self._binarise == "mean":
-            x = x / self._white
+            x = x / self._max_value
         mask = None if self._mask is None else self._mask.index_select(0, chosen)
         context = None if self._context is None else self._context.index_select(0, chosen)
         return Batch(x, mask, chosen, weight, context)
@@ -136,7 +136,7 @@ class Rows:
 
     def digest(self) -> str:
         """SHA-256 of the values, the mask and the settings: the same for the same rows."""
-        about = (tuple(self._x.shape), str(self._x.dtype), str(self._dtype), self._binarise, self._white)
+        about = (tuple(self._x.shape), str(self._x.dtype), str(self._dtype), self._binarise, self._max_value)
         digest = hashlib.sha256(repr(about).encode())
         given = () if self._context is None else (self._context,)  # rows without one keep the digest they had
         for tensor in (self._x, self._mask, self._index, *given):
@@ -183,30 +183,30 @@ def _compact(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(torch.uint8 if x.dtype in (torch.uint8, torch.int8, torch.bool) else dtype)
 
 
-def _white(given: torch.dtype, stored: torch.dtype) -> float:
+def _max_value(given: torch.dtype, stored: torch.dtype) -> float:
     return 255.0 if stored == torch.uint8 and given != torch.bool else 1.0
 
 
-def _check_range(x: Tensor, mask: Tensor | None, white: float) -> None:
-    if not white > 0:
-        raise ValueError(f"white is {white:g}; it is the value of a white pixel, above 0.")
-    outside = ~((x >= 0) & (x <= white))
+def _check_range(x: Tensor, mask: Tensor | None, max_value: float) -> None:
+    if not max_value > 0:
+        raise ValueError(f"max_value is {max_value:g}; it is the value of a pixel of full intensity, above 0.")
+    outside = ~((x >= 0) & (x <= max_value))
     if mask is not None:
         outside &= mask
     if not bool(outside.any()):
         return
     position = arrays.first(outside.cpu().numpy())
     raise DataError(
-        f"{arrays.place(position)} is {x[position].item():g}, outside [0, {white:g}]: "
-        "grey values only can be binarised; rescale them or pass their largest value as white."
+        f"{arrays.place(position)} is {x[position].item():g}, outside [0, {max_value:g}]: "
+        "grey values only can be binarised; rescale them or pass their largest value as max_value."
     )
 
 
-def _bernoulli(x: Tensor, white: float, generator: torch.Generator) -> Tensor:
-    """1 with probability x / white, else 0; uint8, of the shape of x."""
-    if x.dtype == torch.uint8 and white.is_integer() and white <= 256:
-        level = torch.randint(int(white), x.shape, generator=generator, dtype=torch.uint8, device=x.device)
+def _bernoulli(x: Tensor, max_value: float, generator: torch.Generator) -> Tensor:
+    """1 with probability x / max_value, else 0; uint8, of the shape of x."""
+    if x.dtype == torch.uint8 and max_value.is_integer() and max_value <= 256:
+        level = torch.randint(int(max_value), x.shape, generator=generator, dtype=torch.uint8, device=x.device)
         return (x > level).to(torch.uint8)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     noise = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
-    return (noise * white < x).to(torch.uint8)
+    return (noise * max_value < x).to(torch.uint8)

@@ -10,7 +10,7 @@ from lowerbound.data.dialect import Csv
 from lowerbound.data.files import Table
 from lowerbound.data.named import NAMES, Dataset, load
 from lowerbound.data.reading import readable
-from lowerbound.data.tables import is_table, read_frame
+from lowerbound.data.table_files import is_table, read_frame
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound import io
-from lowerbound.estimators.choices import default_likelihood
 from lowerbound.estimators.comparing import compare
+from lowerbound.estimators.defaults import default_likelihood
 from lowerbound.estimators.imputer import LatentImputer
 from lowerbound.estimators.vae import VAE, Encoding
 from lowerbound.inference import Fit

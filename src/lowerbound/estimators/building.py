@@ -14,7 +14,7 @@ from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.estimators import frames
-from lowerbound.estimators.choices import (
+from lowerbound.estimators.defaults import (
     build_likelihood,
     build_networks,
     build_prior,
@@ -23,7 +23,7 @@ from lowerbound.estimators.choices import (
     default_likelihood,
     part_of,
 )
-from lowerbound.estimators.tables import product_of, table_networks
+from lowerbound.estimators.table_networks import product_of, table_networks
 from lowerbound.likelihoods import Likelihood, SelfMasking
 from lowerbound.likelihoods.support import check_support
 from lowerbound.model import LatentVariableModel
@@ -48,16 +48,16 @@ def schema_for(vae: VAE, X: Any) -> Schema | None:
     return frames.schema_of(X, vae.schema) if table else None
 
 
-def likelihood_for(vae: VAE, x: NDArray[Any], white: float, schema: Schema | None) -> Likelihood:
+def likelihood_for(vae: VAE, x: NDArray[Any], max_value: float, schema: Schema | None) -> Likelihood:
     """p(x|z) for rows ``x [N, *X]``: of a matrix, refused where it cannot have produced them."""
     if schema is not None:
         product = product_of(schema)
-        return SelfMasking(product) if vae.missing == "by_value" else product
+        return SelfMasking(product) if vae.missing == "self_masking" else product
     likelihood = copy.deepcopy(vae.likelihood)
     if isinstance(likelihood, str):
         binarised = vae.binarise != "none"
         name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
-        likelihood = build_likelihood(name, x, white)
+        likelihood = build_likelihood(name, x, max_value)
     if vae.binarise == "none":
         names = getattr(vae, "feature_names_in_", None)
         check_support(likelihood, x, "X", names)
@@ -102,6 +102,6 @@ def build(
     return model, posterior
 
 
-def white_of(vae: VAE, x: NDArray[Any]) -> float:
+def max_value_of(vae: VAE, x: NDArray[Any]) -> float:
     """The largest grey value."""
-    return (255.0 if x.dtype == np.uint8 else 1.0) if vae.white is None else float(vae.white)
+    return (255.0 if x.dtype == np.uint8 else 1.0) if vae.max_value is None else float(vae.max_value)

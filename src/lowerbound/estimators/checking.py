@@ -13,7 +13,7 @@ from lowerbound.data.frames import table_of
 from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.preview import Preview, course, few, preview
-from lowerbound.estimators.tables import family_of
+from lowerbound.estimators.table_networks import family_of
 from lowerbound.schema import Column, Schema, infer
 from lowerbound.schema.column import Name
 
@@ -77,7 +77,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
         why=why,
         train_rows=rows - held_out,
         held_out_rows=held_out,
-        steps_per_pass=steps,
+        steps_per_epoch=steps,
         notes=tuple(notes),
         problems=tuple(problems),
         schema=found,

@@ -17,7 +17,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowerbound import schema as schemas
-from lowerbound.estimators import frames, holes, inputs
+from lowerbound.estimators import frames, inputs, missing
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.vae import VAE
 from lowerbound.queries.rowwise import complete_rows
@@ -34,7 +34,7 @@ _OF_THE_MODEL = (
         "draws",
         "learning_rate",
         "batch_size",
-        "passes",
+        "epochs",
         "validation",
         "patience",
     ),
@@ -63,7 +63,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         ``schema.infer`` tells the rest. Columns of an array are binary if they hold two whole numbers, and real.
     strict : refuse levels that were never seen in fitting, and values that the kind of their column does not allow,
         instead of leaving them as they are and unused, with a warning.
-    hidden, draws, learning_rate, batch_size, passes, validation, patience : of the fit, see ``VAE``.
+    hidden, draws, learning_rate, batch_size, epochs, validation, patience : of the fit, see ``VAE``.
     random_state : seed. device, threads, progress : where and how to fit.
 
     Attributes
@@ -101,7 +101,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         draws: int = 20,
         learning_rate: float = 3e-3,
         batch_size: int = 100,
-        passes: int = 200,
+        epochs: int = 200,
         validation: float = 0.1,
         patience: int | None = 30,
         random_state: int | np.random.RandomState | None = None,
@@ -121,7 +121,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         self.draws = draws
         self.learning_rate = learning_rate
         self.batch_size = batch_size
-        self.passes = passes
+        self.epochs = epochs
         self.validation = validation
         self.patience = patience
         self.random_state = random_state
@@ -134,13 +134,13 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         with inputs.unchanged_if_refused(self):
             vae = self._model()
             table, x = self._table(X, reset=True)
-            self._of_frames, frame = x is None, holes.framed(table)
+            self._of_frames, frame = x is None, missing.framed(table)
             self.schema_ = self._inferred(frame)
             self.model_ = vae.set_params(schema=self.schema_).fit(frame) if self.schema_.modelled else None
             self.random_state_ = np.random.default_rng(vae.random_state)
             self.indicator_ = None
             if self.add_indicator:
-                self.indicator_ = MissingIndicator(error_on_new=False).fit(holes.flagged(table))
+                self.indicator_ = MissingIndicator(error_on_new=False).fit(missing.flagged(table))
         return self
 
     def transform(self, X: ArrayLike) -> Any:
@@ -152,17 +152,17 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             lost = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if not keep]
             warnings.warn(
                 f"columns without any observed value in fitting are left out: {lost}; keep_empty_features=True keeps "
-                "them, with 0 in their holes.",
+                "them, with 0 in their missing.",
                 stacklevel=2,
             )
         filled = self._filled(table)
-        flags = None if self.indicator_ is None else self.indicator_.transform(holes.flagged(table))
+        flags = None if self.indicator_ is None else self.indicator_.transform(missing.flagged(table))
         if x is None:
             names = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if keep]
-            out = holes.zeroed(holes.of_frame(filled, self.schema_.names), empty)
-            out = holes.joined(out, kept, flags, [*names, *self._indicator_names()])
-            return holes.framed(out, _get_output_config("transform", self)["dense"])
-        values = np.column_stack([cells.values for cells in holes.of_frame(filled, self.schema_.names).cells])
+            out = missing.zeroed(missing.of_frame(filled, self.schema_.names), empty)
+            out = missing.joined(out, kept, flags, [*names, *self._indicator_names()])
+            return missing.framed(out, _get_output_config("transform", self)["dense"])
+        values = np.column_stack([cells.values for cells in missing.of_frame(filled, self.schema_.names).cells])
         values[:, empty] = 0
         values = np.where(np.isnan(x), values, x)[:, kept].astype(x.dtype)
         return values if flags is None else np.hstack([values, flags.astype(x.dtype)])
@@ -178,7 +178,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         for name in ("add_indicator", "sample_posterior", "keep_empty_features"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False.")
-        if not holes.is_nothing(self.missing_values) and not isinstance(self.missing_values, str | Real):
+        if not missing.is_nothing(self.missing_values) and not isinstance(self.missing_values, str | Real):
             raise ValueError(f"missing_values is {self.missing_values!r}; give a number, text, or NaN.")
         whole("samples", self.samples, 2)
         own = {name: getattr(self, name) for name in _OF_THE_MODEL}
@@ -188,21 +188,21 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     def _table(self, X: Any, reset: bool) -> tuple[Frame, NDArray[Any] | None]:
         """``X`` as a table, NaN and nulls for holes; and as an array if it is taken for one."""
         if frames.is_frame(X) and (reset or self._of_frames):
-            table = holes.of_frame(X, None if reset else self.schema_.names)
+            table = missing.of_frame(X, None if reset else self.schema_.names)
             if reset:
                 self._take_names(table.source.names)
-            return holes.marked(table, self.missing_values), None
+            return missing.marked(table, self.missing_values), None
         if isinstance(self.missing_values, str):
             raise ValueError(f"missing_values is {self.missing_values!r}, text, and X is an array of numbers.")
         if isinstance(X, np.ndarray) and X.dtype == object:
             X = np.where(np.vectorize(inputs.is_none, otypes=[bool])(X), np.nan, X)
         x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
-        if not holes.is_nothing(self.missing_values):
+        if not missing.is_nothing(self.missing_values):
             if np.isnan(x).any():
                 raise ValueError(f"X contains NaN, and missing_values is {self.missing_values!r}; mark holes by one.")
             x = np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
         names = [f"x{j}" for j in range(x.shape[1])] if reset else self.schema_.names
-        return holes.of_array(x, names), x
+        return missing.of_array(x, names), x
 
     def _take_names(self, names: Sequence[Name]) -> None:
         self.n_features_in_ = len(names)
@@ -225,7 +225,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     def _filled(self, table: Frame) -> Any:
         """The table with its holes filled, as a frame."""
         of, model = self.schema_, self.model_
-        coded = replace(frames.encoded(holes.framed(table), of, self.strict), source=table.source)
+        coded = replace(frames.encoded(missing.framed(table), of, self.strict), source=table.source)
         frames.count_unfilled(coded, [column for column in of.columns if column.kind == "identifier"])
         seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else 0
         values = frames.standardised(coded, of)
@@ -258,6 +258,6 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = holes.is_nothing(self.missing_values)
+        tags.input_tags.allow_nan = missing.is_nothing(self.missing_values)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -230,13 +230,13 @@ def fitted_context(given: Any, rows: int, due: int | None) -> NDArray[Any] | Non
 
 
 def rows(
-    x: NDArray[Any], binarise: Binarise, white: float, seed: int, device: str, context: NDArray[Any] | None
+    x: NDArray[Any], binarise: Binarise, max_value: float, seed: int, device: str, context: NDArray[Any] | None
 ) -> Rows:
     """``x`` as rows on ``device``, NaN for what is missing."""
     rng, holes = generator(seed, "binarise"), np.isnan(x) if x.dtype.kind == "f" else None
     mask = None if holes is None or not holes.any() else ~holes
     x = x if mask is None else np.where(mask, x, 0)
-    return Rows.from_array(x, mask, binarise=binarise, white=white, generator=rng, context=context).to(device)
+    return Rows.from_array(x, mask, binarise=binarise, max_value=max_value, generator=rng, context=context).to(device)
 
 
 def seed(random_state: int | np.random.RandomState | None) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lowerbound import io
-from lowerbound.estimators.choices import build_prior, part_of
+from lowerbound.estimators.defaults import build_prior, part_of
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_latents
@@ -36,7 +36,7 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
 
 def check_parameters(given: Mapping[str, Any]) -> None:
     """Refuse, in one sentence that names the argument, what ``VAE`` cannot be made with."""
-    for name in ("latent_dim", "batch_size", "passes"):
+    for name in ("latent_dim", "batch_size", "epochs"):
         whole(name, given[name], 1)
     for name in ("patience", "threads", "draws"):
         if given[name] is not None:
@@ -46,8 +46,8 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         _real(name, given[name], 0)
     if not callable(given["learning_rate"]):
         _real("learning_rate", given["learning_rate"], 0, above=True)
-    if given["white"] is not None:
-        _real("white", given["white"], 0, above=True)
+    if given["max_value"] is not None:
+        _real("max_value", given["max_value"], 0, above=True)
     _real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
@@ -107,7 +107,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     """Refuse a name that nothing bears, with the nearest that something does."""
     one_of("network", given["network"], ("mlp", "conv"))
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
-    one_of("missing", given["missing"], ("at_random", "by_value"))
+    one_of("missing", given["missing"], ("at_random", "self_masking"))
     one_of("precision", given["precision"], get_args(Precision))
     for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
         value, kind = given[argument], f"{argument}s"

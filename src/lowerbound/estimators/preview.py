@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from lowerbound.data import arrays
 from lowerbound.errors import DataError
-from lowerbound.estimators.choices import build_likelihood, check_precision, default_likelihood
+from lowerbound.estimators.defaults import build_likelihood, check_precision, default_likelihood
 from lowerbound.estimators.inputs import CHUNK, TOO_LARGE, WAY_OUT, check_array, largest
-from lowerbound.estimators.tables import family_of
+from lowerbound.estimators.table_networks import family_of
 from lowerbound.schema import Column, Schema
 
 _NAMED = 5  # columns named in a sentence; of more, the number
@@ -36,7 +36,7 @@ class Preview:
     why: str | None
     train_rows: int
     held_out_rows: int
-    steps_per_pass: int
+    steps_per_epoch: int
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     schema: Schema | None = None
@@ -52,7 +52,7 @@ class Preview:
             of = f"{self.likelihood}: {self.why}" if self.schema is None else f"({self.why})"
             lines.append(f"a fit would use {each} {of}")
             lines.append(
-                f"it would train on {_rows(self.train_rows)} (steps a pass: {self.steps_per_pass:,}) and hold out "
+                f"it would train on {_rows(self.train_rows)} (steps per epoch: {self.steps_per_epoch:,}) and hold out "
                 f"{self.held_out_rows:,}"
             )
         return "\n".join([*lines, *self.notes, *self.problems])
@@ -79,7 +79,7 @@ def preview(
         problems = list(_unusable(x, names))
         if not problems:
             likelihood, why = default_likelihood(x)
-            check_precision(build_likelihood(likelihood, x, white=255), x, source, names)
+            check_precision(build_likelihood(likelihood, x, max_value=255), x, source, names)
     except DataError as error:
         problems.append(str(error))
     rows = len(x) if x.ndim else 0
@@ -95,7 +95,7 @@ def preview(
         why=why,
         train_rows=rows - held_out,
         held_out_rows=held_out,
-        steps_per_pass=steps,
+        steps_per_epoch=steps,
         notes=tuple(notes),
         problems=tuple(problems),
     )
@@ -140,14 +140,14 @@ def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterato
     if rows == 1:
         yield "there is one row: it is learnt by heart, and nothing can be held out"
     elif held_out == 0:
-        yield f"{validation:g} of {rows} rows is less than one: nothing is held out, and the last pass is kept"
+        yield f"{validation:g} of {rows} rows is less than one: nothing is held out, and the last epoch is kept"
     if rows - held_out < batch_size:
         left = _rows(rows - held_out)
         yield f"{left} to train on, fewer than a batch of {batch_size}: each step takes all"
 
 
 def course(rows: int, batch_size: int, validation: float) -> tuple[int, int]:
-    """How many rows are held out, and how many steps a pass takes."""
+    """How many rows are held out, and how many steps an epoch takes."""
     held_out = max(0, min(round(validation * rows), rows - 1))
     return held_out, -(-(rows - held_out) // min(batch_size, rows - held_out)) if rows else 0
 

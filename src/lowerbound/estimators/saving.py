@@ -44,13 +44,13 @@ _FITTED: dict[str, Check] = {
     "shape": Check("a list of whole numbers above 0", lambda value: is_list(value, lambda size: is_whole(size, 1))),
     "dtype": Check("a type of numbers", lambda value: isinstance(value, str) and bool(_DTYPE.fullmatch(value))),
     "seed": whole("a whole number of 63 bits", 0, 2**63 - 1),
-    "white": Check("a number above 0", lambda value: is_number(value) and value > 0),
+    "max_value": Check("a number above 0", lambda value: is_number(value) and value > 0),
     "n_context": or_none(whole("a whole number above 0", 1)),
     "schema": OBJECT,
-    "holes": TRUTH,
+    "has_missing": TRUTH,
 }
 """What each of the values must be that were taken from the data."""
-_LATER = ("n_context", "schema", "holes")  # which models of before, and of arrays, do not have
+_LATER = ("n_context", "schema", "has_missing")  # which models of before, and of arrays, do not have
 _NO_VAE = f"{io.CONFIG} does not describe a VAE"
 V = TypeVar("V", bound="VAE")
 
@@ -68,9 +68,9 @@ def described(vae: VAE) -> dict[str, Any]:
         "shape": list(vae.shape_),
         "dtype": str(vae.dtype_),
         "seed": vae.seed_,
-        "white": vae.white_,
+        "max_value": vae.max_value_,
         **({} if vae.n_context_ is None else {"n_context": vae.n_context_}),
-        **({} if vae.schema_ is None else {"schema": vae.schema_.as_dict(), "holes": vae.holes_}),
+        **({} if vae.schema_ is None else {"schema": vae.schema_.as_dict(), "has_missing": vae.has_missing_}),
     }
     return {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
 
@@ -88,8 +88,8 @@ def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
     if fitted["feature_names_in"]:
         vae.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
     vae.shape_, vae.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
-    vae.seed_, vae.white_ = fitted["seed"], fitted["white"]
-    vae.n_context_, vae.holes_ = fitted.get("n_context"), fitted.get("holes", False)
+    vae.seed_, vae.max_value_ = fitted["seed"], fitted["max_value"]
+    vae.n_context_, vae.has_missing_ = fitted.get("n_context"), fitted.get("has_missing", False)
     vae.schema = vae.schema_ = schema
     vae.history_ = saved.history
     if schema is None:

@@ -24,8 +24,8 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
-from lowerbound.estimators.building import build, likelihood_for, schema_for, white_of
-from lowerbound.estimators.choices import part_of, sample_dtype
+from lowerbound.estimators.building import build, likelihood_for, max_value_of, schema_for
+from lowerbound.estimators.defaults import part_of, sample_dtype
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import USE_BATCH, Scoring
@@ -70,18 +70,18 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         draws where cells are missing (MIWAE: Mattei & Frellsen 2019), and "elbo" where none is.
     gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
     draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 of "iwae".
-    beta, warm_up, free_bits : the weight of the KL; passes over which it grows from 0; nats that each latent has free.
+    beta, warm_up, free_bits : the weight of the KL; epochs over which it grows from 0; nats that each latent has free.
         With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
-    learning_rate, batch_size, passes : of Adam; rows a step; passes over the data, at most.
-    validation, patience : share of rows held out, whose best state is kept; passes without a better one before
+    learning_rate, batch_size, epochs : of Adam; rows a step; epochs, at most.
+    validation, patience : share of rows held out, whose best state is kept; epochs without a better one before
         stopping (None: never).
-    binarise : "none", "fixed" or "afresh" (each pass): grey values in [0, ``white``] become 1 with probability
-        value/``white``.
-    white : the largest grey value (default 255 for 8-bit data, else 1).
+    binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
+        value/``max_value``.
+    max_value : the largest grey value (default 255 for 8-bit data, else 1).
     schema : of a frame, the kinds of some columns by name (``schema.infer`` tells the rest), or a ``Schema``.
     strict : refuse levels that were never seen, and values beyond a column's kind, instead of using them as missing.
-    missing : why cells are, which the data cannot tell: "at_random" given those observed, or "by_value", each by its
-        own alone, with a probability that is learnt (``SelfMasking``; slower). log p is then of cells and holes.
+    missing : why cells are missing. "at_random": given the observed ones. "self_masking": each by its own value, with a
+        probability that is learnt (``SelfMasking``; slower); log p is then of the cells and of which are missing.
     random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
     device, threads, progress, callbacks : where and how to fit.
     precision : of the networks' products while fitting, "float32", "bf16" or (on a GPU) "tf32".
@@ -96,7 +96,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     --------
     >>> import numpy as np, lowerbound as lb
     >>> x = np.random.default_rng(0).normal(size=(200, 5)) @ np.ones((5, 5)) + 1.0
-    >>> vae = lb.VAE(latent_dim=1, passes=20, random_state=0).fit(x)
+    >>> vae = lb.VAE(latent_dim=1, epochs=20, random_state=0).fit(x)
     >>> vae.transform(x).shape, vae.sample(3).shape
     ((200, 1), (3, 5))
     """
@@ -126,14 +126,14 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         free_bits: float = 0.0,
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 100,
-        passes: int = 200,
+        epochs: int = 200,
         validation: float = 0.1,
         patience: int | None = 20,
         binarise: Literal["none", "fixed", "afresh"] = "none",
-        white: float | None = None,
+        max_value: float | None = None,
         schema: Schema | Mapping[Name, str | Column] | None = None,
         strict: bool = False,
-        missing: Literal["at_random", "by_value"] = "at_random",
+        missing: Literal["at_random", "self_masking"] = "at_random",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         threads: int | None = None,
@@ -159,11 +159,11 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.free_bits = free_bits
         self.learning_rate = learning_rate
         self.batch_size = batch_size
-        self.passes = passes
+        self.epochs = epochs
         self.validation = validation
         self.patience = patience
         self.binarise = binarise
-        self.white = white
+        self.max_value = max_value
         self.schema = schema
         self.strict = strict
         self.missing = missing
@@ -204,7 +204,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                     self.model_,
                     rows,
                     self._aevb(),
-                    passes=self.passes,
+                    epochs=self.epochs,
                     batch_size=self.batch_size,
                     validation=self.validation,
                     patience=self.patience if held_out else None,
@@ -228,7 +228,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.history_ = event.history
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
-        """One more pass, over these rows; the first call starts the model. No rows are held out."""
+        """One more epoch, over these rows; the first call starts the model. No rows are held out."""
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
@@ -240,8 +240,8 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             history = train(
                 self._ascent,
                 rows,
-                passes=done + 1,
-                first_pass=done,
+                epochs=done + 1,
+                first_epoch=done,
                 batch_size=self.batch_size,
                 seed=self.seed_,
                 callbacks=self.callbacks,
@@ -383,14 +383,14 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
         seed = inputs.seed(self.random_state) if seed is None else seed
-        white, binarised = white_of(self, x), self.binarise != "none"
-        rows = inputs.rows(x, "mean" if binarised else "none", white, seed, self.device, context)
-        likelihood = likelihood_for(self, x, white, self.schema_)
+        max_value, binarised = max_value_of(self, x), self.binarise != "none"
+        rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
+        likelihood = likelihood_for(self, x, max_value, self.schema_)
         model, posterior = build(self, rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
-        self.holes_ = rows.mask is not None
-        self.seed_, self.shape_, self.dtype_, self.white_ = seed, x.shape[1:], x.dtype, white
+        self.has_missing_ = rows.mask is not None
+        self.seed_, self.shape_, self.dtype_, self.max_value_ = seed, x.shape[1:], x.dtype, max_value
         self.__dict__.pop("_ascent", None)
         return self._rows(x, self.binarise, context) if binarised else rows
 
@@ -404,7 +404,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         """``objective``, with what "auto" is."""
         if self.objective != "auto":
             return self.objective
-        return "iwae" if self.holes_ and not self.free_bits else "elbo"
+        return "iwae" if self.has_missing_ and not self.free_bits else "elbo"
 
     @property
     def draws_(self) -> int:
@@ -432,7 +432,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         )
 
     def _rows(self, x: NDArray[Any], binarise: Binarise, context: NDArray[Any] | None) -> Rows:
-        return inputs.rows(x, binarise, self.white_, self.seed_, self.device, context)
+        return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)
 
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
         """Rows that the model can produce: as they are, or grey ones by ``binarise`` if it is of binarised ones."""

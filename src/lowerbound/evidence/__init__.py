@@ -1,12 +1,13 @@
 """log p(x) between two bounds, and how far to trust a model."""
 
+from lowerbound.evidence.adaptive import to_precision
 from lowerbound.evidence.annealing import Annealed, Settings, annealed
 from lowerbound.evidence.baselines import Baseline, baselines, kind_of
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.evidence.comparing import Comparison, compare
+from lowerbound.evidence.early_estimators import appendix_d
 from lowerbound.evidence.gaps import Gaps, gap_report
-from lowerbound.evidence.history import appendix_d
 from lowerbound.evidence.importance import (
     LogLikelihood,
     bits_per_dimension,
@@ -16,7 +17,6 @@ from lowerbound.evidence.importance import (
 )
 from lowerbound.evidence.judging import Evidence, judge_model
 from lowerbound.evidence.pareto import pareto_k
-from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.predictive import PredictiveCheck, predictive_check
 from lowerbound.evidence.sandwich import Sandwich, Simulate, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import Source, Target, Targets, of_functions, of_model

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from lowerbound.distributions import Distribution, Joint, generator
 from lowerbound.evidence.decision import Decision, of_mean, together
+from lowerbound.evidence.formatting import size
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.sandwich import simulator
 from lowerbound.evidence.targets import Target, like_of, of_model
 from lowerbound.evidence.typicality import bonferroni
-from lowerbound.evidence.words import size
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior

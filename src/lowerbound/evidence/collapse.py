@@ -18,8 +18,8 @@ from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.evidence.decision import Decision, decide, quantile
 from lowerbound.evidence.estimates import error_of_mean
+from lowerbound.evidence.formatting import signed, size
 from lowerbound.evidence.targets import like_of, settled
-from lowerbound.evidence.words import signed, size
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
-from lowerbound.evidence import proposals, words
+from lowerbound.evidence import formatting, proposals
+from lowerbound.evidence.adaptive import to_precision
 from lowerbound.evidence.decision import Decision, of_mean
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.importance import LogLikelihood, concatenated
 from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
-from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.targets import Target, like_of, of_model, settled
 from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel
@@ -228,4 +228,4 @@ def _report(parts: Sequence[Bounds], log_p: LogLikelihood) -> Gaps:
 
 def _figure(difference: Difference) -> str:
     error = difference.mean_monte_carlo_error
-    return f"{words.signed(difference.mean, error)} ± {words.size(error)}"
+    return f"{formatting.signed(difference.mean, error)} ± {formatting.size(error)}"

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.evidence import export, verdict
+from lowerbound.evidence.adaptive import to_precision
 from lowerbound.evidence.annealing import Settings
 from lowerbound.evidence.baselines import Baseline, baselines, kind_of
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.evidence.gaps import Gaps, gap_report
 from lowerbound.evidence.importance import LogLikelihood, bits_per_dimension, subset
-from lowerbound.evidence.precision import to_precision
 from lowerbound.evidence.sandwich import Sandwich, Steadiness, sandwich, simulator, steadiness
 from lowerbound.evidence.targets import like_of, of_model, settled
 from lowerbound.inference import Data

@@ -173,4 +173,4 @@ def settled(data: Data, model: LatentVariableModel, rng: torch.Generator) -> Row
     if rows.binarise != "afresh":
         return rows
     x = torch.cat([batch.x[:real].to(torch.uint8) for batch, real in in_order(rows, 1000, rng)])
-    return Rows(x, rows.mask, white=1.0, dtype=rows.dtype, context=rows.context)
+    return Rows(x, rows.mask, max_value=1.0, dtype=rows.dtype, context=rows.context)

@@ -14,10 +14,10 @@ from lowerbound.evidence.calibration import Calibration
 from lowerbound.evidence.collapse import Collapse
 from lowerbound.evidence.decision import Answer, Decision, of_mean, of_share, together
 from lowerbound.evidence.estimates import Array, error_of_mean
+from lowerbound.evidence.formatting import signed, size
 from lowerbound.evidence.gaps import Gaps
 from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
-from lowerbound.evidence.words import signed, size
 from lowerbound.likelihoods.base import Measure
 
 TOLERANCE = 0.2  # nats per row: what two sound estimates may differ by

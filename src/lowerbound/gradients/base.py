@@ -20,14 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Traits:
-    """``plain``: the estimator is given draws through which no gradient flows. ``least_draws``: K it needs.
+    """``detached``: the estimator is given draws through which no gradient flows. ``least_draws``: K it needs.
     ``rescales``: it scales the gradient of the draws, whatever else looks at them.
 
     ``biased``: why the mean of its gradient is not the gradient of the objective; "" where it is.
     ``biased_means``: whether that is so too of objectives that are means over the draws.
     """
 
-    plain: bool = False
+    detached: bool = False
     least_draws: int = 1
     biased: str = ""
     biased_means: bool = True
@@ -35,12 +35,12 @@ class Traits:
 
 
 def estimator(
-    plain: bool = False, least_draws: int = 1, biased: str = "", biased_means: bool = True, rescales: bool = False
+    detached: bool = False, least_draws: int = 1, biased: str = "", biased_means: bool = True, rescales: bool = False
 ) -> Callable[[F], F]:
     """Say what a gradient estimator is like, where it is not as ``reparameterised``."""
 
     def mark(function: F) -> F:
-        function.traits = Traits(plain, least_draws, biased, biased_means, rescales)  # type: ignore[attr-defined]
+        function.traits = Traits(detached, least_draws, biased, biased_means, rescales)  # type: ignore[attr-defined]
         return function
 
     return mark

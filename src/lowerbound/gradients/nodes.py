@@ -47,5 +47,5 @@ class ByNode(nn.Module):
             raise ValueError(f"ByNode has estimators of {', '.join(self.names)}; the latents are {', '.join(there)}.")
         total = objective(draw.only()) * (1 - len(self.names))
         for name, one in zip(self.names, self.estimators, strict=True):
-            total = total + one(draw.only(name, plain=traits(one).plain), objective)
+            total = total + one(draw.only(name, detached=traits(one).detached), objective)
         return total

@@ -18,7 +18,7 @@ class Relax(nn.Module):
     logits of q: the gradient of its variance, without bias. Grathwohl et al. 2018.
     """
 
-    traits = Traits(plain=True)
+    traits = Traits(detached=True)
 
     def __init__(self, network: nn.Module, temperature: float = 0.5) -> None:
         super().__init__()

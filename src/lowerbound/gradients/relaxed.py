@@ -54,7 +54,7 @@ def rebar(draw: Draw, objective: Objective, temperature: float = 0.5, coefficien
     return (signal * log_q + f + coefficient * (at_soft - at_given)).mean(0)
 
 
-@estimator(plain=True)
+@estimator(detached=True)
 def enumerated(draw: Draw, objective: Objective) -> Tensor:
     """The expectation itself, Σ_z q(z|x) f(x, z) over all states of a finite latent: no variance, 2^d or C^d states."""
     needs_mean("enumerated", objective)

@@ -25,13 +25,13 @@ Control = Callable[[Draw], tuple[Tensor, Tensor]]
 """A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``, the second differentiable in q's parameters."""
 
 
-@estimator(plain=True)
+@estimator(detached=True)
 def score_function(draw: Draw, objective: Objective) -> Tensor:
     """E_q[f ∂log q], with no baseline: unbiased, of high variance. Williams 1992; Ranganath et al. 2014."""
     return _surrogate(draw, objective, _signal(draw, objective))
 
 
-@estimator(plain=True, least_draws=2)
+@estimator(detached=True, least_draws=2)
 def leave_one_out(draw: Draw, objective: Objective) -> Tensor:
     """The score function with, for each draw, the objective of the others as its baseline.
 
@@ -42,7 +42,7 @@ def leave_one_out(draw: Draw, objective: Objective) -> Tensor:
     return _surrogate(draw, objective, _leave_one_out(draw, objective))
 
 
-@estimator(plain=True, least_draws=2)
+@estimator(detached=True, least_draws=2)
 def control_variate(draw: Draw, objective: Objective) -> Tensor:
     """f − a*, a* = Cov(f·h, h)/Var(h) with h = ∂log q in q's parameters, for each row from the other draws.
 
@@ -57,7 +57,7 @@ def control_variate(draw: Draw, objective: Objective) -> Tensor:
     return _surrogate(draw, objective, (f - a) / len(f))
 
 
-@estimator(plain=True)
+@estimator(detached=True)
 def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
     """The score function with, for component z_i, only the terms of f that z_i is in.
 
@@ -81,7 +81,7 @@ def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
     return objective(sampled) + score.sum(0)
 
 
-@estimator(plain=True)
+@estimator(detached=True)
 def bounded(draw: Draw, objective: Objective, control: Control, coefficient: float = 1.0) -> Tensor:
     """f − a(g − E_q[g]): ``control`` gives g, near f and with a mean in closed form; a is ``coefficient``.
 
@@ -123,7 +123,7 @@ class LearnedBaseline(nn.Module):
     as the paper does: that scales φ's gradient, and so is left out unless asked for. Mnih & Gregor 2014.
     """
 
-    traits = Traits(plain=True)
+    traits = Traits(detached=True)
     mean: Tensor
     variance: Tensor
 

@@ -52,7 +52,7 @@ class AEVB:
     for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
     ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator; None for what the
     families of the latents allow, ``reparameterised`` or else ``leave_one_out``. An objective or an estimator that
-    learns is learnt beside the rest. ``learning_rate``: a number or a schedule of passes, for all parameters.
+    learns is learnt beside the rest. ``learning_rate``: a number or a schedule of epochs, for all parameters.
     ``optimizer``: parameters → a ``torch.optim`` optimiser, whose own rate is not used.
 
     ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster where the processor has
@@ -259,7 +259,7 @@ class Ascent:
     def _draw(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Draw, Draw]:
         """The draw as it is, and with β applied."""
         settings = self.settings
-        plain = draw(self.model, settings.posterior, batch, noise, plain=traits(settings.estimator).plain)
+        plain = draw(self.model, settings.posterior, batch, noise, detached=traits(settings.estimator).detached)
         return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
 
     def _surrogate(self, weighted: Draw) -> Tensor:

@@ -63,7 +63,7 @@ def squashes(model: LatentVariableModel, out: Tensor, inputs: Sequence[Any]) -> 
 
 
 def warn_if_fallen(start: float, history: History, values: int) -> None:
-    """Warn where the last pass lies lower than the ``start`` by more than a nat per value and all that it was.
+    """Warn where the last epoch lies lower than the ``start`` by more than a nat per value and all that it was.
 
     ``start``: the ELBO of the first step. Both the ELBO and the objective must lie lower: an objective of other weights
     is no ELBO, nor one of many draws.
@@ -74,10 +74,10 @@ def warn_if_fallen(start: float, history: History, values: int) -> None:
     elbo = last["train_log_lik"] - last["train_kl"]
     if max(elbo, last["train_objective"]) >= start - abs(start) - values:
         return
-    best = history.best_pass
-    kept = "" if best in (None, last["pass"]) else f"; the model kept is that of pass {best}"
+    best = history.best_epoch
+    kept = "" if best in (None, last["epoch"]) else f"; the model kept is that of epoch {best}"
     warnings.warn(
-        f"the ELBO fell from {start:.4g} nats per row in the first step to {elbo:.4g} in the last pass{kept}: the "
+        f"the ELBO fell from {start:.4g} nats per row in the first step to {elbo:.4g} in the last epoch{kept}: the "
         "learning_rate is probably too high, so lower it (or look for extreme values in the data).",
         RuntimeWarning,
         stacklevel=3,

@@ -44,7 +44,7 @@ def fit(
     data: Data,
     inference: AEVB,
     *,
-    passes: int = 100,
+    epochs: int = 100,
     batch_size: int = 100,
     validation: float | Data = 0.1,
     patience: int | None = None,
@@ -60,9 +60,9 @@ def fit(
 ) -> Fit:
     """Learn ``model`` and the posterior of ``inference`` from ``data``, in place.
 
-    ``data``: rows ``[N, *X]``, moved to the model's device once. ``passes`` over the data, at most. ``validation``:
+    ``data``: rows ``[N, *X]``, moved to the model's device once. ``epochs`` over the data, at most. ``validation``:
     held-out rows, or the share of the rows to hold out (0 for none). The state with the best validation objective is
-    kept; with ``patience``, fitting stops after so many passes without a better one, counted from ``patience_from``.
+    kept; with ``patience``, fitting stops after so many epochs without a better one, counted from ``patience_from``.
     ``seed`` fixes every draw: same seed, same threads, same bytes. ``threads``: CPU threads while fitting.
 
     ``run_dir``: a folder that holds the fitted model at the end and, under ``checkpoints``, all that the fit has come
@@ -75,8 +75,8 @@ def fit(
     like = next(model.parameters())
     whole = as_rows(data, like)
     check_rows(model.likelihood, whole)
-    if passes < 1 or batch_size < 1:
-        raise ValueError(f"passes and batch_size must be at least 1, got {passes} and {batch_size}.")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
     rows, held_out, validation = _divide(model, whole, validation, seed)
     if patience is not None and held_out is None:
         raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
@@ -89,14 +89,14 @@ def fit(
             callbacks.append(stack.enter_context(progress_bar()))
         checkpoints = None
         if run_dir is not None:
-            described = identity(procedure, whole, validation, batch_size=batch_size, passes=passes, seed=seed)
+            described = identity(procedure, whole, validation, batch_size=batch_size, epochs=epochs, seed=seed)
             files = partial(io.files, model, inference.posterior, extra)
             checkpoints = stack.enter_context(kept(Path(run_dir), resume, checkpoint_every, described, files))
             callbacks.append(metrics_file(checkpoints.log))
         history = train(
             procedure,
             rows,
-            passes=passes,
+            epochs=epochs,
             batch_size=batch_size,
             seed=seed,
             validation=held_out,
@@ -109,7 +109,7 @@ def fit(
             checkpoints.finish(history)
     warn_if_fallen(procedure.start, history, math.prod(rows.shape))
     if history.stopped == "interrupted":
-        warnings.warn(f"interrupted: the model is that of pass {history.best_pass}", stacklevel=2)
+        warnings.warn(f"interrupted: the model is that of epoch {history.best_epoch}", stacklevel=2)
     return Fit(model, inference.posterior, history)
 
 

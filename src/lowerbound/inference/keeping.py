@@ -45,7 +45,7 @@ def kept(
 
 
 def identity(
-    procedure: Ascent, data: Rows, validation: float | Rows, *, batch_size: int, passes: int, seed: int
+    procedure: Ascent, data: Rows, validation: float | Rows, *, batch_size: int, epochs: int, seed: int
 ) -> dict[str, Any]:
     """What a fit that goes on must share with the one before, as JSON: data, model, and the way to learn it."""
     state, settings, like = procedure.state, procedure.settings, next(procedure.model.parameters())
@@ -63,5 +63,5 @@ def identity(
         "dtype": str(like.dtype),
         "device": like.device.type,
         # where validation is judged
-        "last": {name: float(at(passes)) for name, at in procedure.schedules.items() if name != "learning_rate"},
+        "last": {name: float(at(epochs)) for name, at in procedure.schedules.items() if name != "learning_rate"},
     }

@@ -89,7 +89,7 @@ def _cannot(likelihood: Likelihood) -> str:
     """What is wrong with a value, and the way out."""
     ways = "choose another likelihood"
     if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture):
-        ways += ", or give white, the largest value"
+        ways += ", or give max_value, the largest value"
     if isinstance(likelihood, Bernoulli):
         ways += ', or binarise grey values (binarise="afresh")'
     return f"{type(likelihood).__name__} cannot produce; {ways}, or correct the value"

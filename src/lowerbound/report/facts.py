@@ -17,7 +17,7 @@ from lowerbound.training import History
 Array = NDArray[Any]
 Record = Mapping[str, float]
 STOPPED = {
-    "passes": "all passes asked for were run",
+    "epochs": "all epochs asked for were run",
     "patience": "the validation objective had stopped rising",
     "callback": "a callback asked to stop",
     "interrupted": "interrupted by hand",
@@ -57,8 +57,8 @@ class FittedVAE(Protocol):
 
 def grey(vae: FittedVAE, x: Array) -> Array:
     """Rows ``x`` as they are, or where they are binarised the probabilities of a 1."""
-    white = getattr(vae, "white", None) or (255.0 if x.dtype == np.uint8 else 1.0)
-    return x if vae.binarise == "none" else x / white
+    max_value = getattr(vae, "max_value", None) or (255.0 if x.dtype == np.uint8 else 1.0)
+    return x if vae.binarise == "none" else x / max_value
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Course:
-    """The objective of each pass, and the two parts of the ELBO, in nats per row, ``[n]``."""
+    """The objective of each epoch, and the two parts of the ELBO, in nats per row, ``[n]``."""
 
     log_lik: Array
     kl: Array
@@ -102,7 +102,7 @@ class Course:
 
     @classmethod
     def of(cls, records: Sequence[Record], prefix: str) -> Course | None:
-        """From the records of passes; None where they do not hold it."""
+        """From the records of epochs; None where they do not hold it."""
         if not records or any(f"{prefix}_{name}" not in record for name in ("log_lik", "kl") for record in records):
             return None
         log_lik, kl = (np.array([record[f"{prefix}_{name}"] for record in records]) for name in ("log_lik", "kl"))
@@ -112,12 +112,12 @@ class Course:
 
 @dataclass(frozen=True)
 class Training:
-    """What happened in ``passes [n]``: on training rows, on validation rows (if any), and the pass that was kept.
+    """What happened in ``epochs [n]``: on training rows, on validation rows (if any), and the epoch that was kept.
 
     ``is_elbo``: whether the ELBO was maximised, rather than another objective.
     """
 
-    passes: Array
+    epochs: Array
     train: Course
     valid: Course | None
     kept: int | None
@@ -130,29 +130,29 @@ class Training:
         train, valid = Course.of(records, "train"), Course.of(records, "valid")
         if train is None:
             return None
-        passes = np.array([record.get("pass", 0) for record in records], dtype=int)
-        counted = bool((np.diff(passes) > 0).all())  # fits of one pass at a time each begin at 1
-        kept = history.best_pass if valid is not None and counted and history.best_pass in passes else None
-        return cls(passes if counted else np.arange(1, len(passes) + 1), train, valid, kept, is_elbo)
+        epochs = np.array([record.get("epoch", 0) for record in records], dtype=int)
+        counted = bool((np.diff(epochs) > 0).all())  # fits of one epoch at a time each begin at 1
+        kept = history.best_epoch if valid is not None and counted and history.best_epoch in epochs else None
+        return cls(epochs if counted else np.arange(1, len(epochs) + 1), train, valid, kept, is_elbo)
 
     @property
     def courses(self) -> dict[str, Course]:
         return {"training rows": self.train} | ({} if self.valid is None else {"validation rows": self.valid})
 
     def maximised(self, course: Course) -> Array:
-        """What was maximised, in each pass ``[n]``: the ELBO as the difference of its two parts."""
+        """What was maximised, in each epoch ``[n]``: the ELBO as the difference of its two parts."""
         return course.elbo if self.is_elbo or np.isnan(course.objective).any() else course.objective
 
 
 def visible_range(curves: Sequence[Array]) -> tuple[float, float, int]:
-    """Limits of an axis for ``curves`` (``[n]`` each), and how many first passes lie outside.
+    """Limits of an axis for ``curves`` (``[n]`` each), and how many first epochs lie outside.
 
     As few as it takes, and at most a twentieth, lie outside where they would flatten the rest: what goes wrong later
     always shows.
     """
     values = np.array(curves, dtype=float)
-    passes = values.shape[1]
-    most = max(1, passes // 20) if passes >= 5 else 0
+    epochs = values.shape[1]
+    most = max(1, epochs // 20) if epochs >= 5 else 0
     late = _range(values[:, most:])
     for skipped in range(most + 1):
         low, high = _range(values[:, skipped:])

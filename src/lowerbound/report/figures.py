@@ -103,19 +103,19 @@ def _histogram(ax: Axes, means: Array, groups: Sequence[Group]) -> None:
 
 
 def draw_bound(ax: Axes, training: Training) -> int:
-    """What was maximised, in each pass; gives how many first passes lie outside the axes."""
+    """What was maximised, in each epoch; gives how many first epochs lie outside the axes."""
     outside = _lines(ax, training, {name: training.maximised(course) for name, course in training.courses.items()})
     ax.set_ylabel(f"{'ELBO' if training.is_elbo else 'objective'}, nats per row")
-    ax.set_xlabel("pass")
+    ax.set_xlabel("epoch")
     if training.kept is not None and training.valid is not None:
-        best = training.maximised(training.valid)[np.flatnonzero(training.passes == training.kept)[0]]
-        ax.plot([training.kept], [best], "o", color=INK, markersize=5, label=f"kept: pass {training.kept}", zorder=5)
+        best = training.maximised(training.valid)[np.flatnonzero(training.epochs == training.kept)[0]]
+        ax.plot([training.kept], [best], "o", color=INK, markersize=5, label=f"kept: epoch {training.kept}", zorder=5)
     ax.legend(loc="best")
     return outside
 
 
 def draw_split(figure: Figure, training: Training) -> int:
-    """The two parts of the bound, above each other; gives how many first passes lie outside the axes."""
+    """The two parts of the bound, above each other; gives how many first epochs lie outside the axes."""
     top, bottom = figure.subplots(2, 1, sharex=True)
 
     def parts(name: str) -> dict[str, Array]:
@@ -124,7 +124,7 @@ def draw_split(figure: Figure, training: Training) -> int:
     outside = max(_lines(top, training, parts("log_lik")), _lines(bottom, training, parts("kl")))
     top.set_title("Reconstruction, E[log p(x|z)]")
     bottom.set_title("KL(q ‖ p)")
-    bottom.set_xlabel("pass")
+    bottom.set_xlabel("epoch")
     figure.supylabel("nats per row", color=SOFT, fontsize=9)
     for ax in (top, bottom):
         if training.kept is not None:
@@ -136,9 +136,9 @@ def draw_split(figure: Figure, training: Training) -> int:
 
 def _lines(ax: Axes, training: Training, curves: Mapping[str, Array]) -> int:
     low, high, outside = visible_range(list(curves.values()))
-    marker = "o" if len(training.passes) <= 12 else ""
+    marker = "o" if len(training.epochs) <= 12 else ""
     for (name, values), colour in zip(curves.items(), _COLOURS, strict=False):
-        ax.plot(training.passes, values, color=colour, label=name, marker=marker, markersize=3)
+        ax.plot(training.epochs, values, color=colour, label=name, marker=marker, markersize=3)
     ax.set_ylim(low, high)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_STEPS))
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))

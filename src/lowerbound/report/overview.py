@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from lowerbound.report import figures, style
 from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import Latents, Training
-from lowerbound.report.rows import RowsShown
+from lowerbound.report.row_figures import RowsShown
 
 _WIDTH, _DPI = 8.0, 150  # inches, dots per inch: 1200 pixels
 _TITLE, _PLOTS = 0.35, 3.2  # inches high

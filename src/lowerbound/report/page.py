@@ -17,10 +17,10 @@ from lowerbound import checkpoint
 from lowerbound.errors import DataError
 from lowerbound.evidence import Evidence, LogLikelihood
 from lowerbound.evidence.verdict import judge
-from lowerbound.report import figures, overview, style, words
+from lowerbound.report import figures, overview, sentences, style
 from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import FittedVAE, Latents, Training
-from lowerbound.report.rows import rows_of
+from lowerbound.report.row_figures import rows_of
 from lowerbound.report.style import Panel
 
 Array = NDArray[Any]
@@ -53,13 +53,13 @@ def write_report(
     ``labels [N]`` colour the latents. ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by
     ``VAE.evidence``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
     """
-    folder, title = Path(folder), words.legible(title)
-    command = None if command is None else words.legible(command)
+    folder, title = Path(folder), sentences.legible(title)
+    command = None if command is None else sentences.legible(command)
     x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
     found = evidence.importance if isinstance(evidence, Evidence) else evidence
     _check(x, labels, found)
     with style.drawing():
-        latents, training, colouring = Latents.of(vae, x), words.training_of(vae), Colouring.of(labels)
+        latents, training, colouring = Latents.of(vae, x), sentences.training_of(vae), Colouring.of(labels)
         rows = rows_of(vae, x, names)
         sections = (
             Section("Real rows and their reconstructions", rows.about_reconstructions, rows.reconstructions()),
@@ -68,7 +68,7 @@ def write_report(
             _training_section(vae, training),
             _activity_section(latents),
         )
-        headline = words.headline(found, held_out)
+        headline = sentences.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
     page = _page(sections, vae, evidence, held_out, title, names, command)
     with checkpoint.atomic_write(folder / "overview.png", follow=True) as file:
@@ -116,21 +116,21 @@ def _about_colours(colouring: Colouring, dimensions: int) -> str:
 
 
 def _training_section(vae: FittedVAE, training: Training | None) -> Section:
-    notes = words.training_notes(vae, training)
+    notes = sentences.training_notes(vae, training)
     if training is None:
         return Section("Training", notes, ())
     bound, split = Figure((4.6, 3.4), layout="constrained"), Figure((4.6, 3.4), layout="constrained")
     outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
     captions = [
-        f"The {'ELBO' if training.is_elbo else 'objective that was maximised,'} of each pass; higher is better. "
-        "Training rows: averaged over the pass" + ("." if training.valid is None else "; validation rows: after it."),
+        f"The {'ELBO' if training.is_elbo else 'objective that was maximised,'} of each epoch; higher is better. "
+        "Training rows: averaged over the epoch" + ("." if training.valid is None else "; validation rows: after it."),
         f"{'Its two' if training.is_elbo else 'Two'} parts: ELBO = reconstruction − KL."
-        + (" Dotted: the pass that was kept." if training.kept else ""),
+        + (" Dotted: the epoch that was kept." if training.kept else ""),
     ]
-    first = (f" {count} of the first passes lie outside the axes." if count else "" for count in outside)
+    first = (f" {count} of the first epochs lie outside the axes." if count else "" for count in outside)
     captions = [caption + more for caption, more in zip(captions, first, strict=True)]
     what = "ELBO" if training.is_elbo else "objective"
-    alts = (f"Line chart of the {what} by pass.", "Line charts of the reconstruction term and of the KL by pass.")
+    alts = (f"Line chart of the {what} by epoch.", "Line charts of the reconstruction term and of the KL by epoch.")
     pictures = [style.png(figure) for figure in (bound, split)]
     panels = (Panel.of(*each, half=True) for each in zip(pictures, alts, captions, strict=True))
     return Section("Training", notes, tuple(panels))
@@ -179,11 +179,11 @@ def _page(
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,
-        lead=f"A variational auto-encoder with {latents} and {words.likelihood_words(vae.model_.likelihood)}.",
-        evidence=words.Evidence.of(found, judged, vae),
+        lead=f"A variational auto-encoder with {latents} and {sentences.likelihood_words(vae.model_.likelihood)}.",
+        evidence=sentences.Evidence.of(found, judged, vae),
         sections=sections,
-        reading=words.READING,
-        configuration=words.configuration(vae, len(found.estimate), names),
+        reading=sentences.READING,
+        configuration=sentences.configuration(vae, len(found.estimate), names),
         networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
         command=command,
     )

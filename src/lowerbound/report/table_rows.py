@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from lowerbound.report import tables
+from lowerbound.report import table_figures
 from lowerbound.report.facts import FittedVAE, grey
 from lowerbound.report.style import Panel, png
-from lowerbound.report.tables import Columns
+from lowerbound.report.table_figures import Columns
 
 Array = NDArray[Any]
 _SAMPLED_ROWS = 1000
@@ -33,8 +33,8 @@ class TableRows:
     @classmethod
     def of(cls, vae: FittedVAE, x: Array, names: Sequence[str] | None) -> TableRows:
         flat = x.reshape(len(x), -1)
-        shown = min(flat.shape[1], tables.MOST_COLUMNS)
-        titles = tables.column_names(names, flat.shape[1])[:shown]
+        shown = min(flat.shape[1], table_figures.MOST_COLUMNS)
+        titles = table_figures.column_names(names, flat.shape[1])[:shown]
         sampled = vae.sample(_SAMPLED_ROWS).reshape(_SAMPLED_ROWS, -1)
         parts = (grey(vae, flat), vae.reconstruct(x).reshape(len(x), -1))
         real, reconstructed = (part[:, :shown].astype(np.float64) for part in parts)
@@ -53,7 +53,7 @@ class TableRows:
 
     @property
     def about_reconstructions(self) -> tuple[str, ...]:
-        rows = min(len(self.columns.real), tables.MOST_ROWS)
+        rows = min(len(self.columns.real), table_figures.MOST_ROWS)
         point = "most probable class" if self.categories else "mean"
         if any(self.columns.levels):
             point += " (of classes the most probable)"
@@ -77,11 +77,11 @@ class TableRows:
     def reconstructions(self) -> tuple[Panel, ...]:
         count = len(self.columns.names)
         cells = Figure((4.6, max(2.2, 1.15 + 0.19 * count)), layout="constrained")
-        tables.draw_cells(cells, self.columns)
+        table_figures.draw_cells(cells, self.columns)
         panels = [Panel.of(png(cells), "Real and reconstructed rows as shaded cells, and their difference.", half=True)]
         if not self.categories:
             bars = Figure((4.6, max(1.6, 0.65 + 0.19 * count)), layout="constrained")
-            tables.draw_explained(bars, self.columns)
+            table_figures.draw_explained(bars, self.columns)
             alt = "Bars: the share of each column over its observed cells that reconstructions explain."
             caption = "Over all observed cells: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
             if any(self.columns.levels):
@@ -106,7 +106,7 @@ class TableRows:
         return 3.2
 
     def draw_reconstructions(self, figure: Figure | SubFigure) -> None:
-        tables.draw_cells(figure, self.columns.some(slice(_OVERVIEW_COLUMNS)))
+        table_figures.draw_cells(figure, self.columns.some(slice(_OVERVIEW_COLUMNS)))
 
     def draw_samples(self, figure: Figure | SubFigure) -> None:
         figure.suptitle("Real rows (grey) and samples (outline)", x=0.01, ha="left", fontsize=9.5)
@@ -114,4 +114,6 @@ class TableRows:
         self._draw_histograms(figure, slice(0, shown), -(-shown // _HISTOGRAMS[1]))
 
     def _draw_histograms(self, figure: Figure | SubFigure, chosen: slice, lines: int) -> None:
-        tables.draw_histograms(figure, self.columns.some(chosen), self.sampled[:, chosen], (lines, _HISTOGRAMS[1]))
+        table_figures.draw_histograms(
+            figure, self.columns.some(chosen), self.sampled[:, chosen], (lines, _HISTOGRAMS[1])
+        )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lowerbound.data.dialect import Csv
 from lowerbound.errors import DataError, FormatError
 from lowerbound.schema import cells as reading
-from lowerbound.schema import coding, given, loose, validation, words
+from lowerbound.schema import coding, description, given, loose, validation
 from lowerbound.schema.cells import Backend, Cells, Source
 from lowerbound.schema.column import CLASSES, Column, Name, Storage
 from lowerbound.schema.rules import shown
@@ -77,7 +77,7 @@ class Schema:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the table as a whole, in words."""
+        """What is wrong with the table as a whole, in description."""
         few = f"fewer rows ({self.rows}) than columns ({len(self.columns)})"
         nothing = "no column is left to learn from"
         return (few,) * (self.rows < len(self.columns)) + (nothing,) * (not self.modelled)
@@ -92,7 +92,7 @@ class Schema:
         return {column.name: column for column in self.columns}
 
     def __str__(self) -> str:
-        return words.listing(self.columns, self.rows, self.backend, self.problems)
+        return description.listing(self.columns, self.rows, self.backend, self.problems)
 
     def encode(self, df: Any, *, strict: bool = False, lenient: bool = False, what: str = "the frame") -> Encoded:
         """The rows of ``df`` as numbers; its columns may come in any order, and of another library.

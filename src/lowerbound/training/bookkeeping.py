@@ -16,7 +16,7 @@ from lowerbound.training.cursor import Cursor, Place
 from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
 
-TRIES = 3  # lower learning rates in a pass, before a fit gives up
+TRIES = 3  # lower learning rates in an epoch, before a fit gives up
 
 
 class Meter:
@@ -86,35 +86,35 @@ class Clock:
 
 
 class Best:
-    """The state of the pass with the best validation objective; without validation, none."""
+    """The state of the epoch with the best validation objective; without validation, none."""
 
     def __init__(self) -> None:
         self.objective = -math.inf
-        self.passes = 0
+        self.epochs = 0
         self.tensors: Tensors | None = None
 
-    def offer(self, objective: float, passes: int, state: State) -> None:
+    def offer(self, objective: float, epochs: int, state: State) -> None:
         if objective > self.objective:
-            self.objective, self.passes = objective, passes
+            self.objective, self.epochs = objective, epochs
             self.tensors = copied(state.module_tensors())
 
-    def keep(self, state: State, passes: int) -> int:
-        """Leave ``state`` at its best; the pass that was after, or ``passes`` where there was no validation."""
+    def keep(self, state: State, epochs: int) -> int:
+        """Leave ``state`` at its best; the epoch that was after, or ``epochs`` where there was no validation."""
         if self.tensors is None:
-            return passes
+            return epochs
         state.load_modules(self.tensors)
-        return self.passes
+        return self.epochs
 
 
 class Progress:
     """All that a fit has come to: what steps and draws go on from, and what they brought."""
 
-    def __init__(self, procedure: Procedure, rows: Rows, batch_size: int, seed: int, first_pass: int = 0) -> None:
+    def __init__(self, procedure: Procedure, rows: Rows, batch_size: int, seed: int, first_epoch: int = 0) -> None:
         self.state = procedure.state
-        self.cursor = Cursor(rows, batch_size, seed, first_pass)
+        self.cursor = Cursor(rows, batch_size, seed, first_epoch)
         self.clock = Clock(procedure, self.cursor.full_weight)
         self.meter, self.best, self.history = Meter(), Best(), History()
-        self.tries = 0  # lower learning rates in this pass
+        self.tries = 0  # lower learning rates in this epoch
 
     def lent(self) -> contextlib.AbstractContextManager[None]:
         """The block in which modules may draw from torch's global generator, at the fit's own stream."""
@@ -123,14 +123,14 @@ class Progress:
     def finite(self) -> bool:
         return self.meter.finite() and self.state.finite()
 
-    def end_pass(self, number: int, found: Record) -> Record:
+    def end_epoch(self, number: int, found: Record) -> Record:
         """Pass ``number`` (from 0) is over: its record, with what validation ``found``, goes into the history."""
-        passes, steps = self.cursor.passes, self.cursor.steps
-        record = {"pass": passes, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
+        epochs, steps = self.cursor.epochs, self.cursor.steps
+        record = {"epoch": epochs, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
         self.history.records.append(record)
         self.meter, self.tries = Meter(), 0
         if found:
-            self.best.offer(found["valid_objective"], passes, self.state)
+            self.best.offer(found["valid_objective"], epochs, self.state)
         return record
 
     def tensors(self) -> Tensors:
@@ -142,10 +142,10 @@ class Progress:
     def numbers(self) -> dict[str, Any]:
         """The rest of it, as JSON, but for the records."""
         return {
-            "pass": self.cursor.passes,
+            "epoch": self.cursor.epochs,
             "position": self.cursor.position,
             "meter": {"names": self.meter.names, "rows": self.meter.rows},
-            "best": None if self.best.tensors is None else [self.best.passes, self.best.objective],
+            "best": None if self.best.tensors is None else [self.best.epochs, self.best.objective],
             "parts": self.state.parts,
             "slowed": self.clock.slowed,
             "tries": self.tries,
@@ -160,20 +160,20 @@ class Progress:
 
         Raises ``KeyError``, ``TypeError`` or ``ValueError`` where they are not of this fit.
         """
-        passes, position = self._place(numbers)
+        epochs, position = self._place(numbers)
         own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter."))}
         self.state.load(own)
         self.state.set_options(numbers["optimizer"])
         self.state.parts = int(numbers["parts"])
-        self.cursor.go(Place(passes, position, tensors["place.rng"], tensors["place.global_rng"]))
+        self.cursor.go(Place(epochs, position, tensors["place.rng"], tensors["place.global_rng"]))
         self.meter.names, self.meter.rows = list(numbers["meter"]["names"]), int(numbers["meter"]["rows"])
         if "meter.total" in tensors:
             self.meter.total = tensors["meter.total"].to(self.cursor.full_weight.device)
             if self.meter.total.shape != (len(self.meter.names),):
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
-            passes, objective = numbers["best"]
-            self.best.passes, self.best.objective, self.best.tensors = int(passes), float(objective), best
+            epochs, objective = numbers["best"]
+            self.best.epochs, self.best.objective, self.best.tensors = int(epochs), float(objective), best
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
 
@@ -182,16 +182,16 @@ class Progress:
         for key, check in _NUMBERS.items():
             if not check.holds(numbers[key]):
                 raise ValueError(f"{key} is {shown(numbers[key])}, where {check.due} is due")
-        passes, position, meter = numbers["pass"], numbers["position"], numbers["meter"]
-        if position >= self.cursor.steps_per_pass:
-            raise ValueError(f"position {position} is beyond a pass of {self.cursor.steps_per_pass} steps")
+        epochs, position, meter = numbers["epoch"], numbers["position"], numbers["meter"]
+        if position >= self.cursor.steps_per_epoch:
+            raise ValueError(f"position {position} is beyond an epoch of {self.cursor.steps_per_epoch} steps")
         if numbers["parts"] > 2 * self.cursor.batch_size or meter["rows"] > len(self.cursor.rows):
-            raise ValueError(f"there are fewer than {numbers['parts']} rows a batch, or {meter['rows']} a pass")
-        return passes, position
+            raise ValueError(f"there are fewer than {numbers['parts']} rows a batch, or {meter['rows']} an epoch")
+        return epochs, position
 
 
 _NUMBERS = {
-    "pass": whole("a whole number of 0 or more", 0, 10**12),
+    "epoch": whole("a whole number of 0 or more", 0, 10**12),
     "position": whole("a whole number of 0 or more"),
     "meter": Check(
         "an object of names and a number of rows",
@@ -204,7 +204,7 @@ _NUMBERS = {
     ),
     "best": or_none(
         Check(
-            "a pass and an objective",
+            "an epoch and an objective",
             lambda value: is_list(value, is_number) and len(value) == 2 and is_whole(value[0], 1),
         )
     ),

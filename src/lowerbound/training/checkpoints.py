@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 import lowerbound
-from lowerbound import checkpoint, folder
+from lowerbound import checkpoint, folder, migrations
 from lowerbound.errors import FormatError, NewerFormatError
 from lowerbound.training.bookkeeping import Progress
 from lowerbound.training.procedure import History, Record
 from lowerbound.training.state import Tensors
 
-FORMAT = 1
+FORMAT = 2
 FOLDER, UNFINISHED = "checkpoints", "unfinished"
 NUMBERS, TENSORS = "state.json", "state.safetensors"
 CONFIG, MODEL, METRICS = "config.json", "model.safetensors", "metrics.jsonl"  # of the model's folder
@@ -121,8 +121,8 @@ class Checkpoints:
 
     def _files(self, progress: Progress) -> dict[str, bytes]:
         best, history = progress.best, progress.history
-        passes = progress.cursor.passes if best.tensors is None else best.passes
-        model = self.model_files(replace(history, best_pass=passes, stopped=None), best.tensors)
+        epochs = progress.cursor.epochs if best.tensors is None else best.epochs
+        model = self.model_files(replace(history, best_epoch=epochs, stopped=None), best.tensors)
         numbers = progress.numbers() | {
             "format": FORMAT,
             "identity": self.identity,
@@ -219,6 +219,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     parts = ("identity", "environment", "schedules")
     if not isinstance(numbers, dict) or not all(isinstance(numbers.get(part), dict) for part in parts):
         raise FormatError(f"{path / NUMBERS} does not describe a fit; restore it.")
+    if numbers.get("format") == 1:
+        numbers = migrations.state_from_1(numbers)
     if numbers.get("format") != FORMAT:
         form = numbers.get("format")
         raise NewerFormatError(

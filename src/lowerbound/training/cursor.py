@@ -1,4 +1,4 @@
-"""Where a fit stands in its data: which pass, which position; and the generators that its draws come from."""
+"""Where a fit stands in its data: which epoch, which position; and the generators that its draws come from."""
 
 from __future__ import annotations
 
@@ -18,68 +18,68 @@ from lowerbound.training.procedure import Rows
 class Place:
     """A point that a cursor can go back to."""
 
-    passes: int
+    epochs: int
     position: int
     rng: Tensor
     global_rng: Tensor  # what modules such as dropout draw from
 
 
 class Cursor:
-    """Batches of ``rows`` without end, in a new order each pass; the order of pass p depends on (seed, p) alone.
+    """Batches of ``rows`` without end, in a new order each epoch; the order of epoch p depends on (seed, p) alone.
 
-    Every batch has the same shape: the last of a pass is padded, its padding weighing 0.
+    Every batch has the same shape: the last of an epoch is padded, its padding weighing 0.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, first_pass: int = 0) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, first_epoch: int = 0) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
-        self.rng = generator(seed, "noise", first_pass, device=rows.device)
+        self.rng = generator(seed, "noise", first_epoch, device=rows.device)
         self.draws = Draws(seed)
-        self.passes, self.position = first_pass, 0
+        self.epochs, self.position = first_epoch, 0
         self._padding = -len(rows) % self.batch_size
         self.full_weight = torch.full((self.batch_size,), 1 / self.batch_size, dtype=rows.dtype, device=rows.device)
         self._last = self.full_weight * self.batch_size / (self.batch_size - self._padding)
         self._last[self.batch_size - self._padding :] = 0
-        self._start_pass()
+        self._start_epoch()
 
     @property
-    def steps_per_pass(self) -> int:
+    def steps_per_epoch(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Steps taken since the start."""
-        return self.passes * self.steps_per_pass + self.position
+        return self.epochs * self.steps_per_epoch + self.position
 
     @property
     def time(self) -> float:
         """Passes since the start, with their fraction."""
-        return self.steps / self.steps_per_pass
+        return self.steps / self.steps_per_epoch
 
     def next(self) -> tuple[Batch, int]:
-        """The next batch, and how many of its rows are real. At the end of a pass, the next one starts."""
+        """The next batch, and how many of its rows are real. At the end of an epoch, the next one starts."""
         start = self.position * self.batch_size
         index = self._order[start : start + self.batch_size]
         self.position += 1
-        last = self.position == self.steps_per_pass
+        last = self.position == self.steps_per_epoch
         batch = self.rows.batch(index, self._last if last else self.full_weight, self.rng)
         if last:
-            self.passes, self.position = self.passes + 1, 0
-            self._start_pass()
+            self.epochs, self.position = self.epochs + 1, 0
+            self._start_epoch()
         return batch, self.batch_size - (self._padding if last else 0)
 
     def place(self) -> Place:
-        return Place(self.passes, self.position, self.rng.get_state(), self.draws.state)
+        return Place(self.epochs, self.position, self.rng.get_state(), self.draws.state)
 
     def go(self, place: Place) -> None:
-        self.passes, self.position = place.passes, place.position
+        self.epochs, self.position = place.epochs, place.position
         self.rng.set_state(place.rng)
         self.draws.state = place.global_rng
-        self._start_pass()
+        self._start_epoch()
 
-    def _start_pass(self) -> None:
-        order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", self.passes))
+    def _start_epoch(self) -> None:
+        order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", self.epochs))
         padding = order[: self._padding]
         self._order = torch.cat([order, padding]).to(self.rows.device)
 

@@ -1,7 +1,7 @@
 """The loop: a step, repeated over the data. It knows no model and no objective.
 
 It owns the place in the data, the random draws, the schedules, validation, the best state so far, and the way back
-from values that are not finite. It reads from the device every ``check_every`` steps and at the end of a pass, never
+from values that are not finite. It reads from the device every ``check_every`` steps and at the end of an epoch, never
 each step.
 """
 
@@ -39,33 +39,33 @@ def train(
     procedure: Procedure,
     rows: Rows,
     *,
-    passes: int,
+    epochs: int,
     batch_size: int,
     seed: int,
     validation: Rows | None = None,
     patience: int | None = None,
     patience_from: float = 0.0,
     callbacks: Sequence[Callback] = (),
-    first_pass: int = 0,
+    first_epoch: int = 0,
     check_every: int = 100,
     checkpoints: Checkpoints | None = None,
 ) -> History:
-    """Step over ``rows`` up to pass ``passes``, or until ``patience`` passes brought no better validation objective.
+    """Step over ``rows`` up to epoch ``epochs``, or until ``patience`` epochs brought no better validation objective.
 
-    Patience counts from pass ``patience_from``. The modules end at their best validation objective; without
+    Patience counts from epoch ``patience_from``. The modules end at their best validation objective; without
     validation, at the last step. Where values stop being finite the loop goes back to where they were, says so in a
-    warning, and lowers the learning rate; after three such tries within a pass it raises ``DivergedError``.
+    warning, and lowers the learning rate; after three such tries within an epoch it raises ``DivergedError``.
     ``checkpoints``: where to go on from, and where to write.
     """
     keep_memory()
-    run = Progress(procedure, rows, batch_size, seed, first_pass)
+    run = Progress(procedure, rows, batch_size, seed, first_epoch)
     cursor, history, every = run.cursor, run.history, checkpoints.every if checkpoints else None
     with Interrupt() as interrupt, run.state.mode(training=True):
         if checkpoints is not None:
             checkpoints.resume(run)
         good = Snapshot(run)
-        while (end := _ended(run, passes, patience, patience_from)) is None and history.stopped is None:
-            this_pass, record, fits = cursor.passes, None, True
+        while (end := _ended(run, epochs, patience, patience_from)) is None and history.stopped is None:
+            this_epoch, record, fits = cursor.epochs, None, True
             look = cursor.steps + _steps_ahead(cursor, check_every, every)
             try:
                 while cursor.steps < look and history.stopped is None:
@@ -81,11 +81,11 @@ def train(
                 if not run.finite():
                     _rescue(procedure, good, check_every)
                     continue
-                if cursor.passes > this_pass:
-                    at_end = run.clock.at(passes)
+                if cursor.epochs > this_epoch:
+                    at_end = run.clock.at(epochs)
                     with run.lent():
                         found = evaluate(procedure, run.state, validation, cursor.batch_size, seed, at_end)
-                    record = run.end_pass(this_pass, found)
+                    record = run.end_epoch(this_epoch, found)
             except TooLarge:
                 fits = False  # only out of this block are the tensors let go that did
             if not fits or (cursor.steps < look and checkpoints is not None):
@@ -93,29 +93,29 @@ def train(
                 continue
             good = Snapshot(run)
 
-            event = Event(cursor.steps, passes * cursor.steps_per_pass, record, run.state, history)
+            event = Event(cursor.steps, epochs * cursor.steps_per_epoch, record, run.state, history)
             if _any_stops(callbacks, event):
                 history.stopped = history.stopped or "callback"
             if checkpoints is not None and cursor.steps % checkpoints.every == 0:
                 checkpoints.save(run)
         if checkpoints is not None:
             checkpoints.save(run)
-    history.best_pass = run.best.keep(run.state, cursor.passes)
+    history.best_epoch = run.best.keep(run.state, cursor.epochs)
     history.stopped = history.stopped or end
     return history
 
 
-def _ended(run: Progress, passes: int, patience: int | None, patience_from: float) -> Stopped | None:
-    """Why no pass is left to do, if so."""
-    if patience is not None and run.cursor.passes - max(run.best.passes, patience_from) >= patience:
+def _ended(run: Progress, epochs: int, patience: int | None, patience_from: float) -> Stopped | None:
+    """Why no epoch is left to do, if so."""
+    if patience is not None and run.cursor.epochs - max(run.best.epochs, patience_from) >= patience:
         return "patience"
-    return "passes" if run.cursor.passes >= passes else None
+    return "epochs" if run.cursor.epochs >= epochs else None
 
 
 def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None) -> int:
     """Steps to the next look at the values, on a grid of steps: a fit that goes on looks where it would have."""
     look = check_every - cursor.position % check_every
-    ahead = min(look, cursor.steps_per_pass - cursor.position)
+    ahead = min(look, cursor.steps_per_epoch - cursor.position)
     return ahead if checkpoint_every is None else min(ahead, checkpoint_every - cursor.steps % checkpoint_every)
 
 
@@ -151,7 +151,7 @@ def _rescue(procedure: Procedure, good: Snapshot, steps: int) -> None:
     found = _first_not_finite(procedure, run, steps)
     good.restore()
     if run.tries == TRIES:
-        run.history.best_pass, run.history.stopped = run.best.keep(run.state, run.cursor.passes), "diverged"
+        run.history.best_epoch, run.history.stopped = run.best.keep(run.state, run.cursor.epochs), "diverged"
         raise DivergedError(
             f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
             "look for extreme values in the data, or start with a lower learning_rate.",
@@ -170,7 +170,7 @@ def _first_not_finite(procedure: Procedure, run: Progress, steps: int) -> str:
     """Replay from the last good moment, one step at a time, up to the step that breaks; say where it does."""
     state, cursor = run.state, run.cursor
     for _ in range(steps):
-        scalars, here = run.clock.at(cursor.time), f"at step {cursor.steps + 1} (pass {cursor.passes + 1})"
+        scalars, here = run.clock.at(cursor.time), f"at step {cursor.steps + 1} (epoch {cursor.epochs + 1})"
         batch, _ = cursor.next()
         noise = procedure.noise(len(batch.index), cursor.rng)
         with run.lent():

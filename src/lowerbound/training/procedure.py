@@ -43,7 +43,7 @@ class Procedure(Protocol):
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
-        """The step's scalars as functions of time in passes; "learning_rate" is one."""
+        """The step's scalars as functions of time in epochs; "learning_rate" is one."""
         ...
 
     def noise(self, rows: int, rng: torch.Generator) -> Tensor:
@@ -63,22 +63,22 @@ class Procedure(Protocol):
         ...
 
 
-Stopped = Literal["passes", "patience", "callback", "interrupted", "diverged"]
+Stopped = Literal["epochs", "patience", "callback", "interrupted", "diverged"]
 
 
 @dataclass
 class History:
-    """What happened: one record a pass, the pass whose state was kept, why it stopped, what was rescued."""
+    """What happened: one record per epoch, the epoch whose state was kept, why it stopped, what was rescued."""
 
     records: list[Record] = field(default_factory=list)
-    best_pass: int | None = None
+    best_epoch: int | None = None
     stopped: Stopped | None = None
     rescues: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a callback is told: every few steps, and with ``record`` at the end of a pass."""
+    """What a callback is told: every few steps, and with ``record`` at the end of an epoch."""
 
     step: int
     total_steps: int

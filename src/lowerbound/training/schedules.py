@@ -1,4 +1,4 @@
-"""Schedules: a value as a function of time, counted in passes over the data."""
+"""Schedules: a value as a function of time, counted in epochs over the data."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ class Constant:
 
     value: float
 
-    def __call__(self, passes: float) -> float:
+    def __call__(self, epochs: float) -> float:
         return self.value
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """From ``start`` to ``end`` in a straight line over the first ``passes``, then ``end``."""
+    """From ``start`` to ``end`` in a straight line over the first ``epochs``, then ``end``."""
 
-    passes: float
+    epochs: float
     end: float = 1.0
     start: float = 0.0
 
-    def __call__(self, passes: float) -> float:
-        share = min(passes / self.passes, 1.0) if self.passes > 0 else 1.0
+    def __call__(self, epochs: float) -> float:
+        share = min(epochs / self.epochs, 1.0) if self.epochs > 0 else 1.0
         return self.start + (self.end - self.start) * share
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From ``start`` to ``end`` along half a cosine over the first ``passes``, then ``end``."""
+    """From ``start`` to ``end`` along half a cosine over the first ``epochs``, then ``end``."""
 
     start: float
-    passes: float
+    epochs: float
     end: float = 0.0
 
-    def __call__(self, passes: float) -> float:
-        share = min(passes / self.passes, 1.0)
+    def __call__(self, epochs: float) -> float:
+        share = min(epochs / self.epochs, 1.0)
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass(frozen=True)
 class Cyclic:
-    """``WarmUp`` again and again: each ``passes`` long, rising over the first ``rising`` of them. Fu et al. 2019.
+    """``WarmUp`` again and again: each ``epochs`` long, rising over the first ``rising`` of them. Fu et al. 2019.
 
     After ``cycles`` of them it stays at ``end``.
     """
 
-    passes: float
+    epochs: float
     cycles: int = 4
     rising: float = 0.5
     end: float = 1.0
     start: float = 0.0
 
-    def __call__(self, passes: float) -> float:
-        if passes >= self.passes * self.cycles:
+    def __call__(self, epochs: float) -> float:
+        if epochs >= self.epochs * self.cycles:
             return self.end
-        share = min(passes % self.passes / (self.passes * self.rising), 1.0)
+        share = min(epochs % self.epochs / (self.epochs * self.rising), 1.0)
         return self.start + (self.end - self.start) * share
 
 

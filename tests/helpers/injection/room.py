@@ -16,7 +16,7 @@ from injection.tally import Tally
 from lowerbound import cli
 
 EVERY = 3
-WIDE = "--hidden 256 --latent-dim 8 --batch-size 500 --passes 3 --patience 5"
+WIDE = "--hidden 256 --latent-dim 8 --batch-size 500 --epochs 3 --patience 5"
 
 
 def run(size: str, seed: int, base: Path) -> list[Tally]:

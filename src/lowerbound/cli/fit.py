@@ -23,7 +23,7 @@ from lowerbound.cli.base import (
     seeds,
     tell,
 )
-from lowerbound.cli.tables import schema_option
+from lowerbound.cli.table_options import schema_option
 
 if TYPE_CHECKING:
     from lowerbound.estimators import VAE
@@ -53,7 +53,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--free-bits", type=click.FloatRange(min=0), default=0.0, help="Nats that each latent has free."),
         click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Of Adam."),
         click.option("--batch-size", type=counts, default=100, help="Rows a step."),
-        click.option("--passes", type=counts, default=200, help="Passes over the data, at most."),
+        click.option("--epochs", type=counts, default=200, help="Epochs, at most."),
         click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share held out."),
         click.option("--patience", type=counts, default=20, help="Passes without improvement before stopping."),
         click.option(
@@ -78,7 +78,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @schema_option
 @click.option("--recipe", help="An assembly named after its paper, for all that is not given: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, as latent_dim=20.")
-@click.option("--white", type=click.FloatRange(0, min_open=True), help="Largest grey value.  [default: by the data]")
+@click.option("--max-value", type=click.FloatRange(0, min_open=True), help="Largest pixel value.  [default: by data]")
 @click.option("--seed", type=seeds, default=0, help="Fixes every random draw.")
 @click.option("--threads", type=counts, help="CPU threads.  [default: torch's]")
 @click.option("--force", is_flag=True, help="Replace what is already in the folder.")
@@ -112,13 +112,13 @@ def fit(
     vae = estimator(recipe, options, settings(pairs))
     source = read(vae, data)
     x = rows_of(source, "train")
-    if vae.white is None and hasattr(source, "white"):
-        vae.set_params(white=source.white)
+    if vae.max_value is None and hasattr(source, "max_value"):
+        vae.set_params(max_value=source.max_value)
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
-    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['passes']} passes, stopped by "
-    tell(result, as_json, f"{words}{result['stopped']}, kept pass {result['best_pass']} → {out}")
+    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['epochs']} epochs, stopped by "
+    tell(result, as_json, f"{words}{result['stopped']}, kept epoch {result['best_epoch']} → {out}")
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
 
 
@@ -151,15 +151,15 @@ def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
     """What a fit did."""
     history = vae.history_
-    best = next((r for r in history.records if r["pass"] == history.best_pass), {})
+    best = next((r for r in history.records if r["epoch"] == history.best_epoch), {})
     return {
         "run": str(out),
         "likelihood": type(vae.model_.likelihood).__name__,
         **({} if vae.schema_ is None else {"likelihoods": by_column(vae)}),
         "latent_dim": vae.latent_dim,
-        "passes": len(history.records),
+        "epochs": len(history.records),
         "stopped": history.stopped,
-        "best_pass": history.best_pass,
+        "best_epoch": history.best_epoch,
         "objective": vae.objective_,
         "draws": vae.draws_,
         "objective_is_bound": vae.objective_is_bound,

@@ -35,7 +35,7 @@ class Kind:
 
 
 def vae(**parameters: Any) -> lb.VAE:
-    return lb.VAE(**{"latent_dim": 2, "passes": 1, "hidden": (4,), "random_state": 0, **parameters})
+    return lb.VAE(**{"latent_dim": 2, "epochs": 1, "hidden": (4,), "random_state": 0, **parameters})
 
 
 def matrix(**parameters: Any) -> lb.VAE:
@@ -158,14 +158,18 @@ ARRAYS: dict[str, Kind] = {name: fit(x, *words) for name, (x, words) in NUMBERS.
     "brighter than white": fit(
         put(17, COUNTS),
         "row 5, column 1 is 17, which Disc",
-        "white, the l",
+        "max_value, the l",
         likelihood="discretized_logistic",
-        white=16,
+        max_value=16,
     ),
-    "white between two levels": fit(
-        COUNTS, r"white is 2\.5; DiscretizedLogistic takes", "round", likelihood="discretized_logistic", white=2.5
+    "max_value between two levels": fit(
+        COUNTS,
+        r"max_value is 2\.5; DiscretizedLogistic takes",
+        "round",
+        likelihood="discretized_logistic",
+        max_value=2.5,
     ),
-    "grey values beyond white": fit(
+    "grey values beyond max_value": fit(
         put(2.0, COUNTS % 2), r"row 5, column 1 is 2, outside \[0, 1\]", "rescale them or pass", binarise="afresh"
     ),
     "convolutions over a table": fit(X, r'network="conv" needs rows of shape', "reshape X, or use", network="conv"),
@@ -231,8 +235,8 @@ PARAMETERS: dict[str, Kind] = {
     "latent_dim true": given("latent_dim is True; give a whole number", latent_dim=True),
     "draws 0": given("draws must be at least 1, got 0", draws=0),
     "batch_size 0": given("batch_size must be at least 1, got 0", batch_size=0),
-    "passes 0": given("passes must be at least 1, got 0", passes=0),
-    "passes 1.5": given(r"passes is 1\.5; give a whole number, at least 1", passes=1.5),
+    "epochs 0": given("epochs must be at least 1, got 0", epochs=0),
+    "epochs 1.5": given(r"epochs is 1\.5; give a whole number, at least 1", epochs=1.5),
     "patience 0": given("patience must be at least 1, got 0", patience=0),
     "learning_rate 0": given("learning_rate is 0; give a finite number, above 0", learning_rate=0),
     "learning_rate NaN": given("learning_rate is nan; give a finite number, above 0", learning_rate=np.nan),
@@ -243,7 +247,7 @@ PARAMETERS: dict[str, Kind] = {
     "free_bits of another bound": given('free_bits .* need objective="elbo"', free_bits=1, objective="iwae"),
     "validation 1": given(r"validation is 1; give a finite number, in \[0, 1\)", validation=1),
     "validation NaN": given(r"validation is nan; give a finite number, in \[0, 1\)", validation=np.nan),
-    "white 0": given("white is 0; give a finite number, above 0", white=0),
+    "max_value 0": given("max_value is 0; give a finite number, above 0", max_value=0),
     "network misspelt": given("network is 'mpl', none of mlp, conv; did you mean 'mlp'?", network="mpl"),
     "objective misspelt": given("objective is 'elb', none of .*; did you mean 'elbo'?", objective="elb"),
     "likelihood misspelt": given("likelihood is 'poison', none of .*; did you mean 'Poisson'?", likelihood="poison"),

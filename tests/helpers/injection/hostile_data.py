@@ -96,7 +96,7 @@ def _pages(base: Path, most: int | None) -> Tally:
 
 
 def _commands(data: Path, out: Path) -> tuple[list[object], list[object]]:
-    return ["fit", data, "--out", out, "--passes", 2, "--hidden", 4], ["report", out, data, "--samples", 5]
+    return ["fit", data, "--out", out, "--epochs", 2, "--hidden", 4], ["report", out, data, "--samples", 5]
 
 
 def _reported(data: Path, out: Path) -> tuple[str, list[str]]:

@@ -21,7 +21,7 @@ from injection.victims import VICTIMS
 WANTED = {"test": 10, "quick": 40, "full": 280}
 FRESH = {"test": 0, "quick": 3, "full": 16}
 MOST = 8  # kills of one fit, which may then end
-OPTIONS = "--resume --threads 1 --hidden 16 --latent-dim 2 --binarise afresh --warm-up 2 --passes 20 --patience 5"
+OPTIONS = "--resume --threads 1 --hidden 16 --latent-dim 2 --binarise afresh --warm-up 2 --epochs 20 --patience 5"
 CLI = [sys.executable, "-m", "lowerbound", "fit", "digits", "--checkpoint-every", "7", *OPTIONS.split()]
 
 

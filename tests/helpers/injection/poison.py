@@ -25,16 +25,16 @@ from lowerbound.errors import DivergedError
 VALUES = (float("nan"), float("inf"), -float("inf"), 1e30)
 MOMENTS = {"test": 1, "quick": 2, "full": 12}
 LIKELIHOODS: dict[str, dict[str, Any]] = {
-    "Bernoulli": {"binarise": "afresh", "white": 16},
+    "Bernoulli": {"binarise": "afresh", "max_value": 16},
     "Normal": {"likelihood": "Normal"},
     "Poisson": {"likelihood": "Poisson"},
     "NegativeBinomial": {"likelihood": "NegativeBinomial"},
-    "DiscretizedLogistic": {"likelihood": "DiscretizedLogistic", "white": 16},
+    "DiscretizedLogistic": {"likelihood": "DiscretizedLogistic", "max_value": 16},
     "Categorical": {"likelihood": "Categorical"},
 }
 KINDS = ("one batch", "one value of a batch", "one row for ever")
-OPTIONS = {"passes": 3}
-CALLS = 1 + 3 * (11 + 2)  # batches of a fit: one to start from, then 11 of training and 2 of validation in each pass
+OPTIONS = {"epochs": 3}
+CALLS = 1 + 3 * (11 + 2)  # batches of a fit: one to start from, then 11 of training and 2 of validation in each epoch
 
 
 def run(size: str, seed: int, base: Path) -> list[Tally]:
@@ -44,7 +44,7 @@ def run(size: str, seed: int, base: Path) -> list[Tally]:
         cases = list(itertools.product(LIKELIHOODS, VALUES))
         for name, value in rng.sample(cases, 5) if size == "test" else cases:
             for _ in range(MOMENTS[size]):
-                call = rng.randrange(1, CALLS if kind != KINDS[-1] else CALLS - 14)  # a row is met in each pass
+                call = rng.randrange(1, CALLS if kind != KINDS[-1] else CALLS - 14)  # a row is met in each epoch
                 tally.add(*_fit(base / "run", name, kind, value, call), f"{name}, {value}, batch {call}")
         tallies.append(tally)
     return tallies
@@ -58,7 +58,7 @@ def _fit(run: Path, name: str, kind: str, value: float, call: int) -> tuple[str,
         try:
             history = fit_vae(LIKELIHOODS[name] | OPTIONS, run, every=20).history_
             outcome = "rescued" if history.rescues else "went on"
-            troubles = [] if history.stopped == "passes" else [f"stopped by {history.stopped}"]
+            troubles = [] if history.stopped == "epochs" else [f"stopped by {history.stopped}"]
             troubles += [] if caught or value == 1e30 else ["nothing was said"]
         except DivergedError as error:
             outcome = "gave up, the best model kept"

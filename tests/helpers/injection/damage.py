@@ -21,7 +21,7 @@ FLIPS = {"test": 16, "quick": 64, "full": 200}  # places in a file, beside its h
 HEADER = {"test": 32, "quick": 256, "full": 1 << 20}  # bytes of the header likewise
 GONE_ON = {"test": 2, "quick": 6, "full": 40}  # damages of each file of a checkpoint that a fit goes on from
 CUTS = 20
-OPTIONS = {"binarise": "afresh", "white": 16, "warm_up": 2, "passes": 3}
+OPTIONS = {"binarise": "afresh", "max_value": 16, "warm_up": 2, "epochs": 3}
 Damage = tuple[str, bytes | None]
 
 

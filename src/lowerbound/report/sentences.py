@@ -101,9 +101,9 @@ def _round(value: float) -> str:
 
 
 def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]:
-    """What was maximised where that is not the ELBO, and which pass was kept."""
+    """What was maximised where that is not the ELBO, and which epoch was kept."""
     if training is None:
-        return ("No record of the passes was kept.",)
+        return ("No record of the epochs was kept.",)
     notes = [_kept(training), *_maximised(vae)]
     rescues = vae.history_.rescues
     if rescues:
@@ -113,10 +113,10 @@ def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]
 
 def _kept(training: Training) -> str:
     if training.valid is None:
-        return "No rows were held out while fitting, so the model is that of the last pass."
+        return "No rows were held out while fitting, so the model is that of the last epoch."
     if training.kept is None:
-        return "Which pass was kept is not recorded."
-    return f"The model is that of pass {training.kept}, whose validation objective was best."
+        return "Which epoch was kept is not recorded."
+    return f"The model is that of epoch {training.kept}, whose validation objective was best."
 
 
 def training_of(vae: FittedVAE) -> Training | None:

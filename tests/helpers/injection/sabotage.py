@@ -41,7 +41,7 @@ def _noise_anew() -> None:
     def spoilt(self: Any, tensors: Any, numbers: Any, records: Any, best: Any) -> None:
         fresh = self.cursor.place()
         load(self, tensors, numbers, records, best)
-        self.cursor.go(Place(self.cursor.passes, self.cursor.position, fresh.rng, fresh.global_rng))
+        self.cursor.go(Place(self.cursor.epochs, self.cursor.position, fresh.rng, fresh.global_rng))
 
     bookkeeping.Progress.load = spoilt  # type: ignore[method-assign]
 

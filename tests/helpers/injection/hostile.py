@@ -25,7 +25,7 @@ from lowerbound.contents import contents
 MEMORY = 200 << 20
 ROOM = 4 << 30  # address space beyond what the process has: a large layer must be refused, not merely fail
 SECONDS = 5.0  # the machine does other work
-OPTIONS = {"binarise": "afresh", "white": 16, "passes": 2}
+OPTIONS = {"binarise": "afresh", "max_value": 16, "epochs": 2}
 
 
 class Canary:

@@ -159,7 +159,7 @@ def to_the_letter(data: Path, x: pa.Table, found: Sequence[pa.Table], form: Csv)
     """
     from pyarrow import compute
 
-    from lowerbound.data.tables import read_texts
+    from lowerbound.data.table_files import read_texts
 
     there = set(x.column_names).intersection(*(table.column_names for table in found))
     names = [name for name in x.column_names if name in there]

@@ -16,7 +16,7 @@ from lowerbound.training import Callback
 
 EVERY = 5
 ROWS = 600
-BASE: dict[str, Any] = {"latent_dim": 3, "hidden": (16,), "passes": 12, "batch_size": 50, "patience": 5, "threads": 1}
+BASE: dict[str, Any] = {"latent_dim": 3, "hidden": (16,), "epochs": 12, "batch_size": 50, "patience": 5, "threads": 1}
 
 Own = Callable[[], dict[str, Any]]
 
@@ -61,10 +61,10 @@ def fit_parts(run: Path, callback: Callback = lambda event: None, every: int = E
     posterior = lb.posteriors.DiagonalNormal(3, own["encoder"])
     inference = lb.AEVB(
         posterior,
-        learning_rate=lb.training.Cosine(1e-4, passes=12),
+        learning_rate=lb.training.Cosine(1e-4, epochs=12),
         optimizer=partial(torch.optim.SGD, momentum=0.9),
     )
-    options = {"passes": 12, "batch_size": 50, "validation": 0, "threads": 1, "callbacks": [callback]}
+    options = {"epochs": 12, "batch_size": 50, "validation": 0, "threads": 1, "callbacks": [callback]}
     return lb.fit(model, x, inference, run_dir=run, checkpoint_every=every, **options, **more)
 
 
@@ -73,10 +73,12 @@ def _vae(**options: Any) -> Victim:
 
 
 VICTIMS = {
-    "Bernoulli, binarised afresh, warm-up": _vae(binarise="afresh", white=16, warm_up=2),
+    "Bernoulli, binarised afresh, warm-up": _vae(binarise="afresh", max_value=16, warm_up=2),
     "Poisson, free bits": _vae(likelihood="Poisson", free_bits=0.1),
     "Normal, importance-weighted": _vae(likelihood="Normal", objective="iwae", draws=3),
-    "discretised logistic, convolutions": _vae(likelihood="DiscretizedLogistic", network="conv", white=16, passes=8),
+    "discretised logistic, convolutions": _vae(
+        likelihood="DiscretizedLogistic", network="conv", max_value=16, epochs=8
+    ),
     "negative binomial, β = 0.5": _vae(likelihood="NegativeBinomial", beta=0.5),
     "categorical": _vae(likelihood="Categorical"),
     "own networks, dropout, momentum": Victim(fit_parts, networks),

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
-
 from bad_arrays import COUNTS, X
+from pyarrow import parquet
 
 USAGE, BAD_DATA, MISSING, IO = 2, 65, 66, 74
 
@@ -208,7 +207,7 @@ COMMANDS: dict[str, Case] = {
     "fractional counts": case(
         "fit good.csv --out new --likelihood poisson", BAD_DATA, r"column 0 \('a'\) is 0\.1", "choose another"
     ),
-    "grey values beyond white": case(
+    "grey values beyond max_value": case(
         "fit good.csv --out new --binarise afresh", BAD_DATA, r"outside \[0, 1\]", "rescale"
     ),
     "convolutions over a table": case(
@@ -241,7 +240,7 @@ COMMANDS: dict[str, Case] = {
     "latent_dim in words": option("--latent-dim two", "'--latent-dim': 'two' is not a valid"),
     "draws 0": option("--draws 0", "'--draws': 0 is not in the range x>=1"),
     "batch_size 0": option("--batch-size 0", "'--batch-size': 0 is not in the range x>=1"),
-    "passes 0": option("--passes 0", "'--passes': 0 is not in the range x>=1"),
+    "epochs 0": option("--epochs 0", "'--epochs': 0 is not in the range x>=1"),
     "validation 1": option("--validation 1", "'--validation': 1.* is not in the range 0<=x<1"),
     "seed -1": option("--seed -1", "'--seed': -1 is not in the range x>=0"),
     "hidden in words": option("--hidden wide", "--hidden: 'wide' is not a list of sizes such as 256,128"),
@@ -253,7 +252,7 @@ COMMANDS: dict[str, Case] = {
     "device misspelt": option("--device cud", "device is 'cud'.*did you mean 'cuda'"),
     "learning_rate NaN": option("--learning-rate nan", "learning_rate is nan; give a finite number, above 0"),
     "beta infinite": option("--beta inf", "beta is inf; give a finite number, 0 or more"),
-    "white infinite": option("--white inf", "white is inf; give a finite number, above 0"),
+    "max_value infinite": option("--max-value inf", "max_value is inf; give a finite number, above 0"),
     "free bits of another bound": option("--free-bits 1 --objective iwae", 'need objective="elbo"'),
 }
 

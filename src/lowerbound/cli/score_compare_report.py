@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lowerbound.cli.anomaly_scores import odd_rows
 from lowerbound.cli.base import (
     Finite,
     Whole,
@@ -28,10 +29,9 @@ from lowerbound.cli.base import (
     table_path,
     tell,
 )
-from lowerbound.cli.numbers import AsNumbers
-from lowerbound.cli.odd import odd_rows
-from lowerbound.cli.tables import as_arrow, check_table, keep_option, strict_option
-from lowerbound.cli.using import FIT_A_TABLE
+from lowerbound.cli.encode_sample_impute import FIT_A_TABLE
+from lowerbound.cli.table_as_numbers import AsNumbers
+from lowerbound.cli.table_options import as_arrow, check_table, keep_option, strict_option
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:

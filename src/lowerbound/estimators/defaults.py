@@ -80,8 +80,8 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
 
 
-def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
-    """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``white``: the largest 8-bit value."""
+def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
+    """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``max_value``: the largest 8-bit value."""
     part = io.find("likelihoods", name)
     if part in (Normal, LogNormal, RoundedLogistic, StudentT):
         return part(scale="dimension", shape=x.shape[1:])
@@ -97,12 +97,12 @@ def build_likelihood(name: str, x: NDArray[Any], white: float) -> Likelihood:
         largest = int(x.max())
         return part(max(1, largest)) if part is BetaBinomial else part(max(2, largest + 1))
     if part in (DiscretizedLogistic, DiscretizedLogisticMixture):
-        if not 1 <= white < _MOST_CLASSES or white != int(white):
+        if not 1 <= max_value < _MOST_CLASSES or max_value != int(max_value):
             raise ValueError(
-                f"white is {white:g}; {part.__name__} takes a whole number from 1 to {_MOST_CLASSES - 1}: round "
-                "the values and white, or choose another likelihood."
+                f"max_value is {max_value:g}; {part.__name__} takes a whole number from 1 to {_MOST_CLASSES - 1}: "
+                "round the values and max_value, or choose another likelihood."
             )
-        return part(int(white) + 1)
+        return part(int(max_value) + 1)
     likelihood: Likelihood = part()
     return likelihood
 

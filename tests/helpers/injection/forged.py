@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-import lowerbound as lb
 from folders import reseal
 from forgeries import forged
+
+import lowerbound as lb
 from injection import trees
 from injection.hostile import MEMORY, SECONDS
 from injection.processes import Child, warm
@@ -30,7 +30,7 @@ from lowerbound.errors import FormatError, LowerboundError
 from lowerbound.training import checkpoints
 
 ROWS = 60
-OPTIONS: dict[str, Any] = {"hidden": (4,), "passes": 2, "batch_size": 20, "threads": 1, "random_state": 0}
+OPTIONS: dict[str, Any] = {"hidden": (4,), "epochs": 2, "batch_size": 20, "threads": 1, "random_state": 0}
 STEPS = {"test": (401, 211), "quick": (41, 21), "full": (3, 3)}
 """Of the values of a configuration and of a state, one in so many."""
 

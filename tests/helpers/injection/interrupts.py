@@ -17,7 +17,7 @@ from injection.tally import Tally
 WANTED = {"test": 2, "quick": 10, "full": 80}
 FRESH = {"test": 0, "quick": 1, "full": 8}
 EVERY = 5
-OPTIONS = "--hidden 16 --latent-dim 2 --binarise afresh --warm-up 2 --batch-size 100 --passes 12 --patience 5"
+OPTIONS = "--hidden 16 --latent-dim 2 --binarise afresh --warm-up 2 --batch-size 100 --epochs 12 --patience 5"
 
 
 def run(size: str, seed: int, base: Path) -> list[Tally]:

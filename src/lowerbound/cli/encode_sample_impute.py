@@ -21,7 +21,7 @@ from lowerbound.cli.base import (
     table_path,
     tell,
 )
-from lowerbound.cli.tables import (
+from lowerbound.cli.table_options import (
     as_arrow,
     check_table,
     check_writable,

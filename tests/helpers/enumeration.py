@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from oracles import batch_of
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -15,7 +16,6 @@ from lowerbound.draw import Draw, tempered
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import Posterior
-from oracles import batch_of
 
 Objective = Callable[[Draw], Tensor]
 
@@ -41,9 +41,9 @@ class Enumerable:
         """Of the model and of the posterior, each once."""
         return [*self.model.parameters(), *self.posterior.parameters()]
 
-    def draw(self, noise: Tensor | torch.Generator, K: int, copies: int = 1, plain: bool = True) -> Draw:
+    def draw(self, noise: Tensor | torch.Generator, K: int, copies: int = 1, detached: bool = True) -> Draw:
         rows = batch_of(self.x.expand(copies, *self.x.shape[1:]))
-        found = draw(self.model, self.posterior, rows, noise, K, plain)
+        found = draw(self.model, self.posterior, rows, noise, K, detached)
         return found if self.beta == 1 else tempered(found, self.beta)
 
     def tuples(self, K: int) -> tuple[Draw, Tensor]:

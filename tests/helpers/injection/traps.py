@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from folders import forge, reseal
+
 from lowerbound import folder
 
 Config = Any
@@ -114,7 +115,7 @@ HARMLESS_CONFIGS: dict[str, Spoil] = {
     "a deep dict in what was fitted": _put(*_FITTED, "shape", value=_nested(400, "dict")),
     "a prior for a likelihood": _put(*_LIKELIHOOD, value=_part("priors.Normal", latent_dim=3)),
     "records of rescues that are numbers": _put("history", "rescues", value=7),
-    "a best pass of text": _put("history", "best_pass", value="x"),
+    "a best epoch of text": _put("history", "best_epoch", value="x"),
     "an unknown reason to stop": _put("history", "stopped", value=["x"]),
     "an estimator of another kind": _put("extra", "estimator", value="os.system"),
     "an estimator that is a list": _put("extra", "estimator", value=[]),
@@ -125,7 +126,7 @@ HARMLESS_CONFIGS: dict[str, Spoil] = {
     "a fitted type of 400 MB": _put(*_FITTED, "dtype", value="U100000000"),
     "a seed of text": _put(*_FITTED, "seed", value="x"),
     "a seed below zero": _put(*_FITTED, "seed", value=-1),
-    "a white of text": _put(*_FITTED, "white", value="x"),
+    "a max_value of text": _put(*_FITTED, "max_value", value="x"),
     "features counted in text": _put(*_FITTED, "n_features_in", value="x"),
     "names that are a number": _put(*_FITTED, "feature_names_in", value=3),
     "names that are lists": _put(*_FITTED, "feature_names_in", value=[[1], [2]]),
@@ -242,8 +243,8 @@ LOAD_TRAPS: dict[str, Trap] = {
 MAY_LOAD_TRAPS: dict[str, Trap] = {  # what is wrong in them does nothing, and takes no memory
     **{f"config: {name}": _forged(spoil) for name, spoil in HARMLESS_CONFIGS.items()},
     "a manifest with a long name": _manifest("x" * 5000),
-    "metrics of text": _replace("metrics.jsonl", b'{"pass": "x"}\n'),
-    "metrics of lists": _replace("metrics.jsonl", b'{"pass": [1]}\n'),
+    "metrics of text": _replace("metrics.jsonl", b'{"epoch": "x"}\n'),
+    "metrics of lists": _replace("metrics.jsonl", b'{"epoch": [1]}\n'),
 }
 
 

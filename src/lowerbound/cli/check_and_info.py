@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound.cli.base import BAD_DATA, commands, csv_told, data_argument, json_option, run_argument, tell
-from lowerbound.cli.tables import schema_option
+from lowerbound.cli.table_options import schema_option
 
 
 @commands.command()

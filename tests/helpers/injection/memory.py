@@ -37,7 +37,7 @@ def run(size: str, seed: int, base: Path) -> list[Tally]:
 
 
 def _fit(data: Path, run: Path, batch: int) -> None:
-    options = f"--likelihood Bernoulli --hidden 1000 --batch-size {batch} --passes 2 --threads 1 --learning-rate 0.0001"
+    options = f"--likelihood Bernoulli --hidden 1000 --batch-size {batch} --epochs 2 --threads 1 --learning-rate 0.0001"
     cli.main(["fit", str(data), "--out", str(run), *options.split()])
 
 
@@ -88,6 +88,6 @@ def _limited(base: Path, batch: int, room: int, reference: list[float]) -> tuple
 
 
 def _objectives(run: Path) -> list[float]:
-    """The objectives of each pass."""
+    """The objectives of each epoch."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record[name] for record in records for name in ("train_objective", "valid_objective")]

@@ -8,7 +8,7 @@ from injection import trees
 from injection.processes import Child, Signal, warm
 from lowerbound import cli
 
-SMALL = "--hidden 8 --latent-dim 2 --binarise afresh --warm-up 1 --batch-size 500 --passes 3 --patience 5"
+SMALL = "--hidden 8 --latent-dim 2 --binarise afresh --warm-up 1 --batch-size 500 --epochs 3 --patience 5"
 
 
 def command(run: Path, every: int, options: str = SMALL) -> list[str]:

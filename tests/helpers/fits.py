@@ -17,7 +17,7 @@ import torch
 import lowerbound as lb
 from lowerbound.distributions import generator
 
-ROWS, BATCH, PASSES = 150, 20, 6
+ROWS, BATCH, EPOCHS = 150, 20, 6
 STEPS_PER_PASS = 7  # of 135 rows, after 15 are held out
 EVERY = 5
 
@@ -46,27 +46,27 @@ VAES: dict[str, dict[str, Any]] = {
     "bernoulli": {"warm_up": 4},
     "normal": {"patience": 2},
     "categorical": {"objective": "iwae", "draws": 3},
-    "discretized_logistic": {"white": 16, "network": "conv"},
-    "poisson": {"learning_rate": lb.training.Cosine(3e-3, passes=PASSES)},
+    "discretized_logistic": {"max_value": 16, "network": "conv"},
+    "poisson": {"learning_rate": lb.training.Cosine(3e-3, epochs=EPOCHS)},
     "negative_binomial": {"free_bits": 0.1, "beta": 0.5},
-    "afresh": {"binarise": "afresh", "white": 16, "warm_up": 3, "patience": 3, "learning_rate": 0.02},
+    "afresh": {"binarise": "afresh", "max_value": 16, "warm_up": 3, "patience": 3, "learning_rate": 0.02},
     "bf16": {"likelihood": "bernoulli", "precision": "bf16"},
     "compiled": {"likelihood": "bernoulli", "compile": True, "warm_up": 4},
 }
 
 
-def fit_vae(name: str, run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.VAE:  # noqa: B006
+def fit_vae(name: str, run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.VAE:  # noqa: B006
     """A VAE with validation, by the estimator."""
     settings = {"likelihood": name} | VAES[name]
     if name == "afresh":
         del settings["likelihood"]
     vae = lb.VAE(
-        3, hidden=(16,), batch_size=BATCH, passes=passes, random_state=0, threads=1, callbacks=callbacks, **settings
+        3, hidden=(16,), batch_size=BATCH, epochs=epochs, random_state=0, threads=1, callbacks=callbacks, **settings
     )
     return vae.fit(rows(name), run_dir=run, checkpoint_every=EVERY)
 
 
-def fit_parts(run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.Fit:  # noqa: B006
+def fit_parts(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
     """A model of parts, with dropout, in double precision, by SGD with momentum, without validation."""
     with lb.nn.seeded(0):
         encoder = lb.nn.MLP((8, 8), (6,), (16,))
@@ -74,7 +74,7 @@ def fit_parts(run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.
     model = lb.LatentVariableModel(lb.priors.Normal(3), decoder, lb.likelihoods.Bernoulli()).double()
     posterior = lb.posteriors.DiagonalNormal(3, encoder).double()
     data = lb.data.Rows.from_array(
-        rows("afresh"), binarise="fixed", white=16, dtype=torch.float64, generator=generator(0, "binarise")
+        rows("afresh"), binarise="fixed", max_value=16, dtype=torch.float64, generator=generator(0, "binarise")
     )
     optimizer = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
     inference = lb.AEVB(posterior, learning_rate=lb.training.WarmUp(3, 1e-2), optimizer=optimizer)
@@ -82,7 +82,7 @@ def fit_parts(run: Path, callbacks: Callbacks = [], passes: int = PASSES) -> lb.
         model,
         data,
         inference,
-        passes=passes,
+        epochs=epochs,
         batch_size=BATCH,
         validation=0,
         threads=1,
