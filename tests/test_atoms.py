@@ -10,8 +10,8 @@ import scipy.stats
 import torch
 from oracles import rng
 
-from lowerbound import io
 from lowerbound.likelihoods import InflatedLogitNormal, LogitNormal, LogNormal, Normal, Product, ZeroInflatedLogNormal
+from lowerbound.storage import parts
 
 TABLE = {
     "scalar": lambda: ZeroInflatedLogNormal(),
@@ -149,7 +149,7 @@ def test_it_is_a_column_of_a_product_and_can_be_written():
         params[:, :, :1, 1:], x[:, 1:]
     )
     torch.testing.assert_close(product.log_prob(params, x), alone)
-    again = io.decode(io.encode(product), {})
+    again = parts.decode(parts.encode(product), {})
     again.load_state_dict(product.state_dict())
     assert torch.equal(again.log_prob(params, x), product.log_prob(params, x))
     assert isinstance(again.likelihoods[0].above, LogNormal)

@@ -14,7 +14,7 @@ from oracles import batch_of
 from torch import nn
 
 import lowerbound as lb
-from lowerbound import gradients, io, likelihoods, objectives, posteriors, priors
+from lowerbound import gradients, likelihoods, objectives, posteriors, priors
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
@@ -22,6 +22,7 @@ from lowerbound.evidence import of_model
 from lowerbound.evidence.targets import slope_of
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
+from lowerbound.storage.model import load
 from lowerbound.training.compiled import Backward, Compiled
 
 ROWS, X, D = 24, 5, 3
@@ -210,7 +211,7 @@ def test_the_same_seed_gives_the_same_numbers(case):
 def test_it_is_saved_and_loaded(case, tmp_path):
     model, inference = case.build()
     lb.save(tmp_path / "run", model, inference.posterior)
-    found = io.load(tmp_path / "run")
+    found = load(tmp_path / "run")
     ours, theirs = (
         draw(m, q, case.batch, generator(1, "noise"), 2).log_w
         for m, q in ((model, inference.posterior), (found.model, found.posterior))

@@ -14,9 +14,9 @@ import pytest
 from folders import reseal, tree
 
 import lowerbound as lb
-from lowerbound import folder
-from lowerbound.contents import contents
 from lowerbound.errors import FormatError
+from lowerbound.storage import folder
+from lowerbound.storage.contents import contents
 
 OLD = {"a": b"old a", "b": b"old b" * 1000, "gone": b"old"}
 NEW = {"a": b"new a", "b": b"new b" * 2000, "come": b"new"}

@@ -21,10 +21,9 @@ from forgeries import forged
 from messages import assert_one_sentence
 
 import lowerbound as lb
-from lowerbound import checkpoint
-from lowerbound.contents import contents
 from lowerbound.errors import FormatError, LowerboundError
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints, tensor_data
+from lowerbound.storage.contents import contents
 
 N = 60
 DRAW = np.random.default_rng(0)
@@ -162,9 +161,9 @@ def test_a_configuration_that_contradicts_its_model_is_refused(
 
 
 def _weights(run: Path, name: str, spoil: Callable[[torch.Tensor], object], file: str = "model.safetensors") -> None:
-    tensors = checkpoint.parse_tensors((run / file).read_bytes(), run / file)
+    tensors = tensor_data.parse_tensors((run / file).read_bytes(), run / file)
     spoil(tensors[name])
-    (run / file).write_bytes(checkpoint.tensor_bytes(tensors))
+    (run / file).write_bytes(tensor_data.tensor_bytes(tensors))
     reseal(run)
 
 
@@ -175,7 +174,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs[name], run)
-    tensors = checkpoint.parse_tensors((run / "model.safetensors").read_bytes(), run)
+    tensors = tensor_data.parse_tensors((run / "model.safetensors").read_bytes(), run)
     for tensor in [each for each, values in tensors.items() if values.is_floating_point() and values.numel()][::4]:
         before = (run / "model.safetensors").read_bytes()
         _weights(run, tensor, lambda values: values.view(-1)[-1:].fill_(value))
@@ -256,7 +255,7 @@ def test_a_checkpoint_of_weights_that_are_not_finite_is_passed_over(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["array"], run)
-    tensors = checkpoint.parse_tensors((_newest(run) / file).read_bytes(), run)
+    tensors = tensor_data.parse_tensors((_newest(run) / file).read_bytes(), run)
     name = next(each for each in tensors if each.startswith(("optimizer.", "posterior.")) and tensors[each].dim())
     _weights(_newest(run), name, lambda values: values.fill_(torch.nan), file)
     with pytest.warns(RuntimeWarning, match=rf"{file}: .* numbers of {name} are NaN or infinite"):

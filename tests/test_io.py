@@ -17,10 +17,11 @@ from folders import forge, reseal, tree
 from oracles import PPCA, batch_of, rng
 
 import lowerbound as lb
-from lowerbound import io
 from lowerbound.errors import FormatError
 from lowerbound.model import draw
 from lowerbound.objectives import iwae
+from lowerbound.storage import model as stored
+from lowerbound.storage import parts, registry
 
 SOURCE = Path(lb.__file__).parent
 
@@ -198,13 +199,15 @@ def test_every_module_in_the_table_keeps_its_arguments():
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )
-    classes = {name for name, part in io.TABLE.items() if isinstance(part, type) and not name.startswith("activations")}
+    classes = {
+        name for name, part in registry.table().items() if isinstance(part, type) and not name.startswith("activations")
+    }
     assert classes == set(built)
     for name, part in built.items():
-        written = json.loads(json.dumps(io.encode(part)))
-        again = io.decode(written, {})
+        written = json.loads(json.dumps(parts.encode(part)))
+        again = parts.decode(written, {})
         assert type(again) is type(part), name
-        assert io.encode(again) == io.encode(part), name
+        assert parts.encode(again) == parts.encode(part), name
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +297,8 @@ def test_files_that_are_not_what_they_should_be(saved):
 
 def test_an_older_format_is_brought_up_to_this_one(saved, monkeypatch):
     forge(saved, lambda c: {("network" if key == "model" else key): value for key, value in c.items()})
-    monkeypatch.setattr(io, "FORMAT", 3)
-    monkeypatch.setattr(io, "MIGRATIONS", {2: lambda c: c | {"model": c["network"]}})
+    monkeypatch.setattr(stored, "FORMAT", 3)
+    monkeypatch.setattr(stored, "MIGRATIONS", {2: lambda c: c | {"model": c["network"]}})
     assert lb.load(saved).latent_dim == 1
 
 
@@ -315,7 +318,7 @@ def test_nothing_in_the_package_unpickles_or_runs_what_it_reads():
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
-    from lowerbound.checkpoint import atomic_write
+    from lowerbound.storage.files import atomic_write
 
     file = tmp_path / "f"
     file.write_text("old")

@@ -15,7 +15,7 @@ import scipy.stats
 import torch
 from oracles import rng
 
-from lowerbound import LatentVariableModel, checkpoint, nn, priors
+from lowerbound import LatentVariableModel, nn, priors
 from lowerbound.distributions import inverse_positive
 from lowerbound.likelihoods import (
     Bernoulli,
@@ -41,6 +41,7 @@ from lowerbound.likelihoods import (
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
+from lowerbound.storage import tensor_data
 
 PARAMETER_SETS = 6
 CLASSES = 5
@@ -489,8 +490,8 @@ def test_an_ordinal_of_two_classes_is_a_bernoulli_and_can_be_written(tmp_path):
     x = (torch.rand(2, 4, generator=rng()) < 0.5).float()
     bernoulli = Bernoulli().log_prob(params - likelihood.first_cut.detach(), x)
     assert torch.allclose(likelihood.log_prob(params, x), bernoulli, rtol=1e-6)
-    written = checkpoint.tensor_bytes(likelihood.state_dict())
-    again = checkpoint.parse_tensors(written, tmp_path)
+    written = tensor_data.tensor_bytes(likelihood.state_dict())
+    again = tensor_data.parse_tensors(written, tmp_path)
     assert {name: value.shape for name, value in again.items()} == {"first_cut": (1,), "raw_gaps": (0,)}
 
 

@@ -17,9 +17,10 @@ from messages import assert_one_sentence
 from torch import nn
 
 import lowerbound as lb
-from lowerbound import cli, io, likelihoods, posteriors, priors
+from lowerbound import cli, likelihoods, posteriors, priors
 from lowerbound.errors import DataError
 from lowerbound.estimators.parameters import check_parameters
+from lowerbound.storage import registry
 
 X = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
 QUICK: dict[str, Any] = {"latent_dim": 3, "hidden": (4,), "epochs": 1, "random_state": 0, "threads": 1}
@@ -28,7 +29,7 @@ KINDS = ("posterior", "prior", "likelihood", "objective", "gradient", "activatio
 
 def names(kind: str) -> list[str]:
     plural = "activations" if kind == "activation" else f"{kind}s"
-    return [key.split(".")[1] for key in io.TABLE if key.startswith(f"{plural}.")]
+    return registry.names(plural)
 
 
 # --- what a part needs beside its name ---

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 import lowerbound as lb
-from lowerbound import checkpoint, distributions, gradients, objectives, posteriors, priors
+from lowerbound import distributions, gradients, objectives, posteriors, priors
 from lowerbound.distributions import flow
 from lowerbound.errors import LockedError
 from lowerbound.nn import MLP, ConvEncoder, seeded
 from lowerbound.process import ignored, may_draw, set_threads, use_threads
+from lowerbound.storage import files
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 IMAGES = np.random.default_rng(1).random((30, 8, 8)).astype(np.float32)
@@ -159,7 +160,7 @@ def test_evidence_in_threads_is_that_of_each_alone(shared: None) -> None:
 def test_writers_in_threads_leave_the_umask_and_obey_it(tmp_path: Path, shared: None) -> None:
     def write(number: int) -> None:
         for step in range(50):
-            with checkpoint.atomic_write(tmp_path / f"{number}-{step}") as file:
+            with files.atomic_write(tmp_path / f"{number}-{step}") as file:
                 file.write(b"x")
 
     at_once([partial(write, number) for number in range(8)])
@@ -331,16 +332,16 @@ def test_an_import_in_two_threads_leaves_the_checks_of_arguments(
 
 def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path) -> None:
     read, write = os.pipe()
-    with checkpoint.locked(tmp_path):
+    with files.locked(tmp_path):
         child = os.fork()
         if child == 0:  # lives on, idle, as a worker of a pool does
             os.close(write)
             os.read(read, 1)
             os._exit(0)
-        with pytest.raises(LockedError), checkpoint.locked(tmp_path):
+        with pytest.raises(LockedError), files.locked(tmp_path):
             pass
     try:
-        with checkpoint.locked(tmp_path):
+        with files.locked(tmp_path):
             pass
         with (tmp_path / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -351,10 +352,10 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ends_does_not_unlock(tmp_path: Path) -> None:
-    with checkpoint.locked(tmp_path):
+    with files.locked(tmp_path):
         child = os.fork()
         if child == 0:
             os._exit(0)
         os.waitpid(child, 0)
-        with pytest.raises(LockedError), checkpoint.locked(tmp_path):
+        with pytest.raises(LockedError), files.locked(tmp_path):
             pass

@@ -22,11 +22,11 @@ from fits import EPOCHS, EVERY, FITS, STEPS_PER_PASS, VAES, die_at, fit_vae, row
 from folders import forge, tree
 
 import lowerbound as lb
-from lowerbound import folder, io
-from lowerbound.contents import contents
 from lowerbound.errors import DivergedError, FormatError, LockedError
 from lowerbound.nn import MLP
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints, folder
+from lowerbound.storage.contents import contents
+from lowerbound.storage.model import load
 from lowerbound.training.bookkeeping import Progress
 from lowerbound.training.loop import _steps_ahead
 from lowerbound.training.state import State
@@ -97,7 +97,7 @@ def test_the_bytes_do_tell_fits_apart(tmp_path):
 def test_more_passes_go_on_where_fewer_ended(name, tmp_path):
     FITS[name](tmp_path / "once")
     FITS[name](tmp_path / "twice", epochs=EPOCHS - 2)
-    assert io.load(tmp_path / "twice", decoder=own_decoder()).history.stopped == "epochs"
+    assert load(tmp_path / "twice", decoder=own_decoder()).history.stopped == "epochs"
     FITS[name](tmp_path / "twice")
     assert tree(tmp_path / "twice") == tree(tmp_path / "once")
 

@@ -14,7 +14,6 @@ import torch
 from oracles import batch_of, rng
 
 import lowerbound as lb
-from lowerbound import io
 from lowerbound.data import Rows
 from lowerbound.distributions import inverse_positive
 from lowerbound.likelihoods import (
@@ -38,6 +37,7 @@ from lowerbound.likelihoods import (
 from lowerbound.likelihoods.selfmasking import Classes, Line
 from lowerbound.model import draw
 from lowerbound.nn import MLP, Cells, Chain, seeded
+from lowerbound.storage.model import load
 
 OF_ALL = {
     "normal": lambda: Normal("dimension", (1,)),
@@ -369,7 +369,7 @@ def test_it_is_saved_and_loaded(tmp_path):
     model.initialise(x.float(), mask)
     steep(likelihood, 0.5)
     lb.save(tmp_path / "run", model, posterior)
-    found = io.load(tmp_path / "run")
+    found = load(tmp_path / "run")
     one, two = (
         draw(m, q, batch_of(x.float(), mask), rng(), 3).log_w
         for m, q in ((model, posterior), (found.model, found.posterior))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import AEVB, Fit, fit
-    from lowerbound.io import save
     from lowerbound.model import LatentVariableModel
+    from lowerbound.storage.model import save
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,7 +73,7 @@ _HOMES = {
     "fit": "inference",
     "load": "estimators",
     "log_likelihood": "evidence",
-    "save": "io",
+    "save": "storage.model",
 }
 
 

@@ -19,6 +19,8 @@ from lowerbound.posteriors import Posterior
 from lowerbound.priors import Encode, Prior
 from lowerbound.shapes import expect, explained
 
+__all__ = ["LatentVariableModel", "check_domains", "check_latents", "draw"]
+
 
 class LatentVariableModel(nn.Module):
     """p(z) by ``prior``, p(x|z) by ``likelihood`` with the parameters that ``decoder`` computes from z.

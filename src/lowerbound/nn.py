@@ -12,9 +12,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Identity as Identity
 from torch.nn import functional
 
 from lowerbound.process import seeded as seeded
+
+__all__ = [
+    "MLP",
+    "Cells",
+    "Chain",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Identity",
+    "Precision",
+    "Standardise",
+    "apply",
+    "products",
+    "seeded",
+]
 
 Precision = Literal["float32", "tf32", "bf16"]
 _TF32 = threading.RLock()

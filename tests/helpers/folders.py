@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lowerbound import folder
+from lowerbound.storage import folder
 
 
 def tree(path: Path) -> dict[str, bytes]:

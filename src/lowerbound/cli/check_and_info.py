@@ -30,7 +30,7 @@ def check(data: str, kinds: dict[Any, Any] | None, as_json: bool) -> int | None:
 @json_option
 def info(run: Path, as_json: bool) -> int | None:
     """Show what the folder RUN holds, and whether it is whole."""
-    from lowerbound.contents import contents
+    from lowerbound.storage.contents import contents
 
     found = contents(run)
     tell(found.as_dict(), as_json, "\n".join(found.lines()))

@@ -133,8 +133,8 @@ def read(vae: VAE, data: str) -> Any:
 
 def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
     """Refuse a folder that holds a model or a fit, unless told to replace it or to go on."""
-    from lowerbound.io import holds_model
-    from lowerbound.training import checkpoints
+    from lowerbound.storage import checkpoints
+    from lowerbound.storage.model import holds_model
 
     if force and resume:
         raise click.UsageError("--force starts anew and --resume goes on: give one of them.")
@@ -218,9 +218,9 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
     """The estimator of a recipe, or the plain one. Its mistakes are those of usage, refused before data are read."""
     from lowerbound.estimators import VAE
     from lowerbound.estimators.parameters import check_parameters, one_of
-    from lowerbound.io import find
     from lowerbound.priors import ConditionalNormal
     from lowerbound.recipes import RECIPES
+    from lowerbound.storage.registry import find
 
     source = click.get_current_context().get_parameter_source
     try:

@@ -220,7 +220,7 @@ def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, s
 
 def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
     """Runs together that were fitted alike but for their seed."""
-    from lowerbound.io import read_config
+    from lowerbound.storage.model import read_config
 
     found: dict[str, list[tuple[Path, VAE]]] = {}
     for run in runs:

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from lowerbound.checkpoint import atomic_write
 from lowerbound.errors import DataError
+from lowerbound.storage.files import atomic_write
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

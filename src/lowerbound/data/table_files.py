@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowerbound.checkpoint import atomic_write
 from lowerbound.data.dialect import SUFFIXES, Csv, File, check_fields, is_csv, marked, without, write_cells
 from lowerbound.data.formulas import made_plain
 from lowerbound.data.frames import is_number
 from lowerbound.data.reading import MALFORMED, check_file, check_names, readable, whole
 from lowerbound.errors import DataError
+from lowerbound.storage.files import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa

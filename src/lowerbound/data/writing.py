@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lowerbound.checkpoint import atomic_write
 from lowerbound.data.arrays import NUMERIC, Array
 from lowerbound.data.formulas import made_plain
 from lowerbound.errors import DataError
+from lowerbound.storage.files import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowerbound import io
 from lowerbound.estimators.comparing import compare
 from lowerbound.estimators.defaults import default_likelihood
 from lowerbound.estimators.imputer import LatentImputer
 from lowerbound.estimators.vae import VAE, Encoding
 from lowerbound.inference import Fit
+from lowerbound.storage.model import load as read
+from lowerbound.storage.model import naming
 
 __all__ = ["VAE", "Encoding", "LatentImputer", "compare", "default_likelihood", "load"]
 
@@ -20,8 +21,8 @@ def load(path: str | Path, **own: Any) -> VAE | Fit:
 
     ``own``: your networks, which a folder does not describe, as ``load(path, decoder=…)``; their weights are loaded.
     """
-    saved = io.load(path, **own)
+    saved = read(path, **own)
     if "estimator" not in saved.extra:
         return Fit(saved.model.eval(), saved.posterior.eval(), saved.history)
-    with io.naming(Path(path)):
+    with naming(Path(path)):
         return VAE.restore(saved, own)

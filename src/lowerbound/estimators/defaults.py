@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lowerbound import io, posteriors, priors
 from lowerbound import nn as networks
+from lowerbound import posteriors, priors
 from lowerbound.data import arrays
 from lowerbound.distributions.family import Domain
 from lowerbound.errors import DataError
@@ -36,6 +36,7 @@ from lowerbound.likelihoods.support import COUNTS
 from lowerbound.model import check_domains
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
+from lowerbound.storage.registry import find
 
 _SUITS: dict[Domain | None, str] = {
     "zeros and ones": "Bernoulli",
@@ -82,7 +83,7 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
     """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``max_value``: the largest 8-bit value."""
-    part = io.find("likelihoods", name)
+    part = find("likelihoods", name)
     if part in (Normal, LogNormal, RoundedLogistic, StudentT):
         return part(scale="dimension", shape=x.shape[1:])
     if part in (FullNormal, LowRankNormal):
@@ -109,7 +110,7 @@ def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood
 
 def part_of(kind: str, part: Any) -> Any:
     """A part of a kind ("objectives", "posteriors", …): the one of this name, or as it is."""
-    return io.find(kind, part) if isinstance(part, str) else part
+    return find(kind, part) if isinstance(part, str) else part
 
 
 def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[int, ...], context: int | None) -> Prior:
@@ -119,7 +120,7 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
     event, (latent_dim, *_), domain = posterior.event, posterior.event, posterior.family.domain
     if prior is None and isinstance(posterior, posteriors.Joint):
         return priors.Joint(posterior.names, [build_prior(None, part, shape, context) for part in posterior.parts])
-    part: Any = io.find("priors", _SUITS.get(domain, "Normal") if prior is None else prior)
+    part: Any = find("priors", _SUITS.get(domain, "Normal") if prior is None else prior)
     check_domains(domain, part.family and part.family.domain, type(posterior).__name__, part.__name__)
     if part is priors.VampPrior:
         return priors.VampPrior(event, shape)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lowerbound import io
 from lowerbound.estimators.defaults import build_prior, part_of
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
@@ -25,6 +24,8 @@ from lowerbound.objectives import elbo, free_bits
 from lowerbound.priors import Prior
 from lowerbound.process import seeded
 from lowerbound.schema import Schema
+from lowerbound.storage.registry import find, name_of, plain_name
+from lowerbound.storage.registry import names as names_of
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
 _LARGEST_COUNT = 10**9  # of anything else
@@ -63,9 +64,9 @@ def check_parameters(given: Mapping[str, Any]) -> None:
 
 def _check_pairs(likelihood: Any, binarise: str, objective: Any, free_bits: float) -> None:
     """Refuse arguments that are right each by itself, but not together."""
-    if binarise != "none" and isinstance(likelihood, str) and _plain(likelihood) not in ("auto", "bernoulli"):
+    if binarise != "none" and isinstance(likelihood, str) and plain_name(likelihood) not in ("auto", "bernoulli"):
         raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
-    objective = io.find("objectives", objective) if isinstance(objective, str) and objective != "auto" else objective
+    objective = find("objectives", objective) if isinstance(objective, str) and objective != "auto" else objective
     if free_bits and objective not in (elbo, "auto"):
         raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
 
@@ -111,13 +112,13 @@ def _check_names(given: Mapping[str, Any]) -> None:
     one_of("precision", given["precision"], get_args(Precision))
     for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
         value, kind = given[argument], f"{argument}s"
-        names = [key.split(".")[1] for key in io.TABLE if key.startswith(f"{kind}.")]
+        names = names_of(kind)
         if argument in ("likelihood", "objective") and value == "auto":
             continue
-        if isinstance(value, str) and _plain(value) not in map(_plain, names):
+        if isinstance(value, str) and plain_name(value) not in map(plain_name, names):
             one_of(argument, value, (*(["auto"] if argument in ("likelihood", "objective") else []), *names))
         elif isinstance(value, str):
-            io.find(kind, value)
+            find(kind, value)
 
 
 def one_of(argument: str, value: object, names: Sequence[str]) -> None:
@@ -173,7 +174,7 @@ def _check_latents(given: Mapping[str, Any]) -> None:
             f"posterior is called as {name}(latent_dim, encoder=…), which it does not take ({error}); give all other "
             "arguments by functools.partial."
         ) from error
-    if (make.func if isinstance(make, functools.partial) else make) not in io.TABLE.values():
+    if name_of(make.func if isinstance(make, functools.partial) else make) is None:
         return  # one's own is made, and looked at, once there are rows
     with torch.device("meta"), seeded(0):
         like = make(latent_dim, encoder=nn.Identity())
@@ -205,11 +206,6 @@ def _check_device(device: object) -> None:
 
 def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool | np.bool_)
-
-
-def _plain(name: str) -> str:
-    """A name as ``io.find`` compares it."""
-    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from torch.distributions import constraints
 
-from lowerbound import io
 from lowerbound import nn as networks
 from lowerbound.checks import (
     OBJECT,
@@ -32,6 +31,8 @@ from lowerbound.estimators.trial import check_computes
 from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.schema import Schema
 from lowerbound.schema.column import CLASSES
+from lowerbound.storage.model import Saved, rebuild
+from lowerbound.storage.parts import CONFIG, encode
 
 if TYPE_CHECKING:
     from lowerbound.estimators.vae import VAE
@@ -51,7 +52,7 @@ _FITTED: dict[str, Check] = {
 }
 """What each of the values must be that were taken from the data."""
 _LATER = ("n_context", "schema", "has_missing")  # which models of before, and of arrays, do not have
-_NO_VAE = f"{io.CONFIG} does not describe a VAE"
+_NO_VAE = f"{CONFIG} does not describe a VAE"
 V = TypeVar("V", bound="VAE")
 
 
@@ -72,16 +73,16 @@ def described(vae: VAE) -> dict[str, Any]:
         **({} if vae.n_context_ is None else {"n_context": vae.n_context_}),
         **({} if vae.schema_ is None else {"schema": vae.schema_.as_dict(), "has_missing": vae.has_missing_}),
     }
-    return {"estimator": "VAE", "parameters": io.encode(parameters), "fitted": fitted}
+    return {"estimator": "VAE", "parameters": encode(parameters), "fitted": fitted}
 
 
-def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
+def restored(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
     """The estimator that ``described`` tells of. Raises ``FormatError`` for anything else."""
     extra = saved.extra
     if extra["estimator"] != "VAE" or not isinstance(extra.get("parameters"), dict):
         raise wrong(_NO_VAE, "the estimator", extra["estimator"], "'VAE', with its parameters,")
     fitted = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
-    schema = Schema.from_dict(fitted["schema"], io.CONFIG) if "schema" in fitted else None
+    schema = Schema.from_dict(fitted["schema"], CONFIG) if "schema" in fitted else None
     vae = _with_parameters(kind, saved, own)
     vae.model_, vae.posterior_ = saved.model.eval(), saved.posterior.eval()
     vae.n_features_in_ = fitted["n_features_in"]
@@ -101,14 +102,14 @@ def restored(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
     return vae
 
 
-def _with_parameters(kind: type[V], saved: io.Saved, own: dict[str, Any]) -> V:
+def _with_parameters(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
     """The estimator with the parameters of a file, none of which says how a fit is to run here."""
     given = saved.extra["parameters"]
     due = set(kind().get_params(deep=False)) - {*_OF_THE_FITTING, "schema"}
     if unknown := sorted(given.keys() - due):
         raise FormatError(f"{_NO_VAE}: the parameters have {shown(unknown[0])}; {WAY_OUT}.")
     try:
-        vae = kind(**io.rebuild(given, own, saved))
+        vae = kind(**rebuild(given, own, saved))
         check_parameters(vae.get_params(deep=False))
     except FormatError:
         raise
@@ -123,23 +124,23 @@ def _check_array(fitted: Mapping[str, Any]) -> None:
     names, features = fitted["feature_names_in"], fitted["n_features_in"]
     if fitted["shape"][:1] != [features] or len(names) not in (0, features):
         raise FormatError(
-            f"{io.CONFIG}: a shape of {shown(fitted['shape'])} numbers does not fit {features} features of "
+            f"{CONFIG}: a shape of {shown(fitted['shape'])} numbers does not fit {features} features of "
             f"{len(names)} names; {WAY_OUT}."
         )
 
 
-def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: io.Saved) -> None:
+def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: Saved) -> None:
     """Refuse a schema whose columns are not those of the networks and the likelihood."""
     columns, names = schema.modelled, [str(name) for name in schema.names]
     alike = fitted["shape"] == [len(columns)] and fitted["n_features_in"] == len(names)
     likelihood = saved.model.likelihood
     product = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
     if not alike or fitted["feature_names_in"] not in ([], names) or not isinstance(product, Product):
-        raise FormatError(f"{io.CONFIG}: the schema is not of the table that the model was fitted to; {WAY_OUT}.")
+        raise FormatError(f"{CONFIG}: the schema is not of the table that the model was fitted to; {WAY_OUT}.")
     supports = {j: part.support for part, block in zip(product.likelihoods, product.of, strict=True) for j in block}
     if len(supports) != len(columns):
         raise FormatError(
-            f"{io.CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(supports)}; "
+            f"{CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(supports)}; "
             f"{WAY_OUT}."
         )
     cells = [module.classes for module in saved.posterior.modules() if isinstance(module, networks.Cells)]
@@ -147,7 +148,7 @@ def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: io.Saved) -> 
         classes = {_classes_of(supports[j]), *(each[j] or column.n_classes for each in cells if j < len(each))}
         if classes != {column.n_classes if column.kind in CLASSES else 0}:
             raise FormatError(
-                f"{io.CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, and the "
+                f"{CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, and the "
                 f"model has {' and '.join(map(str, sorted(classes)))} for it; {WAY_OUT}."
             )
 

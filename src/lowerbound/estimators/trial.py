@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from lowerbound import io
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import FormatError
@@ -12,6 +11,8 @@ from lowerbound.model import LatentVariableModel, draw
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import ConditionalNormal
+from lowerbound.storage.model import TENSORS
+from lowerbound.storage.parts import CONFIG
 
 
 @read_only
@@ -35,7 +36,7 @@ def check_computes(
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")[:200]
         raise FormatError(
-            f"{io.CONFIG} and {io.TENSORS} describe parts that do not compute together ({reason}); restore them or fit "
+            f"{CONFIG} and {TENSORS} describe parts that do not compute together ({reason}); restore them or fit "
             "the model again."
         ) from error
 

@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, validate_data
 from torch import Tensor, nn
 
-from lowerbound import distributions, inference, io, objectives
+from lowerbound import distributions, inference, objectives
 from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
@@ -38,6 +38,7 @@ from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 from lowerbound.schema import Column, Encoded, Schema
 from lowerbound.schema.column import Name
+from lowerbound.storage.model import Saved, save
 from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
 
 _MOMENT_DRAWS = 1000
@@ -343,13 +344,13 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
         inputs.check_fitted(self)
-        io.save(path, self.model_, self.posterior_, self._described(), self.history_)
+        save(path, self.model_, self.posterior_, self._described(), self.history_)
 
     def _described(self) -> dict[str, Any]:
         return saving.described(self)
 
     @classmethod
-    def restore(cls, saved: io.Saved, own: dict[str, Any]) -> Self:
+    def restore(cls, saved: Saved, own: dict[str, Any]) -> Self:
         """The estimator that ``save`` wrote."""
         return saving.restored(cls, saved, own)
 

@@ -37,10 +37,11 @@ class Traits:
 def estimator(
     detached: bool = False, least_draws: int = 1, biased: str = "", biased_means: bool = True, rescales: bool = False
 ) -> Callable[[F], F]:
-    """Say what a gradient estimator is like, where it is not as ``reparameterised``."""
+    """Mark a function as a gradient estimator, with the traits in which it differs from ``reparameterised``."""
 
     def mark(function: F) -> F:
         function.traits = Traits(detached, least_draws, biased, biased_means, rescales)  # type: ignore[attr-defined]
+        function.is_part = True  # type: ignore[attr-defined]
         return function
 
     return mark

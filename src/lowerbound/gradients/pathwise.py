@@ -11,6 +11,7 @@ from lowerbound.gradients.base import Objective, estimator
 _LEAST_WEIGHT = 1e-12  # of a draw, beside weights that sum to 1
 
 
+@estimator()
 def reparameterised(draw: Draw, objective: Objective) -> Tensor:
     """Differentiate through the draws: ∂/∂φ E_q[f] = E_ε[∂f(g_φ(ε, x))/∂φ].
 

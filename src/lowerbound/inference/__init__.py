@@ -2,7 +2,7 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, split, use_threads
-from lowerbound.inference.keeping import Resume
-from lowerbound.training.checkpoints import seed_of
+from lowerbound.storage.checkpoints import seed_of
+from lowerbound.storage.run import Resume
 
 __all__ = ["AEVB", "Data", "Fit", "Resume", "as_rows", "fit", "seed_of", "split", "use_threads"]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowerbound import io
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
 from lowerbound.gradients import (
@@ -35,6 +34,7 @@ from lowerbound.objectives.penalties import least_rows
 from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
 from lowerbound.shapes import expect
+from lowerbound.storage.parts import encode
 from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
 from lowerbound.training.captured import Captured, Step
 from lowerbound.training.compiled import Backward, Compiled
@@ -293,7 +293,7 @@ class Ascent:
 
 def _described(function: Callable[..., Any]) -> Any:
     """A function by its name; one that learns, a module, by its settings too."""
-    return io.encode(function) if isinstance(function, nn.Module) else _name(function)
+    return encode(function) if isinstance(function, nn.Module) else _name(function)
 
 
 def _name(function: Callable[..., Any]) -> str:

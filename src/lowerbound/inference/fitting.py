@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from lowerbound import io
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.alerts import decoder_watched, warn_if_fallen
-from lowerbound.inference.keeping import Resume, identity, kept
+from lowerbound.inference.identity import identity
 from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.process import use_threads as use_threads
+from lowerbound.storage.model import files
+from lowerbound.storage.run import Resume, kept
 from lowerbound.training import Callback, History, metrics_file, progress_bar, train
 
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
@@ -90,8 +91,8 @@ def fit(
         checkpoints = None
         if run_dir is not None:
             described = identity(procedure, whole, validation, batch_size=batch_size, epochs=epochs, seed=seed)
-            files = partial(io.files, model, inference.posterior, extra)
-            checkpoints = stack.enter_context(kept(Path(run_dir), resume, checkpoint_every, described, files))
+            of_model = partial(files, model, inference.posterior, extra)
+            checkpoints = stack.enter_context(kept(Path(run_dir), resume, checkpoint_every, described, of_model))
             callbacks.append(metrics_file(checkpoints.log))
         history = train(
             procedure,

@@ -9,11 +9,15 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def no_bound(why: Callable[..., str]) -> Callable[[F], F]:
-    """Mark an objective that is no lower bound: ``why`` says so of its settings, and "" where it is one."""
+def no_bound(why: Callable[..., str], maximised: bool = True) -> Callable[[F], F]:
+    """Mark an objective that is no lower bound: ``why`` says so of its settings, and "" where it is one.
+
+    ``maximised``: whether a fit can maximise it, so that it can be given by its name.
+    """
 
     def mark(function: F) -> F:
         function.no_bound = why  # type: ignore[attr-defined]
+        function.is_part = maximised  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -64,7 +64,10 @@ def renyi(draw: Draw, alpha: float) -> Tensor:
     return _log_mean_exp((1 - alpha) * draw.log_w) / (1 - alpha)
 
 
-@no_bound(lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, from an upper bound")
+@no_bound(
+    lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, from an upper bound",
+    maximised=False,
+)
 def cubo(draw: Draw, order: float = 2.0) -> Tensor:
     """The χ upper bound, 1/n · log mean_K wⁿ, as K → ∞. Dieng et al. 2017.
 

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lowerbound import checkpoint
 from lowerbound.errors import DataError
 from lowerbound.evidence import Evidence, LogLikelihood
 from lowerbound.evidence.verdict import judge
@@ -22,6 +21,7 @@ from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import FittedVAE, Latents, Training
 from lowerbound.report.row_figures import rows_of
 from lowerbound.report.style import Panel
+from lowerbound.storage.files import atomic_write
 
 Array = NDArray[Any]
 
@@ -71,9 +71,9 @@ def write_report(
         headline = sentences.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
     page = _page(sections, vae, evidence, held_out, title, names, command)
-    with checkpoint.atomic_write(folder / "overview.png", follow=True) as file:
+    with atomic_write(folder / "overview.png", follow=True) as file:
         file.write(picture)
-    with checkpoint.atomic_write(folder / "report.html", follow=True) as file:
+    with atomic_write(folder / "report.html", follow=True) as file:
         file.write(page.encode())
     return folder / "report.html"
 

@@ -133,6 +133,25 @@ class Progress:
             self.best.offer(found["valid_objective"], epochs, self.state)
         return record
 
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return self.cursor.steps
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the best modules so far; of the present ones if there is no validation."""
+        return self.cursor.epochs if self.best.tensors is None else self.best.epochs
+
+    @property
+    def best_tensors(self) -> Tensors | None:
+        """The modules' tensors at their best so far; None if there is no validation."""
+        return self.best.tensors
+
+    def scalars(self) -> Record:
+        """The values of the schedules now."""
+        return self.clock.read(self.cursor.time)
+
     def tensors(self) -> Tensors:
         """What is a tensor of it, by name, but for the best state; live."""
         place, total = self.cursor.place(), self.meter.total

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lowerbound.checkpoint import atomic_write, json_line
+from lowerbound.storage.files import atomic_write
+from lowerbound.storage.json_data import json_line
 from lowerbound.training.procedure import Callback, Event
 
 

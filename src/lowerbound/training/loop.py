@@ -14,9 +14,9 @@ import torch
 
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
+from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import TRIES, Meter, Progress, Snapshot
-from lowerbound.training.checkpoints import Checkpoints
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
 from lowerbound.training.procedure import (

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lowerbound.draw import Batch
+from lowerbound.storage.history import History as History
+from lowerbound.storage.history import Record as Record
+from lowerbound.storage.history import Stopped as Stopped
 from lowerbound.training.schedules import Schedule
 from lowerbound.training.state import State
 
 Metrics = dict[str, Tensor]
 Scalars = Mapping[str, Tensor]
-Record = dict[str, float]
 
 
 class Rows(Protocol):
@@ -61,19 +63,6 @@ class Procedure(Protocol):
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
         """Where in a step a value that is not finite first appears, in words."""
         ...
-
-
-Stopped = Literal["epochs", "patience", "callback", "interrupted", "diverged"]
-
-
-@dataclass
-class History:
-    """What happened: one record per epoch, the epoch whose state was kept, why it stopped, what was rescued."""
-
-    records: list[Record] = field(default_factory=list)
-    best_epoch: int | None = None
-    stopped: Stopped | None = None
-    rescues: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

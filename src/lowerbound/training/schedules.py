@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+__all__ = ["Constant", "Cosine", "Cyclic", "Schedule", "WarmUp", "as_schedule"]
+
 Schedule = Callable[[float], float]
 
 

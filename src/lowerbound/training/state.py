@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.checks import is_number, shown
+from lowerbound.storage.tensor_data import Tensors as Tensors
 
-Tensors = dict[str, Tensor]
 _OPTIMIZER = "optimizer."
 
 

@@ -12,10 +12,9 @@ import lowerbound as lb
 from injection import trees
 from injection.tally import Tally
 from injection.victims import fit_vae
-from lowerbound import folder
-from lowerbound.contents import contents
 from lowerbound.errors import FormatError
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints, folder
+from lowerbound.storage.contents import contents
 
 FLIPS = {"test": 16, "quick": 64, "full": 200}  # places in a file, beside its header, in which a bit is flipped
 HEADER = {"test": 32, "quick": 256, "full": 1 << 20}  # bytes of the header likewise

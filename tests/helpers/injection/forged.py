@@ -25,9 +25,9 @@ from injection import trees
 from injection.hostile import MEMORY, SECONDS
 from injection.processes import Child, warm
 from injection.tally import Tally
-from lowerbound.contents import contents
 from lowerbound.errors import FormatError, LowerboundError
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints
+from lowerbound.storage.contents import contents
 
 ROWS = 60
 OPTIONS: dict[str, Any] = {"hidden": (4,), "epochs": 2, "batch_size": 20, "threads": 1, "random_state": 0}

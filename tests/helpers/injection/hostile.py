@@ -20,7 +20,7 @@ from injection.processes import Child, warm
 from injection.tally import Tally
 from injection.traps import FIT_TRAPS, LOAD_TRAPS, MAY_LOAD_TRAPS
 from injection.victims import fit_vae
-from lowerbound.contents import contents
+from lowerbound.storage.contents import contents
 
 MEMORY = 200 << 20
 ROOM = 4 << 30  # address space beyond what the process has: a large layer must be refused, not merely fail

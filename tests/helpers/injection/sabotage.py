@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
-from lowerbound import folder, io
 from lowerbound.schema import Column, Storage, validation
-from lowerbound.training import bookkeeping, checkpoints, interrupt
+from lowerbound.storage import checkpoints, folder, model
+from lowerbound.training import bookkeeping, interrupt
 from lowerbound.training.cursor import Place
 
 
@@ -68,7 +68,7 @@ def _blind() -> None:
 
 def _trusting() -> None:
     """Networks are built as a configuration says, whatever memory they take."""
-    io._check_fit = lambda modules, header, path: None
+    model._check_fit = lambda modules, header, path: None
 
 
 def _believing() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from injection import commands, trees
 from injection.processes import Child
 from injection.tally import Tally
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints
 
 EVERY = 3
 FAULTS = {"ENOSPC": "error=ENOSPC", "EIO": "error=EIO", "KILL": "signal=KILL"}

@@ -12,7 +12,7 @@ from typing import Any
 
 from folders import forge, reseal
 
-from lowerbound import folder
+from lowerbound.storage import folder
 
 Config = Any
 Spoil = Callable[[Config], Config]

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lowerbound as lb
-from lowerbound import folder
-from lowerbound.contents import contents
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints, folder
+from lowerbound.storage.contents import contents
 
 LOG = f"{checkpoints.FOLDER}/metrics.jsonl"
 KEPT = 2  # checkpoints

@@ -9,16 +9,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 import lowerbound
-from lowerbound import checkpoint, folder, migrations
 from lowerbound.errors import FormatError, NewerFormatError
-from lowerbound.training.bookkeeping import Progress
-from lowerbound.training.procedure import History, Record
-from lowerbound.training.state import Tensors
+from lowerbound.storage import folder, json_data, migrations, tensor_data
+from lowerbound.storage.files import atomic_write, sync_folder
+from lowerbound.storage.history import History, Record
+from lowerbound.storage.parts import with_defaults
+from lowerbound.storage.tensor_data import Tensors
 
 FORMAT = 2
 FOLDER, UNFINISHED = "checkpoints", "unfinished"
@@ -29,6 +31,29 @@ _NAME = re.compile(r"[0-9]{8,18}")
 
 ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
 """The files of a model's folder, with the modules' own tensors or with those given."""
+
+
+class Progress(Protocol):
+    """What checkpoints hold of a fit: it gives its numbers and tensors, and takes them back.
+
+    ``best_tensors``: of the modules at their best so far, which was after epoch ``best_epoch``; None if there is no
+    validation, so that the present ones are the best.
+    """
+
+    history: History
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def best_epoch(self) -> int: ...
+    @property
+    def best_tensors(self) -> Tensors | None: ...
+    def scalars(self) -> Record: ...
+    def numbers(self) -> dict[str, Any]: ...
+    def tensors(self) -> Tensors: ...
+    def load(
+        self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], records: Sequence[Record], best: Tensors
+    ) -> None: ...
 
 
 @dataclass
@@ -49,7 +74,7 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Write this moment; where that fails, say so, keep the checkpoint before, and go on."""
-        target = self.run / FOLDER / f"{progress.cursor.steps:08d}"
+        target = self.run / FOLDER / f"{progress.step:08d}"
         if target == self._newest:
             return
         try:
@@ -61,7 +86,7 @@ class Checkpoints:
                 if not (target / folder.MANIFEST).exists():
                     folder.remove(target, FILES)
             warnings.warn(
-                f"the checkpoint of step {progress.cursor.steps} was not written ({error.strerror or error}); "
+                f"the checkpoint of step {progress.step} was not written ({error.strerror or error}); "
                 "the fit goes on, and the checkpoint before is kept",
                 RuntimeWarning,
                 stacklevel=3,
@@ -95,7 +120,7 @@ class Checkpoints:
             if there:
                 raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
         mark, doubt = self.run / FOLDER / UNFINISHED, f"{self.run} could not be marked as a fit under way"
-        with _said(doubt), checkpoint.atomic_write(mark) as file:
+        with _said(doubt), atomic_write(mark) as file:
             file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
 
     def finish(self, history: History) -> None:
@@ -112,7 +137,7 @@ class Checkpoints:
             ) from error
         with _said(f"{self.run} could not be marked as a fit that has ended"), contextlib.suppress(FileNotFoundError):
             (self.run / FOLDER / UNFINISHED).unlink()
-            checkpoint.sync_folder(self.run / FOLDER)
+            sync_folder(self.run / FOLDER)
 
     @property
     def log(self) -> Path:
@@ -120,16 +145,15 @@ class Checkpoints:
         return self.run / FOLDER / METRICS
 
     def _files(self, progress: Progress) -> dict[str, bytes]:
-        best, history = progress.best, progress.history
-        epochs = progress.cursor.epochs if best.tensors is None else best.epochs
-        model = self.model_files(replace(history, best_epoch=epochs, stopped=None), best.tensors)
+        history = replace(progress.history, best_epoch=progress.best_epoch, stopped=None)
+        model = self.model_files(history, progress.best_tensors)
         numbers = progress.numbers() | {
             "format": FORMAT,
             "identity": self.identity,
             "environment": environment(),
-            "schedules": progress.clock.read(progress.cursor.time),
+            "schedules": progress.scalars(),
         }
-        state = {NUMBERS: checkpoint.json_bytes(numbers), TENSORS: checkpoint.tensor_bytes(progress.tensors())}
+        state = {NUMBERS: json_data.json_bytes(numbers), TENSORS: tensor_data.tensor_bytes(progress.tensors())}
         return model | state
 
 
@@ -213,9 +237,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     if lacking := set(FILES) - found.hashes.keys():
         missing = ", ".join(sorted(lacking))
         raise FormatError(f"{path / folder.MANIFEST} lists no {missing}, so this is no whole checkpoint.")
-    limits = {NUMBERS: checkpoint.LARGEST_JSON, CONFIG: checkpoint.LARGEST_JSON}
+    limits = {NUMBERS: json_data.LARGEST_JSON, CONFIG: json_data.LARGEST_JSON}
     data = {name: found.read(name, limits.get(name)) for name in FILES}
-    numbers = checkpoint.parse_json(data[NUMBERS], path / NUMBERS)
+    numbers = json_data.parse_json(data[NUMBERS], path / NUMBERS)
     parts = ("identity", "environment", "schedules")
     if not isinstance(numbers, dict) or not all(isinstance(numbers.get(part), dict) for part in parts):
         raise FormatError(f"{path / NUMBERS} does not describe a fit; restore it.")
@@ -226,14 +250,14 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
         raise NewerFormatError(
             f"{path / NUMBERS} is of format {form}, newer than this version reads: update lowerbound."
         )
-    tensors, best = (checkpoint.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
+    tensors, best = (tensor_data.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
     for name, found_tensors in ((TENSORS, tensors), (MODEL, best)):
-        checkpoint.check_finite(found_tensors, path / name)
-    return numbers, tensors, checkpoint.parse_records(data[METRICS], path / METRICS), best
+        tensor_data.check_finite(found_tensors, path / name)
+    return numbers, tensors, json_data.parse_records(data[METRICS], path / METRICS), best
 
 
 def _refuse_other(run: Path, theirs: Any, mine: Any) -> None:
-    found = _difference(theirs, json.loads(json.dumps(mine)))
+    found = _difference(with_defaults(theirs), json.loads(json.dumps(mine)))
     if found:
         raise ValueError(
             f"{run} holds checkpoints of another fit ({found}); make it the same, or start anew with resume='never' "
@@ -265,7 +289,7 @@ def _plain(value: Any) -> str:
 def _say_changes(path: Path, numbers: Mapping[str, Any], progress: Progress) -> None:
     """Warn of what may change the result, or its last bits, from here on."""
     then = numbers["environment"] | numbers["schedules"]
-    now = environment() | progress.clock.read(progress.cursor.time)
+    now = environment() | progress.scalars()
     changes = [
         f"{key} was {_plain(was)}, is {_plain(now.get(key))}" for key, was in then.items() if was != now.get(key)
     ]

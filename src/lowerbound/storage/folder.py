@@ -18,8 +18,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
-from lowerbound.checkpoint import LARGEST_JSON, TEMPORARY, atomic_write, json_bytes, open_file, parse_json, sync_folder
 from lowerbound.errors import FormatError
+from lowerbound.storage.files import TEMPORARY, atomic_write, open_file, sync_folder
+from lowerbound.storage.json_data import LARGEST_JSON, json_bytes, parse_json
 
 MANIFEST = "manifest.json"
 MOST_FILES = 100  # that a manifest may list

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lowerbound import folder, io
 from lowerbound.errors import FormatError
-from lowerbound.training import checkpoints
+from lowerbound.storage import checkpoints, folder
+from lowerbound.storage.model import METRICS, TENSORS, holds_model, read_config
+from lowerbound.storage.parts import CONFIG
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Contents:
 
 def contents(run: Path) -> Contents:
     """Look through the folder ``run``. Raises ``FileNotFoundError`` if there is neither a model nor a checkpoint."""
-    holds_model = io.holds_model(run)
-    problems = _problems(run, (io.CONFIG, io.TENSORS, io.METRICS)) if holds_model else []
+    has_model = holds_model(run)
+    problems = _problems(run, (CONFIG, TENSORS, METRICS)) if has_model else []
     states = {}
     for path in checkpoints.listed(run):
         damage = _problems(path, checkpoints.FILES)
@@ -62,21 +63,21 @@ def contents(run: Path) -> Contents:
             continue  # a newer one has taken its place meanwhile
         states[int(path.name)] = "damaged" if damage else "whole"
         problems += damage
-    if not holds_model and not states:
-        raise FileNotFoundError(f"{run} holds no model: there is no {io.CONFIG} in it.")
+    if not has_model and not states:
+        raise FileNotFoundError(f"{run} holds no model: there is no {CONFIG} in it.")
     found: dict[str, Any] = {}
     try:
-        found = _described(io.read_config(run, warn=False))  # that the fit has not ended is said below
+        found = _described(read_config(run, warn=False))  # that the fit has not ended is said below
     except (FormatError, FileNotFoundError) as error:
         if str(error) not in problems:
             problems.append(str(error))
     except (AttributeError, KeyError, TypeError, IndexError):
-        problems.append(f"{run / io.CONFIG} does not describe a model; restore it or fit the model again.")
+        problems.append(f"{run / CONFIG} does not describe a model; restore it or fit the model again.")
     return Contents(
         run=str(run),
         files={path.name: path.stat().st_size for path in sorted(run.iterdir()) if _is_shown(path)},
         checkpoints=states,
-        unfinished=checkpoints.unfinished(run) or not holds_model,
+        unfinished=checkpoints.unfinished(run) or not has_model,
         problems=tuple(problems),
         **found,
     )
