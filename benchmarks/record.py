@@ -16,11 +16,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def context(seed: int) -> dict[str, Any]:
-    """Command, commit (``+`` where the tree had changes), seed, machine."""
-    commit = _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain", "src") else "")
+    """Command, commit, seed, machine."""
     return {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
+        "commit": commit_of(Path(__file__).parent),
         "seed": seed,
         "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, no GPU used",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -34,8 +33,27 @@ def write(name: str, result: dict[str, Any], markdown: str) -> None:
     (RESULTS / f"{name}.md").write_text(markdown)
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+def footer(result: dict[str, Any]) -> list[str]:
+    """Lines of a page that say how its figures were made."""
+    return [
+        f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
+        f"- Machine: {result['machine']}; "
+        + ", ".join(
+            f"{name.capitalize()} {each}" if name == "python" else f"{name} {each}"
+            for name, each in result["versions"].items()
+        )
+        + ".",
+    ]
+
+
+def commit_of(tree: Path) -> str:
+    """The commit of a checkout, with ``+`` where its source has changes."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
+
+    root = git("rev-parse", "--show-toplevel")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", f"{root}/src") else "")
 
 
 def _processor() -> str:

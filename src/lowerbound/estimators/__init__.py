@@ -8,7 +8,8 @@ from typing import Any
 from lowerbound.estimators.comparing import compare
 from lowerbound.estimators.defaults import default_likelihood
 from lowerbound.estimators.imputer import LatentImputer
-from lowerbound.estimators.vae import VAE, Encoding
+from lowerbound.estimators.transforming import Encoding
+from lowerbound.estimators.vae import VAE
 from lowerbound.inference import Fit
 from lowerbound.storage.model import load as read
 from lowerbound.storage.model import naming

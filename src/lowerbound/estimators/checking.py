@@ -14,7 +14,7 @@ from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.preview import Preview, course, few, preview
 from lowerbound.estimators.table_networks import family_of
-from lowerbound.schema import Column, Schema, infer
+from lowerbound.schema import Column, Schema, infer_and_encode
 from lowerbound.schema.column import Name
 
 
@@ -58,9 +58,15 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
     rows, columns, size = _extent(X)
     held_out, steps = course(rows, batch_size, validation)
     try:
-        found = given if isinstance(given, Schema) else infer(X, given, what=source)
-        found = frames.schema_of(X, found)
-        values = frames.standardised(frames.encoded(X, found, strict=False), found)
+        values = None
+        if isinstance(given, Schema):
+            found = given
+        else:
+            found, values = infer_and_encode(X, given, what=source)
+        frames.check_modelled(found)
+        if values is None:
+            values = frames.encoded(X, found, strict=False, keep=False).values
+        frames.standardised(values, found)
         why, missing = _families(found), float(np.isnan(values).mean())
         if missing:
             notes.append(f"{100 * missing:.3g} % of the cells to be learned are missing: a fit would ascend iwae")

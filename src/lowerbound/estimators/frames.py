@@ -28,14 +28,26 @@ def is_frame(X: Any) -> bool:
     return bool(is_into_dataframe(X)) or hasattr(X, "collect") or isinstance(X, pa.RecordBatch) or is_stream(X)
 
 
-def schema_of(X: Any, given: Schema | Mapping[Name, Any] | None) -> Schema:
-    """The schema of a frame to fit: ``given``, or inferred with the kinds that are given."""
-    found = given if isinstance(given, Schema) else schema.infer(X, given, what="X")
-    if not isinstance(given, Schema):
+def learned(X: Any, given: Schema | Mapping[Name, Any] | None, strict: bool) -> tuple[Schema, Array]:
+    """The schema of a frame to fit, ``given`` or inferred with the kinds that are given, and its rows ``standardised``.
+
+    The frame is read once. Raises ``DataError`` for one that has no column to learn from.
+    """
+    if isinstance(given, Schema):
+        found, values = given, None
+    else:
+        found, values = schema.infer_and_encode(X, given, what="X")
         say(found)
-    if not found.modelled:
+    check_modelled(found)
+    if values is None:
+        values = encoded(X, found, strict, lenient=False, keep=False).values
+    return found, standardised(values, found)
+
+
+def check_modelled(of: Schema) -> None:
+    """Refuse a schema without a column that a model could learn."""
+    if not of.modelled:
         raise DataError("X has no column to learn from: each is constant or an identifier; give one that varies.")
-    return found
 
 
 def say(of: Schema) -> None:
@@ -57,17 +69,19 @@ def say(of: Schema) -> None:
         warnings.warn(
             f"of X, {'; '.join(said[:12])}{more}: lowerbound.check says why, and schema= declares another kind.",
             ReadingWarning,
-            stacklevel=6,
+            stacklevel=5,
         )
 
 
-def encoded(X: Any, of: Schema, strict: bool, lenient: bool = True, kept: Sequence[Name] | None = ()) -> Encoded:
+def encoded(
+    X: Any, of: Schema, strict: bool, lenient: bool = True, kept: Sequence[Name] | None = (), keep: bool = True
+) -> Encoded:
     """The rows of ``X`` as numbers; levels that were never seen count as missing, with a warning that counts them.
 
     Unless ``strict``, so do values that the kind of their column does not hold, where ``lenient``: columns that the
     model was not fitted to are then ignored with a warning, but for those ``kept`` (None: all).
     """
-    coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, lenient=lenient, what="X")
+    coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, lenient=lenient, keep=keep, what="X")
     check_names(coded.source.names, kept or ())
     levels = {name: n for name, n in coded.unseen.items() if of[name].kind in (*CLASSES, "constant")}
     if levels:
@@ -104,9 +118,9 @@ def count_unfilled(coded: Encoded, columns: Sequence[Column]) -> None:
         )
 
 
-def standardised(coded: Encoded, of: Schema) -> Array:
-    """What a model is given, ``[N, D]`` with NaN for holes. Refuses values that single precision cannot hold."""
-    values = of.standardise(coded.values)
+def standardised(values: Array, of: Schema) -> Array:
+    """Encoded ``values [N, D]`` as a model is given them. Refuses what single precision cannot hold."""
+    values = of.standardise(values)
     far = np.abs(values) > 1e38
     if far.any():
         row, j = (int(at) for at in np.argwhere(far)[0])

@@ -228,7 +228,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         coded = replace(frames.encoded(missing.framed(table), of, self.strict), source=table.source)
         frames.count_unfilled(coded, [column for column in of.columns if column.kind == "identifier"])
         seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else 0
-        values = frames.standardised(coded, of)
+        values = frames.standardised(coded.values, of)
         if model is not None:
             rows = inputs.rows(values, "none", 1.0, model.seed_, self.device, None)
             values = complete_rows(

@@ -50,7 +50,7 @@ class Querying(ABC):
     device: str
 
     @abstractmethod
-    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), fitting: bool = False) -> Encoded: ...
+    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded: ...
 
     @abstractmethod
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
@@ -132,4 +132,4 @@ class Querying(ABC):
                 'with likelihood="auto".'
             )
         coded = self._encoded(X, kept)
-        return coded, self._supported(frames.standardised(coded, self.schema_), "none", None)
+        return coded, self._supported(frames.standardised(coded.values, self.schema_), "none", None)

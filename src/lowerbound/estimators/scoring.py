@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lowerbound import evidence
 from lowerbound.data import Rows
-from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.estimators import frames
+from lowerbound.estimators.fitted import USE_BATCH, Fitted
 from lowerbound.estimators.parameters import whole
 from lowerbound.evidence.proposals import row_totals
 from lowerbound.evidence.targets import of_model, settled
 from lowerbound.likelihoods import Product, SelfMasking
-from lowerbound.model import LatentVariableModel
-from lowerbound.posteriors import Posterior
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
 STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws a row, in the mean
 _DRAWS, _MORE_DRAWS, _FEW = 100, 1000, 3  # of score_samples: draws, those of rows with few effective ones, and how few
-USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
 
 
-class Scoring(ABC):
-    """What an estimator with a model and a posterior says of rows."""
-
-    model_: LatentVariableModel
-    posterior_: Posterior
-    seed_: int
-    shape_: tuple[int, ...]
-    device: str
-
-    @abstractmethod
-    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]: ...
-
-    @abstractmethod
-    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
-
-    @abstractmethod
-    def _rng(self, stream: str) -> torch.Generator: ...
-
-    @abstractmethod
-    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]: ...
+class Scoring(Fitted):
+    """The estimator's methods that give log p(x), and how far to trust it."""
 
     def score_samples(
         self,

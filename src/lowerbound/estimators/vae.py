@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array, validate_data
-from torch import Tensor, nn
+from sklearn.utils.validation import validate_data
+from torch import nn
 
-from lowerbound import distributions, inference, objectives
+from lowerbound import inference, objectives
 from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
-from lowerbound.draw import Batch
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
-from lowerbound.estimators.building import build, likelihood_for, max_value_of, schema_for
+from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
 from lowerbound.estimators.defaults import part_of, sample_dtype
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
-from lowerbound.estimators.scoring import USE_BATCH, Scoring
+from lowerbound.estimators.scoring import Scoring
+from lowerbound.estimators.transforming import Transforming
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.likelihoods import Likelihood
 from lowerbound.likelihoods.support import check_support
 from lowerbound.model import LatentVariableModel
-from lowerbound.modes import eval_mode
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 from lowerbound.schema import Column, Encoded, Schema
 from lowerbound.schema.column import Name
 from lowerbound.storage.model import Saved, save
-from lowerbound.training import Callback, Event, History, Schedule, WarmUp, in_order, train
+from lowerbound.training import Callback, Event, History, Schedule, WarmUp, train
 
-_MOMENT_DRAWS = 1000
 _IWAE_DRAWS = 20  # of "iwae", and so of the bound where cells are missing. Mattei & Frellsen 2019
 
 
-class Encoding(NamedTuple):
-    """q(z|x) of each row: ``mean [N, d]`` and ``scale [N, d]`` (standard deviations)."""
-
-    mean: NDArray[Any]
-    scale: NDArray[Any]
-
-
-class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
     Rows are an array of numbers, or a table: a frame of pandas, polars or pyarrow as it is, each column of its own
@@ -217,7 +207,7 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                     run_dir=run_dir,
                     resume=resume,
                     checkpoint_every=checkpoint_every,
-                    extra=self._described(),
+                    extra=saving.described(self),
                 ).history
             except DivergedError as error:
                 self.history_ = error.history
@@ -253,57 +243,6 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise KeyboardInterrupt
         return self
 
-    def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
-        """The posterior means E_q[z|x], ``[N, d]``."""
-        mean: NDArray[Any] = self.encode(X, context).mean
-        return mean
-
-    def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
-        """The approximate posterior of each row, an ``Encoding``: from 1,000 draws where it has no closed form.
-
-        Of a row with nothing observed it is the prior, exactly. With ``keep``, columns of the frame ``X``, it is a
-        frame of these and of mean0, …, sd0, ….
-        """
-        x = self._checked(X, kept=keep)
-        out = [
-            [part[:real].flatten(1) for part in self._moments(q, batch)]
-            for q, batch, real in self._posteriors(x, context)
-        ]
-        mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
-        found = Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
-        return frames.beside(X, keep, {"mean": found.mean, "sd": found.scale}) if len(keep) else found
-
-    def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
-        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
-        found = []
-        for q, batch, real in self._posteriors(self._checked(X), context):
-            each = distributions.kl_per_dim(q, self.model_.prior(batch.context, self.posterior_))
-            if each is None:
-                return None
-            found.append(each[:real].flatten(1))
-        return torch.cat(found).double().cpu().numpy()
-
-    def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
-        """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
-        inputs.check_fitted(self)
-        z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
-        inputs.check_finite(z)
-        if z.shape[1] != self._n_features_out:
-            of = f"latent_dim={self.latent_dim}" + (
-                "" if len(self.posterior_.event) == 1 else f" of {self._n_features_out}"
-            )
-            raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
-        rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
-        means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
-        return self._framed(self._given(torch.cat(means), z.dtype))
-
-    def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
-        """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
-        coded = None if getattr(self, "schema_", None) is None else self._encoded(X, kept=None)
-        x = self._checked(X) if coded is None or self.schema_ is None else frames.standardised(coded, self.schema_)
-        means = [self._decode(self._moments(q, of)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
-        return self._framed(self._given(torch.cat(means), x.dtype), coded)
-
     @torch.no_grad()
     def sample(
         self,
@@ -334,20 +273,10 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         dtype = sample_dtype(self.dtype_, self.model_.likelihood)
         return self._framed(rows.astype(dtype, copy=False), random_state=random_state)
 
-    def _framed(self, x: NDArray[Any], coded: Encoded | None = None, random_state: int | None = None) -> Any:
-        """Rows of numbers as a frame, if it was fitted to one: in the types of ``coded`` rows, with their keys."""
-        if self.schema_ is None:
-            return x
-        rng = np.random.default_rng(self.seed_ if random_state is None else random_state)
-        return frames.decoded(x, self.schema_, rng, coded)
-
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
         inputs.check_fitted(self)
-        save(path, self.model_, self.posterior_, self._described(), self.history_)
-
-    def _described(self) -> dict[str, Any]:
-        return saving.described(self)
+        save(path, self.model_, self.posterior_, saving.described(self), self.history_)
 
     @classmethod
     def restore(cls, saved: Saved, own: dict[str, Any]) -> Self:
@@ -355,39 +284,49 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return saving.restored(cls, saved, own)
 
     def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]:
-        """``X`` as numbers, of the shape that was fitted: finite ones, or those of a table, NaN where it has holes."""
+        """Convert ``X`` to finite numbers of the fitted shape, NaN where a table has a missing cell.
+
+        With ``reset``, this is the data to fit, whose shape and columns are taken over.
+        """
         if reset:
-            check_parameters(self.get_params(deep=False))
-            self._take(X)
+            given = self.get_params(deep=False)
+            check_parameters(given)
+            self.schema_ = None
+            if is_table(given, X):
+                self.schema_, table = frames.learned(X, self.schema, self.strict)
+                self._name_features(self.schema_.names)
+                return table
         else:
             inputs.check_fitted(self)
-        if self.schema_ is not None:
-            return frames.standardised(self._encoded(X, kept, reset), self.schema_)
+            if self.schema_ is not None:
+                return frames.standardised(self._encoded(X, kept, keep=False).values, self.schema_)
         X = inputs.prepare(X, None if reset else self)
         x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
         inputs.check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
-    def _take(self, X: ArrayLike) -> None:
-        """See whether ``X`` is a table to be taken column by column."""
-        self.schema_ = schema_for(self, X)
-        if self.schema_ is not None:
-            names = self.schema_.names
-            self.n_features_in_ = len(names)
-            self.__dict__.pop("feature_names_in_", None)
-            if all(isinstance(name, str) for name in names):
-                self.feature_names_in_ = np.array(names, dtype=object)
+    def _name_features(self, names: Sequence[Name]) -> None:
+        self.n_features_in_ = len(names)
+        self.__dict__.pop("feature_names_in_", None)
+        if all(isinstance(name, str) for name in names):
+            self.feature_names_in_ = np.array(names, dtype=object)
 
-    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), fitting: bool = False) -> Encoded:
-        return frames.encoded(X, self._schema(), self.strict, not fitting, kept)
+    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded:
+        """The rows of a frame by the fitted schema; ``keep``: with what ``decode`` needs to bring all cells back."""
+        return frames.encoded(X, self._schema(), self.strict, True, kept, keep)
 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
-        """Build the model for rows like ``x``, and give the rows to fit. Nothing fitted changes if ``x`` is refused."""
+        """Build the model for rows like ``x``, and return the rows to fit. If ``x`` is refused, nothing changes."""
         seed = inputs.seed(self.random_state) if seed is None else seed
-        max_value, binarised = max_value_of(self, x), self.binarise != "none"
+        max_value = (255.0 if x.dtype == np.uint8 else 1.0) if self.max_value is None else float(self.max_value)
+        binarised = self.binarise != "none"
         rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
-        likelihood = likelihood_for(self, x, max_value, self.schema_)
-        model, posterior = build(self, rows, likelihood, self.schema_, seed)
+        if self.schema_ is None:
+            names = getattr(self, "feature_names_in_", None)
+            likelihood = likelihood_of_array(self.likelihood, x, max_value, binarised, names)
+        else:
+            likelihood = likelihood_of_table(self.schema_, self.missing)
+        model, posterior = build(self.get_params(deep=False), rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
         self.has_missing_ = rows.mask is not None
@@ -444,55 +383,6 @@ class VAE(Scoring, Querying, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             return self._rows(x, "none", given)
         check_support(self.model_.likelihood, x, "X", getattr(self, "feature_names_in_", None))
         return self._rows(x, "none", given)
-
-    def _rng(self, stream: str) -> torch.Generator:
-        return generator(self.seed_, stream, device=self.device)
-
-    def _posteriors(
-        self, x: NDArray[Any], context: ArrayLike | None
-    ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
-        """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
-        with eval_mode(self.model_, self.posterior_), torch.no_grad():
-            rows = self._supported(x, "mean", context)
-            for batch, real in in_order(rows, USE_BATCH):
-                yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
-
-    def _moments(self, q: distributions.Distribution, of: Batch) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z, ``[B, *E]``: the prior's where nothing is observed."""
-        mean, scale = self._moments_of(q)
-        if (
-            of.mask is None
-            or self.model_.likelihood.informative
-            or bool((something := of.mask.flatten(1).any(1)).all())
-        ):
-            return mean, scale
-        pairs = zip(self._moments_of(self.model_.prior(of.context, self.posterior_)), (mean, scale), strict=True)
-        wide = something.view(-1, *[1] * (mean.dim() - 1))
-        prior_mean, prior_scale = (torch.where(wide, ours, theirs.expand_as(ours)) for theirs, ours in pairs)
-        return prior_mean, prior_scale
-
-    def _moments_of(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
-        """Every row meets the same draws where it takes draws."""
-        if isinstance(q, distributions.Normal):
-            return q.loc, q.scale
-        like = next(self.posterior_.parameters())
-        z = q.sample(self.posterior_.noise(_MOMENT_DRAWS, 1, self._rng("moments"), like.dtype))
-        mean = q.mean()
-        return z.mean(0) if mean is None else mean, z.std(0)
-
-    @torch.no_grad()
-    def _decode(self, z: Tensor, of: Batch) -> Tensor:
-        z = z.view(len(z), *self.posterior_.event)
-        with eval_mode(self.model_):
-            return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
-
-    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """As NumPy, in the floating type that came in."""
-        return values.cpu().numpy().astype(dtype if dtype.kind == "f" else np.float32, copy=False)
-
-    @property
-    def _n_features_out(self) -> int:
-        return math.prod(self.posterior_.event)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowerbound.evidence.annealing import Annealed
+from lowerbound.evidence.importance import LogLikelihood
 
-if TYPE_CHECKING:
-    from lowerbound.evidence.judging import Evidence
+Runs = Mapping[str, tuple[Annealed, NDArray[np.int64]]]
 
 
-def to_arviz(found: Evidence) -> Any:
-    """``found`` as an ``arviz.InferenceData``: a group for importance sampling and one for each set of annealed rows.
+def to_arviz(importance: LogLikelihood, runs: Runs, measure: str, verdict: str) -> Any:
+    """Convert estimates to an ``arviz.InferenceData``: a group for importance sampling, one for each annealing run.
 
-    Each holds what is known of a row, along ``row``; annealed ones log-weights ``[chain, row]`` too. Needs the extra:
-    pip install 'lowerbound[diag]'.
+    Each group has a coordinate ``row``; groups of annealing also hold the log-weights ``[chain, row]``. ``runs``: by
+    the name of the group, a run and the rows that it was of. Needs the extra: pip install 'lowerbound[diag]'.
     """
     try:
         import arviz
         import xarray
     except ImportError as error:
         raise ImportError("ArviZ is not installed: pip install 'lowerbound[diag]'.") from error
-    importance = found.importance
     names = ("estimate", "standard_error", "ess", "elbo", "pareto_k", "samples", "believed")
     groups = {
         "importance": xarray.Dataset(
             {name: ("row", getattr(importance, name)) for name in names},
             {"row": np.arange(len(importance.estimate))},
-            {"unit": "nats", "measure": found.measure, "bound": "lower, in expectation"},
+            {"unit": "nats", "measure": measure, "bound": "lower, in expectation"},
         )
     }
-    runs: dict[str, tuple[Annealed, Any]] = {}
-    if found.annealed is not None:
-        runs |= {"annealed": (found.annealed.once, found.index), "annealed_finer": (found.annealed.twice, found.index)}
-    if found.simulated is not None:
-        rows = np.arange(len(found.simulated.gap))
-        runs |= {"simulated_lower": (found.simulated.lower, rows), "simulated_upper": (found.simulated.upper, rows)}
-    groups |= {name: _group(xarray, run, rows, found.measure) for name, (run, rows) in runs.items()}
-    return arviz.InferenceData(attrs={"verdict": str(found.verdict)}, warn_on_custom_groups=False, **groups)
+    groups |= {name: _group(xarray, run, rows, measure) for name, (run, rows) in runs.items()}
+    return arviz.InferenceData(attrs={"verdict": verdict}, warn_on_custom_groups=False, **groups)
 
 
 def _group(xarray: Any, run: Annealed, rows: Any, measure: str) -> Any:

@@ -14,7 +14,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.evidence import export, verdict
 from lowerbound.evidence.adaptive import to_precision
-from lowerbound.evidence.annealing import Settings
+from lowerbound.evidence.annealing import Annealed, Settings
 from lowerbound.evidence.baselines import Baseline, baselines, kind_of
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
@@ -84,7 +84,13 @@ class Evidence:
 
     def to_arviz(self) -> Any:
         """An ``arviz.InferenceData`` (the extra ``diag``)."""
-        return export.to_arviz(self)
+        runs: dict[str, tuple[Annealed, NDArray[np.int64]]] = {}
+        if self.annealed is not None:
+            runs |= {"annealed": (self.annealed.once, self.index), "annealed_finer": (self.annealed.twice, self.index)}
+        if self.simulated is not None:
+            rows = np.arange(len(self.simulated.gap))
+            runs |= {"simulated_lower": (self.simulated.lower, rows), "simulated_upper": (self.simulated.upper, rows)}
+        return export.to_arviz(self.importance, runs, self.measure, str(self.verdict))
 
     def summary(self) -> dict[str, Any]:
         """Means with their errors, and the verdict, as JSON."""

@@ -1,7 +1,7 @@
 """Schemas: what the columns of a table are taken for, and their cells as numbers and back."""
 
 from lowerbound.schema.column import KINDS, Column, Kind, Storage
-from lowerbound.schema.infer import infer
+from lowerbound.schema.infer import infer, infer_and_encode
 from lowerbound.schema.table import Encoded, Schema
 
-__all__ = ["KINDS", "Column", "Encoded", "Kind", "Schema", "Storage", "infer"]
+__all__ = ["KINDS", "Column", "Encoded", "Kind", "Schema", "Storage", "infer", "infer_and_encode"]

@@ -63,6 +63,13 @@ def infer(
     Raises ``DataError`` in a sentence for what cannot be used: columns with one name, mixed types, infinities, lists,
     more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.
     """
+    return infer_and_encode(df, schema, max_categories=max_categories, what=what)[0]
+
+
+def infer_and_encode(
+    df: Any, schema: Mapping[Name, str | Column] | None = None, *, max_categories: int = 100, what: str = "the frame"
+) -> tuple[Schema, Floats]:
+    """Infer the schema of a frame and encode its rows, reading it once: ``[N, D]``, as ``Schema.encode`` would."""
     if max_categories < 2:
         raise ValueError(f"max_categories is {max_categories}; give 2 or more, of which one is for all others.")
     frame = reading.read(df, what)
@@ -74,10 +81,14 @@ def infer(
     unknown = [name for name in given if name not in there]
     if unknown:
         raise DataError(f"schema names {unknown[0]!r}, which {what} has no column of; its columns are {list(names)}.")
-    columns = []
+    columns, values = [], []
     for name, storage, found in zip(names, frame.source.storages, frame.cells, strict=True):
-        columns.append(_column(name, storage, found, given.get(name), max_categories))
-    return Schema(tuple(columns), frame.source.backend, frame.rows, csv_of(df))
+        column, numbers = _column(name, storage, found, given.get(name), max_categories)
+        columns.append(column)
+        if numbers is not None:
+            values.append(numbers)
+    encoded = np.stack(values, axis=1) if values else np.empty((frame.rows, 0))
+    return Schema(tuple(columns), frame.source.backend, frame.rows, csv_of(df)), encoded
 
 
 def _given(name: Name, kind: str | Column) -> Column:
@@ -89,17 +100,22 @@ def _given(name: Name, kind: str | Column) -> Column:
     return column
 
 
-def _column(name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int) -> Column:
+def _column(
+    name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int
+) -> tuple[Column, Floats | None]:
+    """What a column is taken for, and its encoded cells ``[N]``: None where no model sees it."""
     read = forms.find(name, storage, found, given, max_categories)
     if read is None:
         return _of_cells(name, storage, found, given, max_categories)
-    column = _of_cells(name, read.storage, read.cells, given, max_categories)
+    column, numbers = _of_cells(name, read.storage, read.cells, given, max_categories)
     if read.form is not None:
         column = replace(column, form=read.form, why=f"{column.why}, {read.how}" if read.how else column.why)
-    return replace(column, storage=storage, markers=read.markers, problems=(*read.notes, *column.problems))
+    return replace(column, storage=storage, markers=read.markers, problems=(*read.notes, *column.problems)), numbers
 
 
-def _of_cells(name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int) -> Column:
+def _of_cells(
+    name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int
+) -> tuple[Column, Floats | None]:
     """A column by its cells, read by their form if they have one."""
     bare = Column("constant" if given is None else given.kind, name, storage=storage)
     if bare.kind != "identifier":
@@ -115,11 +131,12 @@ def _of_cells(name: Name, storage: Storage, found: Cells, given: Column | None, 
     column = Column(kind, name, why, problems, missing, storage)
     if look.distinct == 0 or kind == "constant":
         value = _constant(storage, found) if look.distinct else None
-        return replace(column, kind="constant", value=value)
+        return replace(column, kind="constant", value=value), None
     if kind == "identifier":
-        return _key(column, look)
+        return _key(column, look), None
     if kind in CLASSES:
-        return _classes(column, look, found, given, max_categories)
+        column = _classes(column, look, found, given, max_categories)
+        return column, coding.codes(column, found)
     return _measured(column, look, found, given)
 
 
@@ -255,8 +272,8 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
     )
 
 
-def _measured(column: Column, look: Look, found: Cells, given: Column | None) -> Column:
-    """A column of numbers or times, with what is measured of them."""
+def _measured(column: Column, look: Look, found: Cells, given: Column | None) -> tuple[Column, Floats]:
+    """A column of numbers or times with what is measured of them, and its encoded cells."""
     column = _placed(column, found)
     values = coding.numbers(column, column.storage, found)
     seen = values[found.mask]
@@ -269,7 +286,7 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     column = replace(column, precision=grid, atom=atom, atoms=atoms, centre=centre, scale=scale)
     column = replace(column, heavy_tailed=_heavy(column, seen), dispersion=_dispersion(column, seen))
     problems = (*column.problems, *notes.of_values(column, seen))
-    return replace(column, why=column.why + _grid(column), problems=problems)
+    return replace(column, why=column.why + _grid(column), problems=problems), values
 
 
 def _placed(column: Column, found: Cells) -> Column:

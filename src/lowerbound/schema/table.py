@@ -94,14 +94,17 @@ class Schema:
     def __str__(self) -> str:
         return description.listing(self.columns, self.rows, self.backend, self.problems)
 
-    def encode(self, df: Any, *, strict: bool = False, lenient: bool = False, what: str = "the frame") -> Encoded:
+    def encode(
+        self, df: Any, *, strict: bool = False, lenient: bool = False, keep: bool = True, what: str = "the frame"
+    ) -> Encoded:
         """The rows of ``df`` as numbers; its columns may come in any order, and of another library.
 
         Numbers are themselves, in double precision; whole numbers beyond 2^53 and times are (cell − offset) / step; a
         class is its place among ``levels``. A level that the schema does not know counts as missing; ``strict``
         refuses it. Raises ``DataError``, naming column and row, for other columns, other types, infinities, and values
         that a column's kind cannot take; ``lenient``, it keeps other columns aside, and such values count as missing,
-        unless ``strict``.
+        unless ``strict``. Without ``keep``, cells that ``decode`` could not bring back are not kept ``aside``: enough
+        for rows that only go into a model.
         """
         frame = reading.read(df, what, self.names)
         pairs = zip(self.columns, frame.ordered(self.names, what, lenient), strict=True)
@@ -117,7 +120,7 @@ class Schema:
                     raise _refusal(column, storage, found, int(np.argmax(unknown)))
             if column.modelled:
                 values[:, place[column.name]] = numbers
-            if not _restored(column, storage, numbers).same(found):
+            if keep and not _restored(column, storage, numbers).same(found):
                 aside[column.name] = found
         return Encoded(values, ~np.isnan(values), unseen, frame.source, aside, others=others)
 

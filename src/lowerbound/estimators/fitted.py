@@ -1,0 +1,58 @@
+"""What the methods of a fitted estimator share: its attributes, and how rows go in and results come out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lowerbound.data import Rows
+from lowerbound.data.rows import Binarise
+from lowerbound.distributions import generator
+from lowerbound.estimators import frames
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.schema import Encoded, Schema
+from lowerbound.schema.column import Name
+
+USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
+
+
+class Fitted(ABC):
+    """An estimator that has a model and a posterior."""
+
+    model_: LatentVariableModel
+    posterior_: Posterior
+    schema_: Schema | None
+    seed_: int
+    shape_: tuple[int, ...]
+    n_context_: int | None
+    device: str
+
+    @abstractmethod
+    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]: ...
+
+    @abstractmethod
+    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded: ...
+
+    @abstractmethod
+    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
+
+    def _rng(self, stream: str) -> torch.Generator:
+        return generator(self.seed_, stream, device=self.device)
+
+    def _given(self, values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Convert to NumPy, in the input's ``dtype`` if that is a floating type."""
+        return values.cpu().numpy().astype(dtype if dtype.kind == "f" else np.float32, copy=False)
+
+    def _framed(self, x: NDArray[Any], coded: Encoded | None = None, random_state: int | None = None) -> Any:
+        """Convert rows to a frame if the model was fitted to one: in the types of ``coded`` rows, with their keys."""
+        if self.schema_ is None:
+            return x
+        rng = np.random.default_rng(self.seed_ if random_state is None else random_state)
+        return frames.decoded(x, self.schema_, rng, coded)

@@ -1,0 +1,136 @@
+"""Rows as latents and back: q(z|x), its moments, and what the decoder makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_array
+from torch import Tensor
+
+from lowerbound import distributions
+from lowerbound.data import Rows
+from lowerbound.draw import Batch
+from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.fitted import USE_BATCH, Fitted
+from lowerbound.modes import eval_mode
+from lowerbound.schema.column import Name
+from lowerbound.training import in_order
+
+_MOMENT_DRAWS = 1000
+
+
+class Encoding(NamedTuple):
+    """q(z|x) of each row: ``mean [N, d]`` and ``scale [N, d]`` (standard deviations)."""
+
+    mean: NDArray[Any]
+    scale: NDArray[Any]
+
+
+class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]
+    """The estimator's methods that encode rows and decode latents."""
+
+    latent_dim: int
+
+    def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
+        """The posterior means E_q[z|x], ``[N, d]``."""
+        mean: NDArray[Any] = self.encode(X, context).mean
+        return mean
+
+    def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
+        """The approximate posterior of each row, an ``Encoding``: from 1,000 draws where it has no closed form.
+
+        Of a row with nothing observed it is the prior, exactly. With ``keep``, columns of the frame ``X``, it is a
+        frame of these and of mean0, …, sd0, ….
+        """
+        x = self._checked(X, kept=keep)
+        out = [
+            [part[:real].flatten(1) for part in self._moments(q, batch)]
+            for q, batch, real in self._posteriors(x, context)
+        ]
+        mean, scale = (torch.cat(parts) for parts in zip(*out, strict=True))
+        found = Encoding(self._given(mean, x.dtype), self._given(scale, x.dtype))
+        return frames.beside(X, keep, {"mean": found.mean, "sd": found.scale}) if len(keep) else found
+
+    def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
+        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
+        found = []
+        for q, batch, real in self._posteriors(self._checked(X), context):
+            each = distributions.kl_per_dim(q, self.model_.prior(batch.context, self.posterior_))
+            if each is None:
+                return None
+            found.append(each[:real].flatten(1))
+        return torch.cat(found).double().cpu().numpy()
+
+    def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
+        """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
+        inputs.check_fitted(self)
+        z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
+        inputs.check_finite(z)
+        if z.shape[1] != self._n_features_out:
+            of = f"latent_dim={self.latent_dim}" + (
+                "" if len(self.posterior_.event) == 1 else f" of {self._n_features_out}"
+            )
+            raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
+        rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
+        means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
+        return self._framed(self._given(torch.cat(means), z.dtype))
+
+    def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
+        """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
+        inputs.check_fitted(self)
+        coded = None
+        if self.schema_ is None:
+            x = self._checked(X)
+        else:
+            coded = self._encoded(X, kept=None)
+            x = frames.standardised(coded.values, self.schema_)
+        means = [self._decode(self._moments(q, of)[0], of)[:real] for q, of, real in self._posteriors(x, context)]
+        return self._framed(self._given(torch.cat(means), x.dtype), coded)
+
+    def _posteriors(
+        self, x: NDArray[Any], context: ArrayLike | None
+    ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
+        """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
+        with eval_mode(self.model_, self.posterior_), torch.no_grad():
+            rows = self._supported(x, "mean", context)
+            for batch, real in in_order(rows, USE_BATCH):
+                yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
+
+    def _moments(self, q: distributions.Distribution, of: Batch) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z, ``[B, *E]``: the prior's where nothing is observed."""
+        mean, scale = self._moments_of(q)
+        if (
+            of.mask is None
+            or self.model_.likelihood.informative
+            or bool((something := of.mask.flatten(1).any(1)).all())
+        ):
+            return mean, scale
+        pairs = zip(self._moments_of(self.model_.prior(of.context, self.posterior_)), (mean, scale), strict=True)
+        wide = something.view(-1, *[1] * (mean.dim() - 1))
+        prior_mean, prior_scale = (torch.where(wide, ours, theirs.expand_as(ours)) for theirs, ours in pairs)
+        return prior_mean, prior_scale
+
+    def _moments_of(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
+        """Every row meets the same draws where it takes draws."""
+        if isinstance(q, distributions.Normal):
+            return q.loc, q.scale
+        like = next(self.posterior_.parameters())
+        z = q.sample(self.posterior_.noise(_MOMENT_DRAWS, 1, self._rng("moments"), like.dtype))
+        mean = q.mean()
+        return z.mean(0) if mean is None else mean, z.std(0)
+
+    @torch.no_grad()
+    def _decode(self, z: Tensor, of: Batch) -> Tensor:
+        z = z.view(len(z), *self.posterior_.event)
+        with eval_mode(self.model_):
+            return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
+
+    @property
+    def _n_features_out(self) -> int:
+        return math.prod(self.posterior_.event)
