@@ -27,8 +27,8 @@ import lowerbound as lb
 import record
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings, annealed, importance_sampling, of_model, to_precision
-from lowerbound.evidence.hmc import Path as HamiltonianPath
-from lowerbound.evidence.hmc import transition
+from lowerbound.mcmc import Path as HamiltonianPath
+from lowerbound.mcmc import transition
 
 LATENTS, HIDDEN, CHUNK, EPOCHS = 50, 200, 4096, 20
 MOST = 2**16  # draws that a row is given at most where every row has as many

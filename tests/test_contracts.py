@@ -19,7 +19,7 @@ from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import of_model
-from lowerbound.evidence.targets import slope_of
+from lowerbound.mcmc import slope_of
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
 from lowerbound.storage.model import load

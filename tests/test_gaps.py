@@ -14,8 +14,9 @@ from quadrature import Logistic
 from torch.nn import Identity
 
 import lowerbound as lb
+from lowerbound import local_posteriors
 from lowerbound.distributions import inverse_positive
-from lowerbound.evidence import LogLikelihood, gaps, local, log_likelihood
+from lowerbound.evidence import LogLikelihood, bounds, gaps, log_likelihood
 from lowerbound.evidence.formatting import signed
 from lowerbound.evidence.gaps import Gaps, gap_report
 from lowerbound.posteriors.normal import MIN_SCALE
@@ -100,12 +101,12 @@ def test_errors_of_means_over_draws_are_exact():
 
 def test_wrong_searches_are_rejected(rotated, monkeypatch):
     oracle, _ = rotated
-    right = local.by_path
+    right = bounds.by_path
     with monkeypatch.context() as patch:  # a sign
-        patch.setattr(local, "by_path", lambda *of: lambda out, noise: -right(*of)(out, noise))
+        patch.setattr(bounds, "by_path", lambda *of: lambda out, noise: -right(*of)(out, noise))
         assert off(report(rotated, steps=50, richer=()), oracle.diagonal_gap) > 5 * NATS
     with monkeypatch.context() as patch:
-        patch.setattr(local, "slope_of", lambda log_q, z: torch.zeros_like(z))  # no entropy
+        patch.setattr(local_posteriors, "slope_of", lambda log_q, z: torch.zeros_like(z))  # no entropy
         assert off(report(rotated, richer=()), oracle.diagonal_gap) > 5 * NATS
     fixed = torch.randn(8, 1, D, generator=rng(), dtype=torch.float64)
     with monkeypatch.context() as patch:  # bounds of the very draws that were ascended
@@ -306,9 +307,11 @@ def test_a_richer_family_starts_at_the_best_of_the_first(name):
     """Its variances are the first one's, of LowRankNormal to rounding; of NormalMixture the parts lie 0.3 apart."""
     loc, scale = torch.tensor([[0.5, -2.0, 9.0]]).double(), torch.tensor([[1.0, 0.02, 3.0]]).double()
     first = lb.posteriors.DiagonalNormal(3, Identity())
-    best = local.Local(first, loc, torch.cat([loc, inverse_positive(scale - MIN_SCALE)], 1))
-    (family,) = local.families(first, [name])
-    start = local.started(family, *local.moments(first.distribution(best.end), (3,), loc, rng()), rng())
+    best = local_posteriors.LocalPosterior(first, loc, torch.cat([loc, inverse_positive(scale - MIN_SCALE)], 1))
+    (family,) = bounds.families(first, [name])
+    start = local_posteriors.started(
+        family, *local_posteriors.moments(first.distribution(best.end), (3,), loc, rng()), rng()
+    )
     q = family.distribution(start)
     z = q.sample(family.noise(40_000, 1, rng(1), torch.float64)).squeeze(1)
     np.testing.assert_allclose(((z.mean(0) - loc) / scale).abs(), 0, atol=0.6 if name == "NormalMixture" else 0.03)
@@ -319,12 +322,12 @@ def test_the_moments_of_any_family_are_those_of_its_draws():
     noise = torch.randn(1, 9, generator=rng(), dtype=torch.float64)
     full = lb.posteriors.FullNormal(3, Identity())
     exact = full.distribution(noise).scale_tril @ full.distribution(noise).scale_tril.mT
-    found = local.moments(full.distribution(noise), (3,), noise, rng())
+    found = local_posteriors.moments(full.distribution(noise), (3,), noise, rng())
     np.testing.assert_allclose(found[1], exact)
     mixture = lb.posteriors.NormalMixture(3, 1, Identity())
     out = torch.cat([torch.zeros(1, 1), noise[:, :6]], 1).double()
     q = mixture.distribution(out)
-    loc, covariance = local.moments(q, (3,), out, rng())
+    loc, covariance = local_posteriors.moments(q, (3,), out, rng())
     np.testing.assert_allclose((loc - q.loc[0]) / q.scale[0], 0, atol=4 / math.sqrt(2000))
     scaled = covariance / q.scale[0].mT / q.scale[0]
     np.testing.assert_allclose(scaled[0], torch.eye(3), atol=4 * math.sqrt(2 / 2000))

@@ -15,8 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from lowerbound.distributions import Normal
-from lowerbound.evidence import hmc
-from lowerbound.evidence.hmc import Path, Point, trajectory, transition
+from lowerbound.mcmc import Path, Point, hamiltonian, trajectory, transition
 
 CHAINS, D = 20_000, 2
 FALSE_ALARM = 1e-4
@@ -71,9 +70,9 @@ def no_metropolis(of: Path, point: Point, step: Tensor) -> Point:
 def wrong_sign(of: Path, point: Point, step: Tensor) -> Point:
     """The kinetic energy enters the acceptance with the wrong sign. (A wrong sign of the gradient alone would only be
     slow: such a path is reversible too, and Metropolis mends it.)"""
-    right_kinetic = hmc.kinetic
+    right_kinetic = hamiltonian.kinetic
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hmc, "kinetic", lambda momentum: -right_kinetic(momentum))
+        patch.setattr(hamiltonian, "kinetic", lambda momentum: -right_kinetic(momentum))
         return right(of, point, step)
 
 
@@ -188,5 +187,5 @@ def test_geweke_sees_a_missing_metropolis_step():
 
 def test_geweke_sees_a_half_step_too_few(monkeypatch):
     """The momentum's energy is counted twice: a wrong acceptance."""
-    monkeypatch.setattr(hmc, "kinetic", lambda p: p.double().square().flatten(2).sum(2))
+    monkeypatch.setattr(hamiltonian, "kinetic", lambda p: p.double().square().flatten(2).sum(2))
     assert not geweke(right)

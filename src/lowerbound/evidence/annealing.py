@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lowerbound.distributions import Distribution
 from lowerbound.evidence.estimates import Array, Estimates
-from lowerbound.evidence.hmc import Path, Point, transition
 from lowerbound.evidence.targets import Source, Target, Targets, rows_for
 from lowerbound.inference import Data
+from lowerbound.mcmc import Path, Point, StepSize, transition
 from lowerbound.modes import read_only
 from lowerbound.shapes import expect
 from lowerbound.training import in_order, keep_memory
@@ -189,14 +189,13 @@ def _pilot(
     coarse = sigmoid_schedule(min(_PILOT, settings.temperatures))
     noise = path.start.noise((settings.chains, rows), target.event, rng, dtype)
     point = path.at(path.start.sample(noise))
-    log_step = torch.full((rows,), math.log(0.1), dtype=dtype, device=point.z.device)
+    step = StepSize.of(rows, point.z, _ACCEPT)
     found, speed = [], []
     for t, beta in enumerate(coarse):
         for attempt in range(_TRIES if t else 10 * _TRIES):
-            point, probability = transition(path, point, beta, log_step.exp(), settings.leapfrogs, rng)
-            rate = 3.0 if t == 0 and attempt < 5 * _TRIES else 0.5
-            log_step = log_step + rate * (probability.mean(0) - _ACCEPT).to(dtype)
-        found.append(log_step)
+            point, probability = transition(path, point, beta, step.value, settings.leapfrogs, rng)
+            step = step.adapted(probability, 3.0 if t == 0 and attempt < 5 * _TRIES else 0.5)
+        found.append(step.log_step)
         speed.append(float(point.ratio.std(0).mean()))
     betas = sigmoid_schedule(settings.temperatures)
     if settings.schedule == "adaptive":

@@ -17,9 +17,9 @@ from lowerbound.distributions import FullNormal
 from lowerbound.draw import Batch
 from lowerbound.evidence.annealing import log_mean
 from lowerbound.evidence.estimates import Array, Estimates
-from lowerbound.evidence.hmc import Path, transition
 from lowerbound.evidence.targets import Target, Targets, rows_for
 from lowerbound.inference import Data
+from lowerbound.mcmc import Path, transition, warm_up
 from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
@@ -59,15 +59,11 @@ class Chains:
         path, dtype = Path(target.log_joint, target.posterior, target.slope), batch.x.dtype
         noise = path.start.noise((count, len(batch.x)), target.event, rng, dtype)
         point = path.at(path.start.sample(noise))
-        log_step = torch.full((len(batch.x),), math.log(0.1), dtype=dtype, device=batch.x.device)
-        accepted = torch.zeros_like(log_step)
-        for number in range(self.warm_up + self.transitions):
-            point, probability = transition(path, point, 1.0, log_step.exp(), self.leapfrogs, rng)
-            rate = probability.mean(0).to(dtype)
-            if number < self.warm_up:
-                log_step = log_step + (1.0 if number < self.warm_up / 2 else 0.3) * (rate - _ACCEPT)
-            else:
-                accepted = accepted + rate / self.transitions
+        point, step = warm_up(path, point, self.warm_up, self.leapfrogs, _ACCEPT, rng)
+        accepted = torch.zeros_like(step.log_step)
+        for _ in range(self.transitions):
+            point, probability = transition(path, point, 1.0, step.value, self.leapfrogs, rng)
+            accepted = accepted + probability.mean(0).to(dtype) / self.transitions
         return point.z, accepted
 
 

@@ -15,12 +15,13 @@ from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import formatting, proposals
 from lowerbound.evidence.adaptive import to_precision
+from lowerbound.evidence.bounds import Part, Richer, families
 from lowerbound.evidence.decision import Decision, of_mean
 from lowerbound.evidence.estimates import Array, Estimates
 from lowerbound.evidence.importance import LogLikelihood, concatenated
-from lowerbound.evidence.local import Ascent, Local, Part, Richer, families
 from lowerbound.evidence.targets import Target, like_of, of_model, settled
 from lowerbound.inference import Data
+from lowerbound.local_posteriors import LocalPosterior, Optimisation
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
@@ -162,7 +163,7 @@ def gap_report(
     if min(steps, rows_at_once) < 1 or min(samples, draws) < 2:
         raise ValueError("steps and rows_at_once must be at least 1, and draws and samples at least 2.")
     device = like_of(model).device
-    others, ascent = families(posterior, richer), Ascent(steps, draws, learning_rate)
+    others, search = families(posterior, richer), Optimisation(steps, draws, learning_rate)
     # the stream of ``log_likelihood``: rows that are binarised afresh come out the same as there
     rows = settled(x, model, generator(seed, "evidence", device=device))
     if log_p is not None and len(log_p.estimate) != len(rows):
@@ -171,8 +172,8 @@ def gap_report(
     for number, index in enumerate(torch.arange(len(rows), device=rows.device).split(rows_at_once)):
         part = Part.of(model, posterior, rows.subset(index))
         start = part.encoded()
-        best = [ascent.run(part.gradient(posterior), posterior, start, rng)]
-        best += [ascent.richer(part, family, best[0], rng) for family in others]
+        best = [search.run(part.gradient(posterior), posterior, start, rng)]
+        best += [part.richer(search, family, best[0], rng) for family in others]
         bounds = _bounds(part, best, samples, seed, number)
         found.append(bounds)
         if log_p is None:
@@ -181,7 +182,7 @@ def gap_report(
     return _report(found, concatenated(estimates) if log_p is None else log_p)
 
 
-def _log_p(part: Part, best: Local, samples: int, rng: torch.Generator) -> LogLikelihood:
+def _log_p(part: Part, best: LocalPosterior, samples: int, rng: torch.Generator) -> LogLikelihood:
     """By importance sampling around the best q, which by itself is too narrow a proposal."""
     identity, targets = part.batch.index, of_model(part.model, part.posterior)
     place = identity.new_zeros(int(identity.max()) + 1)
@@ -197,7 +198,7 @@ def _log_p(part: Part, best: Local, samples: int, rng: torch.Generator) -> LogLi
 Bounds = Mapping[tuple[str, str], Array]  # by a family's name and a kind, means over draws and errors, [2, B]
 
 
-def _bounds(part: Part, best: Sequence[Local], samples: int, seed: int, stream: int) -> Bounds:
+def _bounds(part: Part, best: Sequence[LocalPosterior], samples: int, seed: int, stream: int) -> Bounds:
     """Of fresh draws: the ELBO, each local bound, what it gained on it and what it gained in the last steps."""
     start = part.log_weights(part.posterior, part.encoded(), samples, seed, stream)
     found = {("", "elbo"): _mean(start)}

@@ -14,17 +14,17 @@ from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.distributions.family import standard_normal, uniform
 from lowerbound.draw import Batch
 from lowerbound.evidence.importance import WeightTotal, chunks, same_noise
-from lowerbound.evidence.local import Ascent, by_path, moments, scales, started
 from lowerbound.evidence.targets import Target, of_model
 from lowerbound.likelihoods.support import check_batch
+from lowerbound.local_posteriors import Optimisation, by_path, moments
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import FullNormal, Posterior
 
-_ASCENT = Ascent(steps=150, draws=4, rate=0.15)
+_SEARCH = Optimisation(steps=150, draws=4, rate=0.15)
 _MOST_LATENTS = 128  # a row's covariance has half of their square
-DRAWS = _ASCENT.draws
-COST = 2 * _ASCENT.steps * _ASCENT.draws
+DRAWS = _SEARCH.draws
+COST = 2 * _SEARCH.steps * _SEARCH.draws
 """Draws that a fit is worth: each of its own goes through the decoder forwards and backwards."""
 
 
@@ -44,8 +44,8 @@ def fitted(
     family = _family(target)
     loc, covariance = moments(target.posterior if q is None else q, target.event, like, rng)
     loc, covariance = loc.expand(len(like), -1), covariance.expand(len(like), -1, -1)  # q may be one for all rows
-    start, units = started(family, loc, covariance, rng).to(like.dtype), scales(family, covariance).to(like.dtype)
-    return _ASCENT.run(by_path(target, family), family, start, rng, units, shared).end
+    gradient = by_path(target.slope_at, family)
+    return _SEARCH.of_moments(gradient, family, loc, covariance, rng, like.dtype, shared).end
 
 
 def proposal(target: Target, outputs: Tensor) -> Target:

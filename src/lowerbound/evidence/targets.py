@@ -14,6 +14,7 @@ from lowerbound.distributions import Distribution, a_distribution
 from lowerbound.draw import Batch
 from lowerbound.inference import Data, as_rows
 from lowerbound.likelihoods.support import check_rows
+from lowerbound.mcmc import slope_of
 from lowerbound.model import LatentVariableModel, check_latents
 from lowerbound.posteriors import Posterior
 from lowerbound.shapes import expect
@@ -39,6 +40,10 @@ class Target:
     width: int = 1
     slope: Callable[[Tensor], Tensor] | None = None
 
+    def slope_at(self, z: Tensor) -> Tensor:
+        """Return ∂ log p(x, z)/∂z ``[K, B, *E]``, the cheaper way if there is one."""
+        return slope_of(self.log_joint, z) if self.slope is None else self.slope(z)
+
     def source(self, name: Source) -> Distribution:
         """The distribution that draws start from."""
         if name not in get_args(Source):
@@ -58,17 +63,6 @@ class Target:
 
 
 Targets = Callable[[Batch], Target]
-
-
-def slope_of(log_density: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """∂ log_density/∂z, of chains that do not see each other."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = log_density(z)
-        if not value.requires_grad:  # a uniform density
-            return torch.zeros_like(z)
-        (slope,) = torch.autograd.grad(value.sum(), z)
-    return slope
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from lowerbound.distributions import Distribution, Normal
 from lowerbound.draw import Batch
-from lowerbound.evidence.hmc import Path, transition
 from lowerbound.evidence.targets import Target
 from lowerbound.likelihoods import Factorised
+from lowerbound.mcmc import Path, StepSize, transition, warm_up
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 
@@ -54,29 +53,24 @@ def hmc(target: Target, z: Tensor, rng: torch.Generator) -> Tensor:
     Each row has a step size of its own, found in a warm-up and then frozen; the chains' spread at its middle gives the
     units of each dimension.
     """
-    z, log_step = _adapted(target, z, torch.ones_like(z[:1]), rng)
+    z, step = _adapted(target, z, torch.ones_like(z[:1]), rng)
     spread = z.std(0, keepdim=True)
     units = torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
-    z, log_step = _adapted(target, z, units, rng)
+    z, step = _adapted(target, z, units, rng)
     path, kept = _path(target, z, units), []
     point = path.at(z / units)
     for number in range(_SETTLE + KEPT):
-        point, _ = transition(path, point, 1.0, log_step.exp(), _LEAPFROGS, rng)
+        point, _ = transition(path, point, 1.0, step.value, _LEAPFROGS, rng)
         if number >= _SETTLE:
             kept.append(point.z * units)
     return torch.stack(kept)
 
 
-def _adapted(target: Target, z: Tensor, units: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Where the chains stand after a warm-up, and the logarithm of each row's step in ``units [1, B, *E]``."""
+def _adapted(target: Target, z: Tensor, units: Tensor, rng: torch.Generator) -> tuple[Tensor, StepSize]:
+    """Where the chains stand after a warm-up, and each row's step in ``units [1, B, *E]``."""
     path = _path(target, z, units)
-    point = path.at(z / units)
-    log_step = torch.full((z.shape[1],), math.log(0.1), dtype=z.dtype, device=z.device)
-    for number in range(_WARM_UP):
-        point, probability = transition(path, point, 1.0, log_step.exp(), _LEAPFROGS, rng)
-        rate = 1.0 if number < _WARM_UP / 2 else 0.3
-        log_step = log_step + rate * (probability.mean(0).to(z.dtype) - _ACCEPT)
-    return point.z * units, log_step
+    point, step = warm_up(path, path.at(z / units), _WARM_UP, _LEAPFROGS, _ACCEPT, rng)
+    return point.z * units, step
 
 
 def _path(target: Target, z: Tensor, units: Tensor) -> Path:
