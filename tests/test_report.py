@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.images.append(dict(attrs))
 
     def handle_data(self, data):
-        self.sentences.append(data)
+        self.words.append(data)
 
     @property
     def text(self) -> str:
