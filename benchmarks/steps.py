@@ -28,7 +28,7 @@ from contenders import floor, lowerbound_fit
 from contenders.job import Job
 from contenders.workloads import WORKLOADS, load_rows, prepare
 from lowerbound.data import Rows
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import Progress
 from lowerbound.training.compiled import Compiled
@@ -102,7 +102,7 @@ def alone(options: argparse.Namespace) -> dict[str, Any]:
 def a_step(job: Job, name: str) -> Callable[[], object]:
     """The loop's step of the workload in the way called ``name``."""
     model, posterior = lowerbound_fit.build(job)
-    procedure: Ascent = lowerbound_fit.inference(job, posterior, **WAYS[name]).start(model)
+    procedure: AEVBProcedure = lowerbound_fit.inference(job, posterior, **WAYS[name]).start(model)
     if name == "traced, not compiled":
         procedure._backward = Compiled(procedure.state.modules, procedure.loss, 1e-3, lambda graph, examples: graph)
     run = Progress(procedure, Rows.from_array(load_rows(job.cache, job.rows)), job.workload.batch, job.seed)

@@ -17,7 +17,7 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.draw import Batch
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.likelihoods import Bernoulli, Categorical, DiscretizedLogistic, NegativeBinomial, Normal, Poisson
 from lowerbound.model import draw
 from lowerbound.nn import MLP, apply, products, seeded
@@ -30,7 +30,9 @@ from lowerbound.training.compiled import Backward, Compiled
 ROWS, VALUES, LATENTS = 12, 8, 3
 
 
-def built(likelihood=None, decoder: nn.Module | None = None, encoder: nn.Module | None = None, **settings) -> Ascent:
+def built(
+    likelihood=None, decoder: nn.Module | None = None, encoder: nn.Module | None = None, **settings
+) -> AEVBProcedure:
     """A small model under way, in single precision."""
     likelihood = likelihood or Bernoulli()
     out = (VALUES,) if likelihood.n_parameters == 1 else (likelihood.n_parameters, VALUES)
@@ -53,9 +55,9 @@ def scalars() -> dict[str, torch.Tensor]:
     return {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(0.5)}
 
 
-def gradients(ascent: Ascent) -> list[torch.Tensor | None]:
+def gradients(procedure: AEVBProcedure) -> list[torch.Tensor | None]:
     """The parameters' gradients, taken away from them."""
-    parameters = list(nn.ModuleDict(ascent.state.modules).parameters())
+    parameters = list(nn.ModuleDict(procedure.state.modules).parameters())
     found = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -67,12 +69,12 @@ def untouched(graph, examples):
     return graph
 
 
-def by_autograd(ascent: Ascent) -> Backward:
-    return Backward(ascent.state.modules, ascent.loss)
+def by_autograd(procedure: AEVBProcedure) -> Backward:
+    return Backward(procedure.state.modules, procedure.loss)
 
 
-def of(ascent: Ascent, backend=untouched, tolerance: float = 1e-3) -> Compiled:
-    return Compiled(ascent.state.modules, ascent.loss, tolerance, backend)
+def of(procedure: AEVBProcedure, backend=untouched, tolerance: float = 1e-3) -> Compiled:
+    return Compiled(procedure.state.modules, procedure.loss, tolerance, backend)
 
 
 class Stubborn(nn.Module):
@@ -123,9 +125,9 @@ CASES = {
 }
 
 
-def frozen(ascent: Ascent) -> Ascent:
-    next(ascent.model.decoder.parameters()).requires_grad_(False)
-    return ascent
+def frozen(procedure: AEVBProcedure) -> AEVBProcedure:
+    next(procedure.model.decoder.parameters()).requires_grad_(False)
+    return procedure
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -137,9 +139,9 @@ def test_the_traced_step_is_that_of_autograd(case, masked):
     for step in range(3):  # the first is checked against autograd itself, the next ones are not
         noise, rows = one.noise(ROWS, rng(step)), batch(masked=masked)
         found, true = [], []
-        for ascent, run, result in ((one, compiled, found), (other, other._backward, true)):
-            with Draws(step).lent(), products(ascent.settings.precision):
-                result += [run(rows, noise, scalars()), gradients(ascent)]
+        for procedure, run, result in ((one, compiled, found), (other, other._backward, true)):
+            with Draws(step).lent(), products(procedure.settings.precision):
+                result += [run(rows, noise, scalars()), gradients(procedure)]
         for name, value in true[0].items():
             torch.testing.assert_close(found[0][name], value, rtol=tolerance, atol=1e-6)
         for mine, its in zip(found[1], true[1], strict=True):
@@ -151,14 +153,14 @@ def test_the_traced_step_is_that_of_autograd(case, masked):
 
 
 def test_gradients_of_parts_add_up_and_each_shape_has_its_graph():
-    ascent, seen = built(), []
-    compiled = of(ascent, lambda graph, examples: seen.append(1) or graph)
-    noise = ascent.noise(ROWS, rng())
+    procedure, seen = built(), []
+    compiled = of(procedure, lambda graph, examples: seen.append(1) or graph)
+    noise = procedure.noise(ROWS, rng())
     for part in (slice(0, 5), slice(5, 10), slice(10, 12)):
         compiled(batch()[part], noise[:, part], scalars(), anew=False)
-    added = gradients(ascent)
-    by_autograd(ascent)(batch(), noise, scalars())
-    for mine, its in zip(added, gradients(ascent), strict=True):
+    added = gradients(procedure)
+    by_autograd(procedure)(batch(), noise, scalars())
+    for mine, its in zip(added, gradients(procedure), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
     assert len(seen) == 2
 
@@ -173,13 +175,13 @@ def test_gradients_of_parts_add_up_and_each_shape_has_its_graph():
     ],
 )
 def test_a_wrong_graph_is_not_used_and_that_is_said(backend, why):
-    ascent = built()
-    noise, compiled = ascent.noise(ROWS, rng()), of(ascent, backend)
+    procedure = built()
+    noise, compiled = procedure.noise(ROWS, rng()), of(procedure, backend)
     with pytest.warns(RuntimeWarning, match=f"the step runs uncompiled.*{why}"):
         compiled(batch(), noise, scalars())
-    found = gradients(ascent)
-    by_autograd(ascent)(batch(), noise, scalars())
-    assert all(torch.equal(mine, its) for mine, its in zip(found, gradients(ascent), strict=True))
+    found = gradients(procedure)
+    by_autograd(procedure)(batch(), noise, scalars())
+    assert all(torch.equal(mine, its) for mine, its in zip(found, gradients(procedure), strict=True))
     compiled(batch(), noise, scalars())  # and it is said once
 
 
@@ -187,10 +189,10 @@ def test_a_wrong_graph_is_not_used_and_that_is_said(backend, why):
 def test_a_network_that_cannot_be_traced_is_run_as_it_is(network, why):
     with seeded(0):
         decoder = network()
-    ascent = built(decoder=decoder)
+    procedure = built(decoder=decoder)
     with pytest.warns(RuntimeWarning, match=f"the step runs uncompiled.*{why}"):
-        of(ascent)(batch(), ascent.noise(ROWS, rng()), scalars())
-    assert all(gradient is not None for gradient in gradients(ascent))
+        of(procedure)(batch(), procedure.noise(ROWS, rng()), scalars())
+    assert all(gradient is not None for gradient in gradients(procedure))
 
 
 def digits() -> np.ndarray:
@@ -225,14 +227,14 @@ def test_without_a_compiler_the_fit_goes_on():
 
 
 def test_bf16_is_of_products_alone():
-    ascent, one = built(precision="bf16"), built()
+    procedure, one = built(precision="bf16"), built()
     noise = one.noise(ROWS, rng())
     with products("bf16"):
-        kept = apply(ascent.model.decoder, noise[0])
-        rounded = draw(ascent.model, ascent.settings.posterior, batch(), noise)
+        kept = apply(procedure.model.decoder, noise[0])
+        rounded = draw(procedure.model, procedure.settings.posterior, batch(), noise)
     exact = draw(one.model, one.settings.posterior, batch(), noise)
     assert kept.dtype == rounded.log_lik.dtype == rounded.nodes[0].z.dtype == torch.float32
-    assert all(p.dtype == torch.float32 for p in ascent.model.parameters())
+    assert all(p.dtype == torch.float32 for p in procedure.model.parameters())
     error = (rounded.log_lik - exact.log_lik).abs().max()
     assert 1e-5 < error < 0.05  # bf16 has 8 bits: ~0.4 % of a logit
     # the densities are computed in float32: those of the rounded latents are the rounded draw's to the last bits
@@ -248,7 +250,7 @@ def test_bf16_gradients_are_those_of_float32_to_their_rounding(compile):
     by_autograd(exact)(batch(), noise, scalars())
     with products("bf16"):
         rounded._backward(batch(), noise, scalars())
-    true, found = (torch.cat([g.flatten() for g in gradients(ascent)]) for ascent in (exact, rounded))
+    true, found = (torch.cat([g.flatten() for g in gradients(procedure)]) for procedure in (exact, rounded))
     assert 1e-4 < (found - true).norm() / true.norm() < 2e-2
 
 
@@ -263,7 +265,7 @@ def test_bf16_learns_as_well():
 def test_a_precision_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="precision is 'half'"):
         fitted(precision="half")
-    with pytest.raises(ValueError, match='precision="tf32" is of GPUs'):
+    with pytest.raises(ValueError, match='precision="tf32" is for GPUs'):
         fitted(precision="tf32")
     with pytest.raises(ValueError, match="precision is 'bf8'"):
         built(precision="bf8")
@@ -285,12 +287,12 @@ def in_fixed_memory(function):
     return replay, held
 
 
-def steps(ascent: Ascent, update, count: int) -> list[float]:
+def steps(procedure: AEVBProcedure, update, count: int) -> list[float]:
     objectives = []
     for step in range(count):
         its = scalars() | {"learning_rate": torch.tensor(1e-2 / (1 + step))}
         rows = replace(batch(), x=batch().x.roll(step, 0))
-        objectives.append(float(update(ascent.state, rows, ascent.noise(ROWS, rng(step)), its)["objective"]))
+        objectives.append(float(update(procedure.state, rows, procedure.noise(ROWS, rng(step)), its)["objective"]))
     return objectives
 
 
@@ -304,16 +306,16 @@ def test_a_recorded_step_reads_each_batch_and_each_scalar_anew():
 
 
 def test_a_step_is_recorded_anew_where_the_state_moved():
-    ascent, records = built(), []
-    recorded = Captured(ascent._plain_update, lambda function: records.append(1) or in_fixed_memory(function))
-    steps(ascent, recorded, 5)
-    start = {name: value.clone() for name, value in ascent.state.tensors().items()}
-    steps(ascent, recorded, 2)
-    ascent.state.load(start)  # fills the same tensors: the recording still holds
-    steps(ascent, recorded, 2)
+    procedure, records = built(), []
+    recorded = Captured(procedure._plain_update, lambda function: records.append(1) or in_fixed_memory(function))
+    steps(procedure, recorded, 5)
+    start = {name: value.clone() for name, value in procedure.state.tensors().items()}
+    steps(procedure, recorded, 2)
+    procedure.state.load(start)  # fills the same tensors: the recording still holds
+    steps(procedure, recorded, 2)
     assert len(records) == 1
-    ascent.state.load({name: value for name, value in start.items() if not name.startswith("optimizer.")})
-    steps(ascent, recorded, 5)
+    procedure.state.load({name: value for name, value in start.items() if not name.startswith("optimizer.")})
+    steps(procedure, recorded, 5)
     assert len(records) == 2
 
 

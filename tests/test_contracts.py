@@ -173,17 +173,17 @@ def case(request) -> Case:
 def test_a_step_reaches_every_parameter(case):
     """Every parameter has a finite gradient, and somewhere one that is not zero (flows start as the identity)."""
     model, inference = case.build()
-    ascent = inference.start(model)
+    procedure = inference.start(model)
     batch = case.batch
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}
-    with ascent.state.mode(training=True):
-        ascent.step(ascent.state, batch, ascent.noise(ROWS, generator(1, "noise")), scalars)
-        ascent.state.optimizer.zero_grad()
-        total, metrics = ascent.loss(batch, ascent.noise(ROWS, generator(0, "noise")), scalars)
+    with procedure.state.mode(training=True):
+        procedure.step(procedure.state, batch, procedure.noise(ROWS, generator(1, "noise")), scalars)
+        procedure.state.optimizer.zero_grad()
+        total, metrics = procedure.loss(batch, procedure.noise(ROWS, generator(0, "noise")), scalars)
         total.backward()
     assert set(metrics) == {"objective", "log_lik", "kl"}
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
-    for group in ascent.state.optimizer.param_groups:
+    for group in procedure.state.optimizer.param_groups:
         for parameter in group["params"]:
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all()
@@ -222,19 +222,21 @@ def test_it_is_saved_and_loaded(case, tmp_path):
 def test_it_traces_as_one_graph(case):
     """The traced graph gives autograd's gradients; nothing falls back."""
     model, inference = case.build()
-    ascent = inference.start(model)
-    compiled = Compiled(ascent.state.modules, ascent.loss, 1e-3, lambda graph, examples: graph)
-    batch, noise = case.batch, ascent.noise(ROWS, generator(0, "noise"))
+    procedure = inference.start(model)
+    compiled = Compiled(procedure.state.modules, procedure.loss, 1e-3, lambda graph, examples: graph)
+    batch, noise = case.batch, procedure.noise(ROWS, generator(0, "noise"))
     scalars = {"learning_rate": torch.tensor(1e-3), "beta": torch.tensor(1.0)}
-    by_autograd = Backward(ascent.state.modules, ascent.loss)
-    before = {name: buffer.clone() for name, buffer in ascent.state.module_tensors().items()}
+    by_autograd = Backward(procedure.state.modules, procedure.loss)
+    before = {name: buffer.clone() for name, buffer in procedure.state.module_tensors().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error" if case.traced else "ignore")
         compiled(batch, noise, scalars)
-    found = [p.grad for group in ascent.state.optimizer.param_groups for p in group["params"]]
-    ascent.state.load_modules(before)
+    found = [p.grad for group in procedure.state.optimizer.param_groups for p in group["params"]]
+    procedure.state.load_modules(before)
     by_autograd(batch, noise, scalars)
-    for mine, group in zip(found, (p for g in ascent.state.optimizer.param_groups for p in g["params"]), strict=True):
+    for mine, group in zip(
+        found, (p for g in procedure.state.optimizer.param_groups for p in g["params"]), strict=True
+    ):
         torch.testing.assert_close(mine, group.grad, rtol=1e-4, atol=1e-6)
 
 

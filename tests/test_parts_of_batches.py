@@ -11,7 +11,7 @@ import torch
 import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.objectives import free_bits, iwae
 
 ROWS = 53  # batches of 20: the last has 13 rows and 7 of padding
@@ -22,15 +22,15 @@ class Room:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
         self.seen: list[int] = []
-        loss = Ascent.loss
+        loss = AEVBProcedure.loss
 
-        def limited(ascent, batch, noise, scalars):
+        def limited(procedure, batch, noise, scalars):
             self.seen.append(len(batch.index))
             if len(batch.index) > rows:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
-            return loss(ascent, batch, noise, scalars)
+            return loss(procedure, batch, noise, scalars)
 
-        monkeypatch.setattr(Ascent, "loss", limited)
+        monkeypatch.setattr(AEVBProcedure, "loss", limited)
 
 
 def fit(penalties=()) -> tuple[list[dict[str, float]], torch.Tensor]:
@@ -91,6 +91,6 @@ def test_memory_that_runs_out_elsewhere_is_said(monkeypatch):
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch):
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert not is_out_of_memory(ValueError("out of memory"))
-    monkeypatch.setattr(Ascent, "loss", lambda *args: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(AEVBProcedure, "loss", lambda *args: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         fit()

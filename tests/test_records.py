@@ -12,7 +12,7 @@ from oracles import batch_of
 import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.draw import tempered
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.model import draw
 from lowerbound.objectives import cubo, elbo, elbo_sampled, free_bits, iwae
 from lowerbound.training import WarmUp
@@ -35,7 +35,7 @@ def parts() -> tuple[lb.LatentVariableModel, lb.posteriors.DiagonalNormal]:
     return model.double(), lb.posteriors.DiagonalNormal(2, encoder).double()
 
 
-class ByHand(Ascent):
+class ByHand(AEVBProcedure):
     """Keeps what each real row has, by a draw of it alone, under the parameters and the noise of its step."""
 
     def note(self, batch, noise, scalars) -> None:

@@ -26,7 +26,7 @@ from lowerbound.data import Rows
 from lowerbound.draw import tempered
 from lowerbound.errors import DataError, DivergedError
 from lowerbound.inference import split
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.model import draw
 from lowerbound.objectives import elbo, free_bits
 from lowerbound.training import Cosine, Cursor, Event, WarmUp, in_order, metrics_file
@@ -179,7 +179,7 @@ def test_the_step_sees_the_schedules_at_its_own_time():
     model, inference, x = small(beta=WarmUp(2.0), learning_rate=Cosine(0.01, 4))
     seen = []
 
-    class Spy(Ascent):
+    class Spy(AEVBProcedure):
         def step(self, state, batch, noise, scalars):
             seen.append({name: float(value) for name, value in scalars.items()})
             return super().step(state, batch, noise, scalars)

@@ -37,6 +37,10 @@ class ReadingWarning(UserWarning):
     """What a fit takes the columns of a table for, where that is a choice: forms of text, and columns left out."""
 
 
+class NoPosteriorError(LowerboundError, ValueError, AttributeError):
+    """A fitted estimator is asked for what needs a posterior q(z|x), and its inference learnt none."""
+
+
 class LockedError(LowerboundError):
     """Another process is writing where this one would."""
 

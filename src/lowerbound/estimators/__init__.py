@@ -24,6 +24,7 @@ def load(path: str | Path, **own: Any) -> VAE | Fit:
     """
     saved = read(path, **own)
     if "estimator" not in saved.extra:
-        return Fit(saved.model.eval(), saved.posterior.eval(), saved.history)
+        posterior = None if saved.posterior is None else saved.posterior.eval()
+        return Fit(saved.model.eval(), posterior, saved.history)
     with naming(Path(path)):
         return VAE.restore(saved, own)

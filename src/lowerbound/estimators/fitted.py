@@ -14,7 +14,9 @@ from torch import Tensor
 from lowerbound.data import Rows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
+from lowerbound.errors import NoPosteriorError
 from lowerbound.estimators import frames
+from lowerbound.estimators.learning import name_of
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Encoded, Schema
@@ -24,10 +26,11 @@ USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no ro
 
 
 class Fitted(ABC):
-    """An estimator that has a model and a posterior."""
+    """An estimator that has a model and, unless its inference learnt none, a posterior."""
 
     model_: LatentVariableModel
-    posterior_: Posterior
+    inference: Any
+    _posterior: Posterior | None
     schema_: Schema | None
     seed_: int
     shape_: tuple[int, ...]
@@ -42,6 +45,27 @@ class Fitted(ABC):
 
     @abstractmethod
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
+
+    @property
+    def posterior_(self) -> Posterior:
+        """The fitted q(z|x); ``NoPosteriorError`` if the inference learnt none."""
+        if not hasattr(self, "_posterior"):
+            raise AttributeError(f"this {type(self).__name__} is not fitted, so it has no posterior_.")
+        if self._posterior is None:
+            raise NoPosteriorError(
+                f"the inference {name_of(self.inference)} learnt no posterior q(z|x), which this needs; sample, "
+                "inverse_transform and save need none."
+            )
+        return self._posterior
+
+    @posterior_.setter
+    def posterior_(self, posterior: Posterior | None) -> None:
+        self._posterior = posterior
+
+    @property
+    def _event(self) -> tuple[int, ...]:
+        """The shape of z."""
+        return self.model_.prior.event if self._posterior is None else self._posterior.event
 
     def _rng(self, stream: str) -> torch.Generator:
         return generator(self.seed_, stream, device=self.device)

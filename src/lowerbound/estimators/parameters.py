@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lowerbound.estimators.defaults import build_prior, part_of
+from lowerbound.estimators.learning import NAMES, check_learning
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_latents
@@ -57,6 +58,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {_shown(given[name])}; give True or False.")
     if not isinstance(given["schema"], Schema | Mapping | None):
         raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, as {{"age": "count"}}.')
+    check_learning(given)
     _check_latents(given)
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
@@ -110,7 +112,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
     one_of("missing", given["missing"], ("at_random", "self_masking"))
     one_of("precision", given["precision"], get_args(Precision))
-    for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation"):
+    one_of("inference", given["inference"] if isinstance(given["inference"], str) else NAMES[0], NAMES)
+    for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation", "optimizer"):
         value, kind = given[argument], f"{argument}s"
         names = names_of(kind)
         if argument in ("likelihood", "objective") and value == "auto":

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lowerbound import queries
 from lowerbound.data import Rows
-from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.fitted import Fitted
 from lowerbound.estimators.parameters import whole
-from lowerbound.model import LatentVariableModel
-from lowerbound.posteriors import Posterior
 from lowerbound.schema import Encoded, Schema
 from lowerbound.schema.column import Name
 
@@ -40,20 +37,8 @@ class Odd:
     ess: NDArray[np.float64]
 
 
-class Querying(ABC):
+class Querying(Fitted):
     """What an estimator with a model and a posterior says of cells."""
-
-    model_: LatentVariableModel
-    posterior_: Posterior
-    schema_: Schema | None
-    seed_: int
-    device: str
-
-    @abstractmethod
-    def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded: ...
-
-    @abstractmethod
-    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
 
     def impute(
         self,

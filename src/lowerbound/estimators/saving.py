@@ -26,6 +26,7 @@ from lowerbound.checks import (
     wrong,
 )
 from lowerbound.errors import FormatError
+from lowerbound.estimators.learning import NotGiven, is_own, name_of
 from lowerbound.estimators.parameters import check_parameters
 from lowerbound.estimators.trial import check_computes
 from lowerbound.likelihoods import Product, SelfMasking
@@ -49,9 +50,10 @@ _FITTED: dict[str, Check] = {
     "n_context": or_none(whole("a whole number above 0", 1)),
     "schema": OBJECT,
     "has_missing": TRUTH,
+    "objective_is_bound": TRUTH,
 }
 """What each of the values must be that were taken from the data."""
-_LATER = ("n_context", "schema", "has_missing")  # which models of before, and of arrays, do not have
+_LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # of some models and formats only
 _NO_VAE = f"{CONFIG} does not describe a VAE"
 V = TypeVar("V", bound="VAE")
 
@@ -73,7 +75,15 @@ def described(vae: VAE) -> dict[str, Any]:
         **({} if vae.n_context_ is None else {"n_context": vae.n_context_}),
         **({} if vae.schema_ is None else {"schema": vae.schema_.as_dict(), "has_missing": vae.has_missing_}),
     }
-    return {"estimator": "VAE", "parameters": encode(parameters), "fitted": fitted}
+    if is_own(vae.inference):
+        fitted["objective_is_bound"] = vae.objective_is_bound
+    own = {name: {"own": name_of(parameters[name])} for name in ("inference", "optimizer") if _is_own(parameters[name])}
+    return {"estimator": "VAE", "parameters": encode(parameters) | own, "fitted": fitted}
+
+
+def _is_own(value: object) -> bool:
+    """Whether ``value`` is your own function or class, which ``encode`` cannot describe but by its name."""
+    return is_own(value) and "own" in encode(value)
 
 
 def restored(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
@@ -84,7 +94,8 @@ def restored(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
     fitted = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
     schema = Schema.from_dict(fitted["schema"], CONFIG) if "schema" in fitted else None
     vae = _with_parameters(kind, saved, own)
-    vae.model_, vae.posterior_ = saved.model.eval(), saved.posterior.eval()
+    vae.model_ = saved.model.eval()
+    vae.posterior_ = None if saved.posterior is None else saved.posterior.eval()
     vae.n_features_in_ = fitted["n_features_in"]
     if fitted["feature_names_in"]:
         vae.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
@@ -92,13 +103,13 @@ def restored(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
     vae.seed_, vae.max_value_ = fitted["seed"], fitted["max_value"]
     vae.n_context_, vae.has_missing_ = fitted.get("n_context"), fitted.get("has_missing", False)
     vae.schema = vae.schema_ = schema
-    vae.history_ = saved.history
+    vae.history_, vae._is_bound = saved.history, fitted.get("objective_is_bound", False)
     if schema is None:
         _check_array(fitted)
     else:
         _check_table(fitted, schema, saved)
     if not own:
-        check_computes(vae.model_, vae.posterior_, vae.n_context_, vae.shape_)
+        check_computes(vae.model_, saved.posterior, vae.n_context_, vae.shape_)
     return vae
 
 
@@ -109,7 +120,7 @@ def _with_parameters(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
     if unknown := sorted(given.keys() - due):
         raise FormatError(f"{_NO_VAE}: the parameters have {shown(unknown[0])}; {WAY_OUT}.")
     try:
-        vae = kind(**rebuild(given, own, saved))
+        vae = kind(**rebuild(given, _not_given(given) | own, saved))
         check_parameters(vae.get_params(deep=False))
     except FormatError:
         raise
@@ -117,6 +128,16 @@ def _with_parameters(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{_NO_VAE} of this version ({reason}); {WAY_OUT}.") from error
     return vae
+
+
+def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Stand-ins for an inference or optimiser of your own, which only another fit needs."""
+    described = {name: parameters.get(name) for name in ("inference", "optimizer")}
+    return {
+        name: NotGiven(name, shown(value["own"]).strip("'"))
+        for name, value in described.items()
+        if isinstance(value, dict) and "own" in value
+    }
 
 
 def _check_array(fitted: Mapping[str, Any]) -> None:
@@ -143,7 +164,8 @@ def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: Saved) -> Non
             f"{CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(supports)}; "
             f"{WAY_OUT}."
         )
-    cells = [module.classes for module in saved.posterior.modules() if isinstance(module, networks.Cells)]
+    modules = [] if saved.posterior is None else saved.posterior.modules()
+    cells = [module.classes for module in modules if isinstance(module, networks.Cells)]
     for j, column in enumerate(columns):
         classes = {_classes_of(supports[j]), *(each[j] or column.n_classes for each in cells if j < len(each))}
         if classes != {column.n_classes if column.kind in CLASSES else 0}:

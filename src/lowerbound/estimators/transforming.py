@@ -73,9 +73,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
         inputs.check_finite(z)
         if z.shape[1] != self._n_features_out:
-            of = f"latent_dim={self.latent_dim}" + (
-                "" if len(self.posterior_.event) == 1 else f" of {self._n_features_out}"
-            )
+            of = f"latent_dim={self.latent_dim}" + ("" if len(self._event) == 1 else f" of {self._n_features_out}")
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
         means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
@@ -127,10 +125,10 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
 
     @torch.no_grad()
     def _decode(self, z: Tensor, of: Batch) -> Tensor:
-        z = z.view(len(z), *self.posterior_.event)
+        z = z.view(len(z), *self._event)
         with eval_mode(self.model_):
             return self.model_.likelihood.point(self.model_.decode(z.unsqueeze(0), of.context)).squeeze(0)
 
     @property
     def _n_features_out(self) -> int:
-        return math.prod(self.posterior_.event)
+        return math.prod(self._event)

@@ -17,20 +17,26 @@ from lowerbound.storage.parts import CONFIG
 
 @read_only
 def check_computes(
-    model: LatentVariableModel, posterior: Posterior, context: int | None, shape: tuple[int, ...]
+    model: LatentVariableModel, posterior: Posterior | None, context: int | None, shape: tuple[int, ...]
 ) -> None:
-    """Refuse a model that gives the latent 0 no row of ``shape``, or that row no posterior, as ``FormatError``."""
+    """Refuse a model that gives the latent 0 no row of ``shape``, or that row no posterior, as ``FormatError``.
+
+    ``posterior``: None if there is none.
+    """
     like = next(model.parameters())
     try:
         _check_context(model, posterior, context)
+        event = model.prior.event if posterior is None else posterior.event
         beside = None if context is None else like.new_zeros(()).expand(1, context)
-        params = model.decode(like.new_zeros(()).expand(1, 1, *posterior.event), beside)
+        params = model.decode(like.new_zeros(()).expand(1, 1, *event), beside)
         row = model.likelihood.point(params).squeeze(0)
         if row.shape[1:] != shape:
             raise ValueError(f"a row is {list(row.shape[1:])}, where {list(shape)} is due")
         batch = Batch(row, None, torch.zeros(1, dtype=torch.int64), like.new_ones(1), beside)
-        found = draw(model, posterior, batch, generator(0, "trial", device=like.device))
-        numbers = [params, *(part for node in found.nodes for part in (node.z, node.log_q, node.log_p))]
+        numbers = [params]
+        if posterior is not None:
+            found = draw(model, posterior, batch, generator(0, "trial", device=like.device))
+            numbers += [part for node in found.nodes for part in (node.z, node.log_q, node.log_p)]
         if not all(bool(part.isfinite().all()) for part in numbers):
             raise ValueError("its numbers are not finite")
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -41,9 +47,9 @@ def check_computes(
         ) from error
 
 
-def _check_context(model: LatentVariableModel, posterior: Posterior, context: int | None) -> None:
+def _check_context(model: LatentVariableModel, posterior: Posterior | None, context: int | None) -> None:
     """Refuse a context of another size than the networks take."""
-    modules = [*model.modules(), *posterior.modules()]
+    modules = [*model.modules(), *([] if posterior is None else posterior.modules())]
     taken = {size for module in modules if (size := getattr(module, "context", 0))}
     given = any(isinstance(module, ConditionalNormal) for module in modules)
     if context is not None and taken != {context} and (taken or not given):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,12 +22,15 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
-from lowerbound.estimators.defaults import part_of, sample_dtype
+from lowerbound.estimators.defaults import sample_dtype
+from lowerbound.estimators.learning import inference_for, is_own, name_of, taken_by
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import Scoring
 from lowerbound.estimators.transforming import Transforming
 from lowerbound.gradients import GradientEstimator, Objective
+from lowerbound.inference import Inference
+from lowerbound.inference.aevb import Optimizer
 from lowerbound.likelihoods import Likelihood
 from lowerbound.likelihoods.support import check_support
 from lowerbound.model import LatentVariableModel
@@ -37,7 +39,7 @@ from lowerbound.priors import Prior
 from lowerbound.schema import Column, Encoded, Schema
 from lowerbound.schema.column import Name
 from lowerbound.storage.model import Saved, save
-from lowerbound.training import Callback, Event, History, Schedule, WarmUp, train
+from lowerbound.training import Callback, Event, History, Schedule, train
 
 _IWAE_DRAWS = 20  # of "iwae", and so of the bound where cells are missing. Mattei & Frellsen 2019
 
@@ -62,8 +64,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
     draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 of "iwae".
     beta, warm_up, free_bits : the weight of the KL; epochs over which it grows from 0; nats that each latent has free.
-        With any of them the number ascended is no bound on log p(x); what ``score`` reports always is.
-    learning_rate, batch_size, epochs : of Adam; rows a step; epochs, at most.
+        With any of them what is maximised is no bound on log p(x); what ``score`` reports always is.
+    inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; else a function (or class) that makes
+        an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
+    optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
+    learning_rate, batch_size, epochs : of the optimiser; rows per step; epochs, at most.
     validation, patience : share of rows held out, whose best state is kept; epochs without a better one before
         stopping (None: never).
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
@@ -93,7 +98,6 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """
 
     model_: LatentVariableModel
-    posterior_: Posterior
     history_: History
     schema_: Schema | None
 
@@ -115,6 +119,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         beta: float = 1.0,
         warm_up: float = 0.0,
         free_bits: float = 0.0,
+        inference: str | Callable[..., Inference] | None = None,
+        optimizer: str | Optimizer = "Adam",
         learning_rate: float | Schedule = 1e-3,
         batch_size: int = 100,
         epochs: int = 200,
@@ -148,6 +154,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.beta = beta
         self.warm_up = warm_up
         self.free_bits = free_bits
+        self.inference = inference
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.epochs = epochs
@@ -189,12 +197,14 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             given = inputs.context(context, len(x))
             seed = inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None
             rows = self._start(x, given, seed)
+            learning = self._inference()
+            self.posterior_, self._is_bound = learning.posterior, learning.is_bound
             held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
             try:
                 self.history_ = inference.fit(
                     self.model_,
                     rows,
-                    self._aevb(),
+                    learning,
                     epochs=self.epochs,
                     batch_size=self.batch_size,
                     validation=self.validation,
@@ -220,16 +230,20 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """One more epoch, over these rows; the first call starts the model. No rows are held out."""
+        if is_own(self.inference):
+            raise ValueError(
+                "an inference of your own is begun with all rows, which partial_fit does not have; use fit."
+            )
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
             rows = self._start(x) if first else self._supported(x, self.binarise, None)
-        if not hasattr(self, "_ascent"):
-            self._ascent = self._aevb().start(self.model_)
+        if not hasattr(self, "_procedure"):
+            self._procedure = self._inference().start(self.model_, rows)
         done = len(self.history_.records)
         with inference.use_threads(self.threads):
             history = train(
-                self._ascent,
+                self._procedure,
                 rows,
                 epochs=done + 1,
                 first_epoch=done,
@@ -268,7 +282,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         for start in range(0, n_samples, 1000):
             size = min(1000, n_samples - start)
             some = None if beside is None else torch.from_numpy(beside[start : start + size]).to(self.device)
-            parts.append(self.model_.sample(size, rng, some, self.posterior_))
+            parts.append(self.model_.sample(size, rng, some, self._posterior))
         rows = torch.cat(parts).cpu().numpy()
         dtype = sample_dtype(self.dtype_, self.model_.likelihood)
         return self._framed(rows.astype(dtype, copy=False), random_state=random_state)
@@ -276,7 +290,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
         inputs.check_fitted(self)
-        save(path, self.model_, self.posterior_, saving.described(self), self.history_)
+        save(path, self.model_, self._posterior, saving.described(self), self.history_)
 
     @classmethod
     def restore(cls, saved: Saved, own: dict[str, Any]) -> Self:
@@ -331,17 +345,19 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.n_context_ = None if context is None else context.shape[1]
         self.has_missing_ = rows.mask is not None
         self.seed_, self.shape_, self.dtype_, self.max_value_ = seed, x.shape[1:], x.dtype, max_value
-        self.__dict__.pop("_ascent", None)
+        self.__dict__.pop("_procedure", None)
         return self._rows(x, self.binarise, context) if binarised else rows
 
     @property
     def objective_is_bound(self) -> bool:
         """Whether what ``fit`` maximises is known to bound log p(x): not where the KL is weighted or has free bits."""
-        return self._aevb().is_bound
+        return self._is_bound if is_own(self.inference) else self._inference().is_bound
 
     @property
     def objective_(self) -> str | Objective:
-        """``objective``, with what "auto" is."""
+        """``objective``, and what "auto" stands for; of an inference of your own, its name."""
+        if is_own(self.inference) and "objective" not in taken_by(self.inference):
+            return name_of(self.inference)
         if self.objective != "auto":
             return self.objective
         return "iwae" if self.has_missing_ and not self.free_bits else "elbo"
@@ -353,23 +369,9 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             return self.draws
         return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else 1
 
-    def _aevb(self) -> inference.AEVB:
-        beta = WarmUp(self.warm_up, end=self.beta) if self.warm_up else self.beta
-        penalties = (partial(objectives.free_bits, floor=self.free_bits),) if self.free_bits else ()
-        objective = part_of("objectives", self.objective_)
-        if self.free_bits and objective is not objectives.elbo:
-            raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
-        return inference.AEVB(
-            self.posterior_,
-            objective=objective,
-            draws=self.draws_,
-            beta=beta,
-            penalties=penalties,
-            gradient=None if self.gradient is None else part_of("gradients", self.gradient),
-            learning_rate=self.learning_rate,
-            precision=self.precision,
-            compile=self.compile,
-        )
+    def _inference(self) -> Inference:
+        given = self.get_params(deep=False) | {"objective": self.objective_, "draws": self.draws_}
+        return inference_for(given, self.model_, self._posterior)
 
     def _rows(self, x: NDArray[Any], binarise: Binarise, context: NDArray[Any] | None) -> Rows:
         return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)

@@ -2,7 +2,19 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, split, use_threads
+from lowerbound.inference.protocol import Inference
 from lowerbound.storage.checkpoints import seed_of
 from lowerbound.storage.run import Resume
 
-__all__ = ["AEVB", "Data", "Fit", "Resume", "as_rows", "fit", "seed_of", "split", "use_threads"]
+__all__ = [
+    "AEVB",
+    "Data",
+    "Fit",
+    "Inference",
+    "Resume",
+    "as_rows",
+    "fit",
+    "seed_of",
+    "split",
+    "use_threads",
+]

@@ -1,4 +1,4 @@
-"""Auto-encoding variational Bayes: encoder and decoder ascend one stochastic bound together."""
+"""Auto-encoding variational Bayes: encoder and decoder maximise one stochastic bound together."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lowerbound.gradients import (
     traits,
 )
 from lowerbound.gradients.base import is_mean
+from lowerbound.inference.alerts import fallen
 from lowerbound.inference.explain import explain
 from lowerbound.model import LatentVariableModel, check_latents, draw
 from lowerbound.nn import Precision, products
@@ -35,8 +36,20 @@ from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
 from lowerbound.shapes import expect
 from lowerbound.storage.parts import encode
-from lowerbound.training import Constant, Metrics, Scalars, Schedule, State, TooLarge, as_schedule
+from lowerbound.training import (
+    Constant,
+    History,
+    Metrics,
+    Procedure,
+    Rows,
+    Scalars,
+    Schedule,
+    State,
+    TooLarge,
+    as_schedule,
+)
 from lowerbound.training.captured import Captured, Step
+from lowerbound.training.clipping import clip_by_norm
 from lowerbound.training.compiled import Backward, Compiled
 
 Penalty = Callable[[Draw, Tensor], Tensor]
@@ -46,18 +59,23 @@ _TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}  # of a compiled grad
 
 @dataclass(frozen=True)
 class AEVB:
-    """How to learn: ascend mean_B objective − penalties by stochastic gradients. Kingma & Welling 2013, algorithm 1.
+    """Maximise mean_B objective − penalties by stochastic gradients. Kingma & Welling 2013, algorithm 1.
 
-    ``posterior``: q(z|x). ``objective``: a draw → nats per row, ``[B]``. ``draws``: K (the paper's L), latents drawn
-    for each row. ``beta``: what multiplies the prior's and posterior's terms, a number or a schedule (KL warm-up).
-    ``penalties``: (draw with β applied, weight) → nats, subtracted. ``gradient``: the estimator; None for what the
-    families of the latents allow, ``reparameterised`` or else ``leave_one_out``. An objective or an estimator that
-    learns is learnt beside the rest. ``learning_rate``: a number or a schedule of epochs, for all parameters.
-    ``optimizer``: parameters → a ``torch.optim`` optimiser, whose own rate is not used.
+    ``posterior``: q(z|x). ``objective``: a function of a draw that gives nats per row, ``[B]``. ``draws``: latents
+    drawn per row, K (the paper's L). ``beta``: the factor of the prior's and posterior's terms, a number or a schedule
+    (KL warm-up). ``penalties``: functions of (draw with β applied, weight) that give nats, which are subtracted.
+    ``gradient``: the gradient estimator; None for the one that the families of the latents allow: ``reparameterised``,
+    or else ``leave_one_out``. The parameters of an objective or estimator that has some are learnt, too.
 
-    ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster where the processor has
-    units for it, "tf32" is of GPUs. ``compile``: trace the step once and compile it, which takes the first step some
-    20 seconds on a CPU; results are the same but for rounding. Where that fails it is said, and the step runs as it is.
+    ``learning_rate``: a number, or a schedule in epochs. ``optimizer``: a function that makes a ``torch.optim``
+    optimiser of parameters. If it makes several groups of parameters, each keeps its learning rate relative to the
+    optimiser's own: with ``Adam([{"params": a}, {"params": b, "lr": 1e-4}], lr=1e-3)``, b always learns at a tenth of
+    ``learning_rate``. ``clip_norm``: the largest norm of the gradient of all parameters together; longer gradients are
+    scaled down to it, and the records' "train_clipped" is the share of steps in which that happened.
+
+    ``precision``: of the networks' matrix products, see ``nn.products``; "bf16" is faster on processors with units for
+    it, "tf32" is for GPUs. ``compile``: trace and compile the step; the first step takes some 20 seconds longer on a
+    CPU, and results are the same up to rounding. If that fails, a warning says so and the step runs uncompiled.
     """
 
     posterior: Posterior
@@ -70,10 +88,13 @@ class AEVB:
     optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
     precision: Precision = "float32"
     compile: bool = False
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise ValueError(f'precision is {self.precision!r}; it takes "float32", "tf32" or "bf16".')
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}; None clips nothing.")
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}.")
         if self.draws < (least := traits(self.estimator).least_draws):
@@ -83,75 +104,67 @@ class AEVB:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the objective is known to be a lower bound on log p(x): with β ≠ 1 or a penalty it is none.
+        """Whether the objective is known to be a lower bound on log p(x); with β ≠ 1 or a penalty it is not.
 
-        An objective of your own is not known to be one until it says so (``objectives.lower_bound``).
+        An objective of your own is not known to be one unless it is marked (``objectives.lower_bound``).
         """
         return not self._weighted and not why_no_bound(self.objective)
 
     @property
     def _weighted(self) -> bool:
-        """Whether the objective is known to be no bound."""
+        """Whether the objective is known not to be a bound."""
         unweighted = as_schedule(self.beta) == Constant(1.0) and not self.penalties
         return not unweighted or is_marked_no_bound(self.objective)
 
     @property
     def estimator(self) -> GradientEstimator:
-        """The gradient estimator: the one given, or what the posterior allows."""
+        """The gradient estimator: the one given, or the one that the posterior allows."""
         if self.gradient is not None:
             return self.gradient
         paths = self.posterior.paths
         return reparameterised if all(paths) else by_family if any(paths) else leave_one_out
 
-    def check_batches(self, rows: int) -> None:
-        """Refuse batches of ``rows`` if a penalty compares more than that."""
-        for penalty in self.penalties:
-            if rows < (least := least_rows(penalty)):
-                raise ValueError(
-                    f"{_name(penalty)} compares the rows of a batch: it needs {least} or more, and a batch has {rows}; "
-                    "raise batch_size, or give more rows."
-                )
-
     def describe(self) -> dict[str, Any]:
-        """The settings that a fit cannot change half way, as JSON: functions by name."""
+        """The settings that must not change when a fit resumes, as JSON: functions by name."""
         return {
             "objective": _described(self.objective),
             "draws": int(self.draws),
             "weighted": self._weighted,
             "penalties": [_name(penalty) for penalty in self.penalties],
             "gradient": _described(self.estimator),
-            # left out where they are the default: checkpoints of before they were there go on
+            # left out at their defaults, so that checkpoints from before these settings existed can be resumed
             **({} if self.precision == "float32" else {"precision": self.precision}),
             **({"compile": True} if self.compile else {}),
+            **({} if self.clip_norm is None else {"clip_norm": float(self.clip_norm)}),
         }
 
-    def start(self, model: LatentVariableModel) -> Ascent:
-        """A procedure for the loop, with a fresh optimiser."""
+    def start(self, model: LatentVariableModel, rows: Rows | None = None) -> AEVBProcedure:
+        """Make a procedure for the training loop, with a fresh optimiser. ``rows`` are not needed."""
         check_latents(model.prior, self.posterior)
         device = next(model.parameters()).device
         if self.precision == "tf32" and device.type != "cuda":
-            raise ValueError(f'precision="tf32" is of GPUs, and the model is on {device}: take "float32" or "bf16".')
+            raise ValueError(f'precision="tf32" is for GPUs, and the model is on {device}; give "float32" or "bf16".')
         if self.estimator not in (reparameterised, sticking_the_landing):
-            is_mean(self.objective)  # found once, and now: a step that is being traced cannot ask
+            is_mean(self.objective)  # computed and cached now: a step that is being traced cannot compute it
         if of_one_draw(self.objective, self.draws):
             warnings.warn(
-                f"{_name(self.objective)} of a single draw is the ELBO: give draws, 2 or more of each row (draws=).",
-                stacklevel=3,
+                f"{_name(self.objective)} of a single draw is the ELBO: give 2 draws per row or more (draws=).",
+                stacklevel=4,
             )
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
         learning: dict[str, object] = {"objective": self.objective, "gradient": self.estimator}
         modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}
-        parameters = nn.ModuleDict(modules).parameters()  # each once, also where the two share a module
+        parameters = nn.ModuleDict(modules).parameters()  # each once, even if two modules share it
         optimizer = self.optimizer([p for p in parameters if p.requires_grad])
         parts = [modules, self.objective, self.estimator, self.penalties, type(optimizer)]
-        return Ascent(self, model, State(modules, optimizer, draws=may_draw(parts)))
+        return AEVBProcedure(self, model, State(modules, optimizer, draws=may_draw(parts)))
 
 
 @dataclass
-class Ascent:
-    """``AEVB`` under way on one model: the steps that the loop takes.
+class AEVBProcedure(Procedure):
+    """The steps of ``AEVB`` on one model.
 
-    A batch that does not fit in memory is taken in ``state.parts``, whose gradients add up to the batch's.
+    A batch that does not fit in memory is split into ``state.parts`` micro-batches, whose gradients are added up.
     """
 
     settings: AEVB
@@ -168,12 +181,21 @@ class Ascent:
             return
         if like.is_cuda:
             self._update = Captured(self._plain_update)
-            for group in self.state.optimizer.param_groups:
+            for group in self.state.groups:
                 group.update({"capturable": True} if "capturable" in group else {})
         else:
             self._backward = Compiled(
                 self.state.modules, self.loss, _TOLERANCE[self.settings.precision], draws=self.state.draws
             )
+
+    def check_batches(self, rows: int) -> None:
+        """Refuse batches of ``rows`` rows if a penalty compares more rows than that."""
+        for penalty in self.settings.penalties:
+            if rows < (least := least_rows(penalty)):
+                raise ValueError(
+                    f"{_name(penalty)} compares the rows of a batch: it needs {least} or more, and a batch has {rows}; "
+                    "raise batch_size, or give more rows."
+                )
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
@@ -185,22 +207,23 @@ class Ascent:
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
         metrics = self._update(state, batch, noise, scalars)
         if self._first is None:
-            self._first = (metrics["log_lik"] - metrics["kl"]).clone()
+            self._first, self._values = (metrics["log_lik"] - metrics["kl"]).clone(), math.prod(batch.x.shape[1:])
         return state, metrics
 
-    @property
-    def start(self) -> float:
-        """The ELBO in the first step, in nats per row; NaN before it."""
-        return math.nan if self._first is None else self._first.item()
+    def advise(self, history: History) -> str:
+        """Describe a fit whose ELBO ended far below that of its first step."""
+        return "" if self._first is None else fallen(self._first.item(), history, self._values)
 
     def _plain_update(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         total: Metrics = {}
         with self._room(state, len(batch.index)):
             for part, its_noise in _in_parts(state.parts, batch, noise):
                 total = _sum(total, self._backward(part, its_noise, scalars, not total))
-        for group in state.optimizer.param_groups:
-            on_device = group.get("fused") or group.get("capturable")  # others take a number
-            group["lr"] = scalars["learning_rate"] if on_device else float(scalars["learning_rate"])
+        assert state.optimizer is not None
+        if (most := self.settings.clip_norm) is not None:
+            norm = clip_by_norm((p for group in state.groups for p in group["params"]), most)
+            total["clipped"] = (norm > most).to(self._dtype)
+        state.set_learning_rate(scalars["learning_rate"])
         state.optimizer.step()
         return total
 
@@ -221,8 +244,8 @@ class Ascent:
 
     @contextlib.contextmanager
     def _room(self, state: State, rows: int) -> Iterator[None]:
-        """The block with products in their precision; where it does not fit in memory, batches of ``rows`` are taken in
-        twice as many parts from now on."""
+        """Run the block with matrix products in their precision. If it does not fit in memory, split batches of
+        ``rows`` into twice as many micro-batches from now on, and raise ``TooLarge``."""
         try:
             with products(self.settings.precision):
                 yield
@@ -250,20 +273,20 @@ class Ascent:
         raise TooLarge
 
     def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
-        """−(mean_B surrogate − penalties), and the metrics of the batch."""
+        """Compute −(mean_B surrogate − penalties), and the metrics of the batch."""
         plain, weighted = self._draw(batch, noise, scalars)
         surrogate = batch.weight @ self._surrogate(weighted)
         penalty = self._penalty(weighted, batch.weight)
         return penalty - surrogate, self._metrics(plain, weighted, penalty, batch.weight)
 
     def _draw(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Draw, Draw]:
-        """The draw as it is, and with β applied."""
+        """Draw latents; return the draw without β and with it."""
         settings = self.settings
         plain = draw(self.model, settings.posterior, batch, noise, detached=traits(settings.estimator).detached)
         return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
 
     def _surrogate(self, weighted: Draw) -> Tensor:
-        """What the estimator makes of the objective, ``[B]``."""
+        """The surrogate objective whose gradient is the estimator's, ``[B]``."""
         objective, rows = self.settings.objective, weighted.log_lik.shape[1:]
         try:
             found = self.settings.estimator(weighted, objective)
@@ -292,12 +315,12 @@ class Ascent:
 
 
 def _described(function: Callable[..., Any]) -> Any:
-    """A function by its name; one that learns, a module, by its settings too."""
+    """A function by its name; one with parameters, a module, by its settings, too."""
     return encode(function) if isinstance(function, nn.Module) else _name(function)
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A function by its name, a partial one with what it was given."""
+    """A function by its name; a ``functools.partial`` with the arguments it was given."""
     if isinstance(function, partial):
         given = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
         return f"{_name(function.func)}({', '.join(given)})"
@@ -305,7 +328,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _in_parts(parts: int, batch: Batch, noise: Tensor) -> Iterator[tuple[Batch, Tensor]]:
-    """A batch and its noise, ``[K, B, *E]``, cut into parts of the same size but the last: views."""
+    """Split a batch and its noise, ``[K, B, *E]``, into micro-batches of one size, the last smaller: views."""
     if parts == 1:
         yield batch, noise
         return

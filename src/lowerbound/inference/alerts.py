@@ -1,4 +1,4 @@
-"""What a fit warns of: a decoder that squashes its logits, and a bound that ended far below where it began."""
+"""Warnings of a fit: a decoder that squashes its logits, and a bound that ended far below where it began."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def decoder_watched(model: LatentVariableModel) -> Iterator[None]:
         return
 
     def look(module: nn.Module, inputs: tuple[Any, ...], out: object) -> None:
+        if type(out) is not Tensor:  # a step that is being traced computes no values
+            return
         handle.remove()
-        if isinstance(out, Tensor) and (found := squashes(model, out, inputs)):
+        if found := squashes(model, out, inputs):
             warnings.warn(found, RuntimeWarning, stacklevel=2)
 
     handle = model.decoder.register_forward_hook(look)
@@ -62,25 +64,23 @@ def squashes(model: LatentVariableModel, out: Tensor, inputs: Sequence[Any]) -> 
     return _words(model.likelihood) if _within_unit(there) else ""
 
 
-def warn_if_fallen(start: float, history: History, values: int) -> None:
-    """Warn where the last epoch lies lower than the ``start`` by more than a nat per value and all that it was.
+def fallen(start: float, history: History, values: int) -> str:
+    """Describe a last epoch that lies below ``start`` by more than its size plus a nat per value; "" if none does.
 
-    ``start``: the ELBO of the first step. Both the ELBO and the objective must lie lower: an objective of other weights
-    is no ELBO, nor one of many draws.
+    ``start``: the ELBO of the first step. Both the ELBO and the objective must lie lower, because a weighted objective,
+    or one of many draws, differs from the ELBO.
     """
     if not history.records or not math.isfinite(start):
-        return
+        return ""
     last = history.records[-1]
     elbo = last["train_log_lik"] - last["train_kl"]
     if max(elbo, last["train_objective"]) >= start - abs(start) - values:
-        return
+        return ""
     best = history.best_epoch
     kept = "" if best in (None, last["epoch"]) else f"; the model kept is that of epoch {best}"
-    warnings.warn(
+    return (
         f"the ELBO fell from {start:.4g} nats per row in the first step to {elbo:.4g} in the last epoch{kept}: the "
-        "learning_rate is probably too high, so lower it (or look for extreme values in the data).",
-        RuntimeWarning,
-        stacklevel=3,
+        "learning_rate is probably too high, so lower it (or look for extreme values in the data)."
     )
 
 

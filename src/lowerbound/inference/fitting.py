@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,33 +16,34 @@ import torch
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
-from lowerbound.inference.aevb import AEVB
-from lowerbound.inference.alerts import decoder_watched, warn_if_fallen
+from lowerbound.inference.alerts import decoder_watched
 from lowerbound.inference.identity import identity
+from lowerbound.inference.protocol import Inference
 from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.process import use_threads as use_threads
+from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.storage.model import files
 from lowerbound.storage.run import Resume, kept
-from lowerbound.training import Callback, History, metrics_file, progress_bar, train
+from lowerbound.training import Callback, History, Procedure, metrics_file, progress_bar, train
 
 Data = Rows | torch.Tensor | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model: p(x, z), q(z|x), and what happened on the way."""
+    """A fitted model: p(x, z), its posterior q(z|x) if it has one, and what happened in the fit."""
 
     model: LatentVariableModel
-    posterior: Posterior
+    posterior: Posterior | None
     history: History
 
 
 def fit(
     model: LatentVariableModel,
     data: Data,
-    inference: AEVB,
+    inference: Inference,
     *,
     epochs: int = 100,
     batch_size: int = 100,
@@ -59,74 +59,99 @@ def fit(
     checkpoint_every: int = 1000,
     extra: Mapping[str, Any] | None = None,
 ) -> Fit:
-    """Learn ``model`` and the posterior of ``inference`` from ``data``, in place.
+    """Learn ``model``, and the posterior of ``inference`` if it has one, from ``data``, in place.
 
-    ``data``: rows ``[N, *X]``, moved to the model's device once. ``epochs`` over the data, at most. ``validation``:
-    held-out rows, or the share of the rows to hold out (0 for none). The state with the best validation objective is
-    kept; with ``patience``, fitting stops after so many epochs without a better one, counted from ``patience_from``.
-    ``seed`` fixes every draw: same seed, same threads, same bytes. ``threads``: CPU threads while fitting.
+    ``data``: rows ``[N, *X]``, moved to the model's device once. ``epochs``: the most to run. ``validation``: held-out
+    rows, or the share of rows to hold out (0 for none); the state with the best validation objective is kept.
+    ``patience``: stop after so many epochs without a better one, counted from ``patience_from``. ``seed`` fixes every
+    random number: the same seed and threads give the same bytes. ``threads``: CPU threads while fitting.
 
-    ``run_dir``: a folder that holds the fitted model at the end and, under ``checkpoints``, all that the fit has come
-    to, every ``checkpoint_every`` steps. ``resume="auto"`` goes on from the newest whole checkpoint there, bit for bit
-    as if the fit had never stopped, or starts where there is none; ``"never"`` starts anew and replaces what is there.
-    ``extra`` is kept as JSON beside the model. Raises ``LockedError`` while another fit writes there, ``ValueError``
-    where the folder is of another fit, ``OSError`` if the model cannot be written in the end, ``DataError`` for rows
-    that the likelihood cannot have produced.
+    ``run_dir``: a folder for the fitted model and, under ``checkpoints``, the full state of training every
+    ``checkpoint_every`` steps. ``resume="auto"`` continues from the newest whole checkpoint there, bit for bit as if
+    the fit had never stopped, or starts if there is none; ``"never"`` starts anew and replaces what is there.
+    ``extra`` is saved as JSON next to the model. Raises ``LockedError`` while another fit writes there, ``ValueError``
+    if the folder is of another fit, ``OSError`` if the model cannot be written at the end, ``DataError`` for rows that
+    the likelihood cannot have produced.
     """
-    like = next(model.parameters())
-    whole = as_rows(data, like)
+    whole = as_rows(data, next(model.parameters()))
     check_rows(model.likelihood, whole)
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
-    rows, held_out, validation = _divide(model, whole, validation, seed)
-    if patience is not None and held_out is None:
-        raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
-    inference.check_batches(min(batch_size, len(rows)))
-    with use_threads(threads), _memory_named(), contextlib.ExitStack() as stack:
-        procedure, callbacks = inference.start(model), list(callbacks)
-        if not inference.compile:  # of which there is no output to look at
-            stack.enter_context(decoder_watched(model))
-        if progress:
-            callbacks.append(stack.enter_context(progress_bar()))
-        checkpoints = None
-        if run_dir is not None:
-            described = identity(procedure, whole, validation, batch_size=batch_size, epochs=epochs, seed=seed)
-            of_model = partial(files, model, inference.posterior, extra)
-            checkpoints = stack.enter_context(kept(Path(run_dir), resume, checkpoint_every, described, of_model))
-            callbacks.append(metrics_file(checkpoints.log))
-        history = train(
-            procedure,
-            rows,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            validation=held_out,
-            patience=patience,
-            patience_from=patience_from,
-            callbacks=callbacks,
-            checkpoints=checkpoints,
-        )
-        if checkpoints is not None:
-            checkpoints.finish(history)
-    warn_if_fallen(procedure.start, history, math.prod(rows.shape))
-    if history.stopped == "interrupted":
-        warnings.warn(f"interrupted: the model is that of epoch {history.best_epoch}", stacklevel=2)
+    rows, held_out, validation = _divide(model, whole, validation, patience, seed)
+    with use_threads(threads), _memory_named():
+        procedure = started(inference, model, rows, batch_size)
+        same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed)
+        of_model = partial(files, model, inference.posterior, extra)
+        keeping = kept(run_dir, resume, checkpoint_every, same, of_model)
+        with decoder_watched(model), keeping as checkpoints, _reporters(progress, checkpoints) as reporters:
+            history = train(
+                procedure,
+                rows,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                validation=held_out,
+                patience=patience,
+                patience_from=patience_from,
+                callbacks=[*callbacks, *reporters],
+                checkpoints=checkpoints,
+            )
+            if checkpoints is not None:
+                checkpoints.finish(history)
+    _warn(procedure, history)
     return Fit(model, inference.posterior, history)
 
 
+def started(inference: Inference, model: LatentVariableModel, rows: Rows, batch_size: int) -> Procedure:
+    """Begin a fit: the procedure of ``inference``, if batches of ``batch_size`` rows suit it."""
+    if isinstance(inference, type) or not isinstance(inference, Inference):
+        name = inference.__name__ if isinstance(inference, type) else type(inference).__name__
+        raise TypeError(
+            f"inference is {name}, which is no way to learn: give an AEVB, or an object with posterior, is_bound, "
+            "describe() and start(model, rows)."
+        )
+    procedure = inference.start(model, rows)
+    if not isinstance(procedure, Procedure):
+        raise TypeError(
+            f"start of {type(inference).__name__} gave a {type(procedure).__name__}, which is no Procedure; let it "
+            "inherit from lowerbound.training.Procedure."
+        )
+    procedure.check_batches(min(batch_size, len(rows)))
+    return procedure
+
+
+@contextlib.contextmanager
+def _reporters(progress: bool, checkpoints: Checkpoints | None) -> Iterator[list[Callback]]:
+    """The callbacks that report on a fit under way: a progress bar, and the log in the folder of its run."""
+    with progress_bar() if progress else contextlib.nullcontext() as bar:
+        log = None if checkpoints is None else metrics_file(checkpoints.log)
+        yield [callback for callback in (bar, log) if callback is not None]
+
+
+def _warn(procedure: Procedure, history: History) -> None:
+    """Warn of what looks wrong about a fit, and of one that was interrupted."""
+    if advice := procedure.advise(history):
+        warnings.warn(advice, RuntimeWarning, stacklevel=3)
+    if history.stopped == "interrupted":
+        warnings.warn(f"interrupted: the model is that of epoch {history.best_epoch}", stacklevel=3)
+
+
 def _divide(
-    model: LatentVariableModel, whole: Rows, validation: float | Data, seed: int
+    model: LatentVariableModel, whole: Rows, validation: float | Data, patience: int | None, seed: int
 ) -> tuple[Rows, Rows | None, float | Rows]:
-    """Rows to train on, rows held out if any, and what was asked for: a share, or the rows themselves."""
+    """Training rows, held-out rows if any, and ``validation`` as it was given: a share, or rows."""
     if isinstance(validation, float | int | np.number):
-        return *split(whole, float(validation), seed), float(validation)
+        rows, held_out = split(whole, float(validation), seed)
+        if patience is not None and held_out is None:
+            raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
+        return rows, held_out, float(validation)
     held_out = as_rows(validation, next(model.parameters()))
     check_rows(model.likelihood, held_out)
     return whole, held_out, held_out
 
 
 def as_rows(data: Data, like: torch.Tensor) -> Rows:
-    """``data`` as rows on the device, and in the floating type, of ``like``."""
+    """Convert ``data`` to rows on the device, and in the floating type, of ``like``."""
     if isinstance(data, np.ndarray):
         data = Rows.from_array(data, dtype=like.dtype)
     elif isinstance(data, torch.Tensor):
@@ -151,7 +176,7 @@ def _refuse_not_finite(data: torch.Tensor) -> None:
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
-    """Training rows, and a random ``share`` of the rows held out (None if that is less than one row)."""
+    """Split rows at random into training rows and a ``share`` that is held out (None if that is less than one row)."""
     if not 0 <= share < 1:
         raise ValueError(f"validation must be a share in [0, 1), got {share}.")
     held_out = min(round(share * len(rows)), len(rows) - 1)
@@ -163,7 +188,7 @@ def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
 
 @contextlib.contextmanager
 def _memory_named() -> Iterator[None]:
-    """Say in a sentence that memory has run out, where no smaller parts help."""
+    """Turn errors of memory into ``OutOfMemoryError``, with advice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

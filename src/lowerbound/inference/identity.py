@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 from lowerbound.data import Rows
-from lowerbound.inference.aevb import Ascent
+from lowerbound.inference.aevb import AEVB
+from lowerbound.inference.protocol import Inference
+from lowerbound.model import LatentVariableModel
 from lowerbound.storage.parts import encode
+from lowerbound.training import Procedure
 
 
 def identity(
-    procedure: Ascent, data: Rows, validation: float | Rows, *, batch_size: int, epochs: int, seed: int
+    model: LatentVariableModel,
+    inference: Inference,
+    procedure: Procedure,
+    data: Rows,
+    validation: float | Rows,
+    epochs: int,
+    batch_size: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """What a fit that goes on must share with the one before, as JSON: data, model, and the way to learn it."""
-    state, settings, like = procedure.state, procedure.settings, next(procedure.model.parameters())
-    structure = repr((procedure.model, settings.posterior))  # of networks of one's own, all that can be said
+    """What a fit must have in common with the one that it resumes, as JSON: data, model, and the way to learn it."""
+    state, posterior, like = procedure.state, inference.posterior, next(model.parameters())
+    structure = repr((model, posterior))  # of networks of your own, nothing else is known
+    optimizer = {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))}
     return {
         "data": data.digest(),
         "validation": validation.digest() if isinstance(validation, Rows) else float(validation),
         "batch_size": int(batch_size),
         "seed": int(seed),
         "structure": hashlib.sha256(structure.encode()).hexdigest(),
-        "model": encode(procedure.model),
-        "posterior": encode(settings.posterior),
-        "inference": settings.describe(),
-        "optimizer": {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))},
+        "model": encode(model),
+        "posterior": encode(posterior),
+        "inference": _described(inference),
+        "optimizer": None if state.optimizer is None else optimizer,
+        **({} if all(rate == 1 for rate in state.rates) else {"rates": state.rates}),
         "dtype": str(like.dtype),
         "device": like.device.type,
-        # where validation is judged
+        # the schedules' values in validation
         "last": {name: float(at(epochs)) for name, at in procedure.schedules.items() if name != "learning_rate"},
     }
+
+
+def _described(inference: Inference) -> dict[str, Any]:
+    """What ``inference`` says of itself and, unless it is ``AEVB``, the name of its class."""
+    found, name = inference.describe(), type(inference).__qualname__
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"describe() of {name} must give a dictionary that JSON can hold ({error}).") from error
+    return found if isinstance(inference, AEVB) else {"name": name, "settings": found}

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ FOLDER, UNFINISHED = "checkpoints", "unfinished"
 NUMBERS, TENSORS = "state.json", "state.safetensors"
 CONFIG, MODEL, METRICS = "config.json", "model.safetensors", "metrics.jsonl"  # of the model's folder
 FILES = (NUMBERS, TENSORS, CONFIG, MODEL, METRICS)
+_BEST = "best."  # in the state: tensors of the best state that are not of the model
 _NAME = re.compile(r"[0-9]{8,18}")
 
 ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
@@ -153,7 +155,9 @@ class Checkpoints:
             "environment": environment(),
             "schedules": progress.scalars(),
         }
-        state = {NUMBERS: json_data.json_bytes(numbers), TENSORS: tensor_data.tensor_bytes(progress.tensors())}
+        held = tensor_data.tensor_shapes(BytesIO(model[MODEL]), Path(MODEL))
+        rest = {_BEST + name: value for name, value in (progress.best_tensors or {}).items() if name not in held}
+        state = {NUMBERS: json_data.json_bytes(numbers), TENSORS: tensor_data.tensor_bytes(progress.tensors() | rest)}
         return model | state
 
 
@@ -253,6 +257,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensors, list[Record], Tensors]:
     tensors, best = (tensor_data.parse_tensors(data[name], path / name) for name in (TENSORS, MODEL))
     for name, found_tensors in ((TENSORS, tensors), (MODEL, best)):
         tensor_data.check_finite(found_tensors, path / name)
+    best |= {name.removeprefix(_BEST): value for name, value in tensors.items() if name.startswith(_BEST)}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(_BEST)}
     return numbers, tensors, json_data.parse_records(data[METRICS], path / METRICS), best
 
 

@@ -40,7 +40,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _CONFIG = {
     "dtype": one_of(*_DTYPES),
     "model": OBJECT,
-    "posterior": OBJECT,
+    "posterior": or_none(OBJECT),
     "history": OBJECT,
     "extra": OBJECT,
     "versions": Check(
@@ -65,10 +65,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder held: p(x, z), q(z|x), what happened in their fit, and what else was saved beside them."""
+    """What a folder held: p(x, z), q(z|x) if there is one, the history of their fit, and what was saved with them."""
 
     model: LatentVariableModel
-    posterior: Posterior
+    posterior: Posterior | None
     history: History
     extra: dict[str, Any]
 
@@ -76,7 +76,7 @@ class Saved:
 def save(
     path: str | Path,
     model: LatentVariableModel,
-    posterior: Posterior,
+    posterior: Posterior | None,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
 ) -> None:
@@ -91,12 +91,12 @@ def save(
 
 def files(
     model: LatentVariableModel,
-    posterior: Posterior,
+    posterior: Posterior | None,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, bytes]:
-    """The files of a model's folder. ``tensors``: in place of the modules' own."""
+    """The files of a model's folder. ``tensors``: values to save instead of the modules' own, by name."""
     history = History() if history is None else history
     config = {
         "format": FORMAT,
@@ -107,11 +107,12 @@ def files(
         "history": {name: getattr(history, name) for name in _HISTORY},
         "extra": dict(extra or {}),
     }
-    if tensors is None:
-        tensors = tensor_data.tensors_of({"model": model, "posterior": posterior})
+    own = tensor_data.tensors_of({"model": model} | ({} if posterior is None else {"posterior": posterior}))
+    if tensors is not None:
+        own = {name: tensors.get(name, value) for name, value in own.items()}
     return {
         CONFIG: json_data.json_bytes(config),
-        TENSORS: tensor_data.tensor_bytes(tensors),
+        TENSORS: tensor_data.tensor_bytes(own),
         METRICS: "".join(json_data.json_line(record) for record in history.records).encode(),
     }
 
@@ -187,7 +188,7 @@ def _load(found: folder.Folder, own: Mapping[str, Any]) -> Saved:
         value.copy_(tensors[name])
     records = json_data.parse_records(found.read(METRICS), found.path / METRICS)
     history = History(records, **{name: config["history"][name] for name in _HISTORY})
-    return Saved(modules["model"], modules["posterior"], history, config["extra"])
+    return Saved(modules["model"], modules.get("posterior"), history, config["extra"])
 
 
 def _config(found: folder.Folder) -> dict[str, Any]:
@@ -211,7 +212,8 @@ def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> d
     """The model and the posterior that a configuration describes, with values still to be filled in."""
     try:
         with naming(path):
-            modules = {name: decode(config[name], own) for name in ("model", "posterior")}
+            parts = ("model",) if config["posterior"] is None else ("model", "posterior")
+            modules = {name: decode(config[name], own) for name in parts}
     except KeyError as error:
         raise FormatError(f"{path / CONFIG} lacks {error}; restore it or fit the model again.") from error
     except (AttributeError, TypeError, RecursionError) as error:
@@ -220,7 +222,7 @@ def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> d
         "model": registry.package("model").LatentVariableModel,
         "posterior": registry.package("posteriors").Posterior,
     }
-    if not all(isinstance(modules[name], kind) for name, kind in kinds.items()):
+    if not all(isinstance(module, kinds[name]) for name, module in modules.items()):
         raise _damaged(path)
     return {name: module.to(_DTYPES[config["dtype"]]) for name, module in modules.items()}
 

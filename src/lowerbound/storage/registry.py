@@ -1,8 +1,8 @@
 """Parts by name: "priors.Normal" is the ``Normal`` of ``lowerbound.priors``.
 
 A name is looked up only in the packages listed here, only in their ``__all__``, and only if it is a part: a concrete
-class whose instances are called, or a function marked as an objective or a gradient estimator. A package is imported
-when one of its names is first needed.
+class whose instances are called, an optimiser, or a function marked as an objective or a gradient estimator. A package
+is imported when one of its names is first needed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
+from torch.optim import Optimizer
+
 from lowerbound.checks import shown
 from lowerbound.errors import FormatError
 
@@ -24,14 +26,15 @@ PACKAGES = {
     "model": "lowerbound.model",
     "networks": "lowerbound.nn",
     "objectives": "lowerbound.objectives",
+    "optimizers": "lowerbound.optimizers",
     "posteriors": "lowerbound.posteriors",
     "priors": "lowerbound.priors",
     "schedules": "lowerbound.training.schedules",
 }
 """The package that holds the parts of each kind."""
 
-CALLED_WITH = {"objectives": ("draw",), "gradients": ("draw", "objective")}
-"""Arguments that functions of a kind are given at each call, and never beforehand."""
+CALLED_WITH = {"objectives": ("draw",), "gradients": ("draw", "objective"), "optimizers": ("params",)}
+"""Arguments that parts of a kind are given when they are called, and never beforehand."""
 _SUPPLIED = {
     **CALLED_WITH,
     "posteriors": ("latent_dim", "encoder"),
@@ -47,8 +50,10 @@ def package(kind: str) -> ModuleType:
 
 
 def is_part(value: object) -> bool:
-    """Whether ``value`` is a concrete class whose instances are called, or a function marked as a part."""
+    """Whether ``value`` is a concrete class whose instances are called, an optimiser, or a marked function."""
     if isinstance(value, type):
+        if issubclass(value, Optimizer):
+            return True
         return not inspect.isabstract(value) and "__call__" in dir(value)
     return isinstance(value, FunctionType) and getattr(value, "is_part", False)
 

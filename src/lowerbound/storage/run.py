@@ -1,9 +1,9 @@
-"""The folder of a fit: locked while it runs, gone on from where one was cut short, and a model's folder at the end."""
+"""The folder of a run: locked during a fit, which resumes from its checkpoints and leaves its model there."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,25 @@ Resume = Literal["auto", "never"]
 
 @contextlib.contextmanager
 def kept(
-    run: Path, resume: Resume, every: int, described: Mapping[str, Any], files: checkpoints.ModelFiles
-) -> Iterator[checkpoints.Checkpoints]:
-    """Hold ``run`` for the fit ``described``, and give its checkpoints; one that diverges leaves its best model."""
+    run_dir: str | Path | None,
+    resume: Resume,
+    every: int,
+    describe: Callable[[], Mapping[str, Any]],
+    files: checkpoints.ModelFiles,
+) -> Iterator[checkpoints.Checkpoints | None]:
+    """Lock the folder of a run for the fit that ``describe`` identifies, and give its checkpoints; None without one.
+
+    A fit that diverges leaves its best model in the folder.
+    """
+    if run_dir is None:
+        yield None
+        return
+    run = Path(run_dir)
     if resume not in ("auto", "never"):
         raise ValueError(f'resume must be "auto" or "never", not {resume!r}.')
     if not hasattr(every, "__index__") or every < 1:
         raise ValueError(f"checkpoint_every is a whole number of steps, at least 1; got {every!r}.")
+    described = describe()
     with locked(run):
         checkpoints.check_folder(run)
         if resume == "never":

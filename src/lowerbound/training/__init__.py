@@ -4,7 +4,18 @@ from lowerbound.training.allocator import keep_memory
 from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.loop import train
-from lowerbound.training.procedure import Callback, Event, History, Metrics, Procedure, Record, Scalars, TooLarge
+from lowerbound.training.procedure import (
+    Callback,
+    EndsEpochs,
+    Event,
+    History,
+    Metrics,
+    Procedure,
+    Record,
+    Rows,
+    Scalars,
+    TooLarge,
+)
 from lowerbound.training.schedules import Constant, Cosine, Cyclic, Schedule, WarmUp, as_schedule
 from lowerbound.training.state import State
 
@@ -14,11 +25,13 @@ __all__ = [
     "Cosine",
     "Cursor",
     "Cyclic",
+    "EndsEpochs",
     "Event",
     "History",
     "Metrics",
     "Procedure",
     "Record",
+    "Rows",
     "Scalars",
     "Schedule",
     "State",

@@ -1,4 +1,4 @@
-"""What the loop keeps: running means, scalars, the best state, the last good one, and all of it together."""
+"""The bookkeeping of the training loop: running means, scheduled scalars, the best state, the last finite one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from lowerbound.training.cursor import Cursor, Place
 from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
 from lowerbound.training.state import State, Tensors, copied
 
-TRIES = 3  # lower learning rates in an epoch, before a fit gives up
+TRIES = 3  # times that the learning rate is lowered within an epoch, before the fit gives up
+LEARNING_RATE = "learning_rate"
 
 
 class Meter:
-    """Running means of metrics, weighted by rows; they stay on the device, and are added up when looked at."""
+    """Running means of metrics, weighted by rows. They stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -30,6 +31,8 @@ class Meter:
         self._new_rows: list[int] = []
 
     def add(self, metrics: Metrics, rows: int) -> None:
+        if self.names != list(metrics) and "objective" not in metrics:
+            raise ValueError(f'a step must give the metric "objective", a scalar to maximise; it gave {list(metrics)}.')
         if self._total is not None and self.names != list(metrics):
             raise FormatError(
                 f"the checkpoint's running means are of {', '.join(self.names)[:60]}, where this fit has "
@@ -64,7 +67,7 @@ class Meter:
 
 
 class Clock:
-    """The scalars of a step at a time, as tensors that are filled anew where it changed."""
+    """The scalars of a step, from the schedules: tensors that are filled again if their value has changed."""
 
     def __init__(self, procedure: Procedure, like: Tensor) -> None:
         self._schedules = dict(procedure.schedules)
@@ -81,12 +84,17 @@ class Clock:
 
     def read(self, time: float) -> Record:
         values = {name: float(schedule(time)) for name, schedule in self._schedules.items()}
-        values["learning_rate"] *= self.slowed
+        if self.has_learning_rate:
+            values[LEARNING_RATE] *= self.slowed
         return values
+
+    @property
+    def has_learning_rate(self) -> bool:
+        return LEARNING_RATE in self._schedules
 
 
 class Best:
-    """The state of the epoch with the best validation objective; without validation, none."""
+    """The state after the epoch with the best validation objective; none without validation."""
 
     def __init__(self) -> None:
         self.objective = -math.inf
@@ -99,7 +107,7 @@ class Best:
             self.tensors = copied(state.module_tensors())
 
     def keep(self, state: State, epochs: int) -> int:
-        """Leave ``state`` at its best; the epoch that was after, or ``epochs`` where there was no validation."""
+        """Set ``state`` to the best one and return its epoch; without validation, leave it and return ``epochs``."""
         if self.tensors is None:
             return epochs
         state.load_modules(self.tensors)
@@ -107,24 +115,24 @@ class Best:
 
 
 class Progress:
-    """All that a fit has come to: what steps and draws go on from, and what they brought."""
+    """The full state of training: model, optimiser, position in the data, random generators, metrics so far."""
 
     def __init__(self, procedure: Procedure, rows: Rows, batch_size: int, seed: int, first_epoch: int = 0) -> None:
         self.state = procedure.state
         self.cursor = Cursor(rows, batch_size, seed, first_epoch)
         self.clock = Clock(procedure, self.cursor.full_weight)
         self.meter, self.best, self.history = Meter(), Best(), History()
-        self.tries = 0  # lower learning rates in this epoch
+        self.tries = 0  # times that the learning rate was lowered in this epoch
 
     def lent(self) -> contextlib.AbstractContextManager[None]:
-        """The block in which modules may draw from torch's global generator, at the fit's own stream."""
+        """Run the block with the fit's own random numbers in place of torch's global generator, if steps may use it."""
         return self.cursor.draws.lent() if self.state.draws else contextlib.nullcontext()
 
     def finite(self) -> bool:
         return self.meter.finite() and self.state.finite()
 
     def end_epoch(self, number: int, found: Record) -> Record:
-        """Pass ``number`` (from 0) is over: its record, with what validation ``found``, goes into the history."""
+        """Add the record of epoch ``number`` (from 0), with the validation metrics ``found``, to the history."""
         epochs, steps = self.cursor.epochs, self.cursor.steps
         record = {"epoch": epochs, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
         self.history.records.append(record)
@@ -153,13 +161,13 @@ class Progress:
         return self.clock.read(self.cursor.time)
 
     def tensors(self) -> Tensors:
-        """What is a tensor of it, by name, but for the best state; live."""
+        """Its tensors by name, live, except those of the best state."""
         place, total = self.cursor.place(), self.meter.total
         running = {} if total is None else {"meter.total": total}
         return self.state.tensors() | running | {"place.rng": place.rng, "place.global_rng": place.global_rng}
 
     def numbers(self) -> dict[str, Any]:
-        """The rest of it, as JSON, but for the records."""
+        """Its numbers and texts as JSON, except the records."""
         return {
             "epoch": self.cursor.epochs,
             "position": self.cursor.position,
@@ -175,9 +183,9 @@ class Progress:
     def load(
         self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], records: Sequence[Record], best: Tensors
     ) -> None:
-        """Go on from what ``tensors`` and ``numbers`` told; ``best``: the best state's tensors.
+        """Restore what ``tensors()`` and ``numbers()`` gave; ``best``: the tensors of the best state.
 
-        Raises ``KeyError``, ``TypeError`` or ``ValueError`` where they are not of this fit.
+        Raises ``KeyError``, ``TypeError`` or ``ValueError`` if they are of another fit.
         """
         epochs, position = self._place(numbers)
         own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter."))}
@@ -197,7 +205,7 @@ class Progress:
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
 
     def _place(self, numbers: Mapping[str, Any]) -> tuple[int, int]:
-        """Pass and position, if all of ``numbers`` can be of a fit to these rows."""
+        """Check that all of ``numbers`` can be of a fit to these rows; return epoch and position."""
         for key, check in _NUMBERS.items():
             if not check.holds(numbers[key]):
                 raise ValueError(f"{key} is {shown(numbers[key])}, where {check.due} is due")
@@ -233,11 +241,11 @@ _NUMBERS = {
     "optimizer": Check("a list of objects", lambda value: is_list(value, OBJECT.holds)),
     "rescues": TEXTS,
 }
-"""What each of the numbers of a checkpoint must be."""
+"""The check of each field of ``Progress.numbers``."""
 
 
 class Snapshot:
-    """A moment of a fit to go back to: state, place in the data, random draws, running means."""
+    """A copy of state, position in the data, random generators and running means, to return to."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

@@ -72,7 +72,8 @@ class Captured:
         """Record the step for inputs of these shapes; whether that could be done."""
         inputs = [tensor.clone() for tensor in flat(batch, noise, scalars)]
         fixed = unflat(inputs, batch, scalars)
-        state.optimizer.zero_grad(set_to_none=True)  # so that gradients come to lie in the recording's own memory
+        if state.optimizer is not None:
+            state.optimizer.zero_grad(set_to_none=True)  # so that the recording allocates gradients in its own memory
         try:
             replay, metrics = self._record(lambda: self._step(state, *fixed))
         except TooLarge:

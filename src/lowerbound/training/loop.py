@@ -1,8 +1,8 @@
-"""The loop: a step, repeated over the data. It knows no model and no objective.
+"""The training loop: a step, repeated over the data. It knows no model and no objective.
 
-It owns the place in the data, the random draws, the schedules, validation, the best state so far, and the way back
+It owns the position in the data, the random numbers, the schedules, validation, the best state so far, and the return
 from values that are not finite. It reads from the device every ``check_every`` steps and at the end of an epoch, never
-each step.
+at each step.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.training.allocator import keep_memory
-from lowerbound.training.bookkeeping import TRIES, Meter, Progress, Snapshot
+from lowerbound.training.bookkeeping import LEARNING_RATE, TRIES, Meter, Progress, Snapshot
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.interrupt import Interrupt
 from lowerbound.training.procedure import (
     Callback,
+    EndsEpochs,
     Event,
     History,
     Procedure,
@@ -50,12 +51,12 @@ def train(
     check_every: int = 100,
     checkpoints: Checkpoints | None = None,
 ) -> History:
-    """Step over ``rows`` up to epoch ``epochs``, or until ``patience`` epochs brought no better validation objective.
+    """Train on ``rows`` up to epoch ``epochs``, or until ``patience`` epochs brought no better validation objective.
 
     Patience counts from epoch ``patience_from``. The modules end at their best validation objective; without
-    validation, at the last step. Where values stop being finite the loop goes back to where they were, says so in a
-    warning, and lowers the learning rate; after three such tries within an epoch it raises ``DivergedError``.
-    ``checkpoints``: where to go on from, and where to write.
+    validation, at the last step. If values are no longer finite, the loop returns to the last check at which they
+    were, warns, and lowers the learning rate; after three such tries within an epoch, or if there is no learning
+    rate, it raises ``DivergedError``. ``checkpoints``: where to resume from, and where to write.
     """
     keep_memory()
     run = Progress(procedure, rows, batch_size, seed, first_epoch)
@@ -65,34 +66,20 @@ def train(
             checkpoints.resume(run)
         good = Snapshot(run)
         while (end := _ended(run, epochs, patience, patience_from)) is None and history.stopped is None:
-            this_epoch, record, fits = cursor.epochs, None, True
-            look = cursor.steps + _steps_ahead(cursor, check_every, every)
+            check, epoch, record = cursor.steps + _steps_ahead(cursor, check_every, every), cursor.epochs, None
             try:
-                while cursor.steps < look and history.stopped is None:
-                    scalars = run.clock.at(cursor.time)
-                    batch, real = cursor.next()
-                    noise = procedure.noise(len(batch.index), cursor.rng)
-                    with run.lent():
-                        run.state, metrics = procedure.step(run.state, batch, noise, scalars)
-                    run.meter.add(metrics, real)
-                    if interrupt.asked:
-                        history.stopped = "interrupted"
-
-                if not run.finite():
+                _step_to(check, procedure, run, interrupt)
+                if not (finite := run.finite()):
                     _rescue(procedure, good, check_every)
-                    continue
-                if cursor.epochs > this_epoch:
-                    at_end = run.clock.at(epochs)
-                    with run.lent():
-                        found = evaluate(procedure, run.state, validation, cursor.batch_size, seed, at_end)
-                    record = run.end_epoch(this_epoch, found)
+                elif cursor.epochs > epoch and (finite := _epoch_ended(procedure, good)):
+                    record = run.end_epoch(epoch, _validate(procedure, run, validation, epochs))
+                repeat = not finite or (cursor.steps < check and checkpoints is not None)
             except TooLarge:
-                fits = False  # only out of this block are the tensors let go that did
-            if not fits or (cursor.steps < look and checkpoints is not None):
-                good.restore()  # and what goes on from a checkpoint looks where it would have looked
+                repeat = True  # only outside this block are the tensors freed that did fit
+            if repeat:
+                good.restore()  # so that a fit that resumes checks its values at the same steps
                 continue
             good = Snapshot(run)
-
             event = Event(cursor.steps, epochs * cursor.steps_per_epoch, record, run.state, history)
             if _any_stops(callbacks, event):
                 history.stopped = history.stopped or "callback"
@@ -105,24 +92,57 @@ def train(
     return history
 
 
+def _step_to(step: int, procedure: Procedure, run: Progress, interrupt: Interrupt) -> None:
+    """Train up to step ``step``, or until Ctrl-C."""
+    cursor = run.cursor
+    while cursor.steps < step and run.history.stopped is None:
+        scalars = run.clock.at(cursor.time)
+        batch, real = cursor.next()
+        noise = procedure.noise(len(batch.index), cursor.rng)
+        with run.lent():
+            run.state, metrics = procedure.step(run.state, batch, noise, scalars)
+        run.meter.add(metrics, real)
+        if interrupt.asked:
+            run.history.stopped = "interrupted"
+
+
+def _epoch_ended(procedure: Procedure, good: Snapshot) -> bool:
+    """Let the procedure end the epoch. If values are no longer finite then, return to ``good``, and give False."""
+    if not isinstance(procedure, EndsEpochs):
+        return True
+    run = good.progress
+    with run.lent():
+        procedure.epoch_end(run.state)
+    if name := run.state.first_not_finite():
+        _lower(good, f"{name} was no longer finite at the end of epoch {run.cursor.epochs}")
+    return not name
+
+
+def _validate(procedure: Procedure, run: Progress, rows: Rows | None, epochs: int) -> Record:
+    """The metrics of held-out rows, under the schedules' values at the last epoch."""
+    scalars = run.clock.at(epochs)
+    with run.lent():
+        return evaluate(procedure, run.state, rows, run.cursor.batch_size, run.cursor.seed, scalars)
+
+
 def _ended(run: Progress, epochs: int, patience: int | None, patience_from: float) -> Stopped | None:
-    """Why no epoch is left to do, if so."""
+    """Why no epoch is left to run; None if one is."""
     if patience is not None and run.cursor.epochs - max(run.best.epochs, patience_from) >= patience:
         return "patience"
     return "epochs" if run.cursor.epochs >= epochs else None
 
 
 def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None) -> int:
-    """Steps to the next look at the values, on a grid of steps: a fit that goes on looks where it would have."""
-    look = check_every - cursor.position % check_every
-    ahead = min(look, cursor.steps_per_epoch - cursor.position)
+    """Steps to the next check of the values, on a grid of steps that is the same for a fit that resumes."""
+    check = check_every - cursor.position % check_every
+    ahead = min(check, cursor.steps_per_epoch - cursor.position)
     return ahead if checkpoint_every is None else min(ahead, checkpoint_every - cursor.steps % checkpoint_every)
 
 
 def evaluate(
     procedure: Procedure, state: State, rows: Rows | None, batch_size: int, seed: int, scalars: Scalars
 ) -> Record:
-    """Mean metrics of held-out rows, if there are any, with the same draws each time."""
+    """Mean metrics of held-out rows, if there are any, with the same random numbers each time."""
     if rows is None:
         return {}
     rng, meter = generator(seed, "validation", device=rows.device), Meter()
@@ -136,7 +156,7 @@ def evaluate(
 
 
 def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:
-    """Call every callback, with the modules as they are when used; whether any asks to stop."""
+    """Call every callback, with the modules in evaluation mode; whether any asks to stop."""
     if not callbacks:
         return False
     with event.state.mode(training=False):
@@ -145,29 +165,35 @@ def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:
 
 
 def _rescue(procedure: Procedure, good: Snapshot, steps: int) -> None:
-    """Go back to the last good moment, say what went wrong, and lower the learning rate; or give up."""
+    """Return to the last finite state, find out what went wrong, and lower the learning rate; or give up."""
+    good.restore()
+    _lower(good, _first_not_finite(procedure, good.progress, steps))
+
+
+def _lower(good: Snapshot, found: str) -> None:
+    """Return to the last finite state and lower the learning rate, because of what was ``found``; or give up."""
     run = good.progress
     good.restore()
-    found = _first_not_finite(procedure, run, steps)
-    good.restore()
-    if run.tries == TRIES:
+    if run.tries == TRIES or not run.clock.has_learning_rate:
         run.history.best_epoch, run.history.stopped = run.best.keep(run.state, run.cursor.epochs), "diverged"
+        why, more = "there is no learning rate to lower", ""
+        if run.clock.has_learning_rate:
+            why, more = f"{TRIES} lower learning rates did not help", ", or start with a lower learning_rate"
         raise DivergedError(
-            f"{found}, and {TRIES} lower learning rates did not help: the best model so far is kept; "
-            "look for extreme values in the data, or start with a lower learning_rate.",
+            f"{found}, and {why}: the best model so far is kept; look for extreme values in the data{more}.",
             run.history,
         )
     run.clock.slowed *= SLOWER
     run.tries += 1
     run.history.rescues.append(
         f"{found}; went back to step {run.cursor.steps} and lowered the learning rate to "
-        f"{run.clock.read(run.cursor.time)['learning_rate']:.3g} (try {run.tries} of {TRIES})"
+        f"{run.clock.read(run.cursor.time)[LEARNING_RATE]:.3g} (try {run.tries} of {TRIES})"
     )
-    warnings.warn(run.history.rescues[-1], RuntimeWarning, stacklevel=3)
+    warnings.warn(run.history.rescues[-1], RuntimeWarning, stacklevel=4)
 
 
 def _first_not_finite(procedure: Procedure, run: Progress, steps: int) -> str:
-    """Replay from the last good moment, one step at a time, up to the step that breaks; say where it does."""
+    """Replay from the last finite state, one step at a time, and describe the first value that is not finite."""
     state, cursor = run.state, run.cursor
     for _ in range(steps):
         scalars, here = run.clock.at(cursor.time), f"at step {cursor.steps + 1} (epoch {cursor.epochs + 1})"

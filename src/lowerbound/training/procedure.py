@@ -1,10 +1,11 @@
-"""What the loop is given, and what it tells."""
+"""The interface between the training loop and a way to learn: ``Procedure``; and what the loop reports."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ Scalars = Mapping[str, Tensor]
 
 
 class Rows(Protocol):
-    """Data, as the loop sees them: rows by number, in batches, on a device (``lowerbound.data.Rows`` is one)."""
+    """Data as the training loop sees them: rows by number, in batches, on a device, as ``lowerbound.data.Rows``."""
 
     @property
     def device(self) -> torch.device: ...
@@ -32,42 +33,67 @@ class Rows(Protocol):
 
 
 class TooLarge(Exception):
-    """A batch does not fit in memory: the step is to be taken again, in the more ``parts`` that the state now has."""
+    """A batch does not fit in memory. The loop repeats the step with the ``parts`` that the state now has: more."""
 
 
+@runtime_checkable
 class Procedure(Protocol):
-    """What an inference method gives the loop.
+    """One fit of one model, as the training loop sees it: a state, and the step that changes it.
 
-    Metrics are scalars on the device, means over a batch's real rows; "objective" is one, to be maximised.
+    A class that inherits from this one writes ``state`` and ``step``, and ``evaluate`` if rows are held out; the rest
+    has defaults. All that a fit changes must be tensors of ``state``: checkpoints, the best state and the return from
+    values that are not finite are copies of it. ``step`` and ``evaluate`` give metrics: scalars on the device, means
+    over the batch's real rows. One of them is "objective", which is maximised.
+
+    A procedure may also be one that ``EndsEpochs``.
     """
 
     state: State
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
-        """The step's scalars as functions of time in epochs; "learning_rate" is one."""
-        ...
+        """The step's scalars as functions of time in epochs. "learning_rate" is lowered if values are not finite."""
+        return {}
+
+    def check_batches(self, rows: int) -> None:
+        """Refuse batches of ``rows`` rows, before the first step."""
 
     def noise(self, rows: int, rng: torch.Generator) -> Tensor:
-        """What a step draws at random, drawn outside it."""
-        ...
+        """The random numbers of a step on ``rows`` rows, drawn before it."""
+        return torch.empty(0)
 
+    @abstractmethod
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
-        """One update of the state (in place is allowed)."""
+        """Update the state (in place is allowed); return it and the metrics of the batch."""
         ...
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-        """The metrics of rows not trained on; the state stays as it is."""
-        ...
+        """Compute the metrics of rows that are not trained on; the state stays as it is."""
+        raise NotImplementedError(
+            f"{type(self).__name__} evaluates no rows that are held out: write its evaluate, or give validation=0."
+        )
 
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
-        """Where in a step a value that is not finite first appears, in words."""
+        """Name the first value of a step that is not finite; "" if there is none, or it is not known."""
+        return ""
+
+    def advise(self, history: History) -> str:
+        """Describe what looks wrong about a fit that has ended, as a warning to the user; "" for nothing."""
+        return ""
+
+
+@runtime_checkable
+class EndsEpochs(Protocol):
+    """A procedure with work to do at the end of each epoch, such as the M-step of EM."""
+
+    def epoch_end(self, state: State) -> None:
+        """Update the state in place, after the last step of an epoch and before validation."""
         ...
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a callback is told: every few steps, and with ``record`` at the end of an epoch."""
+    """The progress of a fit, given to callbacks every few steps and, with ``record``, at the end of each epoch."""
 
     step: int
     total_steps: int
@@ -77,4 +103,4 @@ class Event:
 
 
 Callback = Callable[[Event], bool | None]
-"""A plain function, called with each event; fitting stops when it returns True."""
+"""A function that is called with each event; the fit stops if it returns True."""

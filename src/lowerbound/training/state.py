@@ -16,16 +16,24 @@ _OPTIMIZER = "optimizer."
 
 
 class State:
-    """Modules and their optimiser. ``tensors`` are live views; ``load`` copies into them in place."""
+    """All that a fit changes: modules by name and, if there is one, their optimiser.
 
-    def __init__(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, draws: bool = True) -> None:
+    ``modules["model"]`` is the model. Anything else that a step updates (sums, counts) is a buffer of another module.
+    ``draws``: whether a step may draw from torch's global generator, as dropout does. ``tensors`` gives live views;
+    ``load`` copies into them.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None, draws: bool = True
+    ) -> None:
         self.modules = dict(modules)
         self.optimizer = optimizer
-        self.draws = draws  # whether a step may draw from torch's global generator
-        self.parts = 1  # in how many parts a batch is taken, one after another, for its memory
-        self.moves = 0  # how often a tensor was replaced by another, rather than filled anew
+        self.draws = draws
+        self.parts = 1  # micro-batches that a batch is split into to fit in memory
+        self.moves = 0  # how often a tensor was replaced by a new one instead of being filled
         named = ((f"{name}.{key}", p) for name, module in modules.items() for key, p in module.named_parameters())
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in named}
+        self.rates = _rates(optimizer)
 
     def module_tensors(self) -> Tensors:
         """Parameters and buffers."""
@@ -37,6 +45,8 @@ class State:
 
     def optimizer_tensors(self) -> Tensors:
         """The optimiser's moments and counts; none before its first step."""
+        if self.optimizer is None:
+            return {}
         tensors = {
             f"{_OPTIMIZER}{key}.{self._names[parameter]}": value
             for parameter, slots in self.optimizer.state.items()
@@ -50,27 +60,39 @@ class State:
         return tensors
 
     def options(self) -> list[dict[str, Any]]:
-        """The optimiser's own numbers, a group each, as JSON; the learning rate is the schedules' affair."""
+        """The optimiser's settings for each of its groups, as JSON, but for learning rates, which schedules set."""
         return [
             {key: value for key, value in group.items() if key not in ("params", "lr") and _is_plain(value)}
-            for group in self.optimizer.param_groups
+            for group in self.groups
         ]
 
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups of parameters, live; none without an optimiser."""
+        return [] if self.optimizer is None else self.optimizer.param_groups
+
+    def set_learning_rate(self, rate: Tensor) -> None:
+        """Set the learning rate of each group: ``rate`` times its own, relative to the optimiser's."""
+        for group, own in zip(self.groups, self.rates, strict=True):
+            on_device = group.get("fused") or group.get("capturable")  # others take a number
+            scaled = rate if own == 1 else rate * own
+            group["lr"] = scaled if on_device else float(scaled)
+
     def set_options(self, options: Sequence[Mapping[str, Any]]) -> None:
-        """Go on with ``options``, as ``options()`` gave them."""
-        for group, known, told in zip(self.optimizer.param_groups, self.options(), options, strict=True):
-            for key in known.keys() & told.keys():
-                value = tuple(told[key]) if isinstance(known[key], tuple) else told[key]
+        """Set the optimiser's settings to ``options``, as ``options()`` gave them."""
+        for group, known, saved in zip(self.groups, self.options(), options, strict=True):
+            for key in known.keys() & saved.keys():
+                value = tuple(saved[key]) if isinstance(known[key], tuple) else saved[key]
                 if type(value) is not type(known[key]) or not _is_plain(value):
                     raise ValueError(f"the optimiser's {key} is {shown(value)}, where {known[key]!r} was its start")
                 group[key] = value
 
     def tensors(self) -> Tensors:
-        """All of it that is tensors."""
+        """The tensors of modules and optimiser."""
         return self.module_tensors() | self.optimizer_tensors()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to what ``tensors`` held when they were copied. ``ValueError`` if they are of another state."""
+        """Set all tensors to those of ``tensors``, an earlier copy; ``ValueError`` if it is of another state."""
         slots = {name: value for name, value in tensors.items() if name.startswith(_OPTIMIZER)}
         self._check(tensors.keys() - slots.keys(), tensors, slots)
         self.load_modules(tensors)
@@ -79,6 +101,7 @@ class State:
             for key, value in slots.items():
                 live[key].copy_(value)
             return
+        assert self.optimizer is not None  # else _check would have refused the slots
         self.optimizer.state.clear()
         self.moves += 1
         parameters = self._parameters()
@@ -93,7 +116,7 @@ class State:
             self.optimizer.state[parameter][slot] = copy
 
     def load_modules(self, tensors: Mapping[str, Tensor]) -> None:
-        """Parameters and buffers only."""
+        """Set parameters and buffers only."""
         live = self.module_tensors()
         for name, value in live.items():
             if name not in tensors or tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
@@ -102,10 +125,12 @@ class State:
             value.copy_(tensors[name])
 
     def _check(self, names: Set[str], tensors: Mapping[str, Tensor], slots: Mapping[str, Tensor]) -> None:
-        """Refuse tensors of the optimiser that are not of this one: a fused kernel would read past their end."""
+        """Refuse tensors of another optimiser: a fused kernel would read past their end."""
         if unknown := names - self.module_tensors().keys():
             raise ValueError(f"{min(unknown)} is no part of the modules")
-        parameters, fused = self._parameters(), self.optimizer.defaults.get("fused")
+        if slots and self.optimizer is None:
+            raise ValueError(f"{min(slots)} is of an optimiser, and this fit has none")
+        parameters, fused = self._parameters(), self._defaults.get("fused")
         held: dict[str, set[str]] = {}
         for key, value in slots.items():
             slot, _, name = key.removeprefix(_OPTIMIZER).partition(".")
@@ -125,12 +150,16 @@ class State:
 
     @property
     def _steps_on_device(self) -> bool:
-        """Whether the optimiser counts its steps beside the parameters; others do so on the CPU."""
-        return bool(self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable"))
+        """Whether the optimiser keeps its step count on the parameters' device; others keep it on the CPU."""
+        return bool(self._defaults.get("fused") or self._defaults.get("capturable"))
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return {} if self.optimizer is None else self.optimizer.defaults
 
     @contextlib.contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """Run the block with the modules in training mode (or in evaluation mode), and leave them in the other."""
+        """Run the block with the modules in training mode (or in evaluation mode), then switch them to the other."""
         for module in self.modules.values():
             module.train(training)
         try:
@@ -140,7 +169,7 @@ class State:
                 module.train(not training)
 
     def finite(self) -> bool:
-        """Whether every tensor is finite: this waits for the device."""
+        """Whether every tensor is finite. Waits for the device."""
         sums: dict[torch.device, list[Tensor]] = {}
         for value in self.tensors().values():
             if value.is_floating_point():
@@ -153,17 +182,28 @@ class State:
         return next((name for name, value in self.tensors().items() if not value.isfinite().all()), "")
 
 
+def _rates(optimizer: torch.optim.Optimizer | None) -> list[float]:
+    """The learning rate of each of the optimiser's groups, divided by the optimiser's own."""
+    if optimizer is None:
+        return []
+    own = float(optimizer.defaults.get("lr", 1.0))
+    rates = [float(group.get("lr", own)) for group in optimizer.param_groups]
+    if own == 0 and any(rates):
+        raise ValueError("the optimiser's lr is 0, and its groups' are not: give it an lr, to which theirs relate.")
+    return [1.0 if rate == own else rate / own for rate in rates]
+
+
 def _kind(value: Tensor | None) -> str:
     return "missing" if value is None else f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
 def _is_plain(value: object) -> bool:
-    """Whether JSON holds ``value``: a number, a truth, a word, nothing, or several of these."""
+    """Whether ``value`` is JSON: a number, a boolean, text, None, or a list of these."""
     if isinstance(value, tuple | list):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, bool | str) or is_number(value)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Copies, safe from later steps."""
+    """Copy tensors, so that later steps do not change them."""
     return {name: value.detach().clone() for name, value in tensors.items()}

@@ -1,0 +1,141 @@
+"""How an estimator learns: the inference and optimiser that its arguments ask for, by name or your own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lowerbound import objectives
+from lowerbound.estimators.defaults import part_of
+from lowerbound.inference import AEVB, Inference
+from lowerbound.inference.aevb import Optimizer
+from lowerbound.model import LatentVariableModel
+from lowerbound.posteriors import Posterior
+from lowerbound.storage import registry
+from lowerbound.training import WarmUp
+
+NAMES = ("AEVB",)
+"""The library's own ways to learn, by name."""
+SETTINGS = {
+    "objective": "auto",
+    "gradient": None,
+    "draws": None,
+    "beta": 1.0,
+    "warm_up": 0.0,
+    "free_bits": 0.0,
+    "learning_rate": 1e-3,
+    "optimizer": "Adam",
+    "precision": "float32",
+    "compile": False,
+}
+"""The arguments of ``VAE`` that say how ``AEVB`` learns, with their defaults."""
+
+
+@dataclass(frozen=True)
+class NotGiven:
+    """An ``argument`` of your own, ``name``, that a saved estimator was fitted with and that ``load`` was not given."""
+
+    argument: str
+    name: str
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise ValueError(
+            f"the {self.argument} is your own {self.name}: pass it back, as load(path, {self.argument}=…)."
+        )
+
+
+def is_own(inference: object) -> bool:
+    """Whether an inference is neither None, for ``AEVB``, nor a name."""
+    return inference is not None and not isinstance(inference, str)
+
+
+def name_of(made_by: object) -> str:
+    """The name of a function or class of your own."""
+    if isinstance(made_by, partial):
+        return name_of(made_by.func)
+    if isinstance(made_by, str | NotGiven):
+        return made_by if isinstance(made_by, str) else made_by.name
+    return str(getattr(made_by, "__qualname__", type(made_by).__qualname__))
+
+
+def inference_for(given: Mapping[str, Any], model: LatentVariableModel, posterior: Posterior | None) -> Inference:
+    """The inference that the arguments ``given`` to an estimator ask for, of its model and posterior."""
+    make = given["inference"]
+    if is_own(make):
+        made = make(model, posterior, **_settings(given, taken_by(make)))
+        if isinstance(made, type) or not isinstance(made, Inference):
+            raise ValueError(
+                f"inference is {name_of(make)}, which gave a {type(made).__name__}; let it give an object with "
+                "posterior, is_bound, describe() and start(model, rows)."
+            )
+        return made
+    assert posterior is not None
+    settings = _settings(given, SETTINGS.keys())
+    floor = settings.pop("free_bits")
+    if floor and settings["objective"] is not objectives.elbo:
+        raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
+    return AEVB(posterior, penalties=(partial(objectives.free_bits, floor=floor),) if floor else (), **settings)
+
+
+def _settings(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The settings of those ``names``, as ``AEVB`` takes them; ``warm_up`` is part of ``beta``."""
+    gradient, beta, warm_up = given["gradient"], given["beta"], given["warm_up"]
+    found = {
+        "gradient": None if gradient is None else part_of("gradients", gradient),
+        "draws": given["draws"],
+        "beta": WarmUp(warm_up, end=beta) if warm_up else beta,
+        "free_bits": given["free_bits"],
+        "learning_rate": given["learning_rate"],
+        "optimizer": optimizer_for(given["optimizer"]),
+        "precision": given["precision"],
+        "compile": given["compile"],
+    }
+    if "objective" in names:
+        found["objective"] = part_of("objectives", given["objective"])
+    return {name: setting for name, setting in found.items() if name in names}
+
+
+def optimizer_for(optimizer: str | Optimizer) -> Optimizer:
+    """The optimiser of that name, fused if it can be; a function as it is."""
+    made: Callable[..., Any] = registry.find("optimizers", optimizer) if isinstance(optimizer, str) else optimizer
+    by_name = isinstance(optimizer, str) and "fused" in inspect.signature(made).parameters
+    return partial(made, fused=True) if by_name else made
+
+
+def taken_by(make: Callable[..., Any]) -> set[str]:
+    """The settings that a function takes by name."""
+    taken = SETTINGS.keys() & inspect.signature(make).parameters.keys()
+    return taken | {"warm_up"} if "beta" in taken else taken - {"warm_up"}
+
+
+def check_learning(given: Mapping[str, Any]) -> None:
+    """Refuse an inference that cannot be called, and settings that one of your own does not take."""
+    make = given["inference"]
+    if not callable(given["optimizer"]) and not isinstance(given["optimizer"], str):
+        raise ValueError(
+            f"optimizer is {given['optimizer']!r}; give a name, or a function that makes one of parameters."
+        )
+    if not is_own(make) or isinstance(make, NotGiven):
+        return
+    if not callable(make):
+        raise ValueError(
+            f"inference is {type(make).__name__}; give a name, or a function (or class) that makes an Inference of "
+            "(model, posterior)."
+        )
+    try:
+        taken = taken_by(make)
+        inspect.signature(make).bind(None, None, **dict.fromkeys(taken - {"warm_up"}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"inference is called as {name_of(make)}(model, posterior), which it does not take ({error}); give all "
+            "other arguments by functools.partial."
+        ) from error
+    for name, default in SETTINGS.items():
+        if given[name] is not default and given[name] != default and name not in taken:
+            raise ValueError(
+                f"{name} is {given[name]!r}, a setting of AEVB, and the inference {name_of(make)} takes no argument of "
+                "that name; leave it out."
+            )
