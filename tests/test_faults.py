@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-HERE = Path(__file__).parent / "helpers"
+import warm
+from injection.__main__ import main
 
 
 def campaign(part: str, *options: str) -> dict[str, Any]:
     """A part of the campaign in a process of its own, which may fork: this one has threads."""
-    command = [sys.executable, "-m", "injection", part, "--size", "test", *options]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120)
+    done = warm.run(main, part, "--size", "test", *options)
     assert done.stdout, done.stderr
     return json.loads(done.stdout)
 

@@ -8,8 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ import fits
 import numpy as np
 import pytest
 import torch
+import warm
 from fits import EPOCHS, EVERY, FITS, STEPS_PER_PASS, VAES, die_at, fit_vae, rows
 from folders import forge, tree
 
@@ -34,8 +33,8 @@ from lowerbound.training.state import State
 
 def run_apart(name: str, run: Path, *step: int) -> int:
     """The fit ``name`` in a process of its own; its exit code."""
-    done = subprocess.run([sys.executable, fits.__file__, name, str(run), *map(str, step)], capture_output=True)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    done = warm.run(fits.fit_until_killed, name, run, *step)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
 

@@ -1,10 +1,9 @@
-"""Short fits of every kind, by name, into a folder; as a script: ``fits.py NAME FOLDER [STEP]`` dies at that step."""
+"""Short fits of every kind, by name, into a folder; some kill their own process at a step."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -105,6 +104,7 @@ def die_at(step: int) -> Callable[[Any], None]:
     return callback
 
 
-if __name__ == "__main__":
+def fit_until_killed(name: str, run: Path, *steps: int) -> None:
+    """Fit by name; the process kills itself at each of ``steps`` that it comes to."""
     warnings.simplefilter("error")
-    FITS[sys.argv[1]](Path(sys.argv[2]), [die_at(int(step)) for step in sys.argv[3:]])
+    FITS[name](run, [die_at(step) for step in steps])

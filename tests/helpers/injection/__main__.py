@@ -19,14 +19,14 @@ PARTS = ("kills", "system_calls", "damage", "poison", "hostile", "forged", "inte
 IN_MEMORY = ("damage", "poison", "hostile", "forged")  # where it does not matter what fsync costs
 
 
-def main() -> None:
+def main(*arguments: str) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--size", choices=("test", "quick", "full"), default="quick")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where the counts go, beside stdout")
     parser.add_argument("--sabotage", help="break the library first, in this way: the part must notice")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     import torch
 
     torch.set_num_threads(1)
@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

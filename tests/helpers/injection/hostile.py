@@ -24,7 +24,7 @@ from lowerbound.storage.contents import contents
 
 MEMORY = 200 << 20
 ROOM = 4 << 30  # address space beyond what the process has: a large layer must be refused, not merely fail
-SECONDS = 5.0  # the machine does other work
+SECONDS = 5.0  # of CPU: the machine does other work
 OPTIONS = {"binarise": "afresh", "max_value": 16, "epochs": 2}
 
 
@@ -86,14 +86,14 @@ def _try(
     prepare(run, outside)
     before = trees.tree(outside)
     child = Child(lambda ready: _measured(lambda: action(run), base / "found"))
-    code, said = child.wait(10)
+    code, said = child.wait()
     if code != 0:
         tally.add("hang" if code is None else f"exit {code}", [said[-300:]], name)
         return
     kind, words, grown, seconds = json.loads((base / "found").read_text())
     troubles = [] if trees.tree(outside) == before else ["what is outside was changed"]
     troubles += [f"{grown >> 20} MB of memory"] if grown > MEMORY else []
-    troubles += [f"{seconds:.1f} s"] if seconds > SECONDS else []
+    troubles += [f"{seconds:.1f} s of CPU"] if seconds > SECONDS else []
     troubles += ["not one sentence"] if "\n" in words or len(words) > 1000 else []
     if must_refuse and kind != "FormatError" and "holds no model" not in words:
         troubles.append(f"{kind or 'loaded silently'}: {words}")
@@ -107,7 +107,7 @@ def _measured(action: Callable[[], None], found: Path) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    start, kind, words = time.perf_counter(), "", ""
+    start, kind, words = time.process_time(), "", ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -116,4 +116,4 @@ def _measured(action: Callable[[], None], found: Path) -> None:
             kind, words = type(error).__name__, str(error)
             kind = "OSError" if isinstance(error, OSError) and kind != "FileNotFoundError" else kind
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found.write_text(json.dumps([kind, words, peak - held, time.perf_counter() - start]))
+    found.write_text(json.dumps([kind, words, peak - held, time.process_time() - start]))

@@ -29,42 +29,42 @@ def run(size: str, seed: int, base: Path) -> list[Tally]:
     seconds = time.perf_counter() - start
     for number in range(WANTED[size]):
         child = commands.start(base / "run", EVERY, OPTIONS)
-        code, said, moment = _interrupt(child, base / "run", rng, seconds)
+        code, said, moment = _interrupt(child, base / "run", rng, seconds, trees.last(reference))
         _judge(tally, base / "run", reference, code, said, f"Ctrl-C {number} after {moment}")
     for number in range(FRESH[size]):
-        code, said = _fresh(base / "run", rng, seconds)
+        code, said = _fresh(base / "run", rng, seconds, trees.last(reference))
         _judge(tally, base / "run", reference, code, said, f"Ctrl-C {number} of a fresh process")
     return [tally]
 
 
-def _interrupt(child: Child, run: Path, rng: random.Random, seconds: float) -> tuple[int | None, str, str]:
-    """Ctrl-C once the first checkpoint is there, and for one in four again at once."""
-    _wait(run, lambda: False)
-    moment = rng.uniform(0, 0.8 * seconds)
+def _interrupt(child: Child, run: Path, rng: random.Random, seconds: float, last: int) -> tuple[int | None, str, str]:
+    """Ctrl-C after a checkpoint of the first 80 % of the steps, and for one in four again at once."""
+    step, moment = rng.uniform(1, 0.8 * last), rng.uniform(0, 0.05 * seconds)
+    _wait(run, step, lambda: False)
     time.sleep(moment)
     child.signal(signal.SIGINT)
     again = rng.uniform(0, 0.05) if rng.random() < 0.25 else None
     if again is not None:
         time.sleep(again)
         child.signal(signal.SIGINT)
-    return *child.wait(), f"{moment:.3f} s" + ("" if again is None else f" and {again:.3f} s")
+    return *child.wait(), f"step {step:.0f} and {moment:.3f} s" + ("" if again is None else f" and {again:.3f} s")
 
 
-def _fresh(run: Path, rng: random.Random, seconds: float) -> tuple[int, str]:
+def _fresh(run: Path, rng: random.Random, seconds: float, last: int) -> tuple[int, str]:
     """The same of a process of its own."""
     arguments = [sys.executable, "-m", "lowerbound", *commands.command(run, EVERY, OPTIONS)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    _wait(run, lambda: process.poll() is not None)
-    time.sleep(rng.uniform(0, 0.8 * seconds))
+    _wait(run, rng.uniform(1, 0.8 * last), lambda: process.poll() is not None)
+    time.sleep(rng.uniform(0, 0.05 * seconds))
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate()[1]
     return process.returncode, said
 
 
-def _wait(run: Path, ended: object, timeout: float = 60) -> None:
-    """Wait for the first checkpoint."""
+def _wait(run: Path, step: float, ended: object, timeout: float = 600) -> None:
+    """Wait for a checkpoint of ``step`` or later: progress, not time, which depends on what else the machine does."""
     end = time.monotonic() + timeout
-    while not trees.newest(run) and time.monotonic() < end and not (callable(ended) and ended()):
+    while trees.newest(run) < step and time.monotonic() < end and not (callable(ended) and ended()):
         time.sleep(0.002)
 
 

@@ -58,7 +58,7 @@ class Campaign:
     def fit(self, name: str, run: Path) -> None:
         """One fit, killed up to ``MOST`` times, then let end."""
         reference, seconds = self.reference(name)
-        last = max(int(part) for path in reference for part in path.split("/") if part.isdecimal())
+        last = trees.last(reference)
         for kills in itertools.count():
             at = trees.newest(run)
             left = seconds * max(1 - at / last, 0.05)

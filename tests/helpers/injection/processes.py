@@ -48,7 +48,7 @@ class Child:
         """Let a held child start."""
         os.write(self._go, b".")
 
-    def ready(self, timeout: float = 60) -> bool:
+    def ready(self, timeout: float = 600) -> bool:
         """Wait until the action says that it has come to what matters; False if it ended before."""
         found, _, _ = select.select([self._ready], [], [], timeout)
         return bool(found) and os.read(self._ready, 1) == b"."
@@ -56,9 +56,9 @@ class Child:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)  # a child that has ended is there until it is waited for
 
-    def wait(self, timeout: float = 120) -> tuple[int | None, str]:
+    def wait(self, timeout: float = 600) -> tuple[int | None, str]:
         """Its exit code (− a signal; None if it had to be killed), and what it said."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout  # far beyond what a busy machine needs
         code = None
         while code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)

@@ -45,6 +45,11 @@ def newest(run: Path) -> int:
     return max((int(path.name) for path in checkpoints.listed(run) if not folder.problems(path)), default=0)
 
 
+def last(reference: Tree) -> int:
+    """The last step of which a fit that ended keeps a checkpoint."""
+    return max(int(part) for path in reference for part in path.split("/") if part.isdecimal())
+
+
 def committed(run: Path) -> bool:
     """Whether anything under ``run`` was ever written to its end."""
     return any(run.rglob(folder.MANIFEST))
