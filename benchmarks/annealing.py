@@ -75,7 +75,7 @@ def lines(data: np.ndarray, latents: int, finest: int, options: argparse.Namespa
 
     yield line("IS-1000 from q", lambda: importance_sampling(targets, rows, rng, 1000))
     by_prior = importance_sampling(targets, rows, rng, 1000, source="prior")
-    yield line("IS-1000 from p(z)", lambda: by_prior) | {"believed": int(by_prior.believed.sum())}
+    yield line("IS-1000 from p(z)", lambda: by_prior) | {"reliable": int(by_prior.reliable.sum())}
     yield line("AIS from q, 100", lambda: annealed(targets, rows, rng, Settings(100, CHAINS)))
     for temperatures in (100, 1000, 10_000):
         if temperatures <= finest:
@@ -107,7 +107,7 @@ def page(r: dict[str, Any]) -> str:
         if "gap" in each:
             table.append(f"{head} gap {each['gap']:.3f} | {each['gap_standard_error']:.3f} (rows) | |")
             continue
-        doubt = f" ({each['believed']} of {r['rows']} rows believed)" if "believed" in each else ""
+        doubt = f" ({each['reliable']} of {r['rows']} rows reliable)" if "reliable" in each else ""
         table.append(
             f"{head} {each['mean_error']:+.3f}{doubt} | {each['monte_carlo_error']:.3f} | {each['seconds']:.0f} |"
         )

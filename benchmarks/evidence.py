@@ -115,7 +115,7 @@ def of_importance(targets: Any, rows: lb.data.Rows, options: argparse.Namespace)
         "seconds": time.perf_counter() - start,
         "log_likelihood": found.mean,
         "standard_error": found.mean_standard_error,
-        "not_believed": int((~found.believed).sum()),
+        "unreliable": int((~found.reliable).sum()),
     }
 
 
@@ -144,14 +144,14 @@ def of_adaptive(targets: Any, rows: lb.data.Rows, options: argparse.Namespace) -
         "largest": int(found.samples.max()),
         "median": int(np.median(found.samples)),
         "fitted": int(found.fitted.sum()),
-        "not_believed": int((~found.believed).sum()),
+        "unreliable": int((~found.reliable).sum()),
         "log_likelihood": found.mean,
         "monte_carlo_error": found.mean_monte_carlo_error,
         "without_fits": {
             "draws": plain.work,
             "log_likelihood": plain.mean,
             "monte_carlo_error": plain.mean_monte_carlo_error,
-            "not_believed": int((~plain.believed).sum()),
+            "unreliable": int((~plain.reliable).sum()),
         },
     }
 
@@ -239,12 +239,12 @@ def page(r: dict[str, Any]) -> str:
             f"| peak memory of the process | {r['peak_memory_mb']:.0f} MB |",
             "",
             f"- IS-{r['samples']}: {i['log_likelihood']:.2f} ± {i['standard_error']:.2f} nats per row, "
-            f"{i['not_believed']:,} of {r['rows']:,} rows not believed (k̂).",
+            f"{i['unreliable']:,} of {r['rows']:,} rows unreliable (k̂).",
             f"- Adaptive, of {a['rows']:,} rows: {a['log_likelihood']:.3f} (Monte Carlo ± "
-            f"{a['monte_carlo_error']:.3f}), {a['not_believed']:,} not believed, {a['fitted']:,} from normals fitted "
+            f"{a['monte_carlo_error']:.3f}), {a['unreliable']:,} not reliable, {a['fitted']:,} from normals fitted "
             f"to them, {a['median']:,} draws in the median row, {a['largest']:,} at most. Without fits "
             f"{p['log_likelihood']:.3f} ± {p['monte_carlo_error']:.3f} by {p['draws'] / a['rows']:,.0f} draws a row, "
-            f"{p['not_believed']:,} not believed.",
+            f"{p['unreliable']:,} unreliable.",
             f"- 784-200-200-50 tanh, Bernoulli, {EPOCHS} epochs of MNIST. Medians [quartiles] of ratios in turn.",
             f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
             f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",

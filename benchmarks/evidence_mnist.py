@@ -69,7 +69,7 @@ def judged(model: lb.LatentVariableModel, posterior: Any, test: lb.data.Rows, op
         start = time.perf_counter()
         each = evidence.importance_sampling(targets, test, rng, draws)
         found[f"IS-{draws}"] = summary(each.estimate, each.mean_monte_carlo_error, start, options.annealed)
-        found[f"IS-{draws}"]["not_believed"] = int((~each.believed).sum())
+        found[f"IS-{draws}"]["unreliable"] = int((~each.reliable).sum())
         found["ELBO"] = summary(each.elbo, float("nan"), start, options.annealed)
     start = time.perf_counter()
     real = evidence.steadiness(targets, some, rng, SETTINGS)
@@ -106,7 +106,7 @@ def page(r: dict[str, Any]) -> str:
         lines += ["|---|---|---|---|---|---|"]
         for name in ("ELBO", *(f"IS-{draws}" for draws in DRAWS), "AIS"):
             each = found[name]
-            doubtful = f" ({each['not_believed']} rows not believed)" if "not_believed" in each else ""
+            doubtful = f" ({each['unreliable']} rows not reliable)" if "unreliable" in each else ""
             rows = r["rows"] if name != "AIS" else "annealed"
             error = "" if np.isnan(each["monte_carlo_error"]) else f"{each['monte_carlo_error']:.3f}"
             lines += [

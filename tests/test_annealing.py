@@ -185,7 +185,7 @@ def test_rows_far_off_are_not_what_was_validated(digits):
     assert both.mean_gap > 5, "the sandwich does"
     by_prior = importance_sampling(targets, rows_of(x), rng(), 1000, source="prior")
     assert float((by_prior.estimate - oracle.log_prob(x).numpy()).mean()) < -20
-    assert not by_prior.believed.any()
+    assert not by_prior.reliable.any()
 
 
 def test_twice_the_temperatures_move_the_estimate_where_the_path_is_too_coarse(digits):

@@ -51,7 +51,7 @@ def test_runs_are_compared_and_those_of_other_seeds_are_fits_of_one(folder, caps
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(("a", "b"), "differ in their seed alone"), (("a",), "give two runs or more to compare")]
+    ("arguments", "words"), [(("a", "b"), "differ only in their seed"), (("a",), "give at least two runs to compare")]
 )
 def test_what_cannot_be_compared_is_a_mistake_of_usage(folder, capsys, monkeypatch, arguments, words):
     code, out, said = run(folder, capsys, monkeypatch, "compare", *arguments, "table.csv")

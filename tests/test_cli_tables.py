@@ -285,7 +285,7 @@ def test_impute_fills_every_hole_and_changes_nothing_else(here: Path, tmp_path: 
     table, filled = mixed(), data.read_frame(tmp_path / "f.parquet")
     holes = sum(column.null_count for column in table.columns)
     assert json.loads(done.stdout)["filled"] == holes > 100
-    assert f"{holes} holes filled" in done.stderr
+    assert f"{holes} missing cells filled" in done.stderr
     assert filled.schema.field("at").type == pa.timestamp("ms")  # parquet has no seconds
     filled = filled.cast(TYPES)
     for name in TYPES.names:
@@ -377,7 +377,7 @@ def test_the_oddest_rows_and_their_cells(here: Path, tmp_path: Path, capsys: pyt
     first = said["oddest"][0]
     assert (first["row"], first["column"], first["value"]) == (row, "height", 999.0)
     assert f"row {row}: {first['score']:.2f}" in words
-    assert "oddest cell is height = 999.0" in words
+    assert "most from height = 999.0" in words
     rows = data.read_frame(tmp_path / "s.csv")
     names = ["score", "standard_error", "ess", "latent"]
     assert rows.column_names == [*names, *(f"cells.{name}" for name in MODELLED)]
@@ -512,7 +512,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "rows of text into npy": (
         "sample run --out o.npy",
         USAGE,
-        ("o.npy holds numbers alone", "column 'key'", "use .csv"),
+        (".npy files hold only numbers", "column 'key'", "use .csv"),
         b"",
     ),
     "schema: no column": ("fit t.csv --out new --schema colour=real", BAD_DATA, ("schema names 'colour'",), b""),

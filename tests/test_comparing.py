@@ -168,14 +168,14 @@ def test_a_baseline_compares_with_the_model_it_is(pair):
     assert found.mean == pytest.approx(0, abs=1e-9)
 
 
-def test_rows_that_are_not_believed_in_any_fit_are_counted():
+def test_rows_that_are_unreliable_in_any_fit_are_counted():
     rows = np.arange(6.0)
     bad = np.array([0.1, 0.9, 0.1, 0.1, 0.9, math.nan])
     found = of_two([estimates(rows), estimates(rows, k=bad)], [estimates(rows + 1, k=bad[::-1])])
-    assert found.not_believed == 4
+    assert found.unreliable == 4
     assert found.fits == (2, 1)
     assert "one seed only of b:" in found.note
-    assert "4 of 6 rows are not to be believed" in found.note
+    assert "4 of 6 rows are unreliable" in found.note
     assert found.first_better == 0
 
 

@@ -175,10 +175,10 @@ def test_standard_errors_are_honest(linear):
     error = np.abs(found.estimate - oracle.log_prob(x).repeat(20).numpy())
     assert 0.94 < np.mean(error < 1.96 * found.standard_error) < 0.96
     assert np.mean(error < 1.5 * found.standard_error) < 0.94, "an error that is too small would show"
-    assert found.believed.mean() > 0.999
+    assert found.reliable.mean() > 0.999
 
 
-def test_a_narrow_posterior_is_not_believed(linear):
+def test_a_narrow_posterior_is_unreliable(linear):
     """c = 0.7, where the weights have no variance: the intervals are too small, and k̂ says so; more so at 0.5."""
     oracle, x = linear
     for widen, covers, flagged in ((0.7, 0.9, 0.6), (0.5, 0.6, 0.95)):
@@ -187,7 +187,7 @@ def test_a_narrow_posterior_is_not_believed(linear):
         error = np.abs(found.estimate - oracle.log_prob(x).numpy())
         assert np.mean(error < 1.96 * found.standard_error) < covers
         assert np.mean(~found.errors_hold) > flagged
-    assert np.mean(~found.believed) > 0.8
+    assert np.mean(~found.reliable) > 0.8
     exact = importance_sampling(of_model(oracle.model(), oracle.posterior()), Rows(x, dtype=torch.float64), rng(), 1000)
     assert exact.errors_hold.all()
 

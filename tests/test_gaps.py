@@ -130,7 +130,7 @@ def test_without_log_p_it_is_estimated_from_the_best_q(rotated):
     found = gap_report(oracle.model(), oracle.posterior(WIDE), x, steps=250, rows_at_once=15)
     np.testing.assert_allclose(found.log_p, oracle.log_prob(x), atol=NATS)
     assert off(found, oracle.diagonal_gap) < NATS
-    assert found.believed.all()
+    assert found.reliable.all()
     assert found.standard_error["log_p"].max() < NATS
 
 
@@ -144,7 +144,7 @@ def test_rows_that_are_right_are_not_called_unreliable(skewed):
     oracle, x = skewed
     found = gap_report(oracle.model(), oracle.posterior(), x, steps=250)
     np.testing.assert_allclose(found.log_p, oracle.log_prob(x), atol=0.025)
-    assert found.believed.all()
+    assert found.reliable.all()
     assert "unreliable" not in found.words()
     z = (found.log_p - oracle.log_prob(x).numpy()) / found.standard_error["log_p"]
     assert abs(z).max() < 4
@@ -155,7 +155,7 @@ def test_a_narrow_proposal_would_call_them_so(skewed, monkeypatch):
     """What the test above rejects: draws from the best q itself."""
     oracle, x = skewed
     monkeypatch.setattr("lowerbound.evidence.proposals.around", lambda q, *_: q)
-    assert not gap_report(oracle.model(), oracle.posterior(), x, steps=250).believed.all()
+    assert not gap_report(oracle.model(), oracle.posterior(), x, steps=250).reliable.all()
 
 
 @pytest.mark.parametrize("family", [lb.posteriors.LowRankNormal(2, 1, Identity()), "NormalMixture"])
@@ -257,8 +257,8 @@ def test_it_says_what_it_found_in_sentences(rotated):
     assert "no DiagonalNormal that was found comes nearer" in words
     left = found.approximation("FullNormal")
     assert f"The best FullNormal found leaves {signed(left.mean, left.mean_monte_carlo_error)} ±" in words
-    assert f"In {int((~found.believed).sum())} of 40 rows the estimate of log p(x) is unreliable" in words
-    np.testing.assert_array_equal(found.believed, replace(log_p, pareto_k=heavy).believed)
+    assert f"In {int((~found.reliable).sum())} of 40 rows the estimate of log p(x) is unreliable" in words
+    np.testing.assert_array_equal(found.reliable, replace(log_p, pareto_k=heavy).reliable)
 
 
 def test_a_report_of_masked_rows_is_of_what_is_observed(straight):

@@ -55,7 +55,7 @@ def test_one_weight_that_carries_all_has_the_worst_tail():
     assert pareto_k(lonely).tolist() == [math.inf]
 
 
-def test_rows_beyond_the_models_precision_are_not_believed():
+def test_rows_beyond_the_models_precision_are_unreliable():
     assert pareto_k(np.full((65, 1), -math.inf))[0] > 0.7
 
 

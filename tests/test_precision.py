@@ -94,7 +94,7 @@ def test_rows_with_fitted_proposals_are_reported_with_honest_errors():
     """q is too narrow and off: its own weights would be of infinite variance."""
     found, truth = reported(60, 0.5, 0.5, standard_error=0.05)
     assert found.fitted.mean() > 0.9
-    assert found.believed[found.fitted].mean() > 0.99
+    assert found.reliable[found.fitted].mean() > 0.99
     assert_honest(found, truth, found.fitted)
     plain, _ = reported(60, 0.5, 0.5, standard_error=0.05, fit=False, most=1000)
     with pytest.raises(AssertionError):
@@ -111,23 +111,23 @@ def test_a_budget_is_kept(linear):
         assert bool(found.fitted.any()) is fit
     free = to_precision(targets, rows, rng(), standard_error=0.5, budget=1000, fit=False)
     assert free.work < found.work
-    with pytest.raises(ValueError, match="budget must be at least 256 draws a row"):
+    with pytest.raises(ValueError, match="budget must be at least 256 draws per row"):
         to_precision(targets, rows, rng(), budget=100)
     with pytest.raises(ValueError, match="standard_error must be above 0"):
         to_precision(targets, rows, rng(), standard_error=0)
 
 
 def test_rows_that_q_serves_badly_get_a_proposal_of_their_own(linear):
-    """A q far too narrow is believed in no row; the fitted normals meet the exact evidence within honest errors."""
+    """A q far too narrow is reliable in no row; the fitted normals meet the exact evidence within honest errors."""
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]
     oracle, x = PPCA.of(linear[1].numpy(), 5, turn), linear[1]
     targets, rows = of_model(oracle.model(), oracle.posterior(NARROW)), Rows(x, dtype=torch.float64)
     exact = oracle.log_prob(x).numpy()
     plain = to_precision(targets, rows, rng(), standard_error=0.03, fit=False)
     found = to_precision(targets, rows, rng(), standard_error=0.03)
-    assert plain.believed.mean() < 0.3
+    assert plain.reliable.mean() < 0.3
     assert found.fitted.mean() > 0.95  # k = 0.84, which a pilot's k̂ tells from 0.3 to 0.25
-    assert found.believed.mean() > 0.95
+    assert found.reliable.mean() > 0.95
     z = ((found.estimate - exact) / found.standard_error)[found.fitted]
     assert abs(z.mean()) < 4 / math.sqrt(len(z))
     assert np.square(z).mean() == pytest.approx(1, abs=0.3)
@@ -178,7 +178,7 @@ def test_fits_start_from_any_normal(posterior, linear):
     found = to_precision(of_model(oracle.model(), q), Rows(x[:100], dtype=torch.float64), rng())
     own = found.fitted
     assert own.mean() > 0.9
-    assert found.believed[own].all()
+    assert found.reliable[own].all()
     assert np.abs(found.estimate - oracle.log_prob(x[:100]).numpy())[own].max() < 0.3
 
 
@@ -240,7 +240,7 @@ def test_a_model_written_elsewhere_has_its_rows_fitted_too(linear):
     targets = of_functions(lambda z, x: model.log_joint(z, x), narrow, (5,))
     found = to_precision(targets, Rows(x[:30], dtype=torch.float64), rng())
     assert found.fitted.mean() > 0.9
-    assert found.believed[found.fitted].all()
+    assert found.reliable[found.fitted].all()
     assert np.abs(found.estimate - oracle.log_prob(x[:30]).numpy())[found.fitted].max() < 0.3
 
 

@@ -267,7 +267,7 @@ def test_a_proposal_of_their_own_mends_it_without_chains(q):
     assert is_standard(white)
 
 
-def test_a_narrow_posterior_s_high_ess_is_not_believed(monkeypatch):
+def test_a_narrow_posterior_s_high_ess_is_unreliable(monkeypatch):
     """Draws so near to each other that their weights are alike: k̂ sees it where the ESS, of 20 and more, does not."""
     white, found = poor("hmc", Exact(LOW, 0.3), LOW, draws=20, samples=3000)
     assert (found.ess > 20).mean() > 0.7

@@ -88,7 +88,7 @@ def test_the_session_of_the_page_on_tables(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tables.md").read_text(), re.S)
     out = pasted("\n".join(blocks), tmp_path)
     assert "RoundedLogistic for 'grade'" in out
-    assert int(re.search(r"nats per row; (\d+) rows not believed", out)[1]) < 20
+    assert int(re.search(r"nats per row; (\d+) rows unreliable", out)[1]) < 20
 
 
 def test_a_model_written_elsewhere_is_judged_as_the_page_says(tmp_path):

@@ -133,7 +133,7 @@ def test_the_headline_holds_the_numbers_of_the_evidence(images):
     assert f"{-np.mean(evidence.estimate) / (64 * np.log(2)):.3f} bits per dimension" in text
     monte_carlo = np.sqrt(np.sum(evidence.standard_error**2)) / 50
     assert f"Monte Carlo error on these very rows is {monte_carlo:.2g}." in text
-    assert "Over 50 rows, by importance sampling with 20 draws a row from q: a lower bound in expectation" in text
+    assert "Over 50 rows, by importance sampling with 20 draws per row from q: a lower bound in expectation" in text
     assert f"{evidence.ess.min():.1f} in the worst row, {np.median(evidence.ess):.1f} in the median row" in text
     elbo_error = np.std(evidence.elbo, ddof=1) / np.sqrt(50)
     elbo = f"{np.mean(evidence.elbo):.{1 - int(np.floor(np.log10(elbo_error)))}f}".replace("-", "−")

@@ -91,9 +91,9 @@ def test_each_row_has_the_draws_that_it_needs_unless_their_number_is_told(vae, d
     found, plain = vae.log_likelihood(x), vae.log_likelihood(x, samples=1000)
     assert (plain.samples == 1000).all()
     assert not plain.fitted.any()
-    assert (~found.believed).sum() <= 3 < (~plain.believed).sum()
+    assert (~found.reliable).sum() <= 3 < (~plain.reliable).sum()
     assert found.mean_monte_carlo_error < plain.mean_monte_carlo_error
-    assert 0 < found.mean - plain.mean < 1, "what is not believed is low"
+    assert 0 < found.mean - plain.mean < 1, "unreliable estimates are low"
     judged = vae.evidence(x, anneal=0, simulate=0, gaps=0, simulations=0)
     np.testing.assert_array_equal(found.estimate, judged.importance.estimate)
 

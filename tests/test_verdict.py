@@ -84,7 +84,7 @@ def test_what_was_measured(random):
     assert_shows(text, "log p(x) = # ± # nats per row (# bits", mean, error, -mean / math.log(2) / 12)
     assert_shows(text, "over # rows", N)
     assert_shows(
-        text, "# to # draws a row from q, in # rows", min(found.samples), max(found.samples), sum(found.fitted)
+        text, "# to # draws per row from q, in # rows", min(found.samples), max(found.samples), sum(found.fitted)
     )
     monte_carlo = math.sqrt(sum(found.standard_error**2)) / N
     assert_shows(text, "Monte Carlo error #; ELBO #.", monte_carlo, over_rows(found.elbo)[0])
@@ -183,7 +183,7 @@ def test_how_the_gap_is_split(random):
         assert_shows(text, words, *left)
     for name, late in found.late.items():
         assert_shows(text, f"# ± # ({name})", *figures(late.estimate, late.standard_error))
-    assert_shows(text, "In # of # rows the estimate of log p(x) is unreliable", sum(~found.believed), N)
+    assert_shows(text, "In # of # rows the estimate of log p(x) is unreliable", sum(~found.reliable), N)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_log_p_keeps_its_error_in_a_gap_report():
     found = gap_report(oracle.model(), oracle.posterior(1.3), rows, known, steps=20, richer=())
     np.testing.assert_array_equal(found.standard_error["log_p"], known.standard_error)
     np.testing.assert_array_equal(found.log_p, known.estimate)
-    np.testing.assert_array_equal(found.believed, known.believed)
+    np.testing.assert_array_equal(found.reliable, known.reliable)
     due = np.hypot(known.standard_error, found.standard_error["elbo"])
     np.testing.assert_allclose(found.total.standard_error, due)
     assert (found.total.standard_error > known.standard_error).all()
@@ -366,7 +366,7 @@ def test_the_summary_holds_the_same_figures(random):
         "elbo_standard_error": over_rows(importance.elbo)[1],
         "bits_per_dimension": -mean / math.log(2) / 12,
         "rows_with_a_proposal_of_their_own": sum(importance.fitted),
-        "rows_not_believed": sum(~importance.believed),
+        "rows_unreliable": sum(~importance.reliable),
     }
     assert {name: told[name] for name in due} == pytest.approx(due)
     draws = {"fewest": min(importance.samples), "most": max(importance.samples), "in_all": 123_456}
@@ -421,7 +421,7 @@ def test_each_part_of_the_evidence_is_of_the_rows_it_says():
     places = [int(np.abs(found.importance.estimate - each).argmin()) for each in found.gaps.log_p]
     np.testing.assert_array_equal(found.importance.estimate[places], found.gaps.log_p)
     np.testing.assert_array_equal(found.importance.standard_error[places], found.gaps.standard_error["log_p"])
-    np.testing.assert_array_equal(found.importance.believed[places], found.gaps.believed)
+    np.testing.assert_array_equal(found.importance.reliable[places], found.gaps.reliable)
     gap = oracle.diagonal_gap + 2 * (1.2**2 - 1 - 2 * math.log(1.2)) / 2  # of q, the same in every row
     np.testing.assert_allclose(exact[places] - found.gaps.elbo, gap, atol=0.2)
 
@@ -472,4 +472,4 @@ def test_the_command_line_tells_the_same_without_a_verdict(random):
     assert_shows(text, "ELBO = # ± # nats", *over_rows(found.elbo))
     assert result["smallest_ess"] == min(found.ess)
     assert result["rows_with_ess_below_10"] == sum(found.ess < 10)
-    assert result["rows_not_believed"] == sum(~found.believed)
+    assert result["rows_unreliable"] == sum(~found.reliable)

@@ -1,6 +1,6 @@
-"""The command line: argv → calls. Results go to files and, with ``--json``, to stdout; words go to stderr.
+"""Command-line interface. Results go to files and, with ``--json``, to stdout; messages go to stderr.
 
-Nothing heavy is imported until a verb runs, so that ``--help`` answers at once.
+Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["check", "commands", "compare", "encode", "fit", "impute", "info", "m
 
 from lowerbound.cli.base import BAD_DATA, INTERRUPTED, IO, LOCKED, MEMORY, MISSING
 
-NO_MEMORY = "there is not enough memory for this; lower --batch-size, --draws or --hidden, or take fewer rows"
+NO_MEMORY = "not enough memory; lower --batch-size, --draws or --hidden, or use fewer rows"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; leave with 0, 2 usage, 65 bad data, 66 missing input, 71 memory, 74 I/O, 75 locked, 130 Ctrl-C."""
+    """Run a command; exit with 0, 2 usage, 65 bad data, 66 missing input, 71 memory, 74 I/O, 75 locked, 130 Ctrl-C."""
     warnings.showwarning = lambda message, *_: say(f"warning: {message}", "yellow")
     try:
         code = commands(arguments, prog_name="lowerbound", standalone_mode=False)
@@ -48,11 +48,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _code_of(error: Exception) -> int:
-    """Say what is wrong and give the code to leave with; an error that nobody foresaw is raised again."""
+    """Print the error and return its exit code; re-raise an unexpected error."""
     if is_out_of_memory(error):
         return fail(error if isinstance(error, OutOfMemoryError) else MemoryError(NO_MEMORY), MEMORY)
     if isinstance(error, FileNotFoundError):
-        # The system's own has a number: it is of a place to write in, for what is to be read is worded here.
+        # With an errno it comes from the system and concerns a path to write to; missing inputs raise without one.
         return fail(error, MISSING) if error.errno is None else fail(in_words(error), IO)
     if isinstance(error, LockedError):
         return fail(error, LOCKED)
@@ -66,6 +66,6 @@ def _code_of(error: Exception) -> int:
 
 
 def fail(error: BaseException, code: int) -> int:
-    """One line on stderr, and the code to leave with."""
+    """Print the error as one line on stderr and return the exit code."""
     say(f"error: {' '.join(str(error).split())}", "red")
     return code

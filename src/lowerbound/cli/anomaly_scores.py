@@ -1,4 +1,4 @@
-"""``lowerbound score --anomaly``: how odd rows of a table are, in words and in a file."""
+"""``lowerbound score --anomaly``: anomaly scores of a table's rows, printed and written to a file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LONGEST = 40
 def odd_rows(
     vae: VAE, rows: pa.Table, samples: int, top: int, out: Path | None, keep: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """The result of ``VAE.anomaly`` and its words; each row's figures, and each of its cells', into ``out``.
+    """Summarise ``VAE.anomaly`` as a dict and as text; write the figures of each row and cell to ``out``.
 
-    Columns of the file: those to ``keep``, score, standard_error, ess, latent, and cells.NAME of each modelled column.
+    Columns of the file: those of ``keep``, score, standard_error, ess, latent, and cells.NAME for each modelled column.
     """
     import numpy as np
 
@@ -51,18 +51,17 @@ def odd_rows(
         "oddest": oddest,
         "out": None if out is None else str(out),
     }
-    head = f"score = −log p of observed cells, in nats and the columns' own units: {found.score.mean():.2f} in the mean"
-    each_of = "the oddest, each with its oddest cell (in nats per unit of its column's spread)"
-    rough = f"; {few} have an effective sample size below 10, and are rough" if few else ""
-    lines = [f"{head} of {len(found.score):,} rows{rough}; {each_of}:", *(f"  {_line(each)}" for each in oddest)]
+    head = f"score = −log p of observed cells, in nats and the columns' own units: mean {found.score.mean():.2f}"
+    each_of = "The highest scores, each with the cell that adds most (in nats per unit of its column's spread)"
+    rough = f"; {few} scores are noisy (effective sample size below 10)" if few else ""
+    lines = [f"{head} over {len(found.score):,} rows{rough}. {each_of}:", *(f"  {_line(each)}" for each in oddest)]
     return result, "\n".join([*lines, *([] if out is None else [f"→ {out}"])])
 
 
 def per_spread(vae: VAE, rows: pa.Table, cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What cells add in nats ``[N, D]``, densities per unit of their columns' spread; −inf where nothing is observed.
+    """Return what each cell adds to the score, ``[N, D]`` nats per unit of its column's spread; −inf if it is missing.
 
-    In the columns' own units the nats of different columns cannot be compared: those of days are fewer than those of
-    seconds.
+    In the columns' own units, the nats of different columns are not comparable: they depend on the unit.
     """
     import numpy as np
 
@@ -71,7 +70,7 @@ def per_spread(vae: VAE, rows: pa.Table, cells: NDArray[np.float64]) -> NDArray[
 
 
 def _described(rows: pa.Table, row: int, found: Any, names: list[str], cells: NDArray[np.float64]) -> dict[str, Any]:
-    """A row, with the cell that adds most to its score."""
+    """Describe a row and the cell that adds most to its score."""
     j = int(cells.argmax())
     odd = float(cells[j]) > -math.inf
     return {
@@ -86,8 +85,8 @@ def _described(rows: pa.Table, row: int, found: Any, names: list[str], cells: ND
 
 def _line(each: dict[str, Any]) -> str:
     if each["column"] is None:
-        return f"row {each['row']}: {each['score']:.2f} nats; none of its cells is observed"
+        return f"row {each['row']}: {each['score']:.2f} nats; all of its cells are missing"
     value = str(each["value"])
     value = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
     cell = f"{each['column']} = {value} ({each['cell']:.2f})"
-    return f"row {each['row']}: {each['score']:.2f} ± {each['standard_error']:.2f} nats; its oddest cell is {cell}"
+    return f"row {each['row']}: {each['score']:.2f} ± {each['standard_error']:.2f} nats; most from {cell}"

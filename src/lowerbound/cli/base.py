@@ -1,4 +1,4 @@
-"""What verbs share: the group, arguments and options, where data and models come from, how results are told."""
+"""Shared by all commands: the group, common arguments and options, loading of data and models, printing of results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from lowerbound.data import Csv, Dataset, Table
     from lowerbound.estimators import VAE
 
-_IMPORTS = 600 << 20  # bytes of address space that the import of torch takes
+_IMPORTS = 600 << 20  # bytes of address space that importing torch takes
 BAD_DATA, MISSING, MEMORY, IO, LOCKED, INTERRUPTED = 65, 66, 71, 74, 75, 130
 
 
 class Whole(click.IntRange):
-    """A whole number of at least ``least``, and no more than is of use."""
+    """An integer between ``least`` and ``most``."""
 
     def __init__(self, least: int, most: int = 10**9) -> None:
         super().__init__(min=least)
@@ -40,12 +40,12 @@ class Whole(click.IntRange):
 
 
 class Finite(click.FloatRange):
-    """A number within its range and within that of single precision: no NaN, no infinity."""
+    """A finite number within its range, representable in single precision."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
         if not abs(number) < 1e30:
-            self.fail(f"{value} is no finite number below 1e30.", param, ctx)
+            self.fail(f"{value} is not a finite number below 1e30.", param, ctx)
         return number
 
 
@@ -53,30 +53,34 @@ seeds, counts = Whole(0, 2**63 - 1), Whole(1)
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 part_option = click.option(
-    "--part", type=click.Choice(["train", "test"]), default="test", show_default=True, help="Of a named dataset."
+    "--part",
+    type=click.Choice(["train", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of a named dataset to use.",
 )
 samples_option = click.option(
     "--samples",
     type=Whole(2),
-    help="Draws a row of importance sampling, instead of what each row needs.",
+    help="Importance samples per row.  [default: chosen per row, by the standard error to reach]",
 )
 
 
 def data_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``DATA``, and how it is written if it is a csv file; ``csv_told`` gives that."""
+    """Add the argument ``DATA`` and the options on how a CSV file is written; read these with ``csv_options``."""
     options = [
         click.argument("data"),
         click.option(
-            "--separator", metavar="MARK", callback=_remember, expose_value=False, help="Between the values of a csv "
-            "file, as ';' or tab.  [default: told from the file]"
+            "--separator", metavar="MARK", callback=_remember, expose_value=False, help="Character between "
+            "the values of a CSV file, such as ';' or tab.  [default: detected]"
         ),
         click.option(
             "--decimal", type=click.Choice([".", ","]), callback=_remember, expose_value=False,
-            help="Decimal mark of a csv file.  [default: told from the file]"
+            help="Decimal mark of a CSV file.  [default: detected]"
         ),
         click.option(
             "--missing-values", metavar="TEXT[,TEXT…]", multiple=True, callback=_remember, expose_value=False,
-            help="What stands for a missing cell of a table, as '?' or -999, beside blanks, NA, NaN and null."
+            help="Further text that marks a missing cell, such as '?' or -999. Blanks, NA, NaN and null always do."
         ),
     ]  # fmt: skip
     for option in reversed(options):
@@ -88,17 +92,17 @@ _MARKS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", 
 
 
 def _remember(context: click.Context, option: click.Parameter, given: Any) -> Any:
-    """Keep an option of how data are written, where ``csv_told`` finds it."""
+    """Store an option on how data are written, for ``csv_options``."""
     if option.name == "separator" and given is not None:
         given = _MARKS.get(given, given)
         if len(given) != 1 or given in '"\r\n':
-            raise click.BadParameter(f"{given!r} is not one character, as ';', nor tab.")
+            raise click.BadParameter(f"{given!r} is neither one character, such as ';', nor tab.")
     context.meta[f"lowerbound.{option.name}"] = given
     return given
 
 
-def csv_told() -> Csv:
-    """How the options say that data are written."""
+def csv_options() -> Csv:
+    """Return how DATA are written, as declared by the options."""
     from lowerbound.data import Csv
 
     told = click.get_current_context().meta
@@ -111,7 +115,7 @@ def csv_told() -> Csv:
 
 
 def _write_safely(context: click.Context, option: click.Parameter, asked: bool) -> None:
-    """Until the command ends, csv files are written by ``safe_csv``."""
+    """Write CSV files with ``safe_csv`` until the command ends."""
     if asked:
         from lowerbound.data import safe_csv
 
@@ -123,39 +127,39 @@ safe_csv_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_write_safely,
-    help="Write ' before text cells of a csv file that a spreadsheet program would run as a formula.",
+    help="Prefix text cells that a spreadsheet program would run as a formula with ' in CSV output.",
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="lowerbound")
 def commands() -> None:
     """Learn, use and check deep latent-variable models by auto-encoding variational Bayes.
 
     DATA is a name (digits, mnist) or a path: a table (.csv, .tsv, .csv.gz, .parquet, .feather, .arrow), .npy, .npz, an
-    idx file (.gz too), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
+    idx file (also .gz), or a folder of MNIST's idx files. RUN is the folder of a fitted model.
     """
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        with mmap.mmap(-1, _IMPORTS):  # torch ends the process where its import finds no memory
+        with mmap.mmap(-1, _IMPORTS):  # without enough memory, importing torch would kill the process
             pass
 
 
 def table_path(context: click.Context, option: click.Parameter, out: str | None) -> Path | None:
-    """A path that figures can be written to, by its suffix: refused before they are computed."""
+    """Check the suffix of an output path before anything is computed."""
     if out is None or Path(out).suffix.lower() in (".npy", ".csv", ".parquet"):
         return None if out is None else Path(out)
-    raise click.BadParameter(f"{out} cannot be written by its suffix; use .npy, .csv or .parquet.")
+    raise click.BadParameter(f"{out} has a suffix that cannot be written; use .npy, .csv or .parquet.")
 
 
 def source_for(vae: VAE, data: str) -> Dataset | Table | pa.Table:
-    """Data as a fitted estimator takes them: a table with its columns' own types, if it was fitted to one.
+    """Load data for a fitted estimator, as a table with the fitted column types if it was fitted to a table.
 
-    What stands for a missing cell is what it was in the fit, unless told otherwise.
+    The markers of missing cells are those of the fit unless the options declare others.
     """
     from lowerbound.cli.table_options import types_of
     from lowerbound.data import Csv, load, source
 
-    told, schema = csv_told(), vae.schema_
+    told, schema = csv_options(), vae.schema_
     if schema is None:
         return load(data, csv=told)
     fitted = schema.csv or Csv()
@@ -164,7 +168,7 @@ def source_for(vae: VAE, data: str) -> Dataset | Table | pa.Table:
 
 
 def rows_of(source: Dataset | Table | pa.Table, part: str) -> Any:
-    """The rows to use: a part of a named dataset, or all of a file; with their column names where they have them."""
+    """Return the rows to use: one part of a named dataset, or all rows of a file (with any column names)."""
     from lowerbound.data import Dataset, Table
 
     if isinstance(source, Dataset):
@@ -179,38 +183,38 @@ def rows_of(source: Dataset | Table | pa.Table, part: str) -> Any:
 
 
 def is_held_out(source: Any, part: str) -> bool:
-    """Whether a fit by the command line cannot have seen these rows: of a file, nobody knows."""
+    """Whether the rows are certainly held out: only the test part of a named dataset is."""
     from lowerbound.data import Dataset
 
     return isinstance(source, Dataset) and part == "test"
 
 
 def fitted(run: Path) -> VAE:
-    """The estimator saved in ``run``."""
+    """Load the estimator saved in ``run``."""
     from lowerbound.estimators import VAE, load
 
     found = load(run)
     if not isinstance(found, VAE):
-        raise FormatError(f"{run} holds a model but no VAE estimator: read it in Python, with lowerbound.load.")
+        raise FormatError(f"{run} holds a model that is not a VAE estimator; load it in Python with lowerbound.load.")
     return found
 
 
 def tell(result: dict[str, Any], as_json: bool, words: str) -> None:
-    """The result: JSON on stdout where asked for (null for what is not finite), and words on stderr."""
+    """Print the result as words on stderr, and with ``as_json`` as JSON on stdout (null for values not finite)."""
     if as_json:
         click.echo(json.dumps(finite(result), allow_nan=False))
     say(words)
 
 
 def finite(value: Any) -> Any:
-    """The same with null for each number that is not finite."""
+    """Replace each number that is not finite by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, str | float | int | None) else str(value)  # a date, in a table's cell
+    return value if isinstance(value, str | float | int | None) else str(value)  # a date in a table
 
 
 def say(words: str, colour: str | None = None) -> None:
@@ -219,8 +223,8 @@ def say(words: str, colour: str | None = None) -> None:
 
 
 def in_words(error: OSError) -> OSError:
-    """The system's own error as a sentence; one that is a sentence already, as it is."""
+    """Turn an error of the system into a sentence; return any other error unchanged."""
     if error.errno is None:
         return error
     where = f"{error.filename}: " if error.filename else ""
-    return OSError(f"{where}{error.strerror}; give another path, or mend what is in the way.")
+    return OSError(f"{where}{error.strerror}; use another path, or fix the cause.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowerbound.cli.base import BAD_DATA, commands, csv_told, data_argument, json_option, run_argument, tell
+from lowerbound.cli.base import BAD_DATA, commands, csv_options, data_argument, json_option, run_argument, tell
 from lowerbound.cli.table_options import schema_option
 
 
@@ -14,13 +14,13 @@ from lowerbound.cli.table_options import schema_option
 @schema_option
 @json_option
 def check(data: str, kinds: dict[Any, Any] | None, as_json: bool) -> int | None:
-    """Say what a fit would do with DATA, and what is wrong with it, without fitting.
+    """Show how DATA would be read, and any problems.
 
-    Of a table: what each column is taken for and why, what is missing, and what may not be meant.
+    Nothing is fitted. For a table: the kind of each column and why, its missing cells, and values that may be mistakes.
     """
     from lowerbound.estimators.checking import check as checked
 
-    found = checked(data, schema=kinds, csv=csv_told())
+    found = checked(data, schema=kinds, csv=csv_options())
     tell(found.as_dict(), as_json, found.words())
     return BAD_DATA if found.problems else None
 
@@ -29,7 +29,7 @@ def check(data: str, kinds: dict[Any, Any] | None, as_json: bool) -> int | None:
 @run_argument
 @json_option
 def info(run: Path, as_json: bool) -> int | None:
-    """Show what the folder RUN holds, and whether it is whole."""
+    """Show what the folder RUN holds, and verify its files."""
     from lowerbound.storage.contents import contents
 
     found = contents(run)

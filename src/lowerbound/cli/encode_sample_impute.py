@@ -35,20 +35,20 @@ from lowerbound.cli.table_options import (
 )
 from lowerbound.errors import DataError
 
-FIT_A_TABLE = "fit it to a table, without --likelihood, --binarise and --network."
+FIT_A_TABLE = "fit a table, without --likelihood, --binarise and --network."
 
 
 @commands.command()
 @run_argument
 @data_argument
 @part_option
-@click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
+@click.option("--out", callback=table_path, required=True, help="File to write: .npy, .csv or .parquet.")
 @safe_csv_option
 @keep_option
 @strict_option
 @json_option
 def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], strict: bool, as_json: bool) -> None:
-    """Write the posterior means and standard deviations of DATA's latents."""
+    """Write posterior means and standard deviations of DATA."""
     import numpy as np
 
     from lowerbound.data import write
@@ -67,21 +67,28 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
 
 @commands.command()
 @run_argument
-@click.option("-n", "--rows", type=counts, default=16, show_default=True, help="How many.")
+@click.option("-n", "--rows", type=counts, default=16, help="Number of rows to draw.")
 @click.option(
-    "--given", "pairs", multiple=True, metavar="NAME=VALUE", help="A cell of a table that is known, as age=37."
+    "--given",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Known value of a column, such as age=37; draws rows conditional on it.",
 )
-@click.option("--seed", type=seeds, default=0, show_default=True)
-@click.option("--out", callback=table_path, required=True, help=".npy, .csv or .parquet")
+@click.option("--seed", type=seeds, default=0, help="Seed of the draws.")
+@click.option("--out", callback=table_path, required=True, help="File to write: .npy, .csv or .parquet.")
 @safe_csv_option
 @json_option
 def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, as_json: bool) -> None:
-    """Write rows drawn from the model; with --given, such as have these cells: p(x|given), by inference."""
+    """Draw rows from the model.
+
+    With --given, rows are drawn from p(x|given).
+    """
     from lowerbound.data import write
 
     vae = fitted(run)
     if pairs and vae.schema_ is None:
-        raise DataError(f"--given names columns of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"--given needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     given = given_cells(vae, pairs)
     drawn = vae.sample(rows, random_state=seed, given=given)
@@ -98,10 +105,15 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
 @run_argument
 @data_argument
 @part_option
-@click.option("--out", callback=table_path, required=True, help=".csv or .parquet; .npy of numbers alone")
+@click.option(
+    "--out",
+    callback=table_path,
+    required=True,
+    help="File to write: .csv or .parquet; .npy if all columns are numbers.",
+)
 @safe_csv_option
-@click.option("--draws", type=counts, help="Completions of each row, one after the other.")
-@click.option("--seed", type=seeds, default=0, show_default=True, help="Of the draws.")
+@click.option("--draws", type=counts, help="Number of random completions per row.  [default: one best completion]")
+@click.option("--seed", type=seeds, default=0, help="Seed of the draws.")
 @keep_option
 @strict_option
 @json_option
@@ -116,35 +128,35 @@ def impute(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Fill the holes of the table DATA and write it, its columns as they were.
+    """Fill the missing cells of the table DATA.
 
-    Columns that the model was not fitted to are written too or, with --keep, of them only those named.
+    Each missing cell gets one best value. With --draws M, M completions of all rows are drawn from
+    p(missing|observed) and written one below the other, numbered 0 to M - 1 in a column named draw.
 
-    Each hole gets the one best value. With --draws M there are M completions of all rows instead, drawn from
-    p(missing|observed), one under the other, told apart by the column draw: 0 to M - 1.
+    Columns that the model was not fitted to are written unchanged; with --keep, only those named.
     """
     from lowerbound.data.dialect import Csv, csv_of, is_csv
 
     vae = fitted(run)
     if vae.schema_ is None:
-        raise DataError(f"impute fills the holes of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"impute needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     check_table(vae, run, strict, keep, out)
     x = as_arrow(rows_of(source_for(vae, data), part))
     if draws is not None and "draw" in x.column_names:
-        raise DataError(f"{data} has a column called 'draw', which --draws writes itself; rename it.")
+        raise DataError(f"{data} has a column 'draw', the name of the column that --draws adds; rename it.")
     found = vae.impute(x, draws, random_state=seed, keep=keep or None)
     form = csv_of(x) or Csv()
     again = is_csv(data) and is_csv(out)
     texts = to_the_letter(Path(data), x, [found] if draws is None else found, form) if again else {}
     write_rows(out, found if draws is None else in_long_form(found), form, texts)
-    holes_there, left = (missing(table, vae.schema_) for table in (x, found if draws is None else found[0]))
-    filled = holes_there - left
+    missing_before, left = (missing(table, vae.schema_) for table in (x, found if draws is None else found[0]))
+    filled = missing_before - left
     result = {"rows": x.num_rows, "filled": filled, "left": left, "draws": draws, "seed": seed, "out": str(out)}
-    said = (
-        "one best value each, which does not tell how far to trust it: --draws 20 does, by how its completions differ"
+    how = (
+        "one best value each; use --draws 20 to see their uncertainty"
         if draws is None
-        else f"{draws} completions, drawn from p(missing|observed): what differs between them is not known"
+        else f"{draws} completions drawn from p(missing|observed); their spread is the uncertainty"
     )
     stay = f", {left:,} cells left missing" if left else ""
-    tell(result, as_json, f"{x.num_rows:,} rows, {filled:,} holes filled ({said}){stay} → {out}")
+    tell(result, as_json, f"{x.num_rows:,} rows, {filled:,} missing cells filled ({how}){stay} → {out}")

@@ -16,7 +16,7 @@ from lowerbound.cli.base import (
     INTERRUPTED,
     commands,
     counts,
-    csv_told,
+    csv_options,
     data_argument,
     json_option,
     rows_of,
@@ -30,41 +30,92 @@ if TYPE_CHECKING:
 
 
 def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``fit``: each is the argument of ``VAE`` of the same name, with the same default."""
+    """Add the options of ``fit``: each is the ``VAE`` argument of the same name, with the same default."""
     options = [
         click.option("--latent-dim", type=click.IntRange(1, 10**6), default=10, help="Number of latents."),
-        click.option("--likelihood", default="auto", help="auto, or Bernoulli, Normal, Categorical, …"),
-        click.option("--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Kind of networks."),
+        click.option(
+            "--likelihood",
+            default="auto",
+            help="Likelihood of the data: Bernoulli, Normal, Categorical, …; auto chooses from the data.",
+        ),
+        click.option(
+            "--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Type of encoder and decoder."
+        ),
         click.option("--hidden", default="256,128", help="Sizes of the encoder's hidden layers."),
-        click.option("--activation", default="SiLU", help="Of hidden layers: SiLU, Tanh, ReLU or GELU."),
+        click.option("--activation", default="SiLU", help="Activation of hidden layers: SiLU, Tanh, ReLU or GELU."),
         click.option(
-            "--prior", default=None, help="Normal, LearnedNormal, VampPrior, …  [default: what suits the posterior]"
+            "--prior",
+            default=None,
+            help="Prior of the latents: Normal, LearnedNormal, VampPrior, …  [default: matches the posterior]",
         ),
-        click.option("--posterior", default="DiagonalNormal", help="DiagonalNormal, Bernoulli, …"),
         click.option(
-            "--objective", default="auto", help="elbo, elbo_sampled, elbo_entropy, iwae; auto: iwae for holes."
+            "--posterior", default="DiagonalNormal", help="Approximate posterior: DiagonalNormal, Bernoulli, …"
         ),
-        click.option("--gradient", default=None, help="An estimator by name.  [default: what the posterior allows]"),
         click.option(
-            "--draws", type=counts, default=None, help="Latents drawn per row and step.  [default: 1; 20 of iwae]"
+            "--objective",
+            default="auto",
+            help="Bound to maximise: elbo, elbo_sampled, elbo_entropy or iwae; auto: iwae if cells are missing.",
         ),
-        click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL."),
-        click.option("--warm-up", type=click.FloatRange(min=0), default=0.0, help="Passes over which it grows from 0."),
-        click.option("--free-bits", type=click.FloatRange(min=0), default=0.0, help="Nats that each latent has free."),
-        click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Of Adam."),
-        click.option("--batch-size", type=counts, default=100, help="Rows a step."),
-        click.option("--epochs", type=counts, default=200, help="Epochs, at most."),
-        click.option("--validation", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share held out."),
-        click.option("--patience", type=counts, default=20, help="Passes without improvement before stopping."),
         click.option(
-            "--binarise", type=click.Choice(["none", "fixed", "afresh"]), default="none", help="Grey → 0 or 1."
+            "--gradient",
+            default=None,
+            help="Gradient estimator, by name.  [default: reparameterised, else leave_one_out]",
         ),
-        click.option("--strict", is_flag=True, default=False, help="Refuse levels at use that the fit never saw."),
-        click.option("--device", default="cpu", help="cpu, cuda, …"),
         click.option(
-            "--precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", help="Of products."
+            "--draws", type=counts, default=None, help="Latent samples per row and step.  [default: 1; 20 for iwae]"
         ),
-        click.option("--compile", is_flag=True, default=False, help="Compile the step first: 20 seconds, then faster."),
+        click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL term."),
+        click.option(
+            "--warm-up",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            help="Epochs over which the weight of the KL grows from 0.",
+        ),
+        click.option(
+            "--free-bits",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            help="Nats of KL per latent that are not penalised.",
+        ),
+        click.option(
+            "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Learning rate of Adam."
+        ),
+        click.option("--batch-size", type=counts, default=100, help="Rows per step."),
+        click.option("--epochs", type=counts, default=200, help="Maximum number of epochs."),
+        click.option(
+            "--validation",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.1,
+            help="Share of the rows held out for validation.",
+        ),
+        click.option(
+            "--patience",
+            type=counts,
+            default=20,
+            help="Epochs without improvement of the validation objective before stopping.",
+        ),
+        click.option(
+            "--binarise",
+            type=click.Choice(["none", "fixed", "afresh"]),
+            default="none",
+            help="Binarise grey values: once (fixed) or anew each time (afresh).",
+        ),
+        click.option(
+            "--strict",
+            is_flag=True,
+            default=False,
+            help="When the model is used, refuse categories not seen in the fit.",
+        ),
+        click.option("--device", default="cpu", help="Device of the fit: cpu, cuda, …"),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "tf32", "bf16"]),
+            default="float32",
+            help="Precision of matrix products.",
+        ),
+        click.option(
+            "--compile", is_flag=True, default=False, help="Compile the training step (about 20 seconds; then faster)."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -73,16 +124,20 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @commands.command()
 @data_argument
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write the model to.")
 @fit_options
 @schema_option
-@click.option("--recipe", help="An assembly named after its paper, for all that is not given: iwae, vamp_prior, …")
-@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, as latent_dim=20.")
-@click.option("--max-value", type=click.FloatRange(0, min_open=True), help="Largest pixel value.  [default: by data]")
-@click.option("--seed", type=seeds, default=0, help="Fixes every random draw.")
-@click.option("--threads", type=counts, help="CPU threads.  [default: torch's]")
-@click.option("--force", is_flag=True, help="Replace what is already in the folder.")
-@click.option("--resume", is_flag=True, help="Go on with the fit of the same options that was cut short there, if any.")
+@click.option("--recipe", help="Defaults from a paper: iwae, vamp_prior, …")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, such as latent_dim=20.")
+@click.option(
+    "--max-value", type=click.FloatRange(0, min_open=True), help="Largest pixel value.  [default: from the data]"
+)
+@click.option("--seed", type=seeds, default=0, help="Seed of all random numbers.")
+@click.option("--threads", type=counts, help="Number of CPU threads.  [default: that of torch]")
+@click.option("--force", is_flag=True, help="Replace a model or fit already in the folder.")
+@click.option(
+    "--resume", is_flag=True, help="Resume an interrupted fit with the same options, if the folder holds one."
+)
 @click.option("--checkpoint-every", type=counts, default=1000, help="Steps between checkpoints.")
 @json_option
 def fit(
@@ -101,11 +156,12 @@ def fit(
 ) -> int | None:
     """Fit a variational auto-encoder to DATA.
 
-    A table is learnt column by column, each of its own kind, with holes: see lowerbound check. With --likelihood,
-    --binarise or --network conv it is taken for a matrix of numbers.
+    Each column of a table gets a likelihood for its kind of values, and missing cells are allowed: lowerbound check
+    shows how a table would be read. With --likelihood, --binarise or --network conv, DATA is read as a matrix of
+    numbers instead.
 
-    With --recipe, what is not given is as the paper of that name has it. A fit that was cut short, by a kill or a power
-    cut, goes on with the same command and --resume, to the same bytes.
+    --recipe sets the defaults of the options to those of a paper. To resume a fit that was interrupted, repeat the
+    command with --resume; the result is the same, byte for byte.
     """
     refuse_to_replace(out, force, resume)
     options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
@@ -117,39 +173,39 @@ def fit(
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
-    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['epochs']} epochs, stopped by "
+    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['epochs']} epochs, ended by "
     tell(result, as_json, f"{words}{result['stopped']}, kept epoch {result['best_epoch']} → {out}")
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
 
 
 def read(vae: VAE, data: str) -> Any:
-    """The data as they are to be fitted: a table as it is, or a matrix where the settings are of one."""
+    """Load the data to fit: as a table, or as a matrix if the options need one."""
     from lowerbound.data import load, source
 
     matrix = vae.likelihood != "auto" or vae.binarise != "none" or vae.network != "mlp"
-    told = csv_told()
+    told = csv_options()
     return load(data, csv=told) if matrix and vae.schema is None else source(data, csv=told)
 
 
 def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
-    """Refuse a folder that holds a model or a fit, unless told to replace it or to go on."""
+    """Refuse a folder that holds a model or a fit, unless ``force`` or ``resume`` is given."""
     from lowerbound.storage import checkpoints
     from lowerbound.storage.model import holds_model
 
     if force and resume:
-        raise click.UsageError("--force starts anew and --resume goes on: give one of them.")
+        raise click.UsageError("--force starts anew and --resume continues: give only one of them.")
     if force or resume:
         return
     if checkpoints.unfinished(out) or (checkpoints.listed(out) and not holds_model(out)):
         raise click.UsageError(
-            f"{out} holds a fit that was cut short; give --resume to go on with it, or --force to start anew."
+            f"{out} holds an unfinished fit; give --resume to continue it, or --force to start anew."
         )
     if holds_model(out):
         raise click.UsageError(f"{out} already holds a model; give --force to replace it, or another --out.")
 
 
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
-    """What a fit did."""
+    """Summarise a fit."""
     history = vae.history_
     best = next((r for r in history.records if r["epoch"] == history.best_epoch), {})
     return {
@@ -168,7 +224,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
 
 
 def by_column(vae: VAE) -> dict[str, str]:
-    """The likelihood of each column that is modelled."""
+    """Return the name of the likelihood of each modelled column."""
     from lowerbound.likelihoods import Product
 
     likelihood, schema = vae.model_.likelihood, vae.schema_
@@ -180,7 +236,7 @@ def by_column(vae: VAE) -> dict[str, str]:
 
 
 def about(vae: VAE, result: dict[str, Any]) -> str:
-    """The likelihood in words: of a table, how many columns have which."""
+    """Describe the likelihood; for a table, count the columns of each likelihood."""
     if vae.schema_ is None:
         return str(result["likelihood"])
     counts = Counter(result["likelihoods"].values())
@@ -188,34 +244,34 @@ def about(vae: VAE, result: dict[str, Any]) -> str:
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Layer sizes from text: 256,128 → (256, 128)."""
+    """Parse layer sizes: 256,128 → (256, 128)."""
     try:
         layers = tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:
         layers = (0,)
     if any(not 1 <= size <= 10**6 for size in layers):
-        raise click.BadParameter(f"{text!r} is not a list of sizes such as 256,128.", param_hint="--hidden")
+        raise click.BadParameter(f"{text!r} is not a list of layer sizes such as 256,128.", param_hint="--hidden")
     return layers
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE each, the value as JSON where it is JSON and as text where it is not."""
+    """Parse NAME=VALUE pairs: a value that is not JSON is text."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, as latent_dim=20.", param_hint="--set")
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, such as latent_dim=20.", param_hint="--set")
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
             found[name] = value
-        except (ValueError, RecursionError) as error:  # a number of too many digits, lists too deep
+        except (ValueError, RecursionError) as error:  # a number with too many digits, or lists nested too deeply
             raise click.BadParameter(f"{name}={value[:20]}… cannot be read ({error}).", param_hint="--set") from error
     return found
 
 
 def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any]) -> VAE:
-    """The estimator of a recipe, or the plain one. Its mistakes are those of usage, refused before data are read."""
+    """Make the estimator, with a recipe's defaults if given; raise usage errors before data are read."""
     from lowerbound.estimators import VAE
     from lowerbound.estimators.parameters import check_parameters, one_of
     from lowerbound.priors import ConditionalNormal
@@ -234,7 +290,7 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
             vae = RECIPES[recipe](**told | more)
         check_parameters(vae.get_params(deep=False))
         if isinstance(vae.prior, str) and find("priors", vae.prior) is ConditionalNormal:
-            raise ValueError("the prior ConditionalNormal is p(z|context), and a context is given in Python alone.")
+            raise ValueError("the prior ConditionalNormal needs a context, which can only be given in Python.")
     except (ValueError, TypeError, RecursionError) as error:
         raise click.UsageError(str(error)) from error
     return vae

@@ -38,20 +38,30 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE
     from lowerbound.evidence import LogLikelihood
 
-_ODD_SAMPLES = 1000  # draws a row, of --anomaly
+_ODD_SAMPLES = 1000  # importance samples per row for --anomaly
 
 
 def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Arguments of ``VAE.evidence`` and its ``Settings``; the error and the budget are those of a plain score too."""
+    """Add the options of ``--evidence``; ``--standard-error`` and ``--budget`` apply without it too."""
     options = [
-        click.option("--evidence", "judge", is_flag=True, help="With every check and a verdict; takes minutes."),
-        click.option("--standard-error", type=Finite(0, min_open=True), default=0.1, help="Of each row."),
-        click.option("--budget", type=Finite(256), default=3000, help="Most draws per row, on average."),
-        click.option("--anneal", type=Whole(0), default=50, help="Rows to anneal too."),
-        click.option("--simulate", type=Whole(0), default=50, help="Rows to simulate for the sandwich."),
-        click.option("--temperatures", type=counts, default=1000, help="Of annealing."),
-        click.option("--chains", type=Whole(2), default=8, help="Of annealing, for each row."),
-        click.option("--start", type=click.Choice(["posterior", "prior"]), default="posterior", help="Of annealing."),
+        click.option("--evidence", "judge", is_flag=True, help="Run every check and print a verdict (minutes)."),
+        click.option(
+            "--standard-error",
+            type=Finite(0, min_open=True),
+            default=0.1,
+            help="Target standard error per row, in nats.",
+        ),
+        click.option("--budget", type=Finite(256), default=3000, help="Maximum draws per row, on average."),
+        click.option("--anneal", type=Whole(0), default=50, help="Rows to anneal as well, for --evidence."),
+        click.option("--simulate", type=Whole(0), default=50, help="Rows to simulate from the model, for --evidence."),
+        click.option("--temperatures", type=counts, default=1000, help="Annealing temperatures, for --evidence."),
+        click.option("--chains", type=Whole(2), default=8, help="Annealing chains per row, for --evidence."),
+        click.option(
+            "--start",
+            type=click.Choice(["posterior", "prior"]),
+            default="posterior",
+            help="Starting distribution of annealing, for --evidence.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -64,9 +74,9 @@ def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @part_option
 @samples_option
 @evidence_options
-@click.option("--anomaly", is_flag=True, help="How odd each row of a table is, and which of its cells.")
-@click.option("--top", type=counts, default=5, show_default=True, help="Of --anomaly: rows to show.")
-@click.option("--out", callback=table_path, help="Per-row figures: .npy, .csv or .parquet")
+@click.option("--anomaly", is_flag=True, help="Print anomaly scores of a table's rows and cells.")
+@click.option("--top", type=counts, default=5, help="Number of rows to show, for --anomaly.")
+@click.option("--out", callback=table_path, help="File for the figures of each row: .npy, .csv or .parquet.")
 @safe_csv_option
 @keep_option
 @strict_option
@@ -85,21 +95,23 @@ def score(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Estimate log p(x) of DATA by importance sampling; of a table, that of its observed cells.
+    """Estimate log p(x) of the rows of DATA.
 
-    Each row gets the draws that it needs for --standard-error, within --budget; with --samples, as many as told.
+    The estimate is by importance sampling; for a table with missing cells it is log p of the observed cells. The
+    number of draws per row is chosen to reach --standard-error within --budget, or set with --samples.
 
-    With --evidence, some rows are annealed too, and rows simulated from the model are held between two bounds. A
-    verdict says what was measured, how it can be wrong, and what to do next.
+    With --evidence, some rows are also scored by annealed importance sampling, and log p(x) of rows simulated from the
+    model is bounded from both sides. A verdict states what was measured, how it can be wrong, and what to do next.
 
-    With --anomaly, each row's −log p(x) is split into what each cell adds to it, by 1,000 draws if not told otherwise.
+    With --anomaly, −log p(x) of each row of a table is split into the contributions of its cells (1,000 draws per row
+    unless --samples is given).
     """
     if judge and anomaly:
-        raise click.UsageError("--evidence judges the model and --anomaly its rows: give one of them.")
+        raise click.UsageError("--evidence and --anomaly cannot be combined: give only one of them.")
     _check_draws(judge, samples)
     vae = fitted(run)
     if anomaly and vae.schema_ is None:
-        raise DataError(f"--anomaly is of the cells of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"--anomaly needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
     check_table(vae, run, strict, keep, out)
     source = source_for(vae, data)
     x = rows_of(source, part)
@@ -125,17 +137,17 @@ def score(
 
 def _check_draws(judge: bool, samples: int | None) -> None:
     if judge and samples is not None:
-        raise click.UsageError("--evidence gives each row the draws that it needs: leave --samples out, or --evidence.")
+        raise click.UsageError("--evidence chooses the draws per row itself: leave out --samples or --evidence.")
 
 
 def _without(x: Any, names: Sequence[str]) -> Any:
-    """Rows without columns that are only to be written."""
+    """Drop columns that are only to be written."""
     there = set(x.column_names) if names else set()
     return as_arrow(x).drop_columns([name for name in names if name in there]) if names else x
 
 
 def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence[str]) -> None:
-    """Write one line per row to ``out``, if given: the columns to ``keep``, then the figures."""
+    """Write one line per row to ``out``, if given: the columns of ``keep``, then the figures."""
     import numpy as np
 
     from lowerbound.data import write, write_frame
@@ -157,10 +169,10 @@ def write_figures(out: Path | None, found: LogLikelihood, x: Any, keep: Sequence
 
 
 def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, Any], str]:
-    """The result of importance sampling alone, and in words."""
+    """Summarise importance sampling as a dict and as text."""
     from lowerbound.evidence.verdict import draws_words, proposals_words
 
-    draws = f"{draws_words(found)} draws a row {proposals_words(found)}"
+    draws = f"{draws_words(found)} draws per row {proposals_words(found)}"
     counting, table = vae.model_.likelihood.measure == "counting", vae.schema_ is not None
     result = {
         "rows": len(found.estimate),
@@ -175,7 +187,7 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
         "measure": vae.model_.likelihood.measure,
         "smallest_ess": float(found.ess.min()),
         "rows_with_ess_below_10": int((found.ess < 10).sum()),
-        "rows_not_believed": int((~found.believed).sum()),
+        "rows_unreliable": int((~found.reliable).sum()),
     }
     bits = f" ({result['bits_per_dimension']:.3f} bits per dimension)" if counting and not table else ""
     what = " of observed cells, in the columns' own units" if table else ""
@@ -185,8 +197,8 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
         f"{what}{bits}, {result['rows']} rows\n"
         f"  by importance sampling, {draws}: a lower bound in expectation; ± is one standard error over "
         f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
-        f"  {result['rows_not_believed']} rows are not to be believed (Pareto k̂ above its threshold), "
-        f"{result['rows_with_ess_below_10']} have an effective sample size below 10: theirs are rough, and low\n"
+        f"  {result['rows_unreliable']} rows are unreliable (Pareto k̂ above its threshold); "
+        f"{result['rows_with_ess_below_10']} have an effective sample size below 10 (noisy and biased low)\n"
         f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
     )
 
@@ -196,22 +208,24 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
 @data_argument
 @part_option
 @samples_option
-@click.option("--seed", type=seeds, default=0, show_default=True, help="Of draws and of binarising.")
+@click.option("--seed", type=seeds, default=0, help="Seed of draws and of binarising.")
 @json_option
 def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, seed: int, as_json: bool) -> None:
-    """Compare the models of RUNS on DATA: differences of log p(x) row by row.
+    """Compare the models of RUNS by log p(x) on DATA.
 
-    Runs that differ in their seed alone count as fits of one model.
+    Differences are taken row by row. Runs that differ only in their seed count as fits of one model.
     """
     from lowerbound.estimators import compare as compared
 
     if len(runs) < 2:
-        raise click.UsageError("give two runs or more to compare, and then DATA.")
+        raise click.UsageError("give at least two runs to compare, and then DATA.")
     models: dict[str, list[VAE]] = {}
     for vaes in of_one_kind(runs).values():
         models[" ".join(str(run) for run, _ in vaes)] = [vae for _, vae in vaes]
     if len(models) < 2:
-        raise click.UsageError("these runs differ in their seed alone: they are fits of one model.")
+        raise click.UsageError(
+            "these runs differ only in their seed, so they are fits of one model; give runs of another model."
+        )
     every = [vae for vaes in models.values() for vae in vaes]
     taken = next((vae for vae in every if vae.schema_ is not None), every[0])
     found = compared(models, rows_of(source_for(taken, data), part), samples=samples, seed=seed)
@@ -219,7 +233,7 @@ def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, s
 
 
 def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
-    """Runs together that were fitted alike but for their seed."""
+    """Group the runs that differ only in their seed."""
     from lowerbound.storage.model import read_config
 
     found: dict[str, list[tuple[Path, VAE]]] = {}
@@ -236,10 +250,10 @@ def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
 @data_argument
 @part_option
 @samples_option
-@click.option("--evidence", "judge", is_flag=True, help="With every check of score --evidence; takes minutes.")
+@click.option("--evidence", "judge", is_flag=True, help="Run every check of score --evidence (minutes).")
 @json_option
 def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as_json: bool) -> None:
-    """Write RUN/report.html: pictures and figures of the model on DATA."""
+    """Write RUN/report.html: the model on DATA."""
     import numpy as np
 
     from lowerbound.report import write_report

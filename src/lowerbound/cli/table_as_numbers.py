@@ -1,4 +1,4 @@
-"""A model of a table as one of numbers, for a report: classes as their codes, NaN for holes."""
+"""View of a model of a table as a model of numbers, for the report: classes as codes, NaN for missing cells."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _word(level: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class AsNumbers:
-    """A fitted VAE and a ``frame`` of rows, which as numbers are ``x [N, D]``, of columns ``names``.
+    """A fitted VAE with a ``frame`` of rows, converted to numbers ``x [N, D]`` with column ``names``.
 
-    ``levels``: of each column, its classes in words; none of numbers.
+    ``levels``: per column, the names of its classes; empty for numbers.
     """
 
     vae: VAE
@@ -31,7 +31,7 @@ class AsNumbers:
 
     @classmethod
     def of(cls, vae: VAE, frame: Any) -> AsNumbers:
-        """Of a frame of what the model was fitted to."""
+        """Convert a frame with the columns of the fit."""
         assert vae.schema_ is not None
         columns = vae.schema_.modelled
         levels = tuple((*map(_word, column.levels), *["other"] * bool(column.pooled)) for column in columns)

@@ -1,4 +1,4 @@
-"""Tables at the command line: kinds of columns and cells from options, frames into files."""
+"""Options and output files of commands on tables."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def schema_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--schema NAME=KIND``, as often as there are columns to name."""
+    """Add ``--schema NAME=KIND``, which can be repeated."""
     return click.option(
         "--schema",
         "kinds",
         multiple=True,
         metavar="NAME=KIND[:LEVEL,…|:LOW,HIGH|:FORM]",
         callback=_kinds,
-        help="What a column of a table is to be taken for; of text in an order, as size=ordinal:S,M,L; with bounds, as "
-        "pct=interval:0,100; of text in a form, as day=datetime:%d/%m/%Y or price=positive:#.##0,00.",
+        help="Kind of a table's column, such as age=count; with ordered levels: size=ordinal:S,M,L; with bounds: "
+        "pct=interval:0,100; with the form of its text: day=datetime:%d/%m/%Y or price=positive:#.##0,00.",
     )(command)
 
 
@@ -45,18 +45,18 @@ def _kinds(context: click.Context, option: click.Parameter, pairs: Sequence[str]
         name, equals, declared = pair.rpartition("=")
         kind, colon, levels = declared.partition(":")
         if not equals or not name:
-            raise click.BadParameter(f"{pair!r} is not NAME=KIND, as age=count.")
+            raise click.BadParameter(f"{pair!r} is not NAME=KIND, such as age=count.")
         if kind not in KINDS:
             near = difflib.get_close_matches(kind, KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(KINDS)}."
-            raise click.BadParameter(f"{kind!r} is no kind of column ({pair}); {hint}")
+            raise click.BadParameter(f"{kind!r} is not a kind of column ({pair}); {hint}")
         more = {"levels": tuple(levels.split(","))} if kind in CLASSES else _bounds(levels) or {"form": levels}
         found[name] = Column(kind, **more) if colon else kind
     return found
 
 
 def _bounds(text: str) -> dict[str, Any]:
-    """``low`` and ``high`` of "0,100", "0,", ",100" or "2001-01-01,"; nothing of a form."""
+    """Parse ``low`` and ``high`` of "0,100", "0,", ",100" or "2001-01-01,"; return nothing for a form."""
     low, comma, high = text.partition(",")
     if not comma or not (low or high) or re.search(r"[#%,]", low + high) or re.fullmatch("0*,0+", text):
         return {}
@@ -67,37 +67,37 @@ def _bounds(text: str) -> dict[str, Any]:
 
 
 def keep_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--keep NAME,…``: columns of DATA to be written too."""
+    """Add ``--keep NAME,…``: columns of DATA to write as well."""
     return click.option(
         "--keep",
         multiple=True,
         metavar="NAME[,NAME…]",
         callback=lambda context, option, given: tuple(name for each in given for name in each.split(",")),
-        help="Columns of the table DATA to write before the results, as keys to join by.",
+        help="Columns of the table DATA to write next to the results, for example keys.",
     )(command)
 
 
 def strict_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--strict``: of values that the model cannot take."""
+    """Add ``--strict``: refuse values that the model cannot use."""
     return click.option(
         "--strict",
         is_flag=True,
-        help="Refuse levels never seen in fitting and values beyond a column's kind, instead of using them as missing.",
+        help="Refuse categories not seen in the fit and values out of range, instead of treating them as missing.",
     )(command)
 
 
 def check_table(vae: VAE, run: Path, strict: bool, keep: Sequence[str], out: Path | None) -> None:
-    """Refuse options of tables of other models and files; have the model refuse what it cannot take, if ``strict``."""
+    """Refuse table options for models of arrays and for .npy files; make the model strict if ``strict``."""
     for name, given in (("--strict", strict), ("--keep", keep)):
         if given and vae.schema_ is None:
-            raise DataError(f"{name} is of tables, and {run} was fitted to an array; leave it out.")
+            raise DataError(f"{name} needs a model of a table, and {run} was fitted to an array; leave it out.")
     if keep and (out is None or out.suffix.lower() == ".npy"):
-        raise click.BadParameter("columns are kept in a .csv or .parquet file; give one by --out.", param_hint="--keep")
+        raise click.BadParameter("kept columns need a .csv or .parquet file; give one with --out.", param_hint="--keep")
     vae.strict = vae.strict or strict
 
 
 def types_of(schema: Schema) -> dict[str, pa.DataType]:
-    """Arrow's types of a schema's columns, where a csv file may be read as another than was fitted."""
+    """Return the Arrow types to read a CSV file with, so that columns have the types of the fit."""
     from lowerbound.schema import cells, in_arrow
 
     found = {}
@@ -111,17 +111,17 @@ def types_of(schema: Schema) -> dict[str, pa.DataType]:
 
 
 def given_cells(vae: VAE, pairs: Sequence[str]) -> dict[Any, Any] | None:
-    """The cells that NAME=VALUE say, as text; None without any."""
+    """Parse NAME=VALUE pairs into given cells, as text; return None if there are none."""
     found: dict[Any, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         columns = () if vae.schema_ is None else vae.schema_.columns
         names = [str(column.name) for column in columns if pair.startswith(f"{column.name}=")]
-        if names:  # a name may hold an = itself
+        if names:  # a name may contain =
             name = max(names, key=len)
             text = pair[len(name) + 1 :]
         elif not equals or not name:
-            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, as age=37.", param_hint="--given")
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE, such as age=37.", param_hint="--given")
         if name in found:
             raise click.BadParameter(f"{name!r} is given twice.", param_hint="--given")
         column = next((column for column in columns if str(column.name) == name), None)
@@ -130,20 +130,20 @@ def given_cells(vae: VAE, pairs: Sequence[str]) -> dict[Any, Any] | None:
 
 
 def check_writable(vae: VAE, out: Path) -> None:
-    """Refuse to write rows of a table to .npy where any column holds more than numbers."""
+    """Refuse to write a table to .npy if any column holds values other than numbers."""
     if out.suffix.lower() != ".npy" or vae.schema_ is None:
         return
     other = next((c for c in vae.schema_.columns if c.storage.family not in ("float", "int", "bool", "decimal")), None)
     if other is not None:
         raise click.BadParameter(
-            f"{out} holds numbers alone, and column {other.name!r} of this model holds {other.storage.dtype or 'none'};"
-            " use .csv or .parquet.",
+            f".npy files hold only numbers, and column {other.name!r} of this model holds "
+            f"{other.storage.dtype or 'none'}; use .csv or .parquet.",
             param_hint="--out",
         )
 
 
 def write_rows(out: Path, frame: Any, form: Csv | None = None, texts: Mapping[str, Any] | None = None) -> None:
-    """A frame into a file, by its suffix; see ``write_frame``."""
+    """Write a frame to a file in the format of its suffix; see ``write_frame``."""
     from lowerbound.data import from_frame, write, write_frame
 
     if out.suffix.lower() == ".npy":
@@ -153,9 +153,9 @@ def write_rows(out: Path, frame: Any, form: Csv | None = None, texts: Mapping[st
 
 
 def to_the_letter(data: Path, x: pa.Table, found: Sequence[pa.Table], form: Csv) -> dict[str, list[str | None]]:
-    """What stood in the csv file ``data`` in each cell that tables of its rows ``x``, one under the other, still hold.
+    """Return the text of each unchanged cell as written in the CSV file ``data``, and None for each imputed cell.
 
-    None where a cell has been filled.
+    ``found``: completed tables of the rows ``x``; their texts follow one another.
     """
     from pyarrow import compute
 
@@ -175,16 +175,16 @@ def to_the_letter(data: Path, x: pa.Table, found: Sequence[pa.Table], form: Csv)
 
 
 def as_arrow(rows: Any) -> pa.Table:
-    """Rows as a table of arrow: those of an array under names that say nothing."""
+    """Return the rows if they are an Arrow table; otherwise raise ``DataError``."""
     import pyarrow as pa
 
     if isinstance(rows, pa.Table):
         return rows
-    raise DataError("these data are an array, and not a table; give a .csv or .parquet file.")
+    raise DataError("these data are an array, not a table; give a .csv or .parquet file.")
 
 
 def in_long_form(frames: Sequence[pa.Table]) -> pa.Table:
-    """Completions of the same rows, one under the other, with the number of each in a first column ``draw``."""
+    """Concatenate completions of the same rows, numbered in a first column ``draw``."""
     import pyarrow as pa
 
     numbers = (pa.array([number] * len(frame), pa.int64()) for number, frame in enumerate(frames))
@@ -192,7 +192,7 @@ def in_long_form(frames: Sequence[pa.Table]) -> pa.Table:
 
 
 def missing(frame: pa.Table, schema: Schema) -> int:
-    """How many cells of the model's columns hold nothing."""
+    """Count the missing cells of the model's columns."""
     from lowerbound.schema import cells, coding
 
     read = cells.read(frame, due=schema.names)

@@ -53,7 +53,7 @@ def to_precision(
     if not standard_error > 0:
         raise ValueError(f"standard_error must be above 0, got {standard_error}.")
     if budget is not None and budget < 2 * _PILOT:
-        raise ValueError(f"budget must be at least {2 * _PILOT} draws a row, pilot and estimate; got {budget:g}.")
+        raise ValueError(f"budget must be at least {2 * _PILOT} draws per row, for pilot and estimate; got {budget:g}.")
     rows, parts = rows_for(targets, rows), []
     for index in torch.arange(len(rows), device=rows.device).split(_BLOCK):
         block = _Block(targets, rows.subset(index), rng)
@@ -77,7 +77,7 @@ class _Block:
     def fit(self, standard_error: float, budget: float) -> None:
         """A proposal of its own for each row that q serves badly, kept where a second pilot finds no harm in it.
 
-        Badly: the pilot's k̂ says that its variance is not to be believed, or that variance costs more draws than a
+        Badly: the pilot's k̂ says that its variance is not to be reliable, or that variance costs more draws than a
         fit. Harm: weights far more uneven than q's, or an estimate so far below q's that part of p(z|x) was missed.
         """
         cost = proposals.COST + _PILOT

@@ -14,7 +14,7 @@ from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.importance import LogLikelihood
 
 Array = NDArray[np.float64]
-_HEAD = ("first", "second", "difference", "± rows", "± Monte Carlo", "± seeds", "first better", "not believed")
+_HEAD = ("first", "second", "difference", "± rows", "± Monte Carlo", "± seeds", "first better", "not reliable")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Difference:
     rows and fits. ``seed_error``: were the models fitted anew and scored on these rows, from the variance over fits of
     each model's mean; NaN if either was fitted once.
 
-    ``first_better``: the share of rows where d_n > 0. ``fits``: how many of each. ``not_believed``: rows whose k̂ is
-    too large in any fit of either, where neither estimate nor error is to be believed.
+    ``first_better``: the share of rows where d_n > 0. ``fits``: how many of each. ``unreliable``: rows whose k̂ is
+    too large in any fit of either, and so both estimate and error are unreliable.
     """
 
     first: str
@@ -41,7 +41,7 @@ class Difference:
     first_better: float
     fits: tuple[int, int]
     rows: int
-    not_believed: int
+    unreliable: int
 
     @property
     def note(self) -> str:
@@ -49,7 +49,7 @@ class Difference:
         once = [name for name, fits in zip((self.first, self.second), self.fits, strict=True) if fits == 1]
         notes = [f"one seed only of {' and of '.join(once)}: how fits vary is not known" if once else ""]
         notes.append("" if math.isfinite(self.mean) else "a row is at −∞ under a model")
-        notes.append(f"{self.not_believed} of {self.rows} rows are not to be believed" if self.not_believed else "")
+        notes.append(f"{self.unreliable} of {self.rows} rows are unreliable" if self.unreliable else "")
         return "; ".join(filter(None, notes))
 
 
@@ -118,7 +118,7 @@ def _check(fits: Mapping[str, Sequence[LogLikelihood]], measures: Mapping[str, s
 def _difference(a: str, of_a: Sequence[LogLikelihood], b: str, of_b: Sequence[LogLikelihood]) -> Difference:
     with np.errstate(invalid="ignore"):  # −∞ less −∞
         per_row = _mean_of(of_a) - _mean_of(of_b)
-    believed = np.all([one.believed for one in (*of_a, *of_b)], 0)
+    reliable = np.all([one.reliable for one in (*of_a, *of_b)], 0)
     return Difference(
         first=a,
         second=b,
@@ -129,7 +129,7 @@ def _difference(a: str, of_a: Sequence[LogLikelihood], b: str, of_b: Sequence[Lo
         first_better=float((per_row > 0).mean()),
         fits=(len(of_a), len(of_b)),
         rows=len(per_row),
-        not_believed=int((~believed).sum()),
+        unreliable=int((~reliable).sum()),
     )
 
 
@@ -157,7 +157,7 @@ def _for_json(value: object) -> object:
 
 def _cells(d: Difference) -> tuple[str, ...]:
     errors = [f"± {e:.4f}" if math.isfinite(e) else "unknown" for e in (d.row_error, d.monte_carlo_error, d.seed_error)]
-    return d.first, d.second, f"{d.mean:+.4f}", *errors, f"{d.first_better:.1%}", f"{d.not_believed} of {d.rows}"
+    return d.first, d.second, f"{d.mean:+.4f}", *errors, f"{d.first_better:.1%}", f"{d.unreliable} of {d.rows}"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -25,7 +25,7 @@ def to_arviz(importance: LogLikelihood, runs: Runs, measure: str, verdict: str) 
         import xarray
     except ImportError as error:
         raise ImportError("ArviZ is not installed: pip install 'lowerbound[diag]'.") from error
-    names = ("estimate", "standard_error", "ess", "elbo", "pareto_k", "samples", "believed")
+    names = ("estimate", "standard_error", "ess", "elbo", "pareto_k", "samples", "reliable")
     groups = {
         "importance": xarray.Dataset(
             {name: ("row", getattr(importance, name)) for name in names},

@@ -50,7 +50,7 @@ class Gaps:
     elbo: Array
     local: Mapping[str, Array]
     log_p: Array
-    believed: NDArray[np.bool_]
+    reliable: NDArray[np.bool_]
     standard_error: Mapping[str, Array]
     gained: Mapping[str, Difference]
     late: Mapping[str, Difference]
@@ -121,9 +121,9 @@ class Gaps:
         for name in self.local:
             if of_mean(self.approximation(name).estimate, least=0, scale=_CONVERGED).answer == "failed":
                 said.append(f"log p(x) cannot be below the bound of {name}: its estimates here are too low.")
-        if doubtful := int((~self.believed).sum()):
+        if doubtful := int((~self.reliable).sum()):
             said.append(
-                f"In {doubtful:,} of {len(self.believed):,} rows the estimate of log p(x) is unreliable (Pareto k̂ above"
+                f"In {doubtful:,} of {len(self.reliable):,} rows the estimate of log p(x) is unreliable (Pareto k̂ above"
                 " its threshold): it may be higher."
             )
         return " ".join(said)
@@ -224,7 +224,7 @@ def _report(parts: Sequence[Bounds], log_p: LogLikelihood) -> Gaps:
     errors = {"elbo": elbo[1], "log_p": log_p.standard_error} | {name: each[1] for name, each in local.items()}
     gained, late = ({name: Difference(*each) for name, each in by_kind[kind].items()} for kind in ("gained", "late"))
     bounds = {name: each[0] for name, each in local.items()}
-    return Gaps(elbo[0], bounds, log_p.estimate, log_p.believed, errors, gained, late)
+    return Gaps(elbo[0], bounds, log_p.estimate, log_p.reliable, errors, gained, late)
 
 
 def _figure(difference: Difference) -> str:

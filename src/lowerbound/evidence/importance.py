@@ -55,7 +55,7 @@ class LogLikelihood(Estimates):
         return bits_per_dimension(self.mean, shape if self.values is None else float(self.values.mean()))
 
     @property
-    def believed(self) -> NDArray[np.bool_]:
+    def reliable(self) -> NDArray[np.bool_]:
         """Rows whose k̂ is at most min(1 − 1/log₁₀K, 0.7); of the others neither estimate nor error is to be believed.
 
         k̂ cannot see a mode of p(z|x) that the posterior misses.
@@ -65,7 +65,7 @@ class LogLikelihood(Estimates):
     @property
     def errors_hold(self) -> NDArray[np.bool_]:
         """Rows whose k̂ is at most ½: of others the variance of the weights, and so the standard error, is infinite."""
-        return self.believed & (self.pareto_k <= 0.5)
+        return self.reliable & (self.pareto_k <= 0.5)
 
     @property
     def mean_elbo(self) -> float:

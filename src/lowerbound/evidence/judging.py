@@ -109,7 +109,7 @@ class Evidence:
             "bound": "lower, in expectation",
             "draws": {"fewest": int(found.samples.min()), "most": int(found.samples.max()), "in_all": found.work},
             "rows_with_a_proposal_of_their_own": int(found.fitted.sum()),
-            "rows_not_believed": int((~found.believed).sum()),
+            "rows_unreliable": int((~found.reliable).sum()),
             "annealed": None if self.annealed is None else _of_annealed(self.annealed),
             "sandwich": None if self.simulated is None else _of_sandwich(self.simulated),
             "baselines": [_of_baseline(each) for each in self.baselines],

@@ -101,7 +101,7 @@ def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> 
     error = found.mean_standard_error
     return (
         f"log p(x) = {signed(found.mean, error)} ± {size(error)} nats per row{bits}, over {len(found.estimate):,} rows,"
-        f" {measure_words(measure)}: by importance sampling, {draws_words(found)} draws a row "
+        f" {measure_words(measure)}: by importance sampling, {draws_words(found)} draws per row "
         f"{proposals_words(found)}; Monte Carlo error {size(found.mean_monte_carlo_error)}; "
         f"ELBO {signed(found.mean_elbo, found.mean_elbo_standard_error)}."
     )
@@ -132,16 +132,16 @@ def measure_words(measure: Measure) -> str:
 
 
 def direction(found: LogLikelihood) -> str:
-    doubtful = int((~found.believed).sum())
+    doubtful = int((~found.reliable).sum())
     low = "It can be too low, never too high, in expectation: importance sampling is a lower bound on log p(x)"
     if doubtful == 0:
         return f"{low}, here by about {size(_bias(found))} nats."
-    return f"{low}; in {doubtful:,} of {len(found.believed):,} rows by an amount that its standard error does not show."
+    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows by an amount that its standard error does not show."
 
 
 def weights(found: LogLikelihood) -> Check:
     """Whether at most 5 % of rows have weights too uneven for their estimates to be reliable."""
-    doubtful = ~found.believed
+    doubtful = ~found.reliable
     rows, few = len(doubtful), int(doubtful.sum())
     unknown, middle = int((found.pareto_k > 0.5).sum()), np.sort(found.pareto_k)[(rows - 1) // 2]
     words = (

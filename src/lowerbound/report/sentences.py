@@ -45,7 +45,7 @@ class Evidence:
         discrete = vae.model_.likelihood.measure == "counting"
         bits = number(evidence.bits_per_dimension(vae.shape_), 3) if discrete else None
         how = (
-            f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws a row "
+            f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws per row "
             f"{proposals_words(evidence)}: a lower bound in expectation. ± is one standard error over rows; Monte "
             f"Carlo error on these very rows is {evidence.mean_monte_carlo_error:.2g}."
         )

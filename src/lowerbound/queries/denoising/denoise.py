@@ -76,7 +76,7 @@ def denoise(
     the moments of x given y and z are exact, and only z is drawn. NaN in y is missing: with noise of single values it
     is filled in too, which is inpainting of noisy rows (of exact ones it is the imputation of missing cells).
     ``samples``: K, from the encoder's q at a guess of x, widened. Rows of which fewer than 30 draws count, or whose
-    weights' tail k̂ is not to be believed, are ``refine``d: K draws of Hamiltonian chains on p(z|y), 20 of each, serve
+    weights' tail k̂ is not to be reliable, are ``refine``d: K draws of Hamiltonian chains on p(z|y), 20 of each, serve
     in their place, and log p(y) is by importance sampling from a normal fitted to them.
     ``draws``: M, how many of p(x|y) to give. ``context [N, C]``: for a model that is given one.
     Raises ``ValueError`` for arguments that do not fit one another, ``DataError`` for values of y that cannot be.
