@@ -132,7 +132,7 @@ def test_the_headline_holds_the_numbers_of_the_evidence(images):
     assert f"Held-out log p(x) {mean} ± {error:.{digits}f} nats per row" in text
     assert f"{-np.mean(evidence.estimate) / (64 * np.log(2)):.3f} bits per dimension" in text
     monte_carlo = np.sqrt(np.sum(evidence.standard_error**2)) / 50
-    assert f"Monte Carlo error on these very rows is {monte_carlo:.2g}." in text
+    assert f"the Monte Carlo error for these rows is {monte_carlo:.2g}." in text
     assert "Over 50 rows, by importance sampling with 20 draws per row from q: a lower bound in expectation" in text
     assert f"{evidence.ess.min():.1f} in the worst row, {np.median(evidence.ess):.1f} in the median row" in text
     elbo_error = np.std(evidence.elbo, ddof=1) / np.sqrt(50)
@@ -152,7 +152,7 @@ def test_a_warning_where_more_than_one_row_in_twenty_has_few_draws(table, few, w
     found = likelihood_of(np.zeros(100), ess=ess)
     warning = sentences.Evidence.of(found, judge(found, "Lebesgue", (10,), ()), table[0]).warning
     assert (warning is not None) == warned
-    assert not warned or "In 6 of 100 rows fewer than 10 draws" in warning
+    assert not warned or "In 6 of 100 rows the effective sample size is below 10" in warning
 
 
 def test_numbers_have_two_digits_of_their_error_and_a_true_minus():
@@ -245,7 +245,7 @@ def test_without_validation_no_pass_is_marked(table):
     assert training.valid is None
     assert training.kept is None
     text = Page(html).text
-    assert "No rows were held out while fitting, so the model is that of the last epoch." in text
+    assert "No rows were held out during training, so the model is that of the last epoch." in text
     assert "validation rows" not in text
 
 
@@ -255,10 +255,10 @@ def test_a_weighted_objective_is_not_called_a_bound(images):
     records = [record | {"beta": 0.25 * place} for place, record in enumerate(vae.history_.records)]
     vae.history_ = History(records, best_epoch=2)
     notes = sentences.training_notes(vae, Training.of(vae.history_))
-    assert any("by β between 0 and 1.25, so its objective is no bound on log p(x)" in note for note in notes)
+    assert any("by β between 0 and 1.25, so its objective is not a bound on log p(x)" in note for note in notes)
     vae.free_bits, vae.objective, vae.draws = 0.5, "iwae", 5
     notes = " ".join(sentences.training_notes(vae, Training.of(vae.history_)))
-    assert "0.5 nats of KL free" in notes
+    assert "0.5 nats of KL per latent free" in notes
     assert "importance-weighted objective with 5 draws" in notes
 
 
@@ -269,7 +269,7 @@ def test_passes_fitted_one_at_a_time_are_counted_and_none_kept_is_no_failure(ima
     assert training.epochs.tolist() == [1, 2, 3, 4, 5, 6]
     assert training.kept is None
     assert Training.of(History()) is None
-    assert sentences.training_notes(vae, None) == ("No record of the epochs was kept.",)
+    assert sentences.training_notes(vae, None) == ("The fit has no records of its epochs.",)
 
 
 def test_a_huge_first_pass_does_not_flatten_the_rest_and_a_late_fall_shows():
@@ -400,7 +400,7 @@ def test_counts_with_a_number_for_a_label(tmp_path):
     assert "which may have been fitted" in path.read_text()
     assert "Held-out" not in path.read_text()
     assert len(page.images) == 2 + 1 + 1 + 2 + 1
-    assert "Colour is the label" in page.text
+    assert "Colour shows the label" in page.text
 
 
 def test_what_does_not_fit_together_is_refused(table, tmp_path):
@@ -432,7 +432,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "A report needs matplotlib and jinja2: pip install 'lowerbound[report]'\n"
+    assert done.stdout == "the report needs matplotlib and jinja2; install them with pip install 'lowerbound[report]'\n"
 
 
 def test_models_of_other_latents_are_shown(tmp_path):
@@ -460,11 +460,11 @@ OBJECTIVES = {
     "settings": ({"objective": partial(lb.objectives.renyi, alpha=0.5), "draws": 2}, "objective renyi with 2 draws"),
     "beta": ({"beta": 0.3}, "β = 0.3"),
     "warm-up": ({"warm_up": 2}, "β between"),
-    "free bits": ({"free_bits": 0.5}, "0.5 nats of KL free"),
+    "free bits": ({"free_bits": 0.5}, "0.5 nats of KL per latent free"),
     "a table": ({"frame": 0.0}, None),
     "a table with missing cells": ({"frame": 0.2}, "the importance-weighted objective with 20 draws"),
     "its arguments": ({"frame": 0.2, "objective": "iwae", "draws": 4}, "the importance-weighted objective with 4"),
-    "its floor": ({"frame": 0.2, "free_bits": 0.5}, "0.5 nats of KL free"),
+    "its floor": ({"frame": 0.2, "free_bits": 0.5}, "0.5 nats of KL per latent free"),
 }
 
 
@@ -492,5 +492,5 @@ def test_what_was_maximised_is_what_is_shown(name, tmp_path):
         records = [record[f"{rows}_objective"] for record in vae.history_.records]
         np.testing.assert_allclose(line.get_ydata(), records, rtol=1e-4 if due is None else 0, atol=0.3 * (due is None))
     assert (due or "The ELBO of each epoch; higher is better") in text
-    assert ("The objective that was maximised, of each epoch; higher is better" in text) == (due is not None)
+    assert ("The maximised objective per epoch; higher is better" in text) == (due is not None)
     assert ("The first figure shows that objective" in text) == (due is not None)

@@ -1,4 +1,4 @@
-"""Diagnostics: arrays in, numbers out."""
+"""Diagnostics on plain arrays."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 
 def active_units(means: NDArray[Any], threshold: float = 0.01) -> NDArray[np.bool_]:
-    """Which latents tell rows apart, ``[d]``: Var_x(E_q[z_j|x]) > ``threshold``, of posterior means ``[N, d]``.
+    """Return which latents are active, ``[d]``: Var_x(E_q[z_j|x]) > ``threshold``, from posterior means ``[N, d]``.
 
-    Burda et al. 2016, §5.2. Raises ``ValueError`` for fewer than 2 rows, over which nothing varies.
+    Burda et al. 2016, §5.2. Raises ``ValueError`` for fewer than 2 rows.
     """
     if means.ndim != 2 or len(means) < 2:
-        raise ValueError(f"active units need means [N, d] of at least 2 rows, got an array of shape {means.shape}.")
+        raise ValueError(f"active_units needs means [N, d] with at least 2 rows, got an array of shape {means.shape}.")
     active: NDArray[np.bool_] = means.var(0, dtype=np.float64) > threshold
     return active

@@ -1,4 +1,4 @@
-"""How labels become colours: a few distinct ones by name, many numbers by a colour bar."""
+"""Colours of labels: one per group, or a colour bar for many numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKERS = "o^s"
 
 @dataclass(frozen=True)
 class Group:
-    """Rows drawn alike: a name, which rows (bool ``[N]``), a colour and a marker."""
+    """Rows drawn with the same colour and marker: ``rows`` is a bool mask ``[N]``."""
 
     name: str
     rows: NDArray[np.bool_]
@@ -29,14 +29,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Colouring:
-    """Either ``groups``, or one number for each row: ``values [N]``."""
+    """Colours of rows: by ``groups``, or by one number per row, ``values [N]``."""
 
     groups: tuple[Group, ...] = ()
     values: Array | None = None
 
     @classmethod
     def of(cls, labels: Array | None) -> Colouring:
-        """Of ``labels [N]`` of any type. Among many that are no numbers, the most frequent have their own colour."""
+        """Colour by ``labels [N]`` of any type. Of many text labels, only the most frequent have a colour."""
         if labels is None:
             return cls()
         numeric = labels.dtype.kind in "biuf"

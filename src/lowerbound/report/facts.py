@@ -1,4 +1,4 @@
-"""What a report says, as numbers and arrays: evidence, latents, the course of training."""
+"""Contents of a report as numbers and arrays: latents and training curves."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lowerbound.training import History
 Array = NDArray[Any]
 Record = Mapping[str, float]
 STOPPED = {
-    "epochs": "all epochs asked for were run",
-    "patience": "the validation objective had stopped rising",
-    "callback": "a callback asked to stop",
-    "interrupted": "interrupted by hand",
-    "diverged": "values were no longer finite",
+    "epochs": "all epochs were run",
+    "patience": "the validation objective no longer improved",
+    "callback": "a callback ended the fit",
+    "interrupted": "interrupted by the user",
+    "diverged": "values became infinite or NaN",
 }
 
 
 class FittedVAE(Protocol):
-    """What a report reads of a fitted VAE."""
+    """Interface of a fitted VAE that the report reads."""
 
     @property
     def model_(self) -> LatentVariableModel: ...
@@ -56,15 +56,17 @@ class FittedVAE(Protocol):
 
 
 def grey(vae: FittedVAE, x: Array) -> Array:
-    """Rows ``x`` as they are, or where they are binarised the probabilities of a 1."""
+    """Return rows ``x`` unchanged, or as probabilities of a 1 if the model binarises them."""
     max_value = getattr(vae, "max_value", None) or (255.0 if x.dtype == np.uint8 else 1.0)
     return x if vae.binarise == "none" else x / max_value
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Posterior means ``[N, D]``, KL(q ‖ p) of each of d latents (nats, mean over rows; None without a closed form),
-    and which are active, ``[d]``."""
+    """Posterior ``means [N, D]``, ``kl [d]`` per latent and which are ``active [d]``.
+
+    ``kl``: KL(q ‖ p) in nats, mean over rows; None without a closed form.
+    """
 
     means: Array
     kl: Array | None
@@ -72,15 +74,15 @@ class Latents:
 
     @classmethod
     def of(cls, vae: FittedVAE, x: Array) -> Latents:
-        """Of the posteriors of rows ``x [N, *X]``."""
+        """Compute from the posteriors of rows ``x [N, *X]``."""
         means, kl = vae.encode(x).mean, vae.kl(x)
-        # a latent of classes has a mean for each of them
+        # a categorical latent has one mean per class
         each = np.asarray(active_units(means)).reshape(vae.latent_dim, -1)
         active: NDArray[np.bool_] = np.logical_or.reduce(each, 1)
         return cls(means, None if kl is None else kl.mean(0), active)
 
     def plane(self) -> tuple[Array, float]:
-        """First two principal components of the means ``[N, 2]``, and their share of the variance."""
+        """Return the first two principal components of the means ``[N, 2]`` and their share of the variance."""
         centred = self.means - self.means.mean(0, dtype=np.float64)
         _, size, axes = np.linalg.svd(centred, full_matrices=False)
         axes = axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(1)].diagonal())[:, None]
@@ -90,7 +92,7 @@ class Latents:
 
 @dataclass(frozen=True)
 class Course:
-    """The objective of each epoch, and the two parts of the ELBO, in nats per row, ``[n]``."""
+    """Objective and the two terms of the ELBO per epoch, ``[n]``, in nats per row."""
 
     log_lik: Array
     kl: Array
@@ -102,7 +104,7 @@ class Course:
 
     @classmethod
     def of(cls, records: Sequence[Record], prefix: str) -> Course | None:
-        """From the records of epochs; None where they do not hold it."""
+        """Read from the records of epochs; None if they lack these values."""
         if not records or any(f"{prefix}_{name}" not in record for name in ("log_lik", "kl") for record in records):
             return None
         log_lik, kl = (np.array([record[f"{prefix}_{name}"] for record in records]) for name in ("log_lik", "kl"))
@@ -112,7 +114,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Training:
-    """What happened in ``epochs [n]``: on training rows, on validation rows (if any), and the epoch that was kept.
+    """Training curves over ``epochs [n]``, on training and validation rows (if any), and the epoch that was kept.
 
     ``is_elbo``: whether the ELBO was maximised, rather than another objective.
     """
@@ -125,13 +127,13 @@ class Training:
 
     @classmethod
     def of(cls, history: History, is_elbo: bool = True) -> Training | None:
-        """None where no record was kept."""
+        """Read from a history; None if it has no records."""
         records = history.records
         train, valid = Course.of(records, "train"), Course.of(records, "valid")
         if train is None:
             return None
         epochs = np.array([record.get("epoch", 0) for record in records], dtype=int)
-        counted = bool((np.diff(epochs) > 0).all())  # fits of one epoch at a time each begin at 1
+        counted = bool((np.diff(epochs) > 0).all())  # fits of one epoch at a time each count from 1
         kept = history.best_epoch if valid is not None and counted and history.best_epoch in epochs else None
         return cls(epochs if counted else np.arange(1, len(epochs) + 1), train, valid, kept, is_elbo)
 
@@ -140,15 +142,15 @@ class Training:
         return {"training rows": self.train} | ({} if self.valid is None else {"validation rows": self.valid})
 
     def maximised(self, course: Course) -> Array:
-        """What was maximised, in each epoch ``[n]``: the ELBO as the difference of its two parts."""
+        """Return the maximised objective per epoch ``[n]``; the ELBO as the difference of its two terms."""
         return course.elbo if self.is_elbo or np.isnan(course.objective).any() else course.objective
 
 
 def visible_range(curves: Sequence[Array]) -> tuple[float, float, int]:
-    """Limits of an axis for ``curves`` (``[n]`` each), and how many first epochs lie outside.
+    """Return axis limits for ``curves`` (``[n]`` each) and the number of first epochs outside them.
 
-    As few as it takes, and at most a twentieth, lie outside where they would flatten the rest: what goes wrong later
-    always shows.
+    First epochs are left out, at most a twentieth of all, if they would flatten the rest of the curve. Later epochs are
+    always inside.
     """
     values = np.array(curves, dtype=float)
     epochs = values.shape[1]

@@ -1,4 +1,4 @@
-"""Figures of the latents and of training. Each function draws on axes that it is given."""
+"""Figures of latents and training. Each function draws on given axes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lowerbound.report.style import BLUE, INK, LINE, ORANGE, SOFT
 MOST_POINTS = 5000
 _COLOURS = (BLUE, ORANGE)
 _HATCHES = {"o": "", "^": "////", "s": "...."}
-_SHORT = 3  # letters of a name that can stand among the points
+_SHORT = 3  # longest name, in characters, that is drawn among the points
 _STEPS = (1, 2, 2.5, 5, 10)
 
 
 def draw_latents(ax: Axes, latents: Latents, colouring: Colouring) -> None:
-    """Posterior means of rows: their histogram, plane, or first two principal components."""
+    """Draw posterior means: a histogram, a scatter plot, or the first two principal components."""
     dimensions = latents.means.shape[1]
     if dimensions == 1:
         _histogram(ax, latents.means[:, 0].astype(np.float64), colouring.groups)
@@ -44,7 +44,7 @@ def draw_latents(ax: Axes, latents: Latents, colouring: Colouring) -> None:
 
 
 def _scatter(ax: Axes, points: Array, colouring: Colouring) -> None:
-    """Points ``[N, 2]``; no more than can be seen, evenly through the rows."""
+    """Draw points ``[N, 2]``; of many, an evenly spaced subset."""
     shown = np.zeros(len(points), dtype=bool)
     shown[np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int)] = True
     size = float(np.clip(5000 / shown.sum(), 4, 16))
@@ -64,7 +64,7 @@ def _dots(ax: Axes, points: Array, size: float, **style: Any) -> PathCollection:
 
 
 def _scatter_groups(ax: Axes, points: Array, shown: Array, size: float, groups: Sequence[Group]) -> None:
-    """Points of each group in its colour, and its name at their median."""
+    """Draw the points of each group in its colour, with its name at their median."""
     halo = [withStroke(linewidth=2.5, foreground="white", alpha=0.9)]
     for group in groups:
         rows = points[shown & group.rows]
@@ -76,7 +76,7 @@ def _scatter_groups(ax: Axes, points: Array, shown: Array, size: float, groups: 
 
 
 def _histogram(ax: Axes, means: Array, groups: Sequence[Group]) -> None:
-    """Posterior means ``[N]`` of a single latent, stacked by label."""
+    """Draw a histogram of the posterior means ``[N]`` of one latent, stacked by label."""
     low, high = float(means.min()), float(means.max())
     edges = np.linspace(low, high if high > low else low + 1, int(np.clip(len(means) ** 0.5, 10, 40)) + 1)
     base = np.zeros(len(edges) - 1)
@@ -103,7 +103,7 @@ def _histogram(ax: Axes, means: Array, groups: Sequence[Group]) -> None:
 
 
 def draw_bound(ax: Axes, training: Training) -> int:
-    """What was maximised, in each epoch; gives how many first epochs lie outside the axes."""
+    """Draw the objective per epoch; return the number of first epochs outside the axes."""
     outside = _lines(ax, training, {name: training.maximised(course) for name, course in training.courses.items()})
     ax.set_ylabel(f"{'ELBO' if training.is_elbo else 'objective'}, nats per row")
     ax.set_xlabel("epoch")
@@ -115,7 +115,7 @@ def draw_bound(ax: Axes, training: Training) -> int:
 
 
 def draw_split(figure: Figure, training: Training) -> int:
-    """The two parts of the bound, above each other; gives how many first epochs lie outside the axes."""
+    """Draw the two terms of the bound; return the number of first epochs outside the axes."""
     top, bottom = figure.subplots(2, 1, sharex=True)
 
     def parts(name: str) -> dict[str, Array]:
@@ -147,7 +147,7 @@ def _lines(ax: Axes, training: Training, curves: Mapping[str, Array]) -> int:
 
 
 def draw_kl(ax: Axes, kl: Array, is_active: Array) -> None:
-    """KL of each latent ``[d]`` as bars, largest first, the inactive ones marked."""
+    """Draw the KL of each latent ``[d]`` as bars, largest first; mark inactive latents."""
     order = np.argsort(-kl, kind="stable")
     places, active = np.arange(1, len(order) + 1), is_active[order]
     ax.bar(places[active], kl[order][active], color=BLUE, label="active")
@@ -157,7 +157,7 @@ def draw_kl(ax: Axes, kl: Array, is_active: Array) -> None:
         ax.legend(loc="upper right")
     if len(order) <= 30:
         ax.set_xticks(places, [str(latent + 1) for latent in order])
-        ax.set_xlabel("number of the latent, largest KL first")
+        ax.set_xlabel("latent (index), largest KL first")
     else:
         ax.set_xlabel("latents, largest KL first")
     ax.set_xlim(0.4, max(len(order), 4) + 0.6)

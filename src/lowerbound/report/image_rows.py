@@ -1,4 +1,4 @@
-"""Real images beside their reconstructions, and images from the model."""
+"""Real images with their reconstructions, and images sampled from the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lowerbound.report.style import Panel, image_png
 Array = NDArray[Any]
 _IMAGES, _ACROSS = 20, 10
 _PANEL_WIDTH = 460  # CSS pixels
-_OVERVIEW_WIDTH = 3.9  # inches of a half
+_OVERVIEW_WIDTH = 3.9  # inches: width of half a page
 
 
 @dataclass(frozen=True)
 class ImageRows:
-    """Tiles ``[n, H, W, 3]``: real rows, their reconstructions, p(x|z)'s means and draws at n latents from p(z)."""
+    """Tiles ``[n, H, W, 3]``: real rows, reconstructions, and means of and draws from p(x|z) at n prior draws."""
 
     look: Look
     total: int
@@ -52,17 +52,17 @@ class ImageRows:
         if self.look.channels not in (1, 3):
             scale += f" Of {self.look.channels} channels, the first is shown."
         if self.binarised:
-            scale += " Real rows are shown before they are binarised."
+            scale += " Real rows are shown before binarisation."
         return (
-            f"{len(self.real)} of {self.total:,} rows, evenly spaced: each above, and below it the "
-            f"{self.point} of p(x|z) at the mean z of q(z|x). {scale}",
+            f"{len(self.real)} of {self.total:,} rows, evenly spaced: each row above its "
+            f"reconstruction, the {self.point} of p(x|z) at the mean z of q(z|x). {scale}",
         )
 
     @property
     def about_samples(self) -> tuple[str, ...]:
         return (
-            f"Latents z drawn from the prior: the {self.point} of p(x|z) at each, and a draw of x from p(x|z) at the "
-            "same z. Only the second are draws from p(x), with the noise that the likelihood adds.",
+            f"For latents z drawn from the prior: the {self.point} of p(x|z), and a draw of x from p(x|z) at the "
+            "same z. Only the latter is a sample from p(x); it includes the noise of the likelihood.",
         )
 
     def reconstructions(self) -> tuple[Panel, ...]:
@@ -105,7 +105,7 @@ class ImageRows:
 
 @torch.no_grad()
 def _fresh(vae: FittedVAE, count: int) -> tuple[Array, Array]:
-    """Means of p(x|z) and draws from it, ``[count, *X]`` each, at the same latents from the prior."""
+    """Return means of and draws from p(x|z), ``[count, *X]`` each, at the same latents from the prior."""
     model = vae.model_
     rng = generator(vae.seed_, "report", device=next(model.parameters()).device)
     params = model.decode(model.prior.sample(count, rng).unsqueeze(0))
@@ -123,7 +123,7 @@ def _image_panel(canvas: Array, alt: str, caption: str) -> Panel:
 
 
 def _stack(canvases: Sequence[Array]) -> Array:
-    """Canvases of one width, each ``[H, W, 3]``, above each other with a gap between them."""
+    """Stack canvases of one width, each ``[H, W, 3]``, with a gap between them."""
     gap = np.ones((max(2, canvases[0].shape[1] // 50), canvases[0].shape[1], 3))
     parts = [part for canvas in canvases for part in (gap, canvas)]
     return np.concatenate(parts[1:])

@@ -1,4 +1,4 @@
-"""One picture of a fitted VAE, for a README: rows, samples, latents, training."""
+"""Overview picture of a fitted VAE: rows, samples, latents, training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def picture(
     title: str,
     headline: str,
 ) -> bytes:
-    """The picture as a PNG file; ``title`` is cut where it is long, ``headline`` never."""
+    """Draw the picture as a PNG file; a long ``title`` is shortened, ``headline`` never."""
     top = rows.overview_height
     figure = Figure((_WIDTH, _TITLE + top + _PLOTS), layout="constrained")
     figure.suptitle(f"{style.plain(title, 60)}: {headline}", x=0.01, ha="left", fontsize=11.5)
@@ -34,5 +34,5 @@ def picture(
     if training is not None:
         ax = parts[1, 1].subplots()
         figures.draw_bound(ax, training)
-        ax.set_title("The bound while fitting")
+        ax.set_title("The bound during training")
     return style.png(figure, _DPI)

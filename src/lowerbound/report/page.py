@@ -1,4 +1,4 @@
-"""From a fitted VAE and rows to ``report.html`` and ``overview.png``."""
+"""Write ``report.html`` and ``overview.png`` for a fitted VAE."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences and pictures."""
+    """Section of the page: a heading, sentences and pictures."""
 
     heading: str
     texts: tuple[str, ...]
@@ -47,11 +47,11 @@ def write_report(
     names: Sequence[str] | None = None,
     command: str | None = None,
 ) -> Path:
-    """Write ``report.html``, which needs no other file, and ``overview.png`` into ``folder``; give the page's path.
+    """Write ``report.html`` (self-contained) and ``overview.png`` to ``folder``; return the path of the page.
 
-    ``x [N, *X]``: at least 2 rows, of a table NaN for a missing cell; ``held_out``: none of them was fitted.
-    ``labels [N]`` colour the latents. ``evidence`` is that of ``x``, by ``VAE.log_likelihood`` or, with every check, by
-    ``VAE.evidence``. ``names``: of the columns of a table. ``command``: what was run, to be shown.
+    ``x [N, *X]``: at least 2 rows; in a table, missing cells are NaN. ``held_out``: none of them was used in the fit.
+    ``labels [N]`` colour the latents. ``evidence`` of the same rows: from ``VAE.log_likelihood`` or, with every check,
+    from ``VAE.evidence``. ``names``: column names of a table. ``command``: the command line to show.
     """
     folder, title = Path(folder), sentences.legible(title)
     command = None if command is None else sentences.legible(command)
@@ -80,11 +80,13 @@ def write_report(
 
 def _check(x: Array, labels: Array | None, evidence: LogLikelihood) -> None:
     if len(x) < 2:
-        raise DataError(f"a report needs at least 2 rows, got {len(x)}.")
+        raise DataError(f"the report needs at least 2 rows, got {len(x)}.")
     if len(evidence.estimate) != len(x):
-        raise ValueError(f"the evidence is of {len(evidence.estimate)} rows, but x has {len(x)}; give the same rows.")
+        raise ValueError(
+            f"evidence has {len(evidence.estimate)} rows, but x has {len(x)}; give the evidence of the same rows."
+        )
     if labels is not None and labels.shape != (len(x),):
-        raise ValueError(f"labels have shape {labels.shape}, but x has {len(x)} rows; give one label a row.")
+        raise ValueError(f"labels have shape {labels.shape}, but x has {len(x)} rows; give one label per row.")
 
 
 def _latent_section(latents: Latents, colouring: Colouring) -> Section:
@@ -94,7 +96,7 @@ def _latent_section(latents: Latents, colouring: Colouring) -> Section:
         2: "Posterior means E[z|x] of the rows, in the plane of the two latents.",
     }
     text = ways.get(dimensions) or (
-        f"Posterior means E[z|x] of the rows, seen along their first two principal components, which hold "
+        f"Posterior means E[z|x] of the rows, projected on their first two principal components, which hold "
         f"{latents.plane()[1]:.0%} of the variance in {dimensions} dimensions."
     )
     if dimensions > 1 and count > figures.MOST_POINTS:
@@ -109,9 +111,9 @@ def _latent_section(latents: Latents, colouring: Colouring) -> Section:
 def _about_colours(colouring: Colouring, dimensions: int) -> str:
     if colouring.groups:
         drawn = "Colours and markers" if dimensions > 1 else "Colours"
-        return f" {drawn} are labels, which the model has not seen."
+        return f" {drawn} show the labels, which the model has not seen."
     if colouring.values is not None:
-        return " Colour is the label, which the model has not seen." if dimensions > 1 else ""
+        return " Colour shows the label, which the model has not seen." if dimensions > 1 else ""
     return ""
 
 
@@ -122,12 +124,12 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
     bound, split = Figure((4.6, 3.4), layout="constrained"), Figure((4.6, 3.4), layout="constrained")
     outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
     captions = [
-        f"The {'ELBO' if training.is_elbo else 'objective that was maximised,'} of each epoch; higher is better. "
-        "Training rows: averaged over the epoch" + ("." if training.valid is None else "; validation rows: after it."),
-        f"{'Its two' if training.is_elbo else 'Two'} parts: ELBO = reconstruction − KL."
+        f"The {'ELBO' if training.is_elbo else 'maximised objective'} per epoch; higher is better. "
+        "Training rows: average over the epoch" + ("." if training.valid is None else "; validation rows: at its end."),
+        ("Its two terms: ELBO = reconstruction − KL." if training.is_elbo else "The ELBO is reconstruction − KL.")
         + (" Dotted: the epoch that was kept." if training.kept else ""),
     ]
-    first = (f" {count} of the first epochs lie outside the axes." if count else "" for count in outside)
+    first = (f" The first {count} epochs lie outside the axes." if count else "" for count in outside)
     captions = [caption + more for caption, more in zip(captions, first, strict=True)]
     what = "ELBO" if training.is_elbo else "objective"
     alts = (f"Line chart of the {what} by epoch.", "Line charts of the reconstruction term and of the KL by epoch.")
@@ -141,12 +143,12 @@ def _activity_section(latents: Latents) -> Section:
     kl = (
         ""
         if latents.kl is None
-        else (f"KL(q ‖ p) of each latent, averaged over the rows: {latents.kl.sum():.3g} nats in all. ")
+        else (f"KL(q ‖ p) of each latent, averaged over the rows; the sum is {latents.kl.sum():.3g} nats. ")
     )
     text = (
         f"{kl}A latent is "
         "active if its posterior mean varies over rows with a variance above 0.01 (Burda et al. 2016); an inactive one "
-        "carries next to nothing of x."
+        "carries almost no information on x."
     )
     heading = f"{active} of {total} latent{'s' if total > 1 else ''} active"
     if latents.kl is None:

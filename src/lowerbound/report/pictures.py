@@ -1,4 +1,4 @@
-"""Rows that are images, laid out as pictures on one grey scale."""
+"""Layout of image rows as pictures on a common grey scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from torch.distributions import constraints
 from lowerbound.likelihoods import Categorical, Likelihood
 
 Array = NDArray[Any]
-_LEAST_PIXELS = 64  # a flat row of fewer values is taken for a table
-_WIDEST, _CRISP = 640, 920  # pixels: large pictures shrink to the first, small ones are blown up towards the second
+_LEAST_PIXELS = 64  # flat rows with fewer values are shown as a table
+_WIDEST, _CRISP = (
+    640,
+    920,
+)  # pixels: the maximum size of large pictures, and the size that small ones are enlarged towards
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a row ``[*X]`` is drawn: as ``[H, W]`` or ``[C, H, W]``, black at ``low`` and white at ``high``."""
+    """How to draw a row ``[*X]``: as ``[H, W]`` or ``[C, H, W]``, black at ``low`` and white at ``high``."""
 
     shape: tuple[int, ...]
     low: float
@@ -27,7 +30,7 @@ class Look:
 
     @classmethod
     def of(cls, likelihood: Likelihood, x: Array) -> Look | None:
-        """For rows ``x [N, *X]``; None if they are no images: flat rows are, if square and of bounded values."""
+        """Choose for rows ``x [N, *X]``; None if they are not images. Flat rows are if square and bounded."""
         shape = x.shape[1:]
         if len(shape) == 1:
             side = math.isqrt(shape[0])
@@ -42,7 +45,7 @@ class Look:
         return self.shape[0] if len(self.shape) == 3 else 1
 
     def tiles(self, rows: Array) -> Array:
-        """Rows ``[n, *X]`` as colours in [0, 1], ``[n, H, W, 3]``: of channels other than 3, the first, in grey."""
+        """Convert rows ``[n, *X]`` to colours in [0, 1], ``[n, H, W, 3]``; of other than 3 channels, the first."""
         images = rows.reshape(len(rows), *self.shape).astype(np.float64)
         if len(self.shape) == 2:
             images = images[:, None]
@@ -58,7 +61,7 @@ def _bounds(likelihood: Likelihood, x: Array) -> tuple[float, float]:
 
 
 def _interval(likelihood: Likelihood) -> tuple[float, float] | None:
-    """The smallest and the largest value that rows can have; None where there are none, or not of all columns."""
+    """Return the smallest and largest possible value of the rows; None unless all columns are bounded."""
     support = likelihood.support
     if support is constraints.boolean:
         return 0.0, 1.0
@@ -67,7 +70,7 @@ def _interval(likelihood: Likelihood) -> tuple[float, float] | None:
 
 
 def grid(tiles: Array, columns: int) -> Array:
-    """Tiles ``[n, H, W, 3]`` row after row on white, ``[H', W', 3]``."""
+    """Arrange tiles ``[n, H, W, 3]`` in a grid on white, ``[H', W', 3]``."""
     count, height, width, _ = tiles.shape
     gap = max(1, width // 14)
     lines = -(-count // columns)
@@ -79,7 +82,7 @@ def grid(tiles: Array, columns: int) -> Array:
 
 
 def pairs(above: Array, below: Array, columns: int) -> Array:
-    """Tiles ``[n, H, W, 3]`` above their counterparts, pair after pair, ``[H', W', 3]``."""
+    """Arrange tiles ``[n, H, W, 3]`` above their counterparts, ``[H', W', 3]``."""
     width = above.shape[2]
     edge = np.ones((len(above), max(1, width // 28), width, 3))
     foot = np.ones((len(above), max(1, width // 9), width, 3))
@@ -88,7 +91,7 @@ def pairs(above: Array, below: Array, columns: int) -> Array:
 
 
 def fit_size(canvas: Array) -> Array:
-    """Blown up by a whole number where small, averaged over blocks where large."""
+    """Enlarge a small picture by a whole number; average a large one over blocks."""
     height, width, _ = canvas.shape
     larger = max(1, round(_CRISP / width))
     if larger > 1:

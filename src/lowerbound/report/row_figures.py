@@ -1,4 +1,4 @@
-"""What a report shows of rows: as images or as a table, real beside reconstructed and sampled."""
+"""Figures of rows, as images or as a table: real, reconstructed and sampled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowerbound.report.table_rows import TableRows
 
 
 class RowsShown(Protocol):
-    """Pictures and sentences of rows, for the page and for the overview."""
+    """Pictures of rows and sentences about them, for the page and the overview."""
 
     @property
     def about_reconstructions(self) -> tuple[str, ...]: ...
@@ -32,6 +32,6 @@ class RowsShown(Protocol):
 
 
 def rows_of(vae: FittedVAE, x: Array, names: Sequence[str] | None) -> RowsShown:
-    """Rows ``x [N, *X]`` as images where they are some, else as a table with columns ``names``."""
+    """Show rows ``x [N, *X]`` as images if they are images, else as a table with columns ``names``."""
     look = Look.of(vae.model_.likelihood, x)
     return TableRows.of(vae, x, names) if look is None else ImageRows.of(vae, x, look)

@@ -1,4 +1,4 @@
-"""The sentences of a report, with their numbers."""
+"""Sentences of the report, with their numbers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
 from lowerbound.report.facts import STOPPED, FittedVAE, Training
 
-_FEW_DRAWS = 10  # effective draws, below which a row's estimate is not to be trusted
+_FEW_DRAWS = 10  # effective draws: with fewer, a row's estimate is unreliable
 _MANY_ROWS = 0.05
 Pairs = tuple[tuple[str, str], ...]
 _ELBOS = ("elbo", "elbo_sampled", "elbo_entropy", objectives.elbo, objectives.elbo_sampled, objectives.elbo_entropy)
 _NOT_KNOWN = ", which is not known to be a lower bound on log p(x)"
-_TWO_PARTS = "The first figure shows that objective; the difference of the two parts in the second is the ELBO."
+_TWO_PARTS = "The first figure shows that objective. In the second, the ELBO is the difference of the two terms."
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The headline: the mean of log p(x) and its error, how it was estimated, and whether to trust it."""
+    """Headline of the report: the mean of log p(x), its error, how it was estimated, and warnings."""
 
     mean: str
     error: str
@@ -46,11 +46,11 @@ class Evidence:
         bits = number(evidence.bits_per_dimension(vae.shape_), 3) if discrete else None
         how = (
             f"Over {len(evidence.estimate):,} rows, by importance sampling with {draws_words(evidence)} draws per row "
-            f"{proposals_words(evidence)}: a lower bound in expectation. ± is one standard error over rows; Monte "
-            f"Carlo error on these very rows is {evidence.mean_monte_carlo_error:.2g}."
+            f"{proposals_words(evidence)}: a lower bound in expectation. ± is one standard error over rows; the Monte "
+            f"Carlo error for these rows is {evidence.mean_monte_carlo_error:.2g}."
         )
         if vae.binarise != "none":
-            how += " Grey values were binarised at random, once, to be scored."
+            how += " Grey values were binarised at random, once, for scoring."
         mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
         return cls(mean, error, bits, how, _facts(evidence, vae.model_.likelihood.measure), _warning(evidence), verdict)
 
@@ -60,8 +60,8 @@ def _facts(evidence: LogLikelihood, measure: Measure) -> Pairs:
     elbo = f"{number(evidence.mean_elbo, digits)} ± {number(evidence.mean_elbo_standard_error, digits)} nats per row"
     gap = evidence.mean - evidence.mean_elbo
     measures = {
-        "counting": "counting: these are log probabilities",
-        "Lebesgue": "Lebesgue: log densities in the data's units, which change with the units and can be above\u00a00",
+        "counting": "counting: log probabilities",
+        "Lebesgue": "Lebesgue: log densities in the data's units; they depend on the units and can be above\u00a00",
         "mixed": "mixed: log densities of some columns, in their units, and log probabilities of the others",
     }
     ess = f"{_round(evidence.ess.min())} in the worst row, {_round(np.median(evidence.ess))} in the median row"
@@ -74,24 +74,24 @@ def _facts(evidence: LogLikelihood, measure: Measure) -> Pairs:
 
 
 def _warning(evidence: LogLikelihood) -> str | None:
-    """Where more than one row in twenty has fewer than ten effective draws."""
+    """Return a warning if more than one row in twenty has fewer than ten effective draws."""
     few = evidence.ess < _FEW_DRAWS
     if few.mean() <= _MANY_ROWS:
         return None
     return (
-        f"In {few.sum():,} of {len(few):,} rows fewer than {_FEW_DRAWS} draws carry the weight. There the estimate may "
-        "be well below log p(x) and its Monte Carlo error too small; more draws would help. (This is said when more "
-        f"than {_MANY_ROWS:.0%} of rows have an effective sample size below {_FEW_DRAWS}.)"
+        f"In {few.sum():,} of {len(few):,} rows the effective sample size is below {_FEW_DRAWS}. Their estimates may "
+        "be well below log p(x) and the Monte Carlo error too small; use more draws. (Warned if this holds for "
+        f"more than {_MANY_ROWS:.0%} of rows.)"
     )
 
 
 def decimals(error: float) -> int:
-    """How many decimals show two digits of ``error``."""
+    """Return the number of decimals that show two digits of ``error``."""
     return int(np.clip(1 - math.floor(math.log10(error)), 0, 4)) if math.isfinite(error) and error > 0 else 2
 
 
 def number(value: float, digits: int) -> str:
-    """With a true minus sign, and without one at 0."""
+    """Format a number with a true minus sign, and without one at 0."""
     text = f"{value:,.{digits}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
@@ -101,72 +101,72 @@ def _round(value: float) -> str:
 
 
 def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]:
-    """What was maximised where that is not the ELBO, and which epoch was kept."""
+    """Describe the objective, if it is not the ELBO, and which epoch was kept."""
     if training is None:
-        return ("No record of the epochs was kept.",)
+        return ("The fit has no records of its epochs.",)
     notes = [_kept(training), *_maximised(vae)]
     rescues = vae.history_.rescues
     if rescues:
-        notes.append(f"Values stopped being finite {len(rescues)} times: {'; '.join(rescues)}.")
+        notes.append(f"Values became infinite or NaN {len(rescues)} times: {'; '.join(rescues)}.")
     return tuple(notes)
 
 
 def _kept(training: Training) -> str:
     if training.valid is None:
-        return "No rows were held out while fitting, so the model is that of the last epoch."
+        return "No rows were held out during training, so the model is that of the last epoch."
     if training.kept is None:
-        return "Which epoch was kept is not recorded."
-    return f"The model is that of epoch {training.kept}, whose validation objective was best."
+        return "The epoch that was kept is not recorded."
+    return f"The model is that of epoch {training.kept}, the best by its validation objective."
 
 
 def training_of(vae: FittedVAE) -> Training | None:
-    """The course of training, of what was maximised."""
+    """Read the training curves of the objective from the history."""
     return Training.of(vae.history_, is_elbo=not _maximised(vae))
 
 
 def _maximised(vae: FittedVAE) -> list[str]:
-    """How the objective differs from the ELBO; nothing where it does not."""
+    """Describe how the objective differs from the ELBO; empty if it does not."""
     betas = sorted({record.get("beta", 1.0) for record in vae.history_.records})
     floor, draws, objective = getattr(vae, "free_bits", 0), vae.draws_, vae.objective_
     notes = []
     if betas not in ([1.0], []):
         weight = f"β = {betas[0]:.3g}" if len(betas) == 1 else f"β between {betas[0]:.3g} and {betas[-1]:.3g}"
-        growing = "" if len(betas) == 1 else " As β grows, the objective of the training rows falls for that alone."
-        notes.append(f"Fitting weighted the KL by {weight}, so its objective is no bound on log p(x).{growing}")
+        growing = "" if len(betas) == 1 else " As β grows, the training objective falls for that reason alone."
+        notes.append(f"Training weighted the KL by {weight}, so its objective is not a bound on log p(x).{growing}")
     if floor:
-        notes.append(f"Fitting left each latent {floor:.3g} nats of KL free, so its objective is no bound.")
+        notes.append(f"Training left {floor:.3g} nats of KL per latent free, so its objective is not a bound.")
     if objective == "iwae" or objective is objectives.iwae:
         if draws > 1:
-            notes.append(f"Fitting maximised the importance-weighted objective with {draws} draws, a tighter bound.")
+            notes.append(f"Training maximised the importance-weighted objective with {draws} draws, a tighter bound.")
     elif objective not in _ELBOS:
         drawn = f" with {draws} draws" if draws > 1 else ""
         bound = "" if isinstance(objective, str) or not objectives.why_no_bound(objective) else _NOT_KNOWN
-        notes.append(f"Fitting maximised the objective {_called(objective)}{drawn}{bound}.")
+        notes.append(f"Training maximised the objective {_called(objective)}{drawn}{bound}.")
     return [*notes[:-1], f"{notes[-1]} {_TWO_PARTS}"] if notes else []
 
 
 def _called(objective: Any) -> str:
-    """An objective's name; of a function with settings, that of the function."""
+    """Return an objective's name; for a partial, that of its function."""
     if isinstance(objective, partial):
         return _called(objective.func)
     return str(getattr(objective, "__name__", objective if isinstance(objective, str) else type(objective).__name__))
 
 
 def likelihood_words(likelihood: Likelihood) -> str:
-    """What p(x|z) is, in a lead."""
+    """Describe p(x|z) for the lead sentence."""
     if (product := _product(likelihood)) is not None:
         return f"a likelihood for each of {len(product.measures)} columns"
     return f"a {type(likelihood).__name__} likelihood"
 
 
 def _product(likelihood: Likelihood) -> Product | None:
-    """The product over columns that it is, or that it is around (``SelfMasking``)."""
+    """Return the product over columns: the likelihood itself, or the one inside ``SelfMasking``."""
     inner = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
     return inner if isinstance(inner, Product) else None
 
 
 def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None) -> Pairs:
-    """What was fitted, and with what. ``names``: of the columns of a table."""
+    """Describe the model and how it was fitted. ``names``: column names of a table."""
     history, parts = vae.history_, (vae.model_, vae.posterior_)
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     stopped = STOPPED.get(str(history.stopped), "not recorded")
@@ -184,7 +184,7 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
 
 
 def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
-    """The likelihoods of a product, each with its columns; nothing of others."""
+    """List the likelihoods of a product, each with its columns; empty for other likelihoods."""
     product = _product(likelihood)
     if names is None or product is None:
         return ""
@@ -194,28 +194,28 @@ def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
 
 
 def describe(part: Any) -> str:
-    """A part as its name and the constructor's arguments that it keeps."""
+    """Describe a part by its class name and constructor arguments."""
     names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
     return f"{type(part).__name__}({', '.join(f'{name}={getattr(part, name)!r}' for name in names)})"
 
 
 READING = (
-    "The ELBO lies below log p(x) by KL(q(z|x) ‖ p(z|x)), how far the encoder's posterior is from the true one (Kingma "
-    "& Welling 2013). Importance sampling closes part of that gap, the more the larger its sample (Burda et al. 2016).",
-    "Compare two models by the mean of their differences row by row, on the same rows, with that mean's own standard "
-    "error; and only if both have the same base measure and units.",
-    "Reconstructions show what the latents keep of a row; samples show whether the prior reaches it. A model can do "
-    "well in one and badly in the other.",
+    "The ELBO is below log p(x) by KL(q(z|x) ‖ p(z|x)), the divergence of the encoder's posterior from the true one "
+    "(Kingma & Welling 2013). Importance sampling closes part of that gap; more draws close more (Burda et al. 2016).",
+    "Compare two models on the same rows: take the difference per row, and report its mean and standard error. Both "
+    "models must have the same base measure and units.",
+    "Reconstructions show what information the latents hold on a row; samples show whether the prior covers such "
+    "latents. A model can do well at one and badly at the other.",
 )
 
 
 def headline(evidence: LogLikelihood, held_out: bool) -> str:
-    """The estimate and its standard error, in a line."""
+    """Return the estimate and its standard error in one line."""
     digits = decimals(evidence.mean_standard_error)
     mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
     return f"{'held-out ' if held_out else ''}log p(x) {mean} ± {error} nats per row"
 
 
 def legible(text: str) -> str:
-    """Text that can be written: of a path that is not in UTF-8, with a mark for each byte that is not."""
+    """Replace bytes of a path that are not UTF-8, so that the text can be written."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

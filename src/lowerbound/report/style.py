@@ -1,4 +1,4 @@
-"""How every figure looks: colours, text that is safe to draw, PNG files. No global state stays changed."""
+"""Style of all figures: colours, safe text, PNG files. Global matplotlib settings are restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-# Okabe & Ito's palette, told apart by colour-blind readers.
+# Okabe & Ito's palette: colour-blind readers can distinguish its colours.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 INK, SOFT, LINE = "#1d2330", "#5b6475", "#c9ced8"
@@ -51,7 +51,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of a page: a PNG file in base64, its size in CSS pixels, what it shows in words."""
+    """Picture of the page: a PNG file in base64, its size in CSS pixels, its alt text and caption."""
 
     data: str
     width: int
@@ -62,7 +62,7 @@ class Panel:
 
     @classmethod
     def of(cls, file: bytes, alt: str, caption: str = "", *, half: bool = False, width: int | None = None) -> Panel:
-        """From a PNG file, shown ``width`` pixels wide (half its own). ``half``: two go side by side if they can."""
+        """Make from a PNG file, shown at half its width in pixels. ``half``: two fit side by side."""
         across, down = struct.unpack(">II", file[16:24])
         width = width or across // 2
         return cls(base64.b64encode(file).decode(), width, round(down * width / across), alt, caption, half)
@@ -70,30 +70,32 @@ class Panel:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in this package's style, whatever the user's own settings are."""
+    """Draw in this package's style, independent of the user's settings."""
     with matplotlib.style.context(["default", _STYLE]):
         yield
 
 
 def plain(text: object, longest: int = 24) -> str:
-    """``text`` as a figure can draw it: one line, not too long, no mathematics, only glyphs that the font has."""
+    """Make ``text`` safe to draw: one line, limited length, no mathtext, only glyphs of the font."""
     words = " ".join(str(text).split())
     words = words if len(words) <= longest else words[: longest - 1] + "…"
     font = font_manager.get_font(font_manager.findfont(_FONT))
     shown = "".join(char if font.get_char_index(ord(char)) else "□" for char in words)
     shown = shown.replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves a leading underscore out of legends
+    return (
+        f" {shown}" if shown.startswith("_") else shown
+    )  # matplotlib omits labels with a leading underscore from legends
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
+    """Save the figure as a PNG file; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata=_METADATA)
     return buffer.getvalue()
 
 
 def image_png(pixels: NDArray[Any]) -> bytes:
-    """An image ``[H, W, 3]`` of numbers in [0, 1] as a PNG file."""
+    """Save an image ``[H, W, 3]`` of numbers in [0, 1] as a PNG file."""
     buffer = io.BytesIO()
     bytes_ = np.ascontiguousarray((pixels * 255).round().astype(np.uint8))
     matplotlib.image.imsave(buffer, bytes_, format="png", metadata=_METADATA)

@@ -1,4 +1,4 @@
-"""Rows of a table: shaded cells, the share of variance explained, histograms by column."""
+"""Figures of a table: rows as shaded cells, variance explained per column, histograms."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_BARS, _LONGEST_LEVEL = 7, 12
 
 @dataclass(frozen=True)
 class Columns:
-    """Rows ``real [N, c]`` of the columns shown, NaN for a missing cell, reconstructions ``[N, c]`` and names.
+    """Columns to show: ``real [N, c]`` (NaN for a missing cell), ``reconstructed [N, c]`` and names.
 
-    ``levels``: of each column, its classes in words, if it holds their codes.
+    ``levels``: per column, the names of its classes, if it holds class codes.
     """
 
     real: Array
@@ -33,18 +33,18 @@ class Columns:
     levels: tuple[tuple[str, ...], ...] = ()
 
     def some(self, which: slice) -> Columns:
-        """Some of them."""
+        """Select some of the columns."""
         return Columns(self.real[:, which], self.reconstructed[:, which], self.names[which], self.levels[which])
 
     def levels_of(self, column: int) -> tuple[str, ...]:
-        """The classes of a column in words; none of numbers."""
+        """Return the class names of a column; empty for numbers."""
         return self.levels[column] if self.levels else ()
 
     @property
     def explained(self) -> Array:
-        """1 − Σ(x − x̂)²/Σ(x − mean)² of each column's observed cells, ``[c]``; NaN for one that does not vary.
+        """Share explained per column over observed cells, ``[c]``: 1 − Σ(x − x̂)²/Σ(x − mean)²; NaN if constant.
 
-        Of classes, 1 − wrong cells / those that are wrong if the most frequent class is said of all.
+        For classes: 1 − errors / errors of always predicting the most frequent class.
         """
         found = np.full(len(self.names), np.nan)
         for j, (column, told) in enumerate(zip(self.real.T, self.reconstructed.T, strict=True)):
@@ -59,7 +59,7 @@ class Columns:
 
 
 def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
-    """Rows in standard deviations of their column: real, reconstructed, and the difference; columns downwards."""
+    """Draw real rows, reconstructed rows and their difference, in standard deviations of each column."""
     observed = np.ma.masked_invalid(columns.real)
     mean, deviation = (np.ma.filled(of, 0) for of in (observed.mean(0), observed.std(0)))
     some = np.linspace(0, len(columns.real) - 1, min(len(columns.real), MOST_ROWS)).astype(int)
@@ -73,7 +73,7 @@ def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
             values, cmap="RdBu_r", vmin=-_SATURATED, vmax=_SATURATED, aspect="auto", interpolation="nearest"
         )
         ax.set_title(title)
-        ax.set_facecolor(LINE)  # of missing cells
+        ax.set_facecolor(LINE)  # colour of missing cells
         ax.set_xticks([])
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
@@ -85,7 +85,7 @@ def draw_cells(figure: Figure | SubFigure, columns: Columns) -> None:
 
 
 def draw_explained(figure: Figure | SubFigure, columns: Columns) -> None:
-    """The share of each column that its reconstruction explains, as bars from 0 to 1."""
+    """Draw the share of each column explained by its reconstruction, as bars from 0 to 1."""
     explained = columns.explained
     places = np.arange(len(explained))
     ax = figure.subplots()
@@ -107,7 +107,7 @@ def draw_explained(figure: Figure | SubFigure, columns: Columns) -> None:
 
 
 def draw_histograms(figure: Figure | SubFigure, columns: Columns, sampled: Array, shape: tuple[int, int]) -> None:
-    """Each column of real rows (filled) and of ``sampled [S, c]`` ones (outline), over the real range or classes."""
+    """Draw a histogram per column over the range of the real rows: real filled, ``sampled [S, c]`` as an outline."""
     axes = figure.subplots(*shape, squeeze=False).ravel()
     for j, (ax, name) in enumerate(zip(axes, columns.names, strict=False)):
         real, drawn = columns.real[:, j], sampled[:, j]
@@ -134,7 +134,7 @@ def _histogram(ax: Any, real: Array, sampled: Array) -> None:
 
 
 def _bars(ax: Any, real: Array, sampled: Array, levels: tuple[str, ...]) -> None:
-    """The shares of classes, downwards in their order; of many the most frequent, and the rest together."""
+    """Draw the shares of classes in order; of many, the most frequent, with the others combined."""
     shares = [np.bincount(codes.astype(int), minlength=len(levels)) / max(len(codes), 1) for codes in (real, sampled)]
     kept = np.sort(np.argsort(-shares[0], kind="stable")[: _MOST_BARS - 1]) if len(levels) > _MOST_BARS else slice(None)
     names = [plain(level, _LONGEST_LEVEL) for level in np.array(levels, object)[kept]]
@@ -153,7 +153,7 @@ def _bars(ax: Any, real: Array, sampled: Array, levels: tuple[str, ...]) -> None
 
 
 def _edges(real: Array) -> list[float]:
-    """Bins over the range of ``real [N]``: whole numbers are centred in theirs."""
+    """Return bin edges over the range of ``real [N]``; whole numbers are at the centres of bins."""
     low, high = float(real.min()), float(real.max())
     bins = int(np.clip(2 * len(real) ** (1 / 3), 8, 30))
     if bool((real == np.round(real)).all()):
@@ -163,9 +163,9 @@ def _edges(real: Array) -> list[float]:
 
 
 def column_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    """The names of ``count`` columns as figures can draw them; numbers from 1 without ``names``."""
+    """Return names of ``count`` columns that are safe to draw; without ``names``, numbered from 1."""
     if names is None:
         return tuple(f"column {place + 1}" for place in range(count))
     if len(names) != count:
-        raise ValueError(f"names has {len(names)} names for rows of {count} values; give one for each.")
+        raise ValueError(f"names has {len(names)} names for rows of {count} values; give one per column.")
     return tuple(plain(name) for name in names)

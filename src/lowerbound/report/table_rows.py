@@ -1,4 +1,4 @@
-"""Rows of a table beside their reconstructions, and rows from the model."""
+"""Rows of a table with their reconstructions, and rows sampled from the model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lowerbound.report.table_figures import Columns
 
 Array = NDArray[Any]
 _SAMPLED_ROWS = 1000
-_HISTOGRAMS = (2, 3)  # in one picture
+_HISTOGRAMS = (2, 3)  # histograms per picture: rows, columns
 _OVERVIEW_COLUMNS = 14
 
 
 @dataclass(frozen=True)
 class TableRows:
-    """Columns of real rows, and sampled rows ``[S, c]`` of the same columns."""
+    """Columns of real rows, and ``sampled [S, c]`` rows of the same columns."""
 
     columns: Columns
     sampled: Array
@@ -56,7 +56,7 @@ class TableRows:
         rows = min(len(self.columns.real), table_figures.MOST_ROWS)
         point = "most probable class" if self.categories else "mean"
         if any(self.columns.levels):
-            point += " (of classes the most probable)"
+            point += " (for classes, the most probable)"
         missing = " Grey cells are missing." if np.isnan(self.columns.real).any() else ""
         return (
             f"{rows} of {len(self.columns.real):,} rows, evenly spaced and side by side, in {self._which}. "
@@ -66,7 +66,7 @@ class TableRows:
     @property
     def about_samples(self) -> tuple[str, ...]:
         real = self.columns.real
-        low, high = np.fmin.reduce(real), np.fmax.reduce(real)  # of what is observed
+        low, high = np.fmin.reduce(real), np.fmax.reduce(real)  # over observed cells
         outside = ((self.sampled < low) | (self.sampled > high)).mean()
         return (
             f"{self._which.capitalize()} of {len(self.sampled):,} rows drawn from p(x) (orange outline) and of the "
@@ -85,7 +85,7 @@ class TableRows:
             alt = "Bars: the share of each column over its observed cells that reconstructions explain."
             caption = "Over all observed cells: 1 − Σ(x − x̂)² / Σ(x − mean)². A column that the latents ignore has 0."
             if any(self.columns.levels):
-                caption += " Of classes: 1 − wrong / those wrong if the most frequent class is said of all."
+                caption += " For classes: 1 − errors / errors of always predicting the most frequent class."
             panels.append(Panel.of(png(bars), alt, caption, half=True))
         return tuple(panels)
 
