@@ -221,7 +221,7 @@ def test_exit_codes(fitted, wine, tmp_path):
         (["fit", "digits", "--out", tmp_path / "r", "--seed", "-1"], 2, "seed"),
         (["info", tmp_path / "damaged"], 65, "manifest.json is missing"),
         (["score", tmp_path / "damaged", "digits"], 65, "manifest.json is missing"),
-        (["fit", "digits", "--out", fitted, "--resume", "--force"], 2, "give one of them"),
+        (["fit", "digits", "--out", fitted, "--resume", "--force"], 2, "give only one of them"),
         (["fit", "digits", "--out", fitted, "--resume", *QUICK, "--seed", "3"], 65, "seed is 0 there and 3 here"),
         (["fit", "digit", "--out", tmp_path / "r"], 66, "digits"),
         (["score", tmp_path / "nowhere", "digits"], 66, "holds no model"),
@@ -272,7 +272,7 @@ def test_a_fit_that_was_killed_goes_on_when_told_to(tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert "has not ended" in run("info", tmp_path / "run").stderr
-    assert "--resume to go on with it, or --force" in run(*fit, "--out", tmp_path / "run", code=2).stderr
+    assert "--resume to continue it, or --force" in run(*fit, "--out", tmp_path / "run", code=2).stderr
     short = ["--epochs", "30"]
     run(*fit, "--out", tmp_path / "run", "--resume", *short)
     run(*fit, "--out", tmp_path / "whole", *short)

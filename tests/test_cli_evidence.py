@@ -64,7 +64,7 @@ def test_the_number_of_draws_is_told_or_chosen_and_not_both(folder, capsys, monk
     for verb in ("score", "report"):
         code, _, said = run(folder, capsys, monkeypatch, verb, "a", "table.csv", "--evidence", "--samples", "7")
         assert code == 2
-        assert "leave --samples out" in said
+        assert "leave out --samples" in said
     arguments = ("score", "c", "table.csv", "--standard-error", "0.01", "--budget", "300", "--json")
     code, out, _ = run(folder, capsys, monkeypatch, *arguments)
     due = lb.load(folder / "c").log_likelihood(pd.read_csv(folder / "table.csv"), standard_error=0.01, budget=300)

@@ -457,7 +457,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "an array's model to impute": (
         "impute array t.csv --out o.csv",
         BAD_DATA,
-        ("array was fitted to an array", "fit it to a table"),
+        ("array was fitted to an array", "fit a table"),
         b"",
     ),
     "an array's model for anomalies": ("score array t.csv --anomaly", BAD_DATA, ("array was fitted to an array",), b""),
@@ -471,7 +471,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "a column of draws": (
         "impute run b.csv --draws 2 --out o.csv",
         BAD_DATA,
-        ("a column called 'draw'",),
+        ("a column 'draw'",),
         CSV.replace(b"key", b"draw") + b"k,,,,,,,,\n",
     ),
     "given: no column": (
@@ -519,7 +519,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "schema: no kind": (
         "fit t.csv --out new --schema visits=cuont",
         USAGE,
-        ("'cuont' is no kind", "did you mean 'count'"),
+        ("'cuont' is not a kind", "did you mean 'count'"),
         b"",
     ),
     "schema: text without an order": (
@@ -547,7 +547,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
         ("schema is of a frame",),
         b"",
     ),
-    "both of score": ("score run t.csv --anomaly --evidence", USAGE, ("give one of them",), b""),
+    "both of score": ("score run t.csv --anomaly --evidence", USAGE, ("give only one of them",), b""),
 }
 
 

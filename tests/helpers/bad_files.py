@@ -213,8 +213,12 @@ COMMANDS: dict[str, Case] = {
     "convolutions over a table": case(
         "fit good.csv --out new --network conv", BAD_DATA, "needs rows of shape", "reshape"
     ),
-    "out: another suffix": case("encode run good.csv --out z.txt", USAGE, r"z\.txt cannot be written", r"use \.npy"),
-    "out: a folder": case("encode run good.csv --out run", USAGE, "run cannot be written", r"use \.npy"),
+    "out: another suffix": case(
+        "encode run good.csv --out z.txt", USAGE, r"z\.txt has a suffix that cannot be written", r"use \.npy"
+    ),
+    "out: a folder": case(
+        "encode run good.csv --out run", USAGE, "run has a suffix that cannot be written", r"use \.npy"
+    ),
     "out: a folder with a suffix": Case(
         ("sample", "run", "--out", "t.npy"), IO, (r"t\.npy cannot be written .Is a dir", "another"), folders=("t.npy",)
     ),
@@ -223,8 +227,8 @@ COMMANDS: dict[str, Case] = {
     ),
     "out: deep within a file": case("sample run --out good.csv/a/z.csv", IO, "cannot be written", "another path"),
     "out: where nothing can be": case("sample run --out /proc/nowhere/z.csv", IO, "cannot be written", "another path"),
-    "fit: out is a file": case("fit good.csv --out good.csv", IO, "good.csv: File exists", "give another path"),
-    "fit: out within a file": case("fit good.csv --out good.csv/new", IO, "new: Not a directory", "give another path"),
+    "fit: out is a file": case("fit good.csv --out good.csv", IO, "good.csv: File exists", "use another path"),
+    "fit: out within a file": case("fit good.csv --out good.csv/new", IO, "new: Not a directory", "use another path"),
     "fit: out where nothing can be": case(
         "fit good.csv --out /proc/new", IO, "/proc/new: No such file", "another path"
     ),
@@ -243,8 +247,8 @@ COMMANDS: dict[str, Case] = {
     "epochs 0": option("--epochs 0", "'--epochs': 0 is not in the range x>=1"),
     "validation 1": option("--validation 1", "'--validation': 1.* is not in the range 0<=x<1"),
     "seed -1": option("--seed -1", "'--seed': -1 is not in the range x>=0"),
-    "hidden in words": option("--hidden wide", "--hidden: 'wide' is not a list of sizes such as 256,128"),
-    "hidden 0": option("--hidden 8,0", "--hidden: '8,0' is not a list of sizes such as 256,128"),
+    "hidden in words": option("--hidden wide", "--hidden: 'wide' is not a list of layer sizes such as 256,128"),
+    "hidden 0": option("--hidden 8,0", "--hidden: '8,0' is not a list of layer sizes such as 256,128"),
     "network misspelt": option("--network mpl", "'--network': 'mpl' is not one of 'mlp', 'conv'"),
     "binarise misspelt": option("--binarise fresh", "'fresh' is not one of 'none', 'fixed', 'afresh'"),
     "likelihood misspelt": option("--likelihood poison", "likelihood is 'poison'.*did you mean 'Poisson'"),
