@@ -165,10 +165,10 @@ def test_under_a_vampprior_of_these_very_rows_all_is_information():
 
 def test_parts_of_a_named_latent_each_have_their_dimensions():
     names = ("colour", "size")
-    prior = lb.priors.Joint(names, [lb.priors.Normal(2), lb.priors.Bernoulli(3)])
+    prior = lb.priors.Latents(dict(zip(names, [lb.priors.Normal(2), lb.priors.Bernoulli(3)], strict=True)))
     parts = [lb.posteriors.DiagonalNormal(2, nn.Identity()), lb.posteriors.Bernoulli(3, nn.Identity())]
     with lb.nn.seeded(0):
-        posterior = lb.posteriors.Joint(names, parts, MLP((4,), (7,), hidden=()))
+        posterior = lb.posteriors.Latents(dict(zip(names, parts, strict=True)), MLP((4,), (7,), hidden=()))
         model = LatentVariableModel(prior, MLP((5,), (4,), hidden=()), lb.likelihoods.Normal(1.0))
     x = torch.randn(300, 4, generator=rng())
     found = collapse(model, posterior, x)

@@ -91,10 +91,10 @@ MASKED = NORMAL(
 NONE = nn.Identity()
 BOTH = partial(
     Case,
-    lambda latents, encoder: posteriors.Joint(
-        ("k", "z"), (posteriors.Categorical(1, 4, NONE), posteriors.DiagonalNormal(latents, NONE)), encoder
+    lambda latents, encoder: posteriors.Latents(
+        {"k": posteriors.Categorical(1, 4, NONE), "z": posteriors.DiagonalNormal(latents, NONE)}, encoder
     ),
-    lambda: priors.Joint(("k", "z"), (priors.Categorical(1, 4), priors.Normal(D))),
+    lambda: priors.Latents({"k": priors.Categorical(1, 4), "z": priors.Normal(D)}),
 )
 
 CASES = {

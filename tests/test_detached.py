@@ -22,10 +22,11 @@ from scipy import stats
 from torch import Tensor, nn
 
 import lowerbound as lb
-from lowerbound.distributions import Distribution, Flow, Joint, Normal
+from lowerbound.distributions import Distribution, Flow, Latents, Normal
 from lowerbound.distributions.densities import normal_log_prob
 from lowerbound.distributions.family import standard_normal
 from lowerbound.distributions.flow import Transforms
+from lowerbound.distributions.latents import Known
 from lowerbound.draw import Draw
 from lowerbound.gradients import doubly_reparameterised, reparameterised, sticking_the_landing
 from lowerbound.model import LatentVariableModel, draw
@@ -100,7 +101,7 @@ def flow(latent_dim: int, encoder: nn.Module) -> Posterior:
 
 def joint(latent_dim: int, encoder: nn.Module) -> Posterior:
     parts = [flow(1, nn.Identity()), OwnPosterior(1, nn.Identity())]
-    return lb.posteriors.Joint(("a", "b"), parts, encoder)
+    return lb.posteriors.Latents(dict(zip("ab", parts, strict=True)), encoder)
 
 
 class Toy:
@@ -113,7 +114,7 @@ class Toy:
             decoder = MLP((latents,), (2,), hidden=())
         prior = lb.priors.Normal(latents)
         if latents == 2:
-            prior = lb.priors.Joint(("a", "b"), [lb.priors.Normal(1), lb.priors.Normal(1)])
+            prior = lb.priors.Latents({"a": lb.priors.Normal(1), "b": lb.priors.Normal(1)})
         self.model = LatentVariableModel(prior, decoder, lb.likelihoods.Normal(0.7, shape=(2,))).double()
         self.x, self.latents, self.points = torch.tensor([[0.8, -1.0]], dtype=torch.float64), latents, points
         self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
@@ -259,14 +260,19 @@ def test_containers_and_distributions_within_are_detached_too():
     net = plain()
     loc = torch.ones(2, 1, requires_grad=True)
     inner = Normal(loc, torch.ones(2, 1))
-    held = {"a": [net, (loc, 3)], "b": Pair(inner, net), "c": Joint({"z": inner}, ((1,),)), "d": torch.device("cpu")}
+    held = {
+        "a": [net, (loc, 3)],
+        "b": Pair(inner, net),
+        "c": Latents({"z": Known((1,), inner)}),
+        "d": torch.device("cpu"),
+    }
     found = Holds(held).stopped().held
     assert not any(p.requires_grad for p in found["a"][0].parameters())
     assert found["b"].scale is found["a"][0]  # what is shared stays so
     assert not found["a"][1][0].requires_grad
     assert found["a"][1][1] == 3
     assert not found["b"].loc.loc.requires_grad
-    assert not found["c"].latents["z"].loc.requires_grad
+    assert not found["c"].nodes()["z"].loc.requires_grad
     other = torch.distributions.Normal(loc, torch.ones(2, 1))
     assert not Holds(other).stopped().held.loc.requires_grad
     assert other.loc.requires_grad

@@ -180,16 +180,16 @@ def test_latents_of_a_joint_posterior_are_sought_together(straight):
     oracle, x = straight
     model, whole = oracle.model(), oracle.posterior(WIDE)
     names, sizes = ("a", "b"), (2, 3)
-    model.prior = lb.priors.Joint(names, [lb.priors.Normal(size) for size in sizes]).double()
+    model.prior = lb.priors.Latents({n: lb.priors.Normal(size) for n, size in zip(names, sizes, strict=True)}).double()
     encoder = whole.encoder
     linear = encoder.second.layers[0]
     order = torch.tensor([0, 1, 5, 6, 2, 3, 4, 7, 8, 9])  # each latent's means, then its scales
     with torch.no_grad():
         linear.weight.copy_(linear.weight[order])
         linear.bias.copy_(linear.bias[order])
-    parts = [lb.posteriors.DiagonalNormal(size, Identity()) for size in sizes]
-    found = gap_report(model, lb.posteriors.Joint(names, parts, encoder), x, known(oracle.log_prob(x)), steps=250)
-    assert list(found.local) == ["Joint"]
+    parts = {n: lb.posteriors.DiagonalNormal(size, Identity()) for n, size in zip(names, sizes, strict=True)}
+    found = gap_report(model, lb.posteriors.Latents(parts, encoder), x, known(oracle.log_prob(x)), steps=250)
+    assert list(found.local) == ["Latents"]
     assert off(found, 0.0) < NATS
 
 

@@ -519,8 +519,10 @@ class Several:
             torch.nn.init.normal_(decoder.layers[0].weight)
         names, none = ("k", "b", "z"), torch.nn.Identity()
         latents = (lb.posteriors.Categorical(1, 3, none), lb.posteriors.Bernoulli(1, none))
-        self.posterior = lb.posteriors.Joint(names, (*latents, lb.posteriors.DiagonalNormal(1, none)), encoder).double()
-        prior = lb.priors.Joint(names, (lb.priors.Categorical(1, 3), lb.priors.Bernoulli(1), lb.priors.Normal(1)))
+        parts = dict(zip(names, (*latents, lb.posteriors.DiagonalNormal(1, none)), strict=True))
+        self.posterior = lb.posteriors.Latents(parts, encoder).double()
+        priors = (lb.priors.Categorical(1, 3), lb.priors.Bernoulli(1), lb.priors.Normal(1))
+        prior = lb.priors.Latents(dict(zip(names, priors, strict=True)))
         self.model = LatentVariableModel(prior, decoder, lb.likelihoods.Normal(0.8, shape=(2,))).double()
         self.x = torch.tensor([[0.5, -0.4]], dtype=torch.float64)
         self.parameters = [*self.model.parameters(), *self.posterior.parameters()]
@@ -591,7 +593,7 @@ def test_latents_of_different_kinds_are_what_their_parts_are():
              batch_of(toy.x), rng())  # fmt: skip
     with pytest.raises(ValueError, match="ByNode has estimators of a"):
         gradients.ByNode(("a",), (leave_one_out,))(there, elbo)
-    with pytest.raises(ValueError, match="enumerated is of models with one latent, and this has 3"):
+    with pytest.raises(ValueError, match="enumerated is for models with one latent, and this has 3"):
         enumerated(there, elbo)
 
 

@@ -189,13 +189,16 @@ def test_every_module_in_the_table_keeps_its_arguments():
         built[f"posteriors.{name}"] = getattr(lb.posteriors, name)(3, mlp)
     for name in ("Bernoulli", "Beta", "Dirichlet", "Gamma", "HypersphericalUniform", "LearnedNormal"):
         built[f"priors.{name}"] = getattr(lb.priors, name)(3)
-    names = ("a", "b")
-    built["posteriors.Joint"] = lb.posteriors.Joint(
-        names,
-        (lb.posteriors.Bernoulli(2, torch.nn.Identity()), lb.posteriors.DiagonalNormal(1, torch.nn.Identity())),
-        mlp,
+    none, reads = torch.nn.Identity(), lb.nn.MLP((4,), (2,), context=2)
+    built["posteriors.Latents"] = lb.posteriors.Latents(
+        {"parts": lb.posteriors.Bernoulli(2, mlp), "part": lb.posteriors.DiagonalNormal(1, reads)},
+        parents={"part": ("parts",)},
     )
-    built["priors.Joint"] = lb.priors.Joint(names, (lb.priors.Bernoulli(2), lb.priors.Normal(1)))
+    built["posteriors.PrecisionWeighted"] = lb.posteriors.PrecisionWeighted(3, mlp)
+    built["priors.Given"] = lb.priors.Given(lb.posteriors.Bernoulli(2, mlp))
+    built["priors.Latents"] = lb.priors.Latents(
+        {"own": lb.priors.Given(lb.posteriors.Bernoulli(2, none)), "name": lb.priors.Normal(2)}, {"own": ("name",)}
+    )
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )

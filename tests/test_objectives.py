@@ -102,7 +102,7 @@ def test_bounds_of_groups_lie_between(log_w):
     torch.testing.assert_close(multi_iwae(there, 2), by_hand)
     mixed = combined_iwae(there, 0.3)
     torch.testing.assert_close(mixed, 0.3 * elbo_sampled(there) + 0.7 * iwae(there))
-    with pytest.raises(ValueError, match="10 draws are no 3 groups"):
+    with pytest.raises(ValueError, match="10 draws cannot be divided into 3 groups"):
         multi_iwae(there, 3)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import lowerbound as lb
 from lowerbound.data import Rows
-from lowerbound.distributions import Bernoulli, Dirichlet, Joint, LogisticNormal, Normal, kl
+from lowerbound.distributions import Bernoulli, Dirichlet, Latents, LogisticNormal, Normal, kl
+from lowerbound.distributions.latents import Known
 from lowerbound.draw import Draw, Node, of_terms
 from lowerbound.evidence.importance import importance_sampling
 from lowerbound.evidence.targets import of_model
@@ -301,10 +302,10 @@ def test_the_weights_of_a_mixture_posterior_are_learnt():
     assert float(bound) == pytest.approx(log_p, abs=0.01)
 
 
-def joint() -> Joint:
+def joint() -> Latents:
     normal = Normal(torch.tensor([[0.3, -1.0]]).double(), torch.tensor([[0.2, 1.7]]).double())
     bits = Bernoulli(torch.tensor([[0.4, -2.0, 1.0]]).double())
-    return Joint({"z": normal, "b": bits}, ((2,), (3,)))
+    return Latents({"z": Known((2,), normal), "b": Known((3,), bits)})
 
 
 def test_the_entropy_of_a_joint_is_that_of_its_draws_and_of_its_parts():
@@ -315,27 +316,27 @@ def test_the_entropy_of_a_joint_is_that_of_its_draws_and_of_its_parts():
     assert found.shape == (1,)
     assert abs(z_score(surprise, float(found))) < 4
     assert surprise.std() / 200 < 0.005 * abs(float(found))
-    scale, p = q.latents["z"].scale, q.latents["b"].logits.sigmoid()
+    scale, p = q.nodes()["z"].scale, q.nodes()["b"].logits.sigmoid()
     bits = -(p * p.log() + (1 - p) * (1 - p).log()).sum()
     due = (scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum() + bits
     torch.testing.assert_close(found, due.unsqueeze(0))
     # by KL to a prior, part for part: H = −E log p − KL
     p_z, p_b = Normal(torch.zeros(2).double(), torch.ones(2).double(), 0), Bernoulli(torch.zeros(3).double(), 0)
-    cross = 0.5 * (q.latents["z"].loc.square() + scale.square()).sum() + math.log(2 * math.pi) + 3 * math.log(2)
-    divergence = kl(q.latents["z"], p_z) + kl(q.latents["b"], p_b)
+    cross = 0.5 * (q.nodes()["z"].loc.square() + scale.square()).sum() + math.log(2 * math.pi) + 3 * math.log(2)
+    divergence = kl(q.nodes()["z"], p_z) + kl(q.nodes()["b"], p_b)
     torch.testing.assert_close(found, cross - divergence)
 
 
 def test_the_entropy_of_a_joint_is_unknown_where_that_of_a_part_is():
-    known = joint().latents["z"]
+    known = joint().nodes()["z"]
     part = LogisticNormal(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
     assert part.entropy() is None
-    assert Joint({"z": known, "p": part}, ((2,), (3,))).entropy() is None
+    assert Latents({"z": Known((2,), known), "p": Known((3,), part)}).entropy() is None
 
 
 def test_the_kl_of_a_draw_is_unknown_where_that_of_a_latent_is():
     """A draw of a normal and of proportions: neither KL nor entropy leaves out the part that has none."""
-    known = joint().latents["z"]
+    known = joint().nodes()["z"]
     part = LogisticNormal(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
     priors = {
         "z": Normal(torch.zeros(2).double(), torch.ones(2).double(), 0),
@@ -359,7 +360,7 @@ def test_a_joint_prior_gives_its_parts_their_context():
     with torch.no_grad():
         network.layers[0].weight.copy_(torch.tensor([[3.0], [0.0]]))
         network.layers[0].bias.zero_()
-    prior = lb.priors.Joint(("c", "z"), (lb.priors.ConditionalNormal(1, network), lb.priors.Normal(1, 2.0)))
+    prior = lb.priors.Latents({"c": lb.priors.ConditionalNormal(1, network), "z": lb.priors.Normal(1, 2.0)})
     context = torch.tensor([[1.0], [-2.0]])
     p = prior(context)
     torch.testing.assert_close(p.nodes()["c"].mean(), 3 * context)
@@ -376,8 +377,10 @@ def test_elbo_entropy_of_a_joint_is_the_elbo_in_expectation():
     with lb.nn.seeded(7):
         decoder, encoder = MLP((5,), (2,), hidden=()), MLP((2,), (6,), hidden=())
     latents = (lb.posteriors.Categorical(1, 3, none), lb.posteriors.Bernoulli(1, none))
-    posterior = lb.posteriors.Joint(names, (*latents, lb.posteriors.DiagonalNormal(1, none)), encoder).double()
-    prior = lb.priors.Joint(names, (lb.priors.Categorical(1, 3), lb.priors.Bernoulli(1), lb.priors.Normal(1, 2.0)))
+    parts = dict(zip(names, (*latents, lb.posteriors.DiagonalNormal(1, none)), strict=True))
+    posterior = lb.posteriors.Latents(parts, encoder).double()
+    priors = (lb.priors.Categorical(1, 3), lb.priors.Bernoulli(1), lb.priors.Normal(1, 2.0))
+    prior = lb.priors.Latents(dict(zip(names, priors, strict=True)))
     model = LatentVariableModel(prior, decoder, NormalLikelihood(0.8, shape=(2,))).double()
     x = torch.tensor([[0.5, -0.4]], dtype=torch.float64).expand(30_000, 2)
     with torch.no_grad():

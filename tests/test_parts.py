@@ -37,11 +37,11 @@ def names(kind: str) -> list[str]:
 NEEDS = {
     "posterior": {
         "Categorical": "n_classes",
-        "Joint": "names=…, parts",
+        "Latents": "parts=…",
         "LowRankNormal": "rank",
         "NormalMixture": "components",
     },
-    "prior": {"Joint": "names=…, parts"},
+    "prior": {"Given": "of=…", "Latents": "parts=…"},
     "likelihood": {"Product": "likelihoods", "SelfMasking": "likelihood"},
     "objective": {
         "Constrained": "of=…, target",
@@ -65,7 +65,9 @@ NEEDS = {
 def test_a_part_by_name_is_whole_or_says_what_it_needs(kind: str, name: str) -> None:
     given = lb.VAE(**QUICK, draws=2).get_params(deep=False) | {kind: name}
     if kind == "prior":
-        given["posterior"] = next(one for one, allowed in ALLOWED.items() if name in (*allowed, "Joint", "VampPrior"))
+        given["posterior"] = next(
+            one for one, allowed in ALLOWED.items() if name in (*allowed, "Latents", "Given", "VampPrior")
+        )
     if kind == "gradient" or kind == "posterior":
         given |= {"objective": "iwae" if name == "doubly_reparameterised" else "auto"}
     needs = NEEDS[kind].get(name)
@@ -104,7 +106,7 @@ def test_priors_go_with_posteriors_of_the_same_values(posterior: Any) -> None:
         given = lb.VAE(**QUICK, draws=2, prior=prior, posterior=posterior).get_params(deep=False)
         if prior in (*ALLOWED[posterior], "VampPrior"):
             check_parameters(given)
-        elif prior != "Joint":
+        elif prior not in ("Latents", "Given"):
             with pytest.raises(ValueError, match=r"the posterior .* is of .* and the prior .* of") as caught:
                 check_parameters(given)
             assert_one_sentence(str(caught.value), (f"the prior {prior} of", "choose a prior of the same values"))
@@ -122,11 +124,14 @@ def test_each_posterior_is_learnt_with_the_prior_that_suits(posterior: Any, prio
 
 def test_several_latents_have_the_priors_that_suit_them() -> None:
     def both(latent_dim: int, encoder: nn.Module) -> posteriors.Posterior:
-        parts = (posteriors.Categorical(1, 4, nn.Identity()), posteriors.VonMisesFisher(latent_dim, nn.Identity()))
-        return posteriors.Joint(("k", "z"), parts, encoder)
+        sphere = posteriors.VonMisesFisher(latent_dim, nn.Identity())
+        return posteriors.Latents({"k": posteriors.Categorical(1, 4, nn.Identity()), "z": sphere}, encoder)
 
     vae = lb.VAE(**QUICK, draws=2, posterior=both).fit(X)
-    assert [type(part) for part in vae.model_.prior.parts] == [priors.Categorical, priors.HypersphericalUniform]
+    assert [type(part) for part in vae.model_.prior.parts.values()] == [
+        priors.Categorical,
+        priors.HypersphericalUniform,
+    ]
 
 
 def made(prior: priors.Prior, posterior: posteriors.Posterior) -> tuple[lb.LatentVariableModel, lb.AEVB]:
@@ -146,18 +151,17 @@ def made(prior: priors.Prior, posterior: posteriors.Posterior) -> tuple[lb.Laten
         (priors.Categorical(3, 2), posteriors.Categorical(3, 4, nn.Linear(4, 12)), r"shape \[3, 4\] .* \[3, 2\]"),
         (priors.Normal(3), posteriors.VonMisesFisher(3, nn.Linear(4, 4)), "unit vectors and the prior Normal of real"),
         (
-            priors.Joint(("a",), (priors.Normal(3),)),
+            priors.Latents({"a": priors.Normal(3)}),
             posteriors.DiagonalNormal(3, nn.Linear(4, 6)),
             "of the latents z and the prior of a; name them alike",
         ),
         (
-            priors.Joint(("a", "b"), (priors.Normal(2), priors.Normal(1))),
-            posteriors.Joint(
-                ("a", "b"),
-                (posteriors.DiagonalNormal(2, nn.Identity()), posteriors.Bernoulli(1, nn.Identity())),
+            priors.Latents({"a": priors.Normal(2), "b": priors.Normal(1)}),
+            posteriors.Latents(
+                {"a": posteriors.DiagonalNormal(2, nn.Identity()), "b": posteriors.Bernoulli(1, nn.Identity())},
                 nn.Linear(4, 5),
             ),
-            "latent 'b' of the posterior Joint is of zeros and ones",
+            "latent 'b' of the posterior Latents is of zeros and ones",
         ),
     ],
 )

@@ -105,8 +105,8 @@ def test_vamp_prior_is_the_explicit_mixture_of_posteriors():
     parts = torch.distributions.Independent(torch.distributions.Normal(q.loc, q.scale), 1)
     explicit = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(5)), parts)
     z = 3 * torch.randn(4, 7, D, generator=rng(1), dtype=torch.float64)
-    torch.testing.assert_close(prior(encode=posterior).log_prob(z), explicit.log_prob(z))
-    rows = prior.sample(4000, rng(2), encode=posterior).detach()
+    torch.testing.assert_close(prior(posterior=posterior).log_prob(z), explicit.log_prob(z))
+    rows = prior.draws(prior(posterior=posterior), 4000, rng(2)).detach()
     grid = explicit.component_distribution.base_dist
     for dim in range(D):  # 1e-3 of false alarm each
         cdf = partial(_mixture_cdf, loc=grid.loc[:, dim].detach().numpy(), scale=grid.scale[:, dim].detach().numpy())

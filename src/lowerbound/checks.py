@@ -117,6 +117,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, type) and issubclass(value, given[0])
     if origin in (tuple, list, Sequence):
         return is_list(value, lambda item: fits(item, given[0]))
+    if origin is Mapping:
+        return isinstance(value, dict) and all(is_text(key) and fits(item, given[1]) for key, item in value.items())
     if origin is Callable:
         return callable(value) and not isinstance(value, type)
     plain: dict[Any, Callable[[Any], bool]] = {

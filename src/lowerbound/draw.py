@@ -1,4 +1,4 @@
-"""What one evaluation of a model on a batch yields: tensors, kept apart until an objective joins them.
+"""The tensors of one evaluation of a model on a batch, kept apart until an objective combines them.
 
 Shapes: ``K`` draws, ``B`` rows, ``E`` the event shape of a latent, ``X`` that of a row of data.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lowerbound import distributions
 from lowerbound.distributions import Distribution
+from lowerbound.distributions.kl import batch_dims
 from lowerbound.shapes import expect
 
 
@@ -21,7 +24,7 @@ class Batch:
     """Some rows of data.
 
     ``x [B, *X]`` the values; ``mask [B, *X]`` True where observed (None: everything is); ``index [B]`` the
-    rows' numbers in the data; ``weight [B]`` what each row counts in a mean over the batch: 1/(number of real rows),
+    rows' numbers in the data; ``weight [B]`` the weight of each row in a mean over the batch: 1/(number of real rows),
     and 0 for padding; ``context [B, C]`` what the model is conditioned on, if on anything.
     """
 
@@ -32,7 +35,7 @@ class Batch:
     context: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> Batch:
-        """Some of its rows: views, each row counting what it did."""
+        """A slice of the rows, as views that keep their weights."""
         mask = None if self.mask is None else self.mask[rows]
         context = None if self.context is None else self.context[rows]
         return Batch(self.x[rows], mask, self.index[rows], self.weight[rows], context)
@@ -42,9 +45,13 @@ class Batch:
 class Node:
     """One latent variable of a draw: ``z [K, B, *E]``, its posterior ``q`` and its prior ``p``.
 
-    Terms are computed when first asked for, and once. ``beta`` multiplies those that an objective joins: log p(z),
+    Terms are computed when first asked for, and once. ``beta`` multiplies those that an objective combines: log p(z),
     log q(z|x), KL and entropy. ``noise``: z = q.sample(noise); None where z is from elsewhere. ``sampled``: KL and
-    entropy are not to be had in closed form. ``given``: nobody estimates a gradient in the parameters of q.
+    entropy are not to be taken in closed form. ``given``: no gradient in the parameters of q is estimated.
+
+    ``parents``: the latents that q reads; ``prior_parents``: those that p reads. ``closed``: whether KL(q ‖ p) at the
+    parents' draws has the mean of log q − log p; it does not where p reads a latent that is drawn given this one.
+    ``stopped_q``: for a latent with parents, q with its parameters stopped but not the draws of its parents.
     """
 
     name: str
@@ -57,6 +64,10 @@ class Node:
     given: bool = False
     terms: dict[tuple[str, bool], Tensor | None] = field(default_factory=dict, repr=False)
     """What has been computed, whatever β, with gradients and without; a node with other terms has its own."""
+    parents: tuple[str, ...] = ()
+    prior_parents: tuple[str, ...] = ()
+    closed: bool = True
+    stopped_q: Callable[[], Distribution] | None = field(default=None, repr=False)
 
     @property
     def path(self) -> bool:
@@ -75,35 +86,44 @@ class Node:
 
     @property
     def log_density(self) -> Tensor:
-        """log q(z|x), ``[K, B]``, whatever β."""
+        """log q(z|x), ``[K, B]``, without β."""
         return self._once("log_q", self._log_q)
 
     @property
     def kl_per_dim(self) -> Tensor | None:
-        """β KL(q ‖ p) of each dimension ``[B, *E]`` in closed form, or None."""
-        return None if self.sampled else self._weighted_or_none("kl_per_dim", distributions.kl_per_dim)
+        """β KL(q ‖ p) of each dimension in closed form, ``[B, *E]`` or, with parents, ``[K, B, *E]``; or None."""
+        return self._closed("kl_per_dim", distributions.kl_per_dim) if self.closed else None
 
     @property
     def kl(self) -> Tensor | None:
-        """β KL(q ‖ p) ``[B]`` in closed form, or None."""
-        return None if self.sampled else self._weighted_or_none("kl", self._kl)
+        """β KL(q ‖ p) in closed form, ``[B]`` or, where q or p has parents, ``[K, B]``; or None."""
+        return self._closed("kl", self._kl) if self.closed else None
 
     @property
     def entropy(self) -> Tensor | None:
-        """β H(q) ``[B]`` in closed form, or None."""
-        return None if self.sampled else self._weighted_or_none("entropy", lambda q, _: q.entropy())
+        """β H(q) in closed form, ``[B]`` or, where q has parents, ``[K, B]``; or None."""
+        return self._closed("entropy", lambda q, _: q.entropy())
+
+    @property
+    def mean_kl(self) -> Tensor:
+        """β KL(q ‖ p) of each row ``[B]``: in closed form or, where there is none, the mean of log q − log p."""
+        return over_draws(self.log_q - self.log_p if self.kl is None else self.kl)
 
     def stopped(self) -> Node:
-        """The node with the parameters of q stopped in log q: what is left of them flows through z."""
-        return replace(self, q=self.q.stopped(), noise=None, sampled=True, terms={})
+        """The node with the parameters of q stopped in log q: gradients of log q flow through the draws only."""
+        q = self.q.stopped() if self.stopped_q is None else self.stopped_q()
+        return replace(self, q=q, noise=None, sampled=True, terms={})
 
-    def fixed(self) -> Node:
-        """The node with z as it is, and q stopped: no gradient in q's parameters is left."""
-        return replace(self, z=self.z.detach(), q=self.q.stopped(), noise=None, given=True, terms={})
+    def drawn_by(self, q: Distribution, times: int = 1) -> Tensor:
+        """z drawn from another q by the same noise; detached where this one is, but for a latent that is ``given``."""
+        if self.noise is None:
+            raise ValueError(f"latent {self.name!r} is not a draw from its q, so it cannot be drawn again.")
+        z = q.sample(_repeated(self.noise, times))
+        return z if self.path or self.given else z.detach()
 
     def _kl(self, q: Distribution, p: Distribution) -> Tensor | None:
         per_dim = self._once_or_none("kl_per_dim", lambda: distributions.kl_per_dim(q, p))
-        return distributions.kl(q, p) if per_dim is None else per_dim.flatten(1).sum(1)
+        return distributions.kl(q, p) if per_dim is None else per_dim.flatten(lead := batch_dims(q, p)).sum(lead)
 
     def _log_p(self) -> Tensor:
         value = self.p.log_prob(self.z)
@@ -111,7 +131,8 @@ class Node:
         return value
 
     def _log_q(self) -> Tensor:
-        value = self.q.log_prob(self.z) if self.noise is None else self.q.log_prob_of_sample(self.z, self.noise)
+        noise = None if self.given else self.noise
+        value = self.q.log_prob(self.z) if noise is None else self.q.log_prob_of_sample(self.z, noise)
         expect(f"log_prob of the posterior of {self.name!r}", value, self.z.shape[:2], "[K, B]")
         return value
 
@@ -132,15 +153,24 @@ class Node:
     def _weighted(self, value: Tensor) -> Tensor:
         return value if isinstance(self.beta, float) and self.beta == 1 else self.beta * value
 
-    def _weighted_or_none(
-        self, name: str, compute: Callable[[Distribution, Distribution], Tensor | None]
-    ) -> Tensor | None:
+    def _closed(self, name: str, compute: Callable[[Distribution, Distribution], Tensor | None]) -> Tensor | None:
+        if self.sampled:
+            return None
         value = self._once_or_none(name, lambda: compute(self.q, self.p))
         return None if value is None else self._weighted(value)
 
 
-Evaluate = Callable[[Mapping[str, Tensor]], "Draw"]
-"""Latents ``[K, B, *E]`` by the name of their node → the draw with those in place of its own."""
+Choose = Callable[[str, Distribution], tuple[Tensor, Tensor | None]]
+"""A latent's name and its q at the values of its parents → its value ``[K, B, *E]``, and the noise if q drew it."""
+
+
+class Evaluate(Protocol):
+    """The rows of a batch under a model, to be evaluated at any latents.
+
+    ``choose`` gives each latent's value, parents first. The parameters of q are stopped for the latents ``given``.
+    """
+
+    def __call__(self, choose: Choose, given: frozenset[str] = frozenset()) -> Draw: ...
 
 
 @dataclass(frozen=True)
@@ -148,13 +178,15 @@ class Draw:
     """K draws of every latent for each row of a batch, with the log-likelihood ``log_lik [K, B]``.
 
     log w = log p(x|z) + log p(z) − log q(z|x), the log importance weight, is a sum of its parts. ``evaluate``: the
-    same rows at other latents. ``x [B, *X]``: the rows, unobserved values 0.
+    same rows at other latents. ``x [B, *X]``: the rows, unobserved values 0. ``read``: the latents that the decoder
+    reads; None for all.
     """
 
     nodes: tuple[Node, ...]
     log_lik: Tensor
     evaluate: Evaluate | None = None
     x: Tensor | None = None
+    read: tuple[str, ...] | None = None
 
     @property
     def log_prior(self) -> Tensor:
@@ -168,13 +200,18 @@ class Draw:
 
     @property
     def kl(self) -> Tensor | None:
-        """Σ over nodes of KL(q ‖ p) ``[B]`` in closed form; None if any node has none."""
+        """Σ over nodes of KL(q ‖ p) in closed form, ``[B]`` or, with parents, ``[K, B]``; None if any has none."""
         return _total_or_none([node.kl for node in self.nodes])
 
     @property
     def entropy(self) -> Tensor | None:
-        """Σ over nodes of the entropy of q ``[B]`` in closed form; None if any node has none."""
+        """Σ over nodes of the entropy of q, ``[B]`` or, with parents, ``[K, B]``; None if any node has none."""
         return _total_or_none([node.entropy for node in self.nodes])
+
+    @property
+    def mean_kl(self) -> Tensor:
+        """KL(q ‖ p) of each row ``[B]``: in closed form or, where there is none, the mean of log q − log p."""
+        return over_draws(self.log_q - self.log_prior if self.kl is None else self.kl)
 
     @property
     def log_w(self) -> Tensor:
@@ -183,11 +220,37 @@ class Draw:
 
     def at(self, latents: Mapping[str, Tensor]) -> Draw:
         """The same rows at other latents ``[K, B, *E]``, by the name of their node, under the same β."""
-        if self.evaluate is None:
-            raise ValueError("this draw cannot evaluate its model at other latents.")
-        there = self.evaluate(latents)
-        nodes = zip(there.nodes, self.nodes, strict=True)
-        return replace(there, nodes=tuple(replace(new, beta=own.beta, sampled=own.sampled) for new, own in nodes))
+        return self._with(lambda name, _: (latents[name], None))
+
+    def below(self, name: str) -> set[str]:
+        """The latents that are drawn given this one: its children in q, theirs, and so on."""
+        found = {name}
+        while more := {node.name for node in self.nodes if found.intersection(node.parents)} - found:
+            found |= more
+        return found - {name}
+
+    def redrawn(self, values: Mapping[str, Callable[[Distribution], Tensor]], times: int = 1) -> Draw:
+        """The same rows with some latents at other values, each computed from its q at its parents' new values.
+
+        Latents drawn given these are drawn again, from the noise that they were drawn from; others are kept. ``times``:
+        the K draws are repeated so often, as K · ``times``.
+        """
+        own, changed = {node.name: node for node in self.nodes}, set(values)
+
+        def choose(name: str, q: Distribution) -> tuple[Tensor, Tensor | None]:
+            node = own[name]
+            if name in values:
+                return values[name](q), None
+            if changed.isdisjoint(node.parents):
+                return _repeated(node.z, times), None if node.noise is None else _repeated(node.noise, times)
+            changed.add(name)
+            return node.drawn_by(q, times), None
+
+        return self._with(choose)
+
+    def moved(self, latents: Mapping[str, Tensor]) -> Draw:
+        """The same rows with some latents at these values ``[K, B, *E]``; those drawn given them are drawn again."""
+        return self.redrawn({name: partial(_fixed, z) for name, z in latents.items()})
 
     def stopped(self) -> Draw:
         """The draw with the posterior's parameters stopped in log q (``Node.stopped``)."""
@@ -196,30 +259,57 @@ class Draw:
     def only(self, name: str | None = None, detached: bool = False) -> Draw:
         """The same draw as the estimator of one latent sees it, evaluated anew: the others, or all, are ``given``.
 
-        ``detached``: no gradient flows through the draws of that latent either.
+        A gradient in the parameters of that latent's q flows through its draws alone and, where other latents' q read
+        it, through theirs. Of these, one that cannot be differentiated through its draws is not given: its log q(z|x)
+        is differentiated in the draws of its parents. ``detached``: no gradient flows through any draw.
         """
-        own = {node.name: node for node in self.nodes}
-        latents = {key: node.z if key == name and not detached else node.z.detach() for key, node in own.items()}
+        if self.evaluate is None:
+            raise ValueError(_NO_MODEL)
+        own, live, scored = {node.name: node for node in self.nodes}, set[str](), set[str]()
 
-        def evaluate(latents: Mapping[str, Tensor]) -> Draw:
-            there = self.at(latents)
-            return replace(
-                there, nodes=tuple(n if n.name == name else n.fixed() for n in there.nodes), evaluate=evaluate
-            )
+        def choose(key: str, q: Distribution) -> tuple[Tensor, Tensor | None]:
+            node = own[key]
+            if detached or not (key == name or live.intersection(node.parents)):
+                return node.z.detach(), node.noise
+            if key != name and not node.path:
+                scored.add(key)
+                return node.z.detach(), node.noise
+            if node.z.requires_grad:
+                live.add(key)
+            return node.drawn_by(q) if node.parents else node.z, node.noise
 
-        found = evaluate(latents)
-        return replace(found, nodes=tuple(n if n.given else replace(n, noise=own[n.name].noise) for n in found.nodes))
+        given = frozenset(own) - {name}
+        found = self.evaluate(choose, given=given)
+        nodes = (replace(n, beta=own[n.name].beta, sampled=own[n.name].sampled) for n in found.nodes)
+        kept = tuple(replace(n, given=n.given and n.name not in scored) for n in nodes)
+        return replace(found, nodes=kept, evaluate=partial(self.evaluate, given=given))
 
     def sampled(self) -> Draw:
         """The draw without closed forms: objectives take KL and entropy from the draws."""
         return replace(self, nodes=tuple(replace(node, sampled=True) for node in self.nodes))
 
+    def _with(self, choose: Choose) -> Draw:
+        """The same rows at the latents that ``choose`` gives, under the same β."""
+        if self.evaluate is None:
+            raise ValueError(_NO_MODEL)
+        there = self.evaluate(choose)
+        pairs = zip(there.nodes, self.nodes, strict=True)
+        nodes = tuple(replace(new, beta=own.beta, sampled=own.sampled, given=own.given) for new, own in pairs)
+        return replace(there, nodes=nodes, evaluate=self.evaluate)
+
+
+_NO_MODEL = "this draw cannot evaluate its model at other latents."
+
+
+def over_draws(term: Tensor) -> Tensor:
+    """The mean of a term over K draws, ``[B]``, from ``[K, B]`` or from ``[B]`` of a term that is alike in all."""
+    return term.mean(0) if term.dim() == 2 else term
+
 
 def tempered(draw: Draw, beta: Tensor | float) -> Draw:
     """The same draw with log p(z), log q(z|x), KL and entropy multiplied by β (β-VAE, KL warm-up).
 
-    With β ≠ 1 what an objective makes of it is a weighted objective, not a bound on log p(x).
-    Higgins et al. 2017; Bowman et al. 2016.
+    With β ≠ 1 the result is a weighted objective, not a bound on log p(x). Higgins et al. 2017; Bowman et al. 2016.
     """
     return replace(draw, nodes=tuple(replace(node, beta=node.beta * beta) for node in draw.nodes))
 
@@ -231,7 +321,7 @@ def of_terms(
     kl: Tensor | None = None,
     entropy: Tensor | None = None,
 ) -> Draw:
-    """A draw of one latent with these terms and no more: ``[K, B]``, and ``[B]`` for ``kl`` and ``entropy``."""
+    """A draw of one latent with these terms and no others: ``[K, B]``; ``kl`` and ``entropy`` may be ``[B]``."""
     unknown = distributions.Normal(log_lik.new_zeros(()), log_lik.new_ones(()))  # never asked: all terms are given
     named = {"log_p": log_p, "log_q": log_q, "kl_per_dim": None, "kl": kl, "entropy": entropy}
     terms = {(name, True): term for name, term in named.items()}
@@ -242,13 +332,26 @@ def in_groups(draw: Draw, groups: int) -> Draw:
     """The terms of K draws as those of K/``groups``: ``[K/M, M·B]``, the first B rows those of the first group."""
     draws, rows = draw.log_lik.shape
     if draws % groups:
-        raise ValueError(f"{draws} draws are no {groups} groups of the same size.")
+        raise ValueError(f"{draws} draws cannot be divided into {groups} groups of the same size.")
 
     def folded(term: Tensor) -> Tensor:
         return term.view(groups, draws // groups, rows).transpose(0, 1).reshape(draws // groups, groups * rows)
 
-    kl, entropy = (None if t is None else t.expand(groups, rows).flatten() for t in (draw.kl, draw.entropy))
-    return of_terms(folded(draw.log_lik), folded(draw.log_prior), folded(draw.log_q), kl, entropy)
+    def closed(term: Tensor | None) -> Tensor | None:
+        if term is None:
+            return None
+        return term.expand(groups, rows).flatten() if term.dim() == 1 else folded(term.expand(draws, rows))
+
+    log_terms = folded(draw.log_lik), folded(draw.log_prior), folded(draw.log_q)
+    return of_terms(*log_terms, closed(draw.kl), closed(draw.entropy))
+
+
+def _fixed(value: Tensor, _: Distribution) -> Tensor:
+    return value
+
+
+def _repeated(value: Tensor, times: int) -> Tensor:
+    return value if times == 1 else value.repeat(times, *[1] * (value.dim() - 1))
 
 
 def _total(terms: list[Tensor]) -> Tensor:

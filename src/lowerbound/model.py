@@ -1,22 +1,24 @@
-"""The model p(x, z) = p(z) p(x|z), and a draw of its latents from an approximate posterior."""
+"""The model p(x, z) = p(z) p(x|z), and draws of its latents from an approximate posterior."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound import posteriors, priors
-from lowerbound.distributions import Distribution, a_distribution
+from lowerbound.distributions import Distribution, Latents, a_distribution
 from lowerbound.distributions.family import WITHIN, Domain
-from lowerbound.draw import Batch, Draw, Node
+from lowerbound.distributions.latents import Conditional, Merged, conditionals, descendants, order, split
+from lowerbound.draw import Batch, Choose, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.modes import in_eval_mode, read_only
 from lowerbound.nn import apply
 from lowerbound.posteriors import Posterior
-from lowerbound.priors import Encode, Prior
+from lowerbound.priors import Prior
 from lowerbound.shapes import expect, explained
 
 __all__ = ["LatentVariableModel", "check_domains", "check_latents", "draw"]
@@ -26,17 +28,31 @@ class LatentVariableModel(nn.Module):
     """p(z) by ``prior``, p(x|z) by ``likelihood`` with the parameters that ``decoder`` computes from z.
 
     ``decoder``: ``[N, *E] → [N, P, *X]`` with P the likelihood's parameters per value (``[N, *X]`` where P = 1).
-    Any ``nn.Module`` of that shape can be the decoder.
+    Any ``nn.Module`` of that shape can be the decoder. It reads all latents of ``priors.Latents``, flattened and joined
+    end to end, or those named by ``parents`` alone, in that order.
     """
 
-    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(
+        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, parents: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        self.parents = None if parents is None else tuple(parents)
+        if self.parents is not None:
+            there = prior.parts if isinstance(prior, priors.Latents) else ("z",)
+            if not self.parents or not set(self.parents) <= set(there):
+                raise ValueError(
+                    f"parents= of the decoder is {', '.join(self.parents) or 'empty'}, and the prior's latents are "
+                    f"{', '.join(there)}."
+                )
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, *E]``."""
+        """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, *E]`` of all latents."""
+        if self.parents is not None and isinstance(self.prior, priors.Latents):
+            latents = split(z, self.prior.events)
+            z = torch.cat([latents[name].flatten(2) for name in self.parents], -1)
         if context is not None:
             context = context.expand(len(z), *context.shape).flatten(0, 1)
         flat, parameters = z.flatten(0, 1), self.likelihood.n_parameters
@@ -81,26 +97,38 @@ class LatentVariableModel(nn.Module):
             )
         return params
 
+    def prior_given(self, context: Tensor | None = None, posterior: Posterior | None = None) -> Distribution:
+        """p(z|context) of a batch; ``posterior``: for a prior that is made of it (``Prior.needs_posterior``)."""
+        inputs = (context, posterior) if self.prior.needs_posterior else (context,)
+        return a_distribution("the prior", self.prior(*inputs))
+
     def log_joint(
         self,
         z: Tensor,
         x: Tensor,
         mask: Tensor | None = None,
         context: Tensor | None = None,
-        encode: Encode | None = None,
+        posterior: Posterior | None = None,
     ) -> Tensor:
-        """log p(x, z) ``[K, B]``; ``encode``: the posterior, for a prior that is made of it."""
-        log_prior = a_distribution("the prior", self.prior(context, encode)).log_prob(z)
+        """log p(x, z) ``[K, B]``; ``posterior``: for a prior that is made of it."""
+        log_prior = self.prior_given(context, posterior).log_prob(z)
         expect("log_prob of the prior", log_prior, z.shape[:2], "[K, B]")
         return self.log_lik(z, x, mask, context) + log_prior
 
     @in_eval_mode
     def sample(
-        self, n: int, generator: torch.Generator, context: Tensor | None = None, encode: Encode | None = None
+        self, n: int, generator: torch.Generator, context: Tensor | None = None, posterior: Posterior | None = None
     ) -> Tensor:
         """``n`` rows from p(x), ``[n, *X]``, one for each row of ``context`` if there is one."""
-        z = self.prior.sample(n, generator, context, encode)
+        z = self.sample_latents(n, generator, context, posterior)
         return self.likelihood.sample(self.decode(z.unsqueeze(0), context), generator).squeeze(0)
+
+    @in_eval_mode
+    def sample_latents(
+        self, n: int, generator: torch.Generator, context: Tensor | None = None, posterior: Posterior | None = None
+    ) -> Tensor:
+        """``n`` draws of the latents from p(z), ``[n, *E]``, one for each row of ``context`` if there is one."""
+        return self.prior.draws(self.prior_given(context, posterior), n, generator)
 
     @read_only
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -118,7 +146,10 @@ class LatentVariableModel(nn.Module):
 
 
 def check_latents(prior: Prior, posterior: Posterior) -> None:
-    """Refuse a prior whose latents are not those of ``posterior``: other names, other shapes, or values it has not."""
+    """Refuse a prior whose latents are not those of ``posterior``: other names, other shapes, or other values.
+
+    Also refuses an order of the latents that has a cycle, where a posterior merges its prior.
+    """
     ours, theirs = _latents(posterior), _latents(prior)
     names = type(posterior).__name__, type(prior).__name__
     if ours.keys() != theirs.keys():
@@ -147,10 +178,36 @@ def check_domains(domain: Domain | None, its_domain: Domain | None, posterior: s
 
 def _latents(part: Prior | Posterior) -> dict[str, tuple[tuple[int, ...], Domain | None]]:
     """Shape and domain of each latent by its name; of one that has none, by \"z\"."""
-    if isinstance(part, priors.Joint | posteriors.Joint):
-        parts: Sequence[Prior | Posterior] = part.parts
-        return {name: _latents(each)["z"] for name, each in zip(part.names, parts, strict=True)}
+    if isinstance(part, priors.Latents | posteriors.Latents):
+        parts: Mapping[str, Prior | Posterior] = part.parts
+        return {name: _latents(each)["z"] for name, each in parts.items()}
     return {"z": (tuple(part.event), None if part.family is None else part.family.domain)}
+
+
+def distributions_of(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    x: Tensor,
+    mask: Tensor | None = None,
+    context: Tensor | None = None,
+) -> tuple[Distribution, Distribution]:
+    """q(z|x) and p(z) of a batch of rows, each of all latents as one flat vector.
+
+    The two are known together only: a prior may be made of the posterior (``Prior.needs_posterior``), and a posterior
+    with its prior (``Posterior.merges``).
+    """
+    q = a_distribution("the posterior", posterior(x, mask, context))
+    p = model.prior_given(context, posterior)
+    ours, theirs = conditionals(q, posterior.event), conditionals(p, model.prior.event)
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"the posterior is of the latents {', '.join(ours)} and the prior of {', '.join(theirs)}; name them alike."
+        )
+    parts = posterior.parts if isinstance(posterior, posteriors.Latents) else {"z": posterior}
+    if not any(part.merges for part in parts.values()):
+        return q, p
+    merged = {n: Merged(own, theirs[n], parts[n].merge) if parts[n].merges else own for n, own in ours.items()}
+    return (replace(q, conditionals=merged) if isinstance(q, Latents) else merged["z"].given({})), p
 
 
 def draw(
@@ -161,23 +218,21 @@ def draw(
     K: int = 1,
     detached: bool = False,
 ) -> Draw:
-    """``K`` draws of each row's latent from q(z|x), with all that an objective may ask of them.
+    """Draw each row's latents ``K`` times from q(z|x), with all that an objective may ask of them.
 
     ``noise``: what ``posterior.noise`` gives, ``[K, B, …]`` or broadcastable to it, or a generator to draw it
-    from (then ``K`` says how many). ``detached``: draws through which no gradient flows, as score functions need them.
+    from, for ``K`` draws. ``detached``: draws through which no gradient flows, as score functions need them.
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
-    q = a_distribution("the posterior", posterior(batch.x, batch.mask, batch.context))
-    p = a_distribution("the prior", model.prior(batch.context, posterior))
-    if q.nodes().keys() != p.nodes().keys():
-        ours, theirs = (", ".join(each.nodes()) for each in (q, p))
-        raise ValueError(f"the posterior is of the latents {ours} and the prior of {theirs}; name them alike.")
-    latents, noises = {}, {}
-    for name, (z, own) in q.draw(noise).items():
-        path = not detached and q.nodes()[name].reparameterisation is not None
-        latents[name], noises[name] = z if path else z.detach(), own
-    return _Rows(model, batch, q, p).draw(latents, noises)
+    q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
+    noises = q.noises(noise) if isinstance(q, Latents) else {"z": noise}
+
+    def choose(name: str, q: Distribution) -> tuple[Tensor, Tensor | None]:
+        z = q.sample(noises[name])
+        return (z if not detached and q.reparameterisation is not None else z.detach()), noises[name]
+
+    return _Rows(model, batch, conditionals(q, posterior.event), conditionals(p, model.prior.event))(choose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +242,42 @@ class _Rows:
 
     model: LatentVariableModel
     batch: Batch
-    q: Distribution
-    p: Distribution
+    q: Mapping[str, Conditional]
+    p: Mapping[str, Conditional]
 
-    def draw(self, latents: Mapping[str, Tensor], noise: Mapping[str, Tensor]) -> Draw:
+    def __call__(self, choose: Choose, given: frozenset[str] = frozenset()) -> Draw:
         x, mask = self.batch.x, self.batch.mask
-        log_lik = self.model.log_lik(self.q.join(latents), x, mask, self.batch.context)
-        p = self.p.nodes()
-        nodes = tuple(Node(name, latents[name], q, p[name], noise.get(name)) for name, q in self.q.nodes().items())
-        return Draw(nodes, log_lik, self.at, x if mask is None else torch.where(mask, x, 0))
+        q, z, noise, above = {}, dict[str, Tensor](), {}, dict[str, Tensor]()
+        read = {name for one in self.q.values() for name in one.parents}
+        of = {name: one.stopped() if name in given else one for name, one in self.q.items()}
+        for name in order(self.q):
+            q[name] = of[name].given(above)
+            above[name], noise[name] = choose(name, q[name])
+            # What log p, log q and the decoder see of a parent is another tensor than what its children are drawn from:
+            # a hook on it meets the first kind of gradient only.
+            z[name] = above[name].view_as(above[name]) if name in read else above[name]
+        joined = (
+            torch.cat([z[n].flatten(2) for n in self.q], -1) if isinstance(self.model.prior, priors.Latents) else z["z"]
+        )
+        log_lik = self.model.log_lik(joined, x, mask, self.batch.context)
+        below = descendants(self.q)
+        nodes = tuple(
+            Node(
+                name,
+                z[name],
+                q[name],
+                self.p[name].given(z),
+                noise[name],
+                given=name in given,
+                parents=one.parents,
+                prior_parents=self.p[name].parents,
+                closed=below[name].isdisjoint(self.p[name].parents),
+                stopped_q=partial(_stopped, one, z) if one.parents else None,
+            )
+            for name, one in of.items()
+        )
+        return Draw(nodes, log_lik, self, x if mask is None else torch.where(mask, x, 0), self.model.parents)
 
-    def at(self, latents: Mapping[str, Tensor]) -> Draw:
-        return self.draw(latents, {})
+
+def _stopped(conditional: Conditional, latents: Mapping[str, Tensor]) -> Distribution:
+    return conditional.stopped().given(latents)

@@ -17,8 +17,8 @@ from lowerbound.distributions.discrete import Bernoulli, Categorical, Discrete
 from lowerbound.distributions.family import Distribution, Reparameterisation, a_distribution
 from lowerbound.distributions.flow import Flow, Transforms
 from lowerbound.distributions.gamma import Gamma, Weibull
-from lowerbound.distributions.joint import Joint
 from lowerbound.distributions.kl import kl, kl_per_dim
+from lowerbound.distributions.latents import Latents, size
 from lowerbound.distributions.mixtures import Mixture
 from lowerbound.distributions.normal import Normal, kl_normal
 from lowerbound.distributions.normal_mixture import NormalMixture
@@ -37,7 +37,7 @@ __all__ = [
     "FullNormal",
     "Gamma",
     "HypersphericalUniform",
-    "Joint",
+    "Latents",
     "LogisticNormal",
     "LowRankNormal",
     "Mixture",
@@ -60,6 +60,7 @@ __all__ = [
     "normal_log_prob",
     "poisson_log_prob",
     "positive",
+    "size",
     "stirling_remainder",
     "student_t_log_prob",
 ]

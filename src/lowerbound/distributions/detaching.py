@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -14,6 +15,12 @@ from torch import Tensor, nn
 from lowerbound.modes import modules_in
 
 _KEPT = (str, bytes, int, float, complex, type, ModuleType, torch.dtype, torch.device, torch.Generator)
+
+
+def detached_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that its constructor takes, each ``detached``."""
+    memo: dict[int, Any] = {}
+    return {each.name: detached(getattr(value, each.name), memo) for each in dataclasses.fields(value) if each.init}
 
 
 def detached(value: Any, memo: dict[int, Any]) -> Any:

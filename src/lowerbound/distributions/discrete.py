@@ -21,6 +21,8 @@ class Discrete(Distribution):
     """Independent finite variables. ``noise [K, B, *E, 2]`` is two uniform values each: one draws z, the other draws
     the relaxed variable anew given z (``relaxed_given``)."""
 
+    logits: Tensor
+
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         return uniform((*lead, *event, 2), generator, dtype)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from lowerbound.distributions.detaching import detached
+from lowerbound.distributions.detaching import detached_fields
 
 Domain = Literal[
     "real numbers",
@@ -29,12 +29,22 @@ WITHIN: Mapping[Domain, tuple[Domain, ...]] = {
 Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "implicit"]
 
 
+class Family(NamedTuple):
+    """What is known of a latent's distribution without its parameters."""
+
+    name: str
+    unconstrained: bool
+    """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
+    differentiable: bool
+    """Whether its draws are differentiable in its parameters."""
+
+
 class Distribution(ABC):
     """A distribution of a latent ``z [*E]`` for each row of a batch (a posterior), or of one latent (a prior).
 
     To write one: a frozen dataclass whose fields are its parameters, ``[B, *P]`` for a posterior and ``[*P]`` for a
-    prior (``batch_dims`` says which: 1 or 0), with ``noise``, ``sample`` and ``log_prob``. Parameters broadcast from
-    the left: the same formulas serve ``[K, B, *P]``. What a family has no closed form for returns None.
+    prior, with ``noise``, ``sample`` and ``log_prob``. ``batch_dims`` is the number of leading dimensions: 1 or 0, and
+    2 for a latent with parents, ``[K, B, *P]``; the same formulas serve all three. What has no closed form is None.
     """
 
     reparameterisation: ClassVar[Reparameterisation | None] = None
@@ -86,6 +96,10 @@ class Distribution(ABC):
         """Its latents by name, each a node of a draw."""
         return {"z": self}
 
+    def families(self) -> Mapping[str, Family]:
+        """The family of each of its latents, by name."""
+        return {"z": Family(type(self).__name__, self.unconstrained, self.reparameterisation is not None)}
+
     def draw(self, noise: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """z and the noise it was drawn from, of each of ``nodes``."""
         return {"z": (self.sample(noise), noise)}
@@ -96,21 +110,28 @@ class Distribution(ABC):
 
     def stopped(self) -> Self:
         """The same distribution, through which no gradient flows to its parameters, nor to those of its networks."""
-        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
-        memo: dict[int, Any] = {}
-        own = {field.name: detached(getattr(self, field.name), memo) for field in fields if field.init}
-        return dataclasses.replace(self, **own)  # type: ignore[type-var]
+        return dataclasses.replace(self, **detached_fields(self))  # type: ignore[type-var]
 
     def take(self, index: Tensor) -> Self:
         """The distributions of the rows ``index``."""
-        taken = {name: value[index] for name, value in self._tensors().items()}
+        taken = {name: value.index_select(self.batch_dims - 1, index) for name, value in self._tensors().items()}
         return dataclasses.replace(self, **taken)  # type: ignore[type-var]
+
+    def by_draw(self, draws: int, rows: int) -> Self:
+        """The distributions of draws · rows rows as those of each draw of each row: parameters ``[K, B, *P]``."""
+        if self.batch_dims != 1:
+            return self
+        lead = {name: value.unflatten(0, (draws, rows)) for name, value in self._tensors().items()}
+        own = {
+            name: value.by_draw(draws, rows) for name, value in vars(self).items() if isinstance(value, Distribution)
+        }
+        return dataclasses.replace(self, **lead, **own, batch_dims=2)  # type: ignore[type-var]
 
     def score(self, z: Tensor) -> Tensor:
         """∂ log q(z) / ∂ parameters at ``z [K, B, *E]``, each draw's own: ``[K, B, P]``."""
         with torch.enable_grad():
             own = {
-                name: value.detach().expand(len(z), *value.shape).clone().requires_grad_()
+                name: value.detach().expand(len(z), *value.shape[self.batch_dims - 1 :]).clone().requires_grad_()
                 for name, value in self._tensors().items()
             }
             log_prob = dataclasses.replace(self, **own).log_prob(z.detach())  # type: ignore[type-var]

@@ -51,20 +51,25 @@ _WHOLE: dict[tuple[type, type], Rule] = {
 
 
 def kl_per_dim(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) of each latent dimension, ``[B, *E]``, or None where there is no closed form of each."""
+    """KL(q ‖ p) of each latent dimension, ``[B, *E]`` or ``[K, B, *E]``; None where there is no closed form of each."""
     rule = _PER_DIM.get((type(q), type(p)))
     return None if rule is None else rule(q, p)
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p), ``[B]``, or None where there is no closed form."""
+    """KL(q ‖ p), ``[B]``, or ``[K, B]`` where q or p depends on the draw of a parent; None without a closed form."""
     rule = _WHOLE.get((type(q), type(p)))
     if rule is not None:
-        return rule(q, p)
+        return rule(_with_draws(q, p), p)
     per_dim = kl_per_dim(q, p)
-    return None if per_dim is None else per_dim.flatten(1).sum(1)
+    return None if per_dim is None else per_dim.flatten(lead := batch_dims(q, p)).sum(lead)
 
 
-def has_kl(q: type[Distribution], p: type[Distribution]) -> bool:
-    """Whether KL(q ‖ p) has a closed form."""
-    return (q, p) in _PER_DIM or (q, p) in _WHOLE
+def batch_dims(q: Distribution, p: Distribution) -> int:
+    """The leading dimensions of KL(q ‖ p): 1, or 2 where either depends on the draw of a parent."""
+    return max(1, q.batch_dims, p.batch_dims)
+
+
+def _with_draws(q: Distribution, p: Distribution) -> Distribution:
+    """q with a dimension of draws, ``[1, B, *P]``, where p has one."""
+    return q.by_draw(1, -1) if p.batch_dims == 2 else q

@@ -118,8 +118,8 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
     event, (latent_dim, *_), domain = posterior.event, posterior.event, posterior.family.domain
-    if prior is None and isinstance(posterior, posteriors.Joint):
-        return priors.Joint(posterior.names, [build_prior(None, part, shape, context) for part in posterior.parts])
+    if prior is None and isinstance(posterior, posteriors.Latents):
+        return priors.Latents({name: build_prior(None, one, shape, context) for name, one in posterior.parts.items()})
     part: Any = find("priors", _SUITS.get(domain, "Normal") if prior is None else prior)
     check_domains(domain, part.family and part.family.domain, type(posterior).__name__, part.__name__)
     if part is priors.VampPrior:

@@ -118,10 +118,10 @@ def log_mean(log_weights: Array) -> tuple[Array, Array]:
 
 def _start(target: Target, name: Source) -> Distribution:
     found = target.source(name)
-    for latent, part in found.nodes().items():
+    for latent, part in found.families().items():
         if not part.unconstrained:
             raise ValueError(
-                f"annealing moves latents over all real numbers, and latent {latent!r} is a {type(part).__name__}: use "
+                f"annealing moves latents over all real numbers, and latent {latent!r} is a {part.name}: use "
                 "importance sampling, or enumerate its states where they are few."
             )
     return found

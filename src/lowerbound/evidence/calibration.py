@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.distributions import Distribution, Joint, generator
+from lowerbound.distributions import Distribution, Latents, generator
 from lowerbound.evidence.decision import Decision, of_mean, together
 from lowerbound.evidence.formatting import size
 from lowerbound.evidence.importance import chunks
@@ -241,7 +241,7 @@ def _statistics(target: Target, z: Tensor) -> Tensor:
 
 
 def _names(q: Distribution, event: tuple[int, ...]) -> tuple[str, ...]:
-    parts = zip(q.latents, q.events, strict=True) if isinstance(q, Joint) else [("z", event)]
+    parts = q.events.items() if isinstance(q, Latents) else [("z", event)]
     latents = [f"{name}[{', '.join(map(str, place))}]" for name, own in parts for place in np.ndindex(own)]
     return (*latents, "log p(x, z)")
 

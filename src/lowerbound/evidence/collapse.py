@@ -21,7 +21,7 @@ from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.formatting import signed, size
 from lowerbound.evidence.targets import like_of, settled
 from lowerbound.inference import Data
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
@@ -153,7 +153,7 @@ def _drawn(
     model: LatentVariableModel, posterior: Posterior, batch: Batch, real: int, samples: int, rng: torch.Generator
 ) -> _Drawn:
     """Of the ``real`` first rows of a batch."""
-    q, p = posterior(batch.x, batch.mask, batch.context), model.prior(batch.context, posterior)
+    q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
     if p.batch_dims:
         raise ValueError("this prior depends on each row's context: there is no one p(z) to hold q(z) against.")
     noise = posterior.noise(samples, len(batch.x), rng, batch.x.dtype)

@@ -109,11 +109,11 @@ def _check(target: Target, draws: int) -> None:
         )
     if draws < latents + 2:
         raise ValueError(f"draws must be at least {latents + 2}, to fit a normal to {latents} latents; got {draws}.")
-    for name, part in target.posterior.nodes().items():
+    for name, part in target.posterior.families().items():
         if not part.unconstrained:
             raise ValueError(
                 f"appendix_d fits a normal to latents over all real numbers, and latent {name!r} is a "
-                f"{type(part).__name__}: use importance_sampling."
+                f"{part.name}: use importance_sampling."
             )
 
 

@@ -166,7 +166,7 @@ def judge_model(
     if train is not None:
         result = replace(result, baselines=_simple(model, settled(train, model, rng), rows, seed))
     one, _ = next(in_order(rows, 1, rng))
-    if not all(part.unconstrained for part in targets(one).posterior.nodes().values()):
+    if not all(part.unconstrained for part in targets(one).posterior.families().values()):
         return result
     if simulate:
         drawn = simulator(model, posterior, rows.context)

@@ -200,7 +200,7 @@ def _latents(
 ) -> Tensor:
     """One for each row, ``[1, B, *E]``."""
     if given == "prior":
-        return model.prior.sample(len(batch.x), rng, batch.context, posterior).unsqueeze(0)
+        return model.sample_latents(len(batch.x), rng, batch.context, posterior).unsqueeze(0)
     q = posterior(batch.x, batch.mask, batch.context)
     z: Tensor = q.sample(posterior.noise(1, len(batch.x), rng, batch.x.dtype))
     return z

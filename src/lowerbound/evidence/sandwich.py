@@ -89,7 +89,7 @@ def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor 
     @read_only
     def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, Rows]:
         given = None if context is None else context[:n]
-        z = model.prior.sample(n, rng, given, posterior)
+        z = model.sample_latents(n, rng, given, posterior)
         x = model.likelihood.sample(model.decode(z.unsqueeze(0), given), rng).squeeze(0)
         return z, Rows(x, dtype=z.dtype, context=given)
 

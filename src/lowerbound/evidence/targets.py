@@ -15,7 +15,7 @@ from lowerbound.draw import Batch
 from lowerbound.inference import Data, as_rows
 from lowerbound.likelihoods.support import check_rows
 from lowerbound.mcmc import slope_of
-from lowerbound.model import LatentVariableModel, check_latents
+from lowerbound.model import LatentVariableModel, check_latents, distributions_of
 from lowerbound.posteriors import Posterior
 from lowerbound.shapes import expect
 from lowerbound.training import in_order
@@ -74,7 +74,7 @@ class OfModel:
 
     def __call__(self, batch: Batch) -> Target:
         model, posterior = self.model, self.posterior
-        prior = a_distribution("the prior", model.prior(batch.context, posterior))
+        q, prior = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
         width = batch.x[0].numel() * model.likelihood.n_parameters
 
         def log_joint(z: Tensor) -> Tensor:
@@ -84,7 +84,6 @@ class OfModel:
         def slope(z: Tensor) -> Tensor:
             return model.slope(z, batch.x, batch.mask, batch.context) + slope_of(prior.log_prob, z)
 
-        q = a_distribution("the posterior", posterior(batch.x, batch.mask, batch.context))
         return Target(log_joint, model.prior.event, q, prior, width, slope)
 
 

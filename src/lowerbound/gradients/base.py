@@ -83,12 +83,11 @@ def needs_mean(name: str, objective: Objective) -> None:
 
 
 def only_node(name: str, draw: Draw) -> Node:
-    """The one latent of a draw; a draw of several is refused."""
-    if len(draw.nodes) > 1:
-        raise ValueError(
-            f"{name} is of models with one latent, and this has {len(draw.nodes)}; take by_family or ByNode."
-        )
-    return draw.nodes[0]
+    """The one latent of a draw whose gradient is estimated; a draw with several is refused."""
+    nodes = [node for node in draw.nodes if not node.given]
+    if len(nodes) > 1:
+        raise ValueError(f"{name} is for models with one latent, and this has {len(nodes)}; use by_family or ByNode.")
+    return nodes[0]
 
 
 @dataclass(frozen=True)

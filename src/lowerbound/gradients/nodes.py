@@ -13,15 +13,16 @@ from lowerbound.gradients.score import leave_one_out
 
 @estimator(least_draws=2)
 def by_family(draw: Draw, objective: Objective) -> Tensor:
-    """What the family of each latent allows: differentiate through its draws, or else ``leave_one_out``."""
+    """Differentiate through the draws of each latent whose family allows it; ``leave_one_out`` for the others."""
     return leave_one_out(draw, objective)
 
 
 class ByNode(nn.Module):
-    """An estimator for each latent: Σ_n g_n(draw with the others given) − (N − 1) objective(draw with all given).
+    """An estimator for each latent: Σ_n g_n(draw, the others given) − (N − 1) objective(draw, all given).
 
-    g_n is ``estimators[n]``, of the latent ``names[n]``. The last term takes back what the model's own parameters were
-    given too often. It evaluates the model once more for each latent, and once more.
+    g_n is ``estimators[n]``, for the latent ``names[n]``. The last term corrects the gradient of the model's
+    parameters, which each g_n includes. The model is evaluated N + 1 more times. A latent that the q of others reads
+    changes their draws too (``Draw.only``).
     """
 
     def __init__(self, names: Sequence[str], estimators: Sequence[GradientEstimator]) -> None:

@@ -21,12 +21,15 @@ def reparameterised(draw: Draw, objective: Objective) -> Tensor:
     return objective(draw)
 
 
-@estimator(biased="what it drops has mean zero in an objective that is a mean over the draws only", biased_means=False)
+@estimator(
+    biased="the term it leaves out has mean zero only in an objective that is a mean over the draws", biased_means=False
+)
 def sticking_the_landing(draw: Draw, objective: Objective) -> Tensor:
-    """``reparameterised`` with φ stopped inside log q(z|x).
+    """``reparameterised`` with φ stopped inside log q(z|x), of every latent.
 
-    What is left out has mean zero in an ELBO (unbiased for any K); in a K-sample bound it has not, and there this is
-    biased: use ``doubly_reparameterised``. At q = posterior the gradient in φ has no variance. Roeder et al. 2017.
+    The term that this leaves out has mean zero in an ELBO, so the gradient is unbiased for any K. In a K-sample bound
+    it has not, and the gradient is biased: use ``doubly_reparameterised``. Where q is the posterior, the gradient in φ
+    has no variance. Roeder et al. 2017.
     """
     _needs_path(draw)
     return objective(draw.stopped())
@@ -47,7 +50,7 @@ def doubly_reparameterised(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(rescales=True)
 def partially_importance_weighted(draw: Draw, objective: Objective, groups: int) -> Tensor:
-    """PIWAE: θ ascends ``objective`` of all K draws, φ the mean of ``objective`` over ``groups`` of K/``groups``.
+    """PIWAE: θ maximises ``objective`` of all K draws, φ the mean of ``objective`` over ``groups`` of K/``groups``.
 
     A large K tightens the bound for θ, but drowns φ's gradient in noise. Rainforth et al. 2018, §6.
     """
@@ -55,7 +58,9 @@ def partially_importance_weighted(draw: Draw, objective: Objective, groups: int)
     rows = draw.log_lik.shape[1]
     theta, _ = _derivatives(draw, objective)
     phi, _ = _derivatives(draw, lambda whole: objective(in_groups(whole, groups)).view(groups, rows).mean(0))
-    direct = [node.beta * node.q.log_prob(node.z.detach()) for node in draw.nodes]
+    at = {node.name: node.z.detach() for node in draw.nodes}
+    there = draw.at(at) if any(node.parents for node in draw.nodes) else draw  # q of children at detached parents
+    direct = [node.beta * node.q.log_prob(at[node.name]) for node in there.nodes]
     return _weighted(draw.stopped(), theta, phi) - (phi * torch.stack(direct).sum(0)).sum(0)
 
 
@@ -73,7 +78,11 @@ def _derivatives(draw: Draw, objective: Objective) -> tuple[Tensor, Tensor]:
 
 
 def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
-    """Σₖ θₖ log wₖ, ``[B]``, whose gradient in z is that of Σₖ latentₖ log wₖ: one pass serves both."""
+    """Σₖ θₖ log wₖ, ``[B]``, whose gradient in z is that of Σₖ latentₖ log wₖ: one pass serves both.
+
+    The hook scales the gradient of log w in each z, but not the gradient that reaches a parent through the draws of its
+    children, which has been scaled at the children: these are drawn from another tensor than ``node.z`` (``Evaluate``).
+    """
     theta = torch.where(theta.abs() < _LEAST_WEIGHT, _LEAST_WEIGHT, theta)
     ratio = latent / theta
     for node in (node for node in draw.nodes if node.z.requires_grad):

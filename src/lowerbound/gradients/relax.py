@@ -12,10 +12,11 @@ from lowerbound.shapes import expect
 
 
 class Relax(nn.Module):
-    """[f(z) − c(z̃)] ∂log q(z) + ∂c(soft) − ∂c(z̃), c = f + r_ψ: unbiased whatever ``network`` r_ψ, ``[N, *E] → [N, 1]``.
+    """REBAR with a learned term: [f(z) − c(z̃)] ∂log q(z) + ∂c(soft) − ∂c(z̃), c = f + r_ψ, unbiased for any r_ψ.
 
-    z̃ is the relaxed variable drawn anew given z; with r = 0 it is ``rebar``. ψ descends |g|², g the estimate in the
-    logits of q: the gradient of its variance, without bias. Grathwohl et al. 2018.
+    ``network``: r_ψ, ``[N, *E] → [N, 1]``. z̃ is the relaxed variable drawn anew given z; with r = 0 this is ``rebar``.
+    ψ minimises |g|², g the estimate in the logits of q, whose gradient is that of the estimator's variance.
+    Grathwohl et al. 2018.
     """
 
     traits = Traits(detached=True)
@@ -32,7 +33,7 @@ class Relax(nn.Module):
             raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
         soft, given = q.relaxed(noise, self.temperature), q.relaxed_given(node.z, noise, self.temperature)
         f = per_draw(draw, objective)
-        f_soft, f_given = (per_draw(draw.at({node.name: each}), objective) for each in (soft, given))
+        f_soft, f_given = (per_draw(draw.moved({node.name: each}), objective) for each in (soft, given))
         fixed = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         at_soft, at_given = f_soft + self._rest(soft, fixed), f_given + self._rest(given, fixed)
         surrogate = ((f - at_given).detach() * node.log_density + f + at_soft - at_given).mean(0)

@@ -1,76 +1,132 @@
-"""Estimators for finite latents through their relaxations, and by enumeration."""
+"""Estimators for finite latents by their relaxations, and by enumeration."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lowerbound.distributions import Discrete
+from lowerbound.distributions import Discrete, Distribution
 from lowerbound.draw import Draw, Node
 from lowerbound.gradients.base import Objective, estimator, needs_mean, only_node, per_draw
+
+Relaxation = Callable[[Distribution], Tensor]
 
 _RELAXED = "it is the gradient of the objective of a relaxed, continuous latent"
 
 
 @estimator(biased=_RELAXED)
 def relaxed(draw: Draw, objective: Objective, temperature: float = 0.5) -> Tensor:
-    """Gumbel-softmax, or the binary concrete: the latent is a continuous variable near its finite values.
+    """Replace finite latents by continuous relaxations: Gumbel-softmax, or the binary concrete.
 
-    Differentiable, of low variance, and biased; less so, and noisier, the lower ``temperature``. The metrics stay
+    Differentiable, of low variance, and biased; less biased, and noisier, the lower ``temperature``. The metrics stay
     those of the finite latent. Jang et al. 2017; Maddison et al. 2017.
     """
-    soft = {node.name: _soft(node, temperature) for node in _finite(draw)}
-    return objective(draw.at(_latents(draw) | soft))
+    return objective(draw.redrawn({node.name: partial(_soft, node, temperature) for node in _finite(draw)}))
 
 
 @estimator(biased="its backward pass is that of a relaxed latent, its forward pass that of the finite one")
 def straight_through(draw: Draw, objective: Objective, temperature: float = 0.5) -> Tensor:
-    """The finite latent forward, the relaxed one backward: z + soft − stop(soft). Bengio et al. 2013."""
-    latents = _latents(draw)
-    for node in _finite(draw):
-        soft = _soft(node, temperature)
-        latents[node.name] = node.z + (soft - soft.detach())
-    return objective(draw.at(latents))
+    """Use the finite latent forwards and the relaxed one backwards: z + soft − stop(soft). Bengio et al. 2013."""
+
+    def hard(node: Node, q: Distribution) -> Tensor:
+        soft = _soft(node, temperature, q)
+        return node.z + (soft - soft.detach())
+
+    return objective(draw.redrawn({node.name: partial(hard, node) for node in _finite(draw)}))
 
 
 @estimator()
 def rebar(draw: Draw, objective: Objective, temperature: float = 0.5, coefficient: float = 1.0) -> Tensor:
     """The score function with the relaxed objective as a control variate: unbiased at any temperature.
 
-    [f(z) − η f(z̃)] ∂log q(z) + η ∂f(soft) − η ∂f(z̃), where z̃ is the relaxed variable drawn anew given z.
-    Tucker et al. 2017.
+    [f(z) − η f(z̃)] ∂log q(z) + η ∂f(soft) − η ∂f(z̃), where z̃ is the relaxed variable drawn anew given z. Latents
+    drawn given a relaxed one follow it. Where these are finite too, each latent has a control variate of its own, in
+    which it and those below it are relaxed. Tucker et al. 2017.
     """
     needs_mean("rebar", objective)
-    soft, given = _latents(draw), _latents(draw)
-    for node in _finite(draw):
-        family, noise = _family(node), node.noise
-        assert noise is not None
-        soft[node.name] = family.relaxed(noise, temperature)
-        given[node.name] = family.relaxed_given(node.z, noise, temperature)
+    finite = _finite(draw)
+    if any(_finite_below(node, draw) for node in finite):
+        return _rebar_by_layer(draw, objective, temperature, coefficient)
+    soft = {node.name: partial(_soft, node, temperature) for node in finite}
+    given = {node.name: partial(_soft_given, node, temperature) for node in finite}
     f = per_draw(draw, objective)
-    at_soft, at_given = per_draw(draw.at(soft), objective), per_draw(draw.at(given), objective)
-    log_q = sum((node.log_density for node in _finite(draw)), torch.zeros_like(f))
+    at_soft, at_given = (per_draw(draw.redrawn(each), objective) for each in (soft, given))
+    log_q = sum((node.log_density for node in finite), torch.zeros_like(f))
     signal = (f - coefficient * at_given).detach()
     return (signal * log_q + f + coefficient * (at_soft - at_given)).mean(0)
 
 
-@estimator(detached=True)
-def enumerated(draw: Draw, objective: Objective) -> Tensor:
-    """The expectation itself, Σ_z q(z|x) f(x, z) over all states of a finite latent: no variance, 2^d or C^d states."""
+@estimator()
+def enumerated(draw: Draw, objective: Objective, latent: str | None = None) -> Tensor:
+    """The expectation over all states of a finite latent, Σ_z q(z|x) f(x, z): 2^d or C^d states, and no variance.
+
+    ``latent``: which of several. The others keep their draws, or are drawn again given each state if they depend on it:
+    differentiated through their draws where their family allows it, and else by the score function.
+    """
     needs_mean("enumerated", objective)
-    node = only_node("enumerated", draw)
+    node = only_node("enumerated", draw) if latent is None else _named(latent, draw)
     states = node.q.states()
     if states is None:
         raise ValueError(f"enumerated needs a latent with finitely many values, and {node.name!r} has more.")
-    rows = draw.log_lik.shape[1]
-    there = draw.at({node.name: states.unsqueeze(1).expand(-1, rows, *states.shape[1:])})
-    log_q = there.nodes[0].log_density
-    return (log_q.exp() * per_draw(there.sampled(), objective)).sum(0)
+    draws, rows = draw.log_lik.shape if len(draw.nodes) > 1 else (1, draw.log_lik.shape[1])
+    each_state = states.repeat_interleave(draws, 0).unsqueeze(1).expand(-1, rows, *states.shape[1:])
+    there = draw.redrawn({node.name: lambda _: each_state}, len(states)).sampled()
+    own = _named(node.name, there)
+    weighted = own.log_density.exp() * per_draw(there, objective) / draws
+    scored = [each.log_density for each in _finite(there) if each.name != node.name]
+    return (weighted + weighted.detach() * torch.stack(scored).sum(0) if scored else weighted).sum(0)
 
 
-def _soft(node: Node, temperature: float) -> Tensor:
+def _rebar_by_layer(draw: Draw, objective: Objective, temperature: float, coefficient: float) -> Tensor:
+    """``rebar`` with, for each latent i, c_i = f of the draw in which i and what is drawn given it are relaxed.
+
+    η ∂c_i(soft) − η ∂c_i(z̃) is taken in the logits of i alone: c_i is no control variate for another latent.
+    """
+    f = per_draw(draw, objective)
+    total = f.mean(0)
+    for node in _finite(draw):
+        below = {each.name: partial(_soft, each, temperature) for each in _finite_below(node, draw)}
+        logits = _family(node, node.q).logits
+        at_soft, at_given = (
+            per_draw(draw.redrawn(below | {node.name: partial(value, node, temperature)}), objective)
+            for value in (_soft_own, _soft_given)
+        )
+        total = total + ((f - coefficient * at_given).detach() * node.log_density).mean(0)
+        (slope,) = torch.autograd.grad((at_soft - at_given).sum(), logits, retain_graph=True)
+        own = (slope.detach() * logits * (coefficient / len(f))).flatten(node.q.batch_dims).sum(node.q.batch_dims)
+        total = total + (own.sum(0) if own.dim() == 2 else own)
+    return total
+
+
+def _finite_below(node: Node, draw: Draw) -> list[Node]:
+    """The latents drawn given this one that cannot be differentiated through their draws."""
+    below = draw.below(node.name)
+    return [each for each in draw.nodes if each.name in below and each.q.reparameterisation is None]
+
+
+def _named(name: str, draw: Draw) -> Node:
+    for node in draw.nodes:
+        if node.name == name:
+            return node
+    raise ValueError(f"no latent is named {name!r}; they are {', '.join(node.name for node in draw.nodes)}.")
+
+
+def _soft(node: Node, temperature: float, q: Distribution) -> Tensor:
     assert node.noise is not None
-    return _family(node).relaxed(node.noise, temperature)
+    return _family(node, q).relaxed(node.noise, temperature)
+
+
+def _soft_own(node: Node, temperature: float, _: Distribution) -> Tensor:
+    """Relaxed by the q that drew it, to differentiate in its parameters."""
+    return _soft(node, temperature, node.q)
+
+
+def _soft_given(node: Node, temperature: float, _: Distribution) -> Tensor:
+    assert node.noise is not None
+    return _family(node, node.q).relaxed_given(node.z, node.noise, temperature)
 
 
 def _finite(draw: Draw) -> list[Node]:
@@ -78,11 +134,7 @@ def _finite(draw: Draw) -> list[Node]:
     return [node for node in draw.nodes if not node.path and not node.given]
 
 
-def _latents(draw: Draw) -> dict[str, Tensor]:
-    return {node.name: node.z for node in draw.nodes}
-
-
-def _family(node: Node) -> Discrete:
-    if not isinstance(node.q, Discrete):
-        raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(node.q).__name__}.")
-    return node.q
+def _family(node: Node, q: Distribution) -> Discrete:
+    if not isinstance(q, Discrete):
+        raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
+    return q

@@ -59,10 +59,11 @@ def control_variate(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(detached=True)
 def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
-    """The score function with, for component z_i, only the terms of f that z_i is in.
+    """The score function with, for component z_i, only the terms of f that depend on z_i.
 
-    Components are independent in q and in p: the priors' and posteriors' terms of the others are left out; the
-    likelihood stays whole, for a decoder sees all of z. Ranganath et al. 2014, §3.1.
+    They are its own terms of log p and log q, for components are independent in both; those of the latents whose p or q
+    reads it; and the likelihood where the decoder reads it. Latents that are drawn given it depend on it too, and so do
+    their terms. For latents that are independent in q this is the Markov blanket. Ranganath et al. 2014, §3.1.
     """
     needs_mean("rao_blackwellised", objective)
     sampled = draw.sampled()
@@ -72,11 +73,22 @@ def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
     for node in _scored(draw):
         log_p, log_q = node.p.log_prob_per_dim(node.z), node.q.log_prob_per_dim(node.z)
         if log_p is None or log_q is None:
-            raise ValueError(f"rao_blackwellised needs independent components, and latent {node.name!r} has not.")
+            raise ValueError(
+                f"rao_blackwellised needs latents with independent components, and those of {node.name!r} are not."
+            )
         log_p, log_q = log_p.flatten(2), log_q.flatten(2)
         own = _of_each(share.log_p, node, log_p) + _of_each(share.log_q, node, log_q)
-        all_nodes = share.log_p * sampled.log_prior + share.log_q * sampled.log_q
-        signal = whole.unsqueeze(2) / len(whole) - all_nodes.unsqueeze(2) + own
+        left_out = torch.zeros_like(whole)
+        depends = {node.name} | draw.below(node.name)
+        for other in sampled.nodes:
+            itself, free = other.name == node.name, other.name not in depends
+            if itself or (free and depends.isdisjoint(other.prior_parents)):
+                left_out = left_out + share.log_p * other.log_p
+            if itself or free:
+                left_out = left_out + share.log_q * other.log_q
+        if draw.read is not None and depends.isdisjoint(draw.read):
+            left_out = left_out + share.log_lik * draw.log_lik
+        signal = whole.unsqueeze(2) / len(whole) - left_out.unsqueeze(2) + own
         score = score + (signal.detach() * log_q).sum(2)
     return objective(sampled) + score.sum(0)
 
@@ -184,7 +196,12 @@ def _leave_one_out(draw: Draw, objective: Objective) -> Tensor:
         others = (term.sum(0) - term) / (draws - 1)
         return torch.where(own, others, term.unsqueeze(1)).flatten(1)
 
-    kl, entropy = (None if t is None else t.expand(draws, rows).flatten() for t in (draw.kl, draw.entropy))
+    def closed(term: Tensor | None) -> Tensor | None:
+        if term is None:
+            return None
+        return term.expand(draws, rows).flatten() if term.dim() == 1 else without_each(term.expand(draws, rows))
+
+    kl, entropy = closed(draw.kl), closed(draw.entropy)
     log_lik, log_prior, log_q = map(without_each, (draw.log_lik, draw.log_prior, draw.log_q))
     return objective(draw) - objective(of_terms(log_lik, log_prior, log_q, kl, entropy)).view(draws, rows)
 

@@ -306,11 +306,12 @@ class AEVBProcedure(Procedure):
 
     @torch.no_grad()
     def _metrics(self, plain: Draw, weighted: Draw, penalty: Tensor | int, weight: Tensor) -> Metrics:
-        kl = (plain.log_q - plain.log_prior).mean(0) if plain.kl is None else plain.kl
+        each = {f"kl_{node.name}": weight @ node.mean_kl for node in plain.nodes} if len(plain.nodes) > 1 else {}
         return {
             "objective": weight @ self.settings.objective(weighted) - penalty,
             "log_lik": weight @ plain.log_lik.mean(0),
-            "kl": weight @ kl,
+            "kl": weight @ plain.mean_kl,
+            **each,
         }
 
 

@@ -19,5 +19,4 @@ class DescriptionLength(NamedTuple):
 
 def description_length(draw: Draw) -> DescriptionLength:
     """KL and −mean_K log p(x|z) of each row in bits, ``[B]``: their sum is −ELBO in bits, as bits-back coding pays."""
-    kl = (draw.log_q - draw.log_prior).mean(0) if draw.kl is None else draw.kl
-    return DescriptionLength(kl / math.log(2), -draw.log_lik.mean(0) / math.log(2))
+    return DescriptionLength(draw.mean_kl / math.log(2), -draw.log_lik.mean(0) / math.log(2))

@@ -1,4 +1,4 @@
-"""Bounds on log p(x): a draw → nats per row, ``[B]``. They see tensors only."""
+"""Bounds on log p(x): a draw → nats per row, ``[B]``. They use tensors only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.draw import Draw, in_groups
+from lowerbound.draw import Draw, in_groups, over_draws
 from lowerbound.objectives.base import lower_bound, no_bound
 
 _NEGLIGIBLE = 46.0  # nats: e⁻⁴⁶ ≈ 1e-20
@@ -22,7 +22,7 @@ def elbo(draw: Draw) -> Tensor:
 
     mean_K log p(x|z) − KL(q(z|x) ‖ p(z)); where a latent has no closed-form KL, ``elbo_sampled``.
     """
-    return elbo_sampled(draw) if draw.kl is None else draw.log_lik.mean(0) - draw.kl
+    return elbo_sampled(draw) if draw.kl is None else draw.log_lik.mean(0) - over_draws(draw.kl)
 
 
 @lower_bound
@@ -36,28 +36,28 @@ def elbo_entropy(draw: Draw) -> Tensor:
     """The evidence lower bound with the entropy in closed form: mean_K log p(x, z) + H(q(z|x))."""
     if draw.entropy is None:
         raise ValueError("elbo_entropy needs a posterior whose entropy has a closed form; use elbo_sampled.")
-    return (draw.log_lik + draw.log_prior).mean(0) + draw.entropy
+    return (draw.log_lik + draw.log_prior).mean(0) + over_draws(draw.entropy)
 
 
 @lower_bound
 def iwae(draw: Draw) -> Tensor:
     """The importance-weighted bound: log mean_K w. With K = 1 it is ``elbo_sampled``. Burda et al. 2016.
 
-    Weights below 1e-20 of the largest get an exactly zero gradient: left alone they become subnormal numbers,
-    which slow every product that meets them; the value moves by less than K·1e-20.
+    Weights below 1e-20 of the largest get a gradient of exactly 0: subnormal numbers would slow every product that
+    they are part of. The value changes by less than K·1e-20.
     """
     return _log_mean_exp(draw.log_w)
 
 
 def _no_renyi_bound(alpha: float) -> str:
-    return "" if 0 <= alpha <= 1 else "the Rényi bound of K draws is one from below for α in [0, 1] only"
+    return "" if 0 <= alpha <= 1 else "the Rényi bound of K draws is a lower bound for α in [0, 1] only"
 
 
 @no_bound(_no_renyi_bound)
 def renyi(draw: Draw, alpha: float) -> Tensor:
     """The variational Rényi bound, 1/(1 − α) · log mean_K w^(1−α). Li & Turner 2016.
 
-    α = 1 is ``elbo_sampled``, α = 0 is ``iwae``; in between, and for any K, a lower bound on log p(x).
+    α = 1 is ``elbo_sampled``, α = 0 is ``iwae``. It is a lower bound on log p(x) for α in [0, 1] and any K.
     """
     if alpha == 1:
         return elbo_sampled(draw)
@@ -65,14 +65,14 @@ def renyi(draw: Draw, alpha: float) -> Tensor:
 
 
 @no_bound(
-    lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, from an upper bound",
+    lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, below an upper bound",
     maximised=False,
 )
 def cubo(draw: Draw, order: float = 2.0) -> Tensor:
     """The χ upper bound, 1/n · log mean_K wⁿ, as K → ∞. Dieng et al. 2017.
 
     exp(n·CUBO) is unbiased; its log with finite K is no bound. It is finite where q has heavier tails than the
-    posterior. To fit q by it, ascend ``minus_cubo`` with the model's parameters fixed.
+    posterior. To fit q by it, maximise ``minus_cubo`` with the model's parameters fixed.
     """
     return _log_mean_exp(order * draw.log_w) / order
 
@@ -89,14 +89,14 @@ def multi_iwae(draw: Draw, groups: int) -> Tensor:
     return iwae(in_groups(draw, groups)).view(groups, -1).mean(0)
 
 
-@no_bound(lambda share=0.0: "" if 0 <= share <= 1 else "a share outside [0, 1] is no mean of two bounds")
+@no_bound(lambda share=0.0: "" if 0 <= share <= 1 else "with a share outside [0, 1] it is not a mean of two bounds")
 def combined_iwae(draw: Draw, share: float) -> Tensor:
     """``share`` · ELBO + (1 − ``share``) · IWAE of the same draws (CIWAE of Rainforth et al. 2018)."""
     return share * elbo_sampled(draw) + (1 - share) * iwae(draw)
 
 
 def of_one_draw(objective: Callable[..., Tensor], draws: int) -> bool:
-    """Whether a bound of several draws has only one, so that it is the ELBO."""
+    """Whether a bound for several draws is given only one, so that it equals the ELBO."""
     settings: dict[str, Any] = {}
     while isinstance(objective, partial):
         settings, objective = {**objective.keywords, **settings}, objective.func

@@ -1,6 +1,6 @@
-"""Penalties: (draw, weight of each row) → nats that couple the rows of a batch. Scalars of their own, and no bounds.
+"""Penalties: (draw, weight of each row) → nats. They couple the rows of a batch, so they are scalars and no bounds.
 
-A batch whose weights leave a single row has no pair of rows to compare: the penalties that compare rows are 0 there.
+The penalties that compare rows are 0 for a batch with a single row of positive weight.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from lowerbound.distributions import Normal
+from lowerbound.distributions.kl import batch_dims
 from lowerbound.draw import Draw, Node
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compares_rows(penalty: F) -> F:
-    """Mark a penalty that is 0 of a batch of one row."""
+    """Mark a penalty that is 0 for a batch of one row."""
     penalty.least_rows = 2  # type: ignore[attr-defined]
     return penalty
 
 
 def least_rows(penalty: Callable[..., Any]) -> int:
-    """Rows that a batch needs for ``penalty`` to be more than 0."""
+    """The smallest number of rows for which ``penalty`` can be above 0."""
     while isinstance(penalty, partial):
         penalty = penalty.func
     return int(getattr(penalty, "least_rows", 1))
@@ -35,20 +36,24 @@ def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
     """A penalty, in nats, that makes ELBO − penalty charge each latent dimension at least ``floor`` nats.
 
     Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g); the mean is
-    taken with ``weight [B]``. Where β weighs the KL, KL_g here is β·KL_g. It couples the rows: no bound, and no row's
-    own. Kingma et al. 2016, eq. 15.
+    taken with ``weight [B]``. If β weights the KL, KL_g here is β·KL_g. Kingma et al. 2016, eq. 15.
     """
     shortfall = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if node.kl_per_dim is None:
             raise ValueError(f"free_bits needs a KL in closed form, and latent {node.name!r} has none.")
-        mean_kl = weight @ node.kl_per_dim.flatten(1)
+        mean_kl = weight @ _per_row(node.kl_per_dim, batch_dims(node.q, node.p))
         shortfall = shortfall + (floor - mean_kl).clamp(min=0).sum()
     return shortfall
 
 
+def _per_row(kl_per_dim: Tensor, batch_dims: int) -> Tensor:
+    """KL of each dimension ``[B, d]``, averaged over draws where it depends on the draw of a parent."""
+    return kl_per_dim.flatten(batch_dims) if batch_dims == 1 else kl_per_dim.mean(0).flatten(1)
+
+
 class Decomposition(NamedTuple):
-    """KL(q(z|x) ‖ p(z)) in the mean over rows = the sum of these, in nats. Chen et al. 2018, eq. 2."""
+    """Parts of the mean KL(q(z|x) ‖ p(z)) over rows, in nats, that sum to it. Chen et al. 2018, eq. 2."""
 
     mutual_information: Tensor
     """E[log q(z|x) − log q(z)]"""
@@ -59,14 +64,17 @@ class Decomposition(NamedTuple):
 
 
 def decomposition(node: Node, weight: Tensor) -> Decomposition:
-    """The parts of the mean KL, with q(z) the aggregate posterior of this batch: Σ_b weight_b q(z|x_b).
+    """Decompose the mean KL, with q(z) = Σ_b weight_b q(z|x_b) the aggregate posterior of this batch.
 
-    Of a batch of B rows the mutual information is at most log B. Needs independent dimensions in q and p.
+    In a batch of B rows the mutual information is at most log B. Needs independent dimensions in q and p.
     """
+    _needs_no_parents("the decomposition", node)
     pairs = node.q.log_prob_per_dim(node.z.unsqueeze(2))  # [K, B of z, B of q, *E]
     log_p = node.p.log_prob_per_dim(node.z)
     if pairs is None or log_p is None:
-        raise ValueError(f"the decomposition needs independent dimensions, and latent {node.name!r} has not.")
+        raise ValueError(
+            f"the decomposition needs independent dimensions, and latent {node.name!r} does not have them."
+        )
     pairs, log_p, log_weight = pairs.flatten(3), log_p.flatten(2), weight.log()
     joint = (pairs.sum(3) + log_weight).logsumexp(2)
     each = (pairs + log_weight.unsqueeze(1)).logsumexp(2)
@@ -78,7 +86,7 @@ def decomposition(node: Node, weight: Tensor) -> Decomposition:
 def total_correlation(draw: Draw, weight: Tensor, strength: float) -> Tensor:
     """``strength`` · the total correlation of the batch's aggregate posterior: β-TCVAE with β = 1 + ``strength``.
 
-    Chen et al. 2018. See ``decomposition`` for what the batch stands for.
+    Chen et al. 2018. See ``decomposition`` for the aggregate posterior of a batch.
     """
     parts = [decomposition(node, weight).total_correlation for node in draw.nodes]
     return strength * torch.stack(parts).sum()
@@ -93,7 +101,8 @@ def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Litera
     total = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if not isinstance(node.q, Normal):
-            raise ValueError(f"this penalty needs a diagonal normal posterior, and {node.name!r} has another.")
+            raise ValueError(f"this penalty needs a diagonal normal posterior, and latent {node.name!r} has another.")
+        _needs_no_parents("this penalty", node)
         loc = node.q.loc.flatten(1)
         centred = loc - weight @ loc
         covariance = centred.T @ (weight.unsqueeze(1) * centred)
@@ -110,18 +119,25 @@ def maximum_mean_discrepancy(
 ) -> Tensor:
     """``strength`` · MMD² between the batch's draws and a normal prior, without bias. Zhao et al. 2019 (InfoVAE).
 
-    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); what involves the prior is in closed form, so none is drawn. Pairs are of
-    different rows: draws of the same row are not independent draws of the aggregate posterior.
+    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); terms with the prior are in closed form, without draws from it. Pairs are
+    of different rows, because draws of the same row are not independent draws of the aggregate posterior.
     """
     total = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if not isinstance(node.p, Normal):
-            raise ValueError(f"this penalty needs a diagonal normal prior, and {node.name!r} has another.")
+            raise ValueError(f"this penalty needs a diagonal normal prior, and latent {node.name!r} has another.")
         z = ((node.z - node.p.loc) / node.p.scale).flatten(2).flatten(0, 1)
         draws = len(node.z)
         pairs = (weight.unsqueeze(1) * weight).fill_diagonal_(0).repeat(draws, draws) / draws**2
         total = total + _mmd(z, weight.repeat(draws) / draws, pairs, scales)
     return strength * torch.where((weight > 0).sum() > 1, total, 0)
+
+
+def _needs_no_parents(what: str, node: Node) -> None:
+    if node.parents:
+        raise ValueError(
+            f"{what} compares q of different rows, and q of latent {node.name!r} depends on its parents' draws."
+        )
 
 
 def _mmd(z: Tensor, weight: Tensor, pairs: Tensor, scales: tuple[float, ...]) -> Tensor:

@@ -11,14 +11,10 @@ from lowerbound.draw import Draw
 from lowerbound.objectives.base import no_bound
 
 
-def _kl(draw: Draw) -> Tensor:
-    return (draw.log_q - draw.log_prior).mean(0) if draw.kl is None else draw.kl
-
-
 @no_bound(lambda **_: "the KL is held at a capacity")
 def capacity(draw: Draw, nats: float, strength: float) -> Tensor:
     """mean_K log p(x|z) − γ |KL − C|, C = ``nats``, γ = ``strength``. Burgess et al. 2018."""
-    return draw.log_lik.mean(0) - strength * (_kl(draw) - nats).abs()
+    return draw.log_lik.mean(0) - strength * (draw.mean_kl - nats).abs()
 
 
 class Constrained(nn.Module):
@@ -43,7 +39,7 @@ class Constrained(nn.Module):
         self.register_buffer("shortfall", torch.zeros(()))
 
     def forward(self, draw: Draw) -> Tensor:
-        log_lik, kl = draw.log_lik.mean(0), _kl(draw)
+        log_lik, kl = draw.log_lik.mean(0), draw.mean_kl
         short = self.target - log_lik if self.of == "log_lik" else kl - self.target
         if self.training and torch.is_grad_enabled():
             self._update(short.detach().mean())

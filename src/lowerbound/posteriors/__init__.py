@@ -4,9 +4,9 @@ from lowerbound.posteriors.base import Posterior
 from lowerbound.posteriors.covariance import FullNormal, LowRankNormal
 from lowerbound.posteriors.discrete import Bernoulli, Categorical
 from lowerbound.posteriors.flow import Flow
-from lowerbound.posteriors.joint import Joint
+from lowerbound.posteriors.latents import Latents
 from lowerbound.posteriors.mixture import NormalMixture
-from lowerbound.posteriors.normal import DiagonalNormal
+from lowerbound.posteriors.normal import DiagonalNormal, PrecisionWeighted
 from lowerbound.posteriors.positive import Gamma, Weibull
 from lowerbound.posteriors.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.posteriors.sphere import VonMisesFisher
@@ -20,11 +20,12 @@ __all__ = [
     "Flow",
     "FullNormal",
     "Gamma",
-    "Joint",
+    "Latents",
     "LogisticNormal",
     "LowRankNormal",
     "NormalMixture",
     "Posterior",
+    "PrecisionWeighted",
     "VonMisesFisher",
     "Weibull",
 ]

@@ -41,16 +41,18 @@ class Posterior(nn.Module, ABC):
         """Of each of its latents, whether gradients flow through its draws."""
         return (self.family.reparameterisation is not None,)
 
+    @property
+    def merges(self) -> bool:
+        """Whether it is made with its prior, by ``merge``, as in a ladder."""
+        return type(self).merge is not Posterior.merge
+
     @abstractmethod
     def distribution(self, out: Tensor) -> Distribution:
         """The distributions of a batch's latents, from ``out [B, n_outputs]``."""
 
     def outputs(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """What the encoder gives a batch of rows, ``[B, n_outputs]``, given what it is conditioned on."""
-        if mask is not None:
-            x = torch.where(mask, x, 0)
-        with explained("the encoder", x):
-            out = apply(self.encoder, x, context, mask)
+        out = self.encoded(x, mask, context)
         if not isinstance(out, Tensor) or out.shape[:1] != x.shape[:1]:
             what = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise ValueError(
@@ -63,6 +65,17 @@ class Posterior(nn.Module, ABC):
                 f"{self.latent_dim} latents needs ({self.n_outputs},)."
             )
         return out
+
+    def encoded(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
+        """What the encoder gives, of whatever shape."""
+        if mask is not None:
+            x = torch.where(mask, x, 0)
+        with explained("the encoder", x):
+            return apply(self.encoder, x, context, mask)
+
+    def merge(self, q: Distribution, p: Distribution) -> Distribution:
+        """The posterior made of q, which the encoder gave, and the prior p: q itself, unless a class has its own."""
+        return q
 
     def forward(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Distribution:
         """The distributions of a batch's latents."""

@@ -1,9 +1,9 @@
 """Priors p(z) over the latent of a row."""
 
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 from lowerbound.priors.discrete import Bernoulli, Categorical
 from lowerbound.priors.flexible import Flow, NormalMixture
-from lowerbound.priors.joint import Joint
+from lowerbound.priors.latents import Given, Latents
 from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, Dirichlet, Gamma
 from lowerbound.priors.sphere import HypersphericalUniform
@@ -18,8 +18,9 @@ __all__ = [
     "Encode",
     "Flow",
     "Gamma",
+    "Given",
     "HypersphericalUniform",
-    "Joint",
+    "Latents",
     "LearnedNormal",
     "Normal",
     "NormalMixture",

@@ -23,6 +23,10 @@ class Prior(nn.Module, ABC):
     """
 
     family: ClassVar[type[Distribution] | None] = None
+    conditional: ClassVar[bool] = False
+    """Whether ``forward`` reads its context, so that the latent can have parents in ``Latents``."""
+    needs_posterior: ClassVar[bool] = False
+    """Whether ``forward`` takes the posterior as its second argument, for a prior that is made of it."""
 
     @property
     @abstractmethod
@@ -30,21 +34,18 @@ class Prior(nn.Module, ABC):
         """The shape of z."""
 
     @abstractmethod
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> Distribution:
-        """The distribution p(z): with parameters of no batch, or ``[B, …]`` where it reads ``context [B, C]``.
-
-        ``encode``: the posterior, for a prior that is made of it.
-        """
+    def forward(self, context: Tensor | None = None) -> Distribution:
+        """The distribution p(z): with parameters of no batch, or ``[B, …]`` where it reads ``context [B, C]``."""
 
     @in_eval_mode
-    def sample(
-        self, n: int, generator: torch.Generator, context: Tensor | None = None, encode: Encode | None = None
-    ) -> Tensor:
+    def sample(self, n: int, generator: torch.Generator, context: Tensor | None = None) -> Tensor:
         """``n`` draws, ``[n, *E]``, one for each row of ``context`` if there is one."""
+        return self.draws(self(context), n, generator)
+
+    def draws(self, p: Distribution, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` draws from p, a distribution that this prior gave, ``[n, *E]``."""
         like = next(iter((*self.parameters(), *self.buffers())))
-        p = self(context, encode)
-        z: Tensor = p.sample(p.noise((1, n), self.event, generator, like.dtype))
-        return z.squeeze(0)
+        return p.sample(p.noise((1, n), self.event, generator, like.dtype)).squeeze(0)
 
     def initialise(self, x: Tensor) -> None:
-        """Take what it starts from out of data ``x [N, *X]``."""
+        """Set the start of training from data ``x [N, *X]``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 
 
 class Bernoulli(Prior):
@@ -23,7 +23,7 @@ class Bernoulli(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Bernoulli:
+    def forward(self, context: Tensor | None = None) -> distributions.Bernoulli:
         return distributions.Bernoulli(self.logits, batch_dims=0)
 
 
@@ -41,5 +41,5 @@ class Categorical(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim, self.n_classes)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Categorical:
+    def forward(self, context: Tensor | None = None) -> distributions.Categorical:
         return distributions.Categorical(self.logits, batch_dims=0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lowerbound import distributions
 from lowerbound.distributions import positive
 from lowerbound.distributions.flow import Kind
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 from lowerbound.priors.normal import MIN_SCALE
 
 
@@ -32,7 +32,7 @@ class NormalMixture(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.NormalMixture:
+    def forward(self, context: Tensor | None = None) -> distributions.NormalMixture:
         scale = positive(self.raw_scale) + MIN_SCALE
         return distributions.NormalMixture(self.logits, self.loc, scale, batch_dims=0)
 
@@ -61,5 +61,5 @@ class Flow(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Flow:
+    def forward(self, context: Tensor | None = None) -> distributions.Flow:
         return distributions.Flow(self.zero, self.one, None, self.chain, batch_dims=0)

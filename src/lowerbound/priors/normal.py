@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lowerbound import distributions
 from lowerbound.distributions import positive
 from lowerbound.nn import apply
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 from lowerbound.shapes import expect
 
 MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
@@ -36,7 +36,7 @@ class Normal(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+    def forward(self, context: Tensor | None = None) -> distributions.Normal:
         return distributions.Normal(self.zero, self.scales, batch_dims=0)
 
 
@@ -55,7 +55,7 @@ class LearnedNormal(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+    def forward(self, context: Tensor | None = None) -> distributions.Normal:
         return distributions.Normal(self.loc, positive(self.raw_scale) + MIN_SCALE, batch_dims=0)
 
 
@@ -63,6 +63,7 @@ class ConditionalNormal(Prior):
     """p(z|c) = N(μ(c), diag σ²(c)): ``network`` gives μ and then the raw σ, ``[B, C] → [B, 2d]``. Sohn et al. 2015."""
 
     family = distributions.Normal
+    conditional = True
 
     def __init__(self, latent_dim: int, network: nn.Module) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class ConditionalNormal(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Normal:
+    def forward(self, context: Tensor | None = None) -> distributions.Normal:
         if context is None:
             raise ValueError("this prior is p(z|context), and no context was given.")
         out = apply(self.network, context)

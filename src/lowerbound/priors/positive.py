@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import inverse_positive, positive
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 
 
 class Gamma(Prior):
@@ -26,7 +26,7 @@ class Gamma(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Gamma:
+    def forward(self, context: Tensor | None = None) -> distributions.Gamma:
         return distributions.Gamma(self.concentrations(), self.rates(), batch_dims=0)
 
 
@@ -45,7 +45,7 @@ class Beta(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Beta:
+    def forward(self, context: Tensor | None = None) -> distributions.Beta:
         return distributions.Beta(self.all_a(), self.all_b(), batch_dims=0)
 
 
@@ -65,7 +65,7 @@ class Dirichlet(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Dirichlet:
+    def forward(self, context: Tensor | None = None) -> distributions.Dirichlet:
         return distributions.Dirichlet(self.concentrations(), batch_dims=0)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowerbound import distributions
-from lowerbound.priors.base import Encode, Prior
+from lowerbound.priors.base import Prior
 
 
 class HypersphericalUniform(Prior):
@@ -26,5 +26,5 @@ class HypersphericalUniform(Prior):
     def event(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def forward(self, context: Tensor | None = None, encode: Encode | None = None) -> distributions.Distribution:
+    def forward(self, context: Tensor | None = None) -> distributions.Distribution:
         return distributions.HypersphericalUniform(self.latent_dim)

@@ -256,7 +256,7 @@ def _resampled(
 
 def _continuous(target: Target) -> bool:
     """Whether weights have a tail: those of few states are few values, to which no tail can be fitted."""
-    return all(part.reparameterisation is not None for part in target.posterior.nodes().values())
+    return all(part.differentiable for part in target.posterior.families().values())
 
 
 def _chosen(z: Tensor, shares: Tensor, draws: int, rng: torch.Generator) -> Tensor:

@@ -29,11 +29,11 @@ def check(
 ) -> None:
     """Refuse chains that this model cannot have."""
     if refine == "hmc":
-        for name, part in [*posterior.nodes().items(), *(prior.nodes().items() if prior is not None else ())]:
+        for name, part in [*posterior.families().items(), *(prior.families().items() if prior is not None else ())]:
             if not part.unconstrained:
                 raise ValueError(
                     f'refine="hmc" moves latents over all real numbers, and latent {name!r} is a '
-                    f'{type(part).__name__}: use refine="gibbs" or refine=None.'
+                    f'{part.name}: use refine="gibbs" or refine=None.'
                 )
     if refine == "gibbs" and (not isinstance(model.likelihood, Factorised) or is_informative(model)):
         raise ValueError(
@@ -95,7 +95,7 @@ def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Ten
     wide = _repeated(batch, chains)
     assert wide.mask is not None
     there = replace(wide, mask=torch.ones_like(wide.mask))
-    prior = model.prior(wide.context, posterior)
+    prior = model.prior_given(wide.context, posterior)
     z = z.reshape(1, chains * rows, *z.shape[2:])
     params, kept = model.decode(z, wide.context), []
     for sweep in range(1, _SWEEPS + KEPT * _THIN + 1):

@@ -36,7 +36,7 @@ class Surprise:
     def of(cls, model: LatentVariableModel, posterior: Posterior, batch: Batch, rng: torch.Generator) -> Surprise:
         """For a batch of the one row."""
         context = None if batch.context is None else batch.context.expand(_TOGETHER, -1)
-        prior, least, parts = model.prior(context, posterior), torch.inf, []
+        prior, least, parts = model.prior_given(context, posterior), torch.inf, []
         for _ in range(DRAWS // _TOGETHER):
             noise = prior.noise((1, _TOGETHER), model.prior.event, rng, batch.x.dtype)
             z = prior.sample(noise)
@@ -46,7 +46,7 @@ class Surprise:
             parts.append(torch.stack([x.amin(0), x.amax(0), (x == batch.x).any(0).to(x.dtype)]))
         found = torch.stack(parts)
         within = (found[:, 0].amin(0) <= batch.x[0]) & (batch.x[0] <= found[:, 1].amax(0)) | found[:, 2].any(0)
-        own = model.prior(batch.context, posterior)
+        own = model.prior_given(batch.context, posterior)
         return cls(model, own, batch, _seen(batch) & ~within, least)
 
     def unlikely(self, part: Part) -> bool:

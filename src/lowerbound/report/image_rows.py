@@ -108,7 +108,7 @@ def _fresh(vae: FittedVAE, count: int) -> tuple[Array, Array]:
     """Return means of and draws from p(x|z), ``[count, *X]`` each, at the same latents from the prior."""
     model = vae.model_
     rng = generator(vae.seed_, "report", device=next(model.parameters()).device)
-    params = model.decode(model.prior.sample(count, rng).unsqueeze(0))
+    params = model.decode(model.sample_latents(count, rng, None, vae.posterior_).unsqueeze(0))
     stacks = (model.likelihood.point(params), model.likelihood.sample(params, rng))
     means, draws = (stack.squeeze(0).cpu().numpy() for stack in stacks)
     return means, draws

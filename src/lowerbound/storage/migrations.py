@@ -1,7 +1,7 @@
 """Files of earlier formats, as this version's format has them.
 
 Format 2 (from 1): ``epochs`` for ``passes``, ``max_value`` for ``white``, ``has_missing`` for ``holes``, and
-``missing="self_masking"`` for ``"by_value"``.
+``missing="self_masking"`` for ``"by_value"``; ``Latents``, whose parts are by name, for ``Joint``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HISTORY = {"best_pass": "best_epoch"}
 
 def config_from_1(config: dict[str, Any]) -> dict[str, Any]:
     """A ``config.json`` of format 1 as one of format 2."""
-    found: dict[str, Any] = _schedules(config) | {"format": 2}
+    found: dict[str, Any] = _parts(config) | {"format": 2}
     history, extra = found.get("history"), found.get("extra")
     if isinstance(history, dict):
         found["history"] = _renamed(history, _HISTORY)
@@ -35,7 +35,8 @@ def config_from_1(config: dict[str, Any]) -> dict[str, Any]:
 
 def state_from_1(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's ``state.json`` of format 1 as one of format 2."""
-    return _renamed(state, {"pass": "epoch"}) | {"format": 2}
+    found: dict[str, Any] = _parts(state)
+    return _renamed(found, {"pass": "epoch"}) | {"format": 2}
 
 
 def record_from_1(record: dict[str, Any]) -> dict[str, Any]:
@@ -47,13 +48,20 @@ def _renamed(found: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(key, key) if names.get(key) not in found else key: value for key, value in found.items()}
 
 
-def _schedules(value: Any) -> Any:
-    """With the ``passes`` of every schedule as its ``epochs``."""
+def _parts(value: Any) -> Any:
+    """With the ``passes`` of every schedule as its ``epochs``, and every ``Joint`` as ``Latents``."""
     if isinstance(value, list):
-        return [_schedules(item) for item in value]
+        return [_parts(item) for item in value]
     if not isinstance(value, dict):
         return value
-    found = {key: _schedules(item) for key, item in value.items()}
-    if str(found.get("part", "")).startswith("schedules.") and isinstance(found.get("arguments"), dict):
-        found["arguments"] = _renamed(found["arguments"], {"passes": "epochs"})
+    found = {key: _parts(item) for key, item in value.items()}
+    part, arguments = str(found.get("part", "")), found.get("arguments")
+    if part.startswith("schedules.") and isinstance(arguments, dict):
+        found["arguments"] = _renamed(arguments, {"passes": "epochs"})
+    if part in ("posteriors.Joint", "priors.Joint") and isinstance(arguments, dict):
+        names, parts = arguments.get("names"), arguments.get("parts")
+        if isinstance(names, list) and isinstance(parts, list) and len(names) == len(parts):
+            rest = {key: item for key, item in arguments.items() if key not in ("names", "parts")}
+            by_name = {str(name): one for name, one in zip(names, parts, strict=True)}
+            found |= {"part": part.replace("Joint", "Latents"), "arguments": rest | {"parts": by_name}}
     return found

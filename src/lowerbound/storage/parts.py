@@ -21,7 +21,8 @@ from lowerbound.storage import registry
 CONFIG = "config.json"
 _CHAIN = "networks.Chain"
 _LONGEST = 10_000  # items in a list that describes a part
-_SEVERAL = ("likelihoods", "parts", "estimators")  # arguments that are lists of parts
+_SEVERAL = ("likelihoods", "estimators")  # arguments that are lists of parts
+_BY_LATENT = ("parts", "parents")  # arguments that are by the name of a latent
 
 
 def encode(value: Any) -> Any:
@@ -65,7 +66,12 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
         return partial(named, **settings) if settings else named
     if "part" in value:
         chained = value["part"] == _CHAIN  # its links answer to the name of the whole chain
-        arguments = {name: decode(item, own, key if chained else name) for name, item in value["arguments"].items()}
+        arguments = {
+            name: {latent: decode(one, own, latent) for latent, one in item.items()}
+            if name in _BY_LATENT and isinstance(item, dict)
+            else decode(item, own, key if chained else name)
+            for name, item in value["arguments"].items()
+        }
         part = registry.named(value["part"], CONFIG)
         _check_arguments(value["part"], arguments)
         try:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data import Rows
-from lowerbound.distributions import Distribution, FullNormal, Joint, LowRankNormal, Normal
+from lowerbound.distributions import Distribution, FullNormal, Latents, LowRankNormal, Normal
+from lowerbound.distributions.latents import Known
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
 from lowerbound.evidence.importance import WeightTotal, chunks
@@ -119,7 +120,7 @@ class _Asked:
         """log p(y, z) of corrupted rows, and the widened q at a guess of the clean ones."""
         guess, seen = self.channel.guess(batch.x)
         q = _widened(self.posterior(guess, None if bool(seen.all()) else seen, batch.context))
-        prior = self.model.prior(batch.context, self.posterior)
+        prior = self.model.prior_given(batch.context, self.posterior)
 
         def log_joint(z: Tensor) -> Tensor:
             log_prior: Tensor = prior.log_prob(z)
@@ -132,7 +133,7 @@ def _of_batch(asked: _Asked, batch: Batch, refine: bool) -> dict[str, Tensor]:
     """What is found of each row, the weak ones refined where asked and possible."""
     found, target = _by_weights(asked, batch), asked.target(batch)
     weak = (~found["trusted"]).nonzero()[:, 0]
-    nodes = [*target.posterior.nodes().values(), *target.source("prior").nodes().values()]
+    nodes = [*target.posterior.families().values(), *target.source("prior").families().values()]
     if not refine or not len(weak) or not all(node.unconstrained for node in nodes):
         return found
     chains, width = _count(asked), asked.channel.width
@@ -236,8 +237,13 @@ def _widened(q: Distribution) -> Distribution:
             return replace(q, scale_tril=_WIDEN * q.scale_tril)
         case LowRankNormal():
             return replace(q, factor=_WIDEN * q.factor, scale=_WIDEN * q.scale)
-        case Joint():
-            return replace(q, latents={name: _widened(part) for name, part in q.latents.items()})
+        case Latents():
+            known = {
+                n: replace(one, distribution=_widened(one.distribution))
+                for n, one in q.conditionals.items()
+                if isinstance(one, Known)
+            }
+            return replace(q, conditionals={**q.conditionals, **known})
     return q
 
 
