@@ -61,7 +61,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
         found = []
         for q, batch, real in self._posteriors(self._checked(X), context):
-            each = distributions.kl_per_dim(q, self.model_.prior(batch.context, self.posterior_))
+            each = distributions.kl_per_dim(q, self.model_.prior_given(batch.context, self.posterior_))
             if each is None:
                 return None
             found.append(each[:real].flatten(1))
@@ -109,7 +109,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
             or bool((something := of.mask.flatten(1).any(1)).all())
         ):
             return mean, scale
-        pairs = zip(self._moments_of(self.model_.prior(of.context, self.posterior_)), (mean, scale), strict=True)
+        pairs = zip(self._moments_of(self.model_.prior_given(of.context, self.posterior_)), (mean, scale), strict=True)
         wide = something.view(-1, *[1] * (mean.dim() - 1))
         prior_mean, prior_scale = (torch.where(wide, ours, theirs.expand_as(ours)) for theirs, ours in pairs)
         return prior_mean, prior_scale
