@@ -181,7 +181,8 @@ def test_a_step_reaches_every_parameter(case):
         procedure.state.optimizer.zero_grad()
         total, metrics = procedure.loss(batch, procedure.noise(ROWS, generator(0, "noise")), scalars)
         total.backward()
-    assert set(metrics) == {"objective", "log_lik", "kl"}
+    several = {f"kl_{name}" for name in getattr(inference.posterior, "names", ())}  # of each latent, where several
+    assert set(metrics) == {"objective", "log_lik", "kl"} | several
     assert all(value.isfinite() and not value.requires_grad for value in metrics.values())
     for group in procedure.state.optimizer.param_groups:
         for parameter in group["params"]:

@@ -15,7 +15,6 @@ __all__ = [
     "Categorical",
     "ConditionalNormal",
     "Dirichlet",
-    "Encode",
     "Flow",
     "Gamma",
     "Given",
