@@ -21,7 +21,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-import record
+from kit import record
 from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings, annealed, importance_sampling, of_model, sandwich, simulator
@@ -93,7 +93,8 @@ def drawn(oracle: PPCA, x: torch.Tensor, seed: int) -> torch.Tensor:
     covariance = torch.linalg.inv(oracle.precision)
     mean = (x - oracle.mean) @ oracle.weight @ covariance / oracle.variance
     noise = torch.randn(mean.shape, generator=generator(seed, "exact"), dtype=torch.float64)
-    return mean + noise @ torch.linalg.cholesky(covariance).T
+    found: torch.Tensor = mean + noise @ torch.linalg.cholesky(covariance).T
+    return found
 
 
 def page(r: dict[str, Any]) -> str:
@@ -118,8 +119,7 @@ def page(r: dict[str, Any]) -> str:
             f"- {r['rows']} rows; {CHAINS} chains, 10 leapfrogs; truth: scikit-learn's `PCA.score_samples`. Raw digits "
             "are the negative control: annealing from the prior is far off with a small error of its own, and the "
             "sandwich shows it.",
-            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            *record.footer(r),
             "",
         ]
     )

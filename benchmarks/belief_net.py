@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound import gradients, objectives
 
 LATENTS, PIXELS, BATCH = 10, 64, 50
-WAYS = {
+WAYS: dict[str, tuple[gradients.Objective, Any]] = {
     "score function": (objectives.elbo, gradients.score_function),
     "NVIL": (objectives.elbo, gradients.LearnedBaseline),
     "RLOO": (objectives.elbo, gradients.leave_one_out),

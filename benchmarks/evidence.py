@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings, annealed, importance_sampling, of_model, to_precision
 from lowerbound.mcmc import Path as HamiltonianPath
@@ -70,7 +70,7 @@ def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, 
         posterior = lb.posteriors.DiagonalNormal(LATENTS, encoder)
         lb.fit(model, train, lb.AEVB(posterior), epochs=EPOCHS, validation=0)
         lb.save(options.cache / "model", model, posterior)
-    found = lb.load(options.cache / "model")
+    found: Any = lb.load(options.cache / "model")
     return found.model.eval(), found.posterior.eval(), rows
 
 
@@ -192,7 +192,8 @@ def of_annealing(model: lb.LatentVariableModel, targets: Any, rows: lb.data.Rows
     def ours() -> None:
         transition(path, point, 0.5, step, leapfrogs, rng)
 
-    floor(), plain(), ours()
+    for way in (floor, plain, ours):
+        way()
     times: dict[str, list[float]] = {"floor": [], "plain": [], "ours": []}
     for _ in range(4 * rounds):
         times["floor"].append(seconds(floor, leapfrogs))
@@ -246,8 +247,7 @@ def page(r: dict[str, Any]) -> str:
             f"{p['log_likelihood']:.3f} ± {p['monte_carlo_error']:.3f} by {p['draws'] / a['rows']:,.0f} draws a row, "
             f"{p['unreliable']:,} unreliable.",
             f"- 784-200-200-50 tanh, Bernoulli, {EPOCHS} epochs of MNIST. Medians [quartiles] of ratios in turn.",
-            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            *record.footer(r),
             "",
         ]
     )

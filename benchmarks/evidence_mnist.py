@@ -23,7 +23,7 @@ import torch
 from matplotlib import pyplot
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound import evidence
 from lowerbound.distributions import generator
 from lowerbound.evidence import Settings
@@ -53,7 +53,7 @@ def main() -> None:
             rows = lb.data.Rows.from_array(data.train, binarise="afresh")
             model, posterior, _ = train(WAYS[name], rows, options.epochs, options.seed)
             lb.save(folder, model, posterior)
-        found = lb.load(folder)
+        found: Any = lb.load(folder)
         result["models"][title] = judged(found.model.eval(), found.posterior.eval(), test, options)
         print(title, result["models"][title], flush=True)
     record.write("evidence_mnist", result, page(result))
@@ -130,8 +130,7 @@ def page(r: dict[str, Any]) -> str:
             f"{SETTINGS.temperatures} and {2 * SETTINGS.temperatures} temperatures, {SETTINGS.chains} chains, "
             f"{SETTINGS.leapfrogs} leapfrogs. All but the ELBO are lower bounds in expectation that close as they are "
             "given more; the ELBO is a lower bound that does not.",
-            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            *record.footer(r),
             "",
         ]
     )

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import record
+from kit import record
 
 TESTS = Path(__file__).parents[1] / "tests/helpers"
 PARTS = (

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound import gradients as g
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch, Draw
@@ -32,7 +32,7 @@ from lowerbound.model import draw
 
 FIGURE = Path(__file__).parents[1] / "docs/gradients.png"
 LATENTS, ROWS = 8, 100
-FINITE: dict[str, Callable[..., Tensor]] = {
+FINITE: dict[str, Callable[..., Tensor] | None] = {
     "score function": g.score_function,
     "Rao-Blackwell": g.rao_blackwellised,
     "control variate a*": g.control_variate,
@@ -86,6 +86,7 @@ def study(x: np.ndarray, posterior: str, those: dict[str, Any], options: argpars
 
 def learned(name: str, model: Any, q: Any, batch: Batch, options: argparse.Namespace) -> Any:
     """A baseline, or a control, learned on the batch."""
+    found: g.Relax | g.LearnedBaseline
     with lb.nn.seeded(options.seed):
         if name == "RELAX":
             found = g.Relax(lb.nn.MLP((LATENTS,), (1,), (64,), torch.nn.SiLU)).train()
@@ -151,8 +152,7 @@ def page(r: dict[str, Any]) -> str:
             "gradient, over the cheapest.",
             "- Along the exact gradient: the mean of (estimate · exact)/|exact|², with its standard error; 1 where "
             "there is no bias in that direction.",
-            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            *record.footer(r),
             "",
         ]
     )

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import record
+from kit import record
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 LOSS = "Ascent.loss"
@@ -90,6 +90,7 @@ def counted() -> dict[str, Any]:
 
     root = f"{Path(lb.__file__).parent}{os.sep}"
     epochs = "epochs" if "epochs" in inspect.signature(lb.VAE).parameters else "passes"
+    arguments: dict[str, Any] = {"random_state": 0, epochs: 1}
     frame, seen, marks = table(), Counter[CodeType](), dict[str, int]()
 
     def watch(stack: FrameType, event: str, _: object) -> None:
@@ -105,8 +106,8 @@ def counted() -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lb.VAE(random_state=0, **{epochs: 1}).fit(frame)
-        vae = lb.VAE(random_state=0, **{epochs: 1})
+        lb.VAE(**arguments).fit(frame)
+        vae = lb.VAE(**arguments)
         sys.setprofile(watch)
         vae.fit(frame)
         sys.setprofile(None)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound import gradients, objectives, posteriors
 from lowerbound.distributions import generator
 from lowerbound.posteriors import Posterior
@@ -136,8 +136,7 @@ def page(r: dict[str, Any]) -> str:
             "(IWAE 5), 84.78 (IWAE 50), 84.32 (DReG 50): the same order.",
             "- The flow is two coupling maps after the diagonal normal and ascends the sampled ELBO: in 30 epochs it "
             "gains nothing over the VAE with its KL in closed form. One seed: fits may differ by more than the errors.",
-            f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-            f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+            *record.footer(r),
             "",
         ]
     )

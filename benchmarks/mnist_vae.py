@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound.distributions import generator
 
 LATENTS, HIDDEN, BATCH, SAMPLES = 20, 500, 100, 1000
@@ -70,7 +71,7 @@ def main() -> None:
     print(page(result))
 
 
-def page(r: dict) -> str:
+def page(r: dict[str, Any]) -> str:
     return f"""# MNIST, binarised afresh: the VAE of Kingma & Welling 2013
 
 | | nats per row | ± standard error over test rows |

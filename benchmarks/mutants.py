@@ -197,7 +197,7 @@ def main() -> None:
     if not chosen:
         raise SystemExit(f"no mutant of {len(mutants)} has {' or '.join(options.only)} in its id, place or file.")
     load()
-    import record  # after `load`: it imports torch
+    from kit import record  # after `load`: it imports torch
 
     context = record.context(options.seed)
     digests = {m.id: m.digest() for m in mutants}  # of what is copied now, whatever changes meanwhile
@@ -241,6 +241,8 @@ def clean(tests: Sequence[str], trees: Queue[Path], seed: int) -> None:
 
 def page(r: dict[str, Any]) -> str:
     """The table, as Markdown."""
+    from kit import record
+
     places: dict[str, list[dict[str, Any]]] = {}
     for each in r["mutants"]:
         places.setdefault(each["place"], []).append(each)
@@ -267,8 +269,7 @@ def page(r: dict[str, Any]) -> str:
         lines += [f"| {e['id']} | {e['what']} | `{e['file'].removeprefix('src/lowerbound/')}` | {_by(e)} |" for e in of]
     lines += [
         "",
-        f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-        f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+        *record.footer(r),
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,9 +12,10 @@ import argparse
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 import lowerbound as lb
-import record
+from kit import record
 from lowerbound.distributions import generator
 from lowerbound.nn import Precision
 from mnist_vae import BATCH, build
@@ -55,7 +56,7 @@ def test_elbo(train: lb.data.Rows, test: lb.data.Rows, precision: Precision, see
     return lb.log_likelihood(model, posterior, test, samples=DRAWS, seed=0).mean_elbo
 
 
-def page(r: dict) -> str:
+def page(r: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {seed} | {each['float32']:.2f} | {each['bf16']:.2f} | {each['bf16'] - each['float32']:+.2f} |"
         for seed, each in enumerate(r["test_elbo"])

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-import record
+from kit import record
 from real.sources import PACKAGES, download, tables
 from real.trial import HIDDEN, SAMPLES, trial
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-import record
 from contenders import floor, lowerbound_fit
 from contenders.job import Job
 from contenders.workloads import WORKLOADS, load_rows, prepare
+from kit import record
 from lowerbound.data import Rows
 from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.training.allocator import keep_memory
@@ -158,8 +158,7 @@ def page(r: dict[str, Any]) -> str:
     lines += [f"- {name}: {words}." for name, words in ABOUT.items()]
     lines += [
         f"- Medians of {r['repetitions']} repetitions, quartiles in brackets; the profiler slows what it watches.",
-        f"- Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
-        f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+        *record.footer(r),
     ]
     return "\n".join(lines) + "\n"
 

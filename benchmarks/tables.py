@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import record
+from kit import record
 from table_peers.page import TITLES, page
 from table_peers.parts import IMPUTERS, OURS, REFERENCES, SYNTHESISERS, jobs, summarise
 from table_peers.running import Workshop
@@ -39,7 +39,7 @@ def main() -> None:
         wanted = [job for job in jobs(part, options.seed, options.quick) if job.method in options.methods]
         for job in wanted:
             if job.method in options.again:
-                (cache / f"{job.name}.json").unlink(missing_ok=True)
+                workshop.kept.forget(job.name)
         if not all(workshop.run(job) for job in wanted):
             print(f"{part}: no job is started after {options.minutes:g} minutes; run it again.", file=sys.stderr)
     result = context | {"parts": {}}

@@ -1,14 +1,14 @@
 """Training speed: ``lb.fit`` and its peers on the same models, rows, initial weights, optimiser and batches.
 
     python benchmarks/training.py [--rounds 5] [--workloads ABC] [--contenders NAME,NAME] [--quick]
-        [--speed] [--overhead] [--scaling] [--cache DIR] [--peers DIR] [--threads 2] [--seed 0]
+        [--speed] [--overhead] [--scaling] [--resume] [--cache DIR] [--peers DIR] [--threads 2] [--seed 0]
 
 Three parts, all of them unless some are named: --speed, the comparison; --overhead, what stands around the steps;
 --scaling, fits of up to a million rows. Every contender (``contenders/``) runs in a fresh process with as many threads;
 a round runs each of them once, in an order that changes from round to round, and ratios are taken within a round. The
 peers have an environment of their own, made in the cache, outside the repository, from ``constraints-peers.txt``.
-A whole run writes benchmarks/results/training.{json,md}; a partial or --quick one prints its page only. The cache has
-the figures of the last run, and a log of it while it runs.
+A whole run writes benchmarks/results/training.{json,md}; a partial or --quick one prints its page only. The cache keeps
+the figures of each process, which --resume takes instead of running it again, and those of the last run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,11 +28,12 @@ from typing import Any
 
 import torch
 
-import record
 from contenders import ALL, EVERYTHING, FLOOR, IN_MEMORY, MAPPED, OURS, SPEED, Contender
 from contenders.figures import Figures, Runs, compare_losses, judged, ratios, spread, values
 from contenders.page import page
 from contenders.workloads import ROWS, WORKLOADS, prepare
+from kit import record
+from kit.processes import Kept, PeersMissing, peers_python, run
 
 HERE = Path(__file__).parent
 CONSTRAINTS = HERE / "constraints-peers.txt"
@@ -70,7 +70,10 @@ def main() -> None:
     many_rows = max(size.scaling_rows) if "scaling" in parts else 0
     prepare(options.cache, options.seed, many_rows)
     contenders = [each for each in SPEED if each.name in options.contenders and "speed" in parts]
-    workshop = Workshop(options.cache, options.threads, options.seed, peers_python(options, contenders))
+    try:
+        workshop = Workshop(options, peers(options, contenders))
+    except PeersMissing as error:
+        sys.exit(f"{error} (--contenders names those to run; ours are {', '.join(each.name for each in OURS)})")
 
     result["threads"], result["rounds"] = options.threads, options.rounds or size.rounds
     if "speed" in parts:
@@ -98,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workloads", default="ABC")
     parser.add_argument("--contenders", default=",".join(each.name for each in SPEED), help="names, with commas")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that all of it runs")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")
     for part in ("speed", "overhead", "scaling"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench")
@@ -119,42 +123,41 @@ def parse() -> argparse.Namespace:
 
 
 class Workshop:
-    """Runs contenders, each in a process of its own, and keeps what went wrong, and a log in the cache."""
+    """Runs contenders, each in a process of its own, and keeps what went wrong, and their figures in the cache."""
 
-    def __init__(self, cache: Path, threads: int, seed: int, peers: Path | None) -> None:
-        self.cache, self.threads, self.seed, self.peers = cache, threads, seed, peers
+    def __init__(self, options: argparse.Namespace, peers: Path | None) -> None:
+        self.cache, self.threads, self.seed, self.peers = options.cache, options.threads, options.seed, peers
         self.failures: list[str] = []
         self.warnings: list[str] = []
         self.versions: dict[str, dict[str, str]] = {"ours": {}, "peers": {}}
-        self._log = cache / "log.jsonl"
-        self._log.unlink(missing_ok=True)
-        shutil.rmtree(cache / "inductor", ignore_errors=True)  # compiled in the first round, as a user would
+        self._kept = Kept(options.cache / ("runs-quick" if options.quick else "runs"))
+        if not options.resume:
+            shutil.rmtree(self._kept.folder, ignore_errors=True)
+            shutil.rmtree(self.cache / "inductor", ignore_errors=True)  # compiled in the first round, as a user would
 
     def run(self, contender: Contender, workload: str, rows: int, epochs: int, number: int) -> Figures:
         """The contender's figures in round ``number``, with what else the machine did meanwhile."""
-        command = [str(sys.executable if contender.ours else self.peers), "-m", "contenders", contender.name]
-        command += ["--workload", workload, "--rows", str(rows), "--epochs", str(epochs)]
-        command += ["--threads", str(self.threads), "--seed", str(self.seed + number), "--cache", str(self.cache)]
-        load, before, start = os.getloadavg()[0], moment(), time.perf_counter()
-        try:
-            done = subprocess.run(
-                command, cwd=HERE, env=self._environment(contender), capture_output=True, text=True, timeout=TIMEOUT
-            )
-            figures = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-            error = "" if figures else done.stderr.strip()[-1000:]
-        except subprocess.TimeoutExpired:
-            figures, error = {}, f"not done after {TIMEOUT} s"
-        figures |= {"wall_s": time.perf_counter() - start, "load_before": load, **meanwhile(before, moment())}
-        self._note(contender, workload, number, figures, error)
+        name = f"{workload}-{contender.name.replace(' ', '_')}-{rows}-{epochs}-seed{self.seed + number}"
+        if (known := self._kept.get(name)) is None:
+            command = [str(sys.executable if contender.ours else self.peers), "-m", "contenders", contender.name]
+            command += ["--workload", workload, "--rows", str(rows), "--epochs", str(epochs)]
+            command += ["--threads", str(self.threads), "--seed", str(self.seed + number), "--cache", str(self.cache)]
+            load, before, start = os.getloadavg()[0], moment(), time.perf_counter()
+            done = run(command, self.threads, TIMEOUT, self._environment(contender))
+            figures = done.figures | {"wall_s": time.perf_counter() - start, "load_before": load}
+            figures |= meanwhile(before, moment())
+            known = {"figures": figures, "error": done.written.strip()[-1000:] or done.error}
+            if not done.error:
+                self._kept.put(name, known)
+        figures = dict(known["figures"])
+        self._note(contender, workload, number, figures, known["error"])
         return figures
 
     def _environment(self, contender: Contender) -> dict[str, str]:
-        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        chosen = {name: str(self.threads) for name in threads} | {"JAX_PLATFORMS": "cpu"}
-        chosen["TORCHINDUCTOR_CACHE_DIR"] = str(self.cache / "inductor")
+        chosen = {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "inductor")}
         if contender is FLOOR:  # its convolutions allocate: keep the pages, so that their making is not in the floor
             chosen |= {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-        return os.environ | chosen
+        return chosen
 
     def _note(self, contender: Contender, workload: str, number: int, figures: Figures, error: str) -> None:
         who = f"{workload}, {contender.name}"
@@ -169,26 +172,16 @@ class Workshop:
             self.failures.append(f"{who}, round {number + 1}: {error}")
         shown = {name: round(value, 3) for name, value in figures.items()}
         print(f"round {number + 1}, {who}: {error or shown}", file=sys.stderr, flush=True)
-        with self._log.open("a") as log:
-            log.write(
-                json.dumps({"round": number, "workload": workload, "contender": contender.name, **figures}) + "\n"
-            )
 
 
-def peers_python(options: argparse.Namespace, contenders: Iterable[Contender]) -> Path | None:
-    """The peers' interpreter; their environment is made where it is missing or of other versions."""
+def peers(options: argparse.Namespace, contenders: Iterable[Contender]) -> Path | None:
+    """The peers' interpreter, if one is needed."""
     if all(contender.ours for contender in contenders):
         return None
-    folder = options.peers or options.cache / "peers-venv"
-    python, stamp = folder / "bin/python", folder / "made-from.txt"
-    if options.peers or (stamp.exists() and stamp.read_text() == CONSTRAINTS.read_text()):
-        return Path(python)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS, *shlex.split(options.pip_flags)]
-    for packages in (["torch"], [*PEER_PACKAGES, *PYTHAE_NEEDS], ["--no-deps", "pythae"]):
-        subprocess.run([*install, *packages], check=True)
-    stamp.write_text(CONSTRAINTS.read_text())
-    return Path(python)
+    if options.peers:
+        return Path(options.peers / "bin/python")
+    installs = (["torch"], [*PEER_PACKAGES, *PYTHAE_NEEDS], ["--no-deps", "pythae"])
+    return peers_python(options.cache / "peers-venv", CONSTRAINTS, installs, shlex.split(options.pip_flags))
 
 
 # The parts

@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 from contenders import ALL
-from contenders.job import Job, Laps, memory
+from contenders.job import Job, Laps
 from contenders.workloads import WORKLOADS
+from kit.processes import memory
 
 PACKAGES = ("torch", "numpy", "lowerbound", "jax", "jaxlib", "optax", "pyro-ppl", "lightning", "pythae")
 
@@ -32,7 +33,7 @@ def main() -> None:
     contender, laps = ALL[options.contender], Laps()
     module = importlib.import_module(f"contenders.{contender.module}")
     more = module.train(job, laps, **contender.settings)
-    figures = {**laps.figures(job), "peak_mb": memory("VmHWM"), **more, "versions": versions()}
+    figures = {**laps.figures(job), "peak_mb": memory(), **more, "versions": versions()}
     print("\n" + json.dumps(figures), flush=True)
 
 

@@ -102,7 +102,7 @@ def judged(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = spread(values(runs["A"].get("lowerbound", []), "peak_mb"))
         outcomes.append(_outcome("A, lowerbound: peak memory of the process, MB", MEMORY_BAR, found, "max"))
     for name, steps in result.get("first_steps", {}).items():
-        found = spread(values(steps, "first_pass_s"))
+        found = spread(values(steps, "first_epoch_s"))
         outcomes.append(_outcome(f"{name}, lowerbound: first step, s after import", FIRST_STEP_BAR, found, "max"))
     for kind in ("without", "with"):
         found = result["overhead"][f"cost_{kind}_evaluation"] if "overhead" in result else None

@@ -51,15 +51,7 @@ class Laps:
         """Seconds of the first pass (with all that comes before it) and, of the median other one, per epoch."""
         if not self.losses:
             return {}
-        figures = {"first_pass_s": self.seconds[0], "loss": self.losses[-1]}
+        figures = {"first_epoch_s": self.seconds[0], "loss": self.losses[-1]}
         if len(self.seconds) > 1:
             figures["epoch_s"] = statistics.median(self.seconds[1:]) * ROWS / job.rows
         return figures
-
-
-def memory(field: str) -> float:
-    """A figure of this process's memory, in MB (10⁶ bytes): its peak is that of this program alone (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise KeyError(field)

@@ -65,7 +65,7 @@ def _workload(r: Mapping[str, Any], name: str, runs: Mapping[str, Sequence[Figur
 
 
 def _row(contender: str, found: Sequence[Figures], runs: Mapping[str, Sequence[Figures]]) -> str:
-    epoch, first = spread(values(found, "epoch_s")), spread(values(found, "first_pass_s"))
+    epoch, first = spread(values(found, "epoch_s")), spread(values(found, "first_epoch_s"))
     memory, loss = spread(values(found, "peak_mb")), spread(values(found, "loss"))
     if epoch is None:
         return f"| {contender} | failed | | | | | |"

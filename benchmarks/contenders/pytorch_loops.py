@@ -18,9 +18,9 @@ def train(job: Job, laps: Laps, style: str) -> dict[str, float]:
     laps.start()
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
-    one_pass = {"examples": examples, "tuned": tuned}[style](job)
+    one_epoch = {"examples": examples, "tuned": tuned}[style](job)
     for _ in range(job.epochs):
-        laps.end_epoch(one_pass())
+        laps.end_epoch(one_epoch())
     return {}
 
 
@@ -30,7 +30,7 @@ def examples(job: Job) -> Callable[[], float]:
     loader = DataLoader(rows, batch_size=job.workload.batch, shuffle=True)
     optimizer = torch.optim.Adam(_parameters(encoder, decoder), lr=LEARNING_RATE, eps=job.workload.adam_eps)
 
-    def one_pass() -> float:
+    def one_epoch() -> float:
         total = 0.0
         for x, _ in loader:
             optimizer.zero_grad()
@@ -40,7 +40,7 @@ def examples(job: Job) -> Callable[[], float]:
             optimizer.step()
         return total / len(loader)
 
-    return one_pass
+    return one_epoch
 
 
 def tuned(job: Job) -> Callable[[], float]:
@@ -50,7 +50,7 @@ def tuned(job: Job) -> Callable[[], float]:
     parameters = _parameters(encoder, decoder)
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, eps=job.workload.adam_eps, fused=True)
 
-    def one_pass() -> float:
+    def one_epoch() -> float:
         total = torch.zeros(())
         for index in torch.randperm(job.rows).split(job.workload.batch):
             optimizer.zero_grad(set_to_none=True)
@@ -60,7 +60,7 @@ def tuned(job: Job) -> Callable[[], float]:
             total += loss.detach()
         return float(total) / job.steps
 
-    return one_pass
+    return one_epoch
 
 
 def loss_of_sigmoid(encoder: nn.Module, decoder: nn.Module, x: Tensor, workload: Workload) -> Tensor:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 import lowerbound as lb
 from contenders import lowerbound_fit
-from contenders.job import Job, Laps, memory
+from contenders.job import Job, Laps
 from contenders.workloads import load_rows, many_rows_file
+from kit.processes import memory
 
 WARM_UP_ROWS = 6_000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +138,8 @@ def prepare(cache: Path, seed: int, many_rows: int = 0) -> None:
         np.save(rows_file(cache), synthetic_rows(ROWS, seed=0))
     for workload in WORKLOADS.values():
         initial = initial_weights(workload, seed)
-        np.savez(weights_file(cache, workload), **{f"{number:02}": each for number, each in enumerate(initial)})
+        named: dict[str, Any] = {f"{number:02}": each for number, each in enumerate(initial)}
+        np.savez(weights_file(cache, workload), **named)
     if many_rows and (not many_rows_file(cache).exists() or len(np.load(many_rows_file(cache), "r")) < many_rows):
         _repeat(np.load(rows_file(cache)), many_rows, many_rows_file(cache))
 

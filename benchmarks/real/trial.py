@@ -42,6 +42,7 @@ def _late(*_: object) -> None:
 
 def _use(frame: pd.DataFrame, seed: int, found: dict[str, Any]) -> None:
     schema = lb.check(frame).schema
+    assert schema is not None
     found["kinds"] = {str(column.name): column.kind for column in schema.columns}
     found["wrong"] += audit.readings(frame, schema)
     names = {column.name for column in schema.modelled}
@@ -62,6 +63,7 @@ def _use(frame: pd.DataFrame, seed: int, found: dict[str, Any]) -> None:
         warnings.simplefilter("ignore")
         model.save(Path(folder) / "run")
         again = lb.load(Path(folder) / "run")
+        assert isinstance(again, lb.VAE)
         pd.testing.assert_frame_equal(again.impute(holes), filled)
         pd.testing.assert_frame_equal(again.sample(SAMPLES), drawn)
 

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from table_peers.job import Job, peak_megabytes
+from kit.processes import memory
+from table_peers.job import Job
 from table_peers.tasks import TASKS
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     job, folder, cache = Job(**json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
     start = time.perf_counter()
     figures = TASKS[job.task](job, folder, cache)
-    print(json.dumps(figures | {"megabytes": peak_megabytes(), "job_seconds": time.perf_counter() - start}))
+    print(json.dumps(figures | {"megabytes": memory(), "job_seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":

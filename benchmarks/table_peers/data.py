@@ -43,8 +43,8 @@ class Table:
     def without(self, columns: list[str]) -> Table:
         """The same rows with fewer columns."""
         keep = [j for j, name in enumerate(self.columns) if name not in columns]
-        parts = (tuple(part[j] for j in keep) for part in (self.columns, self.kinds, self.classes))
-        return Table(self.name, self.values[:, keep], *parts)
+        names, kinds = (tuple(part[j] for j in keep) for part in (self.columns, self.kinds))
+        return Table(self.name, self.values[:, keep], names, kinds, tuple(self.classes[j] for j in keep))
 
     def levels(self, j: int) -> list[str]:
         """The classes of column ``j`` as a person's frame would have them: words, in their order."""
@@ -99,7 +99,7 @@ def _coded(values: np.ndarray, count: int) -> np.ndarray:
     """Codes from 0 in the order of the values; of as many consecutive whole numbers, their distance from the least."""
     seen = np.unique(values[~np.isnan(values)])
     if seen[-1] - seen[0] < count:
-        return values - seen[0]
+        return np.asarray(values - seen[0])
     return np.where(np.isnan(values), np.nan, np.searchsorted(seen, values))
 
 
@@ -127,7 +127,7 @@ def hidden_cells(table: Table, mask: str, folder: Path) -> np.ndarray:
     places = np.loadtxt(folder / FOLDERS[table.name] / f"missing{mask}.csv", delimiter=",", dtype=int) - 1
     found = np.zeros(shape, bool)
     found[places[:, 0], places[:, 1]] = True
-    return found & ~np.isnan(table.values)
+    return np.asarray(found & ~np.isnan(table.values))
 
 
 def split(table: Table, seed: int, share: float = 0.2) -> tuple[Table, Table]:
@@ -143,13 +143,13 @@ def targets(table: Table) -> dict[str, tuple[np.ndarray, list[str]]]:
     As prepared, adult has no column of incomes: in its place, whether one has a degree, or is married.
     """
     column = {name: table.values[:, j] for j, name in enumerate(table.columns)}
-    rules = {
+    tables: dict[str, dict[str, tuple[str, float, float | None]]] = {
         "adult": {"degree": ("education", 12, None), "married": ("marital", 0, 0)},
         "wine": {"type": ("type", 1, None), "quality": ("quality", 7, None)},
         "credit": {"default": ("default", 1, None)},
-    }[table.name]
+    }
     found = {}
-    for target, (name, low, high) in rules.items():
+    for target, (name, low, high) in tables[table.name].items():
         values = column[name]
         label = (values >= low) & (values <= (np.inf if high is None else high))
         drop = [name, "relationship"] if target == "married" else [name]  # a husband is married

@@ -140,7 +140,7 @@ def _predicted(table: Table, current: np.ndarray, missing: np.ndarray, j: int, s
     leaves = 1 if kind == "cat" else 5
     trees = (ExtraTreesClassifier if kind == "cat" else ExtraTreesRegressor)(min_samples_leaf=leaves, **options)
     found = trees.fit(others[seen], current[seen, j]).predict(others[missing])
-    return np.round(found) if kind == "ordinal" else found
+    return np.asarray(np.round(found) if kind == "ordinal" else found)
 
 
 def _changes(table: Table, new: np.ndarray, old: np.ndarray, missing: np.ndarray) -> tuple[float, float]:

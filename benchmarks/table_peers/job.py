@@ -1,9 +1,8 @@
-"""What is asked of a process, and its peak of memory."""
+"""What is asked of a process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,3 @@ class Job:
     def ours(self) -> bool:
         """Whether it is run by lowerbound."""
         return self.method == "lowerbound"
-
-
-def peak_megabytes() -> float:
-    """The peak of this process's memory, in MB (10⁶ bytes), of this program alone (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise KeyError("VmHWM")

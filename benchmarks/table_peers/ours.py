@@ -67,6 +67,7 @@ def chosen(name: str, frame: pd.DataFrame, seed: int, quick: bool, **more: Any) 
 
 def bound(model: lb.VAE) -> float:
     """The bound on the observed cells of the rows held out at the epoch that was kept, nats a row."""
+    assert model.history_.best_epoch is not None
     kept: dict[str, float] = model.history_.records[model.history_.best_epoch - 1]
     return kept.get("valid_objective", -np.inf)
 

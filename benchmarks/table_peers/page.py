@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kit import record
 from table_peers.parts import OURS, TRUST
 
 NAMES = {"adult": "Adult", "wine": "Wine", "credit": "Default credit"}
@@ -35,8 +36,7 @@ def page(result: dict[str, Any]) -> str:
     lines += [
         "- Every method runs in a process of its own; memory is the process's peak, its libraries included. Minutes "
         "are those of fitting and completing.",
-        f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
-        f"- Machine: {result['machine']}; Python {result['versions']['python']}, torch {result['versions']['torch']}.",
+        *record.footer(result),
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def context(seed: int) -> dict[str, Any]:
@@ -35,14 +35,10 @@ def write(name: str, result: dict[str, Any], markdown: str) -> None:
 
 def footer(result: dict[str, Any]) -> list[str]:
     """Lines of a page that say how its figures were made."""
+    python, torch_version = result["versions"]["python"], result["versions"]["torch"]
     return [
         f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
-        f"- Machine: {result['machine']}; "
-        + ", ".join(
-            f"{name.capitalize()} {each}" if name == "python" else f"{name} {each}"
-            for name, each in result["versions"].items()
-        )
-        + ".",
+        f"- Machine: {result['machine']}; Python {python}, torch {torch_version}.",
     ]
 
 
