@@ -2,8 +2,9 @@
 
     python benchmarks/duel.py OTHER [--bursts 150] [--workload A] [--cache DIR] [--threads 2]
 
-OTHER is a checkout of another commit. Each lives in a process of its own and takes bursts of 25 steps while the other
-waits, so that what else the machine does falls on both. Prints the median ratio, this checkout over OTHER.
+OTHER is a checkout of another commit. Each runs its own copy of this file in a process of its own, and takes bursts of
+25 steps while the other waits, so that what else the machine does falls on both. Prints the median ratio, this checkout
+over OTHER.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ def main() -> None:
     parser.add_argument("--workload", default="A")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="4 bursts: to see that it runs")
     parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps:
         serve(options)
         return
+    bursts = 4 if options.quick else options.bursts
     from contenders.workloads import prepare
 
     prepare(options.cache, seed=0)
@@ -39,7 +42,7 @@ def main() -> None:
     for worker in (ours, theirs):
         ask(worker)
     ratios = []
-    for number in range(options.bursts):
+    for number in range(bursts):
         first, second = (ours, theirs) if number % 2 else (theirs, ours)
         taken = {id(first): ask(first), id(second): ask(second)}
         ratios.append(taken[id(ours)] / taken[id(theirs)])
@@ -49,7 +52,7 @@ def main() -> None:
 
 
 def started(tree: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, str(tree), "--steps", "--workload", options.workload]
+    command = [sys.executable, str(tree / "benchmarks/duel.py"), str(tree), "--steps", "--workload", options.workload]
     command += ["--cache", str(options.cache), "--threads", str(options.threads)]
     environment = os.environ | {"PYTHONPATH": f"{tree / 'src'}", "OMP_NUM_THREADS": str(options.threads)}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

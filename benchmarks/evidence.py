@@ -242,7 +242,7 @@ def page(r: dict[str, Any]) -> str:
             f"- IS-{r['samples']}: {i['log_likelihood']:.2f} ± {i['standard_error']:.2f} nats per row, "
             f"{i['unreliable']:,} of {r['rows']:,} rows unreliable (k̂).",
             f"- Adaptive, of {a['rows']:,} rows: {a['log_likelihood']:.3f} (Monte Carlo ± "
-            f"{a['monte_carlo_error']:.3f}), {a['unreliable']:,} not reliable, {a['fitted']:,} from normals fitted "
+            f"{a['monte_carlo_error']:.3f}), {a['unreliable']:,} unreliable, {a['fitted']:,} from normals fitted "
             f"to them, {a['median']:,} draws in the median row, {a['largest']:,} at most. Without fits "
             f"{p['log_likelihood']:.3f} ± {p['monte_carlo_error']:.3f} by {p['draws'] / a['rows']:,.0f} draws a row, "
             f"{p['unreliable']:,} unreliable.",

@@ -106,7 +106,7 @@ def page(r: dict[str, Any]) -> str:
         lines += ["|---|---|---|---|---|---|"]
         for name in ("ELBO", *(f"IS-{draws}" for draws in DRAWS), "AIS"):
             each = found[name]
-            doubtful = f" ({each['unreliable']} rows not reliable)" if "unreliable" in each else ""
+            doubtful = f" ({each['unreliable']} rows unreliable)" if "unreliable" in each else ""
             rows = r["rows"] if name != "AIS" else "annealed"
             error = "" if np.isnan(each["monte_carlo_error"]) else f"{each['monte_carlo_error']:.3f}"
             lines += [

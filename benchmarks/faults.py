@@ -103,6 +103,7 @@ def page(r: dict[str, Any]) -> str:
         *(["| broken | part | noticed |", "|---|---|---|", *noticed, ""] if noticed else []),
         f"- {r['minutes']:.0f} minutes. Command: `{r['command']}`, commit {r['commit']}, seed {r['seed']}.",
         f"- Machine: {r['machine']}; Python {r['versions']['python']}, torch {r['versions']['torch']}.",
+        *r.get("notes", ()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -30,7 +30,7 @@ import pandas as pd
 from kit import record
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-LOSS = "Ascent.loss"
+LOSSES = ("AEVBProcedure.loss", "Ascent.loss")  # the name today, and in older checkouts
 LOOP = "train"
 
 
@@ -95,14 +95,14 @@ def counted() -> dict[str, Any]:
 
     def watch(stack: FrameType, event: str, _: object) -> None:
         code = stack.f_code
-        if LOSS in marks or not code.co_filename.startswith(root):
+        if LOSSES[0] in marks or not code.co_filename.startswith(root):
             return
         if event == "call" and code.co_name not in COMPREHENSIONS:
             if code.co_qualname == LOOP:
                 marks[LOOP] = len(seen)
             seen[code] += 1
-        elif event == "return" and code.co_qualname == LOSS:
-            marks[LOSS] = len(seen)
+        elif event == "return" and code.co_qualname in LOSSES:
+            marks[LOSSES[0]] = len(seen)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def counted() -> dict[str, Any]:
     files: dict[str, list[str]] = {}
     for code in sorted(seen, key=lambda code: (code.co_filename, code.co_firstlineno)):
         files.setdefault(code.co_filename.removeprefix(root), []).append(code.co_qualname)
-    return {"functions": files, "before_the_loop": marks[LOOP], "to_the_first_loss": marks[LOSS]}
+    return {"functions": files, "before_the_loop": marks[LOOP], "to_the_first_loss": marks[LOSSES[0]]}
 
 
 def page(result: dict[str, Any]) -> str:

@@ -81,6 +81,7 @@ def page(result: dict[str, Any]) -> str:
         f"`{result['command']}` at commit {result['commit']}, seed {result['seed']}; {result['machine']}. "
         f"Tables from {', '.join(result['packages'])}.",
         "",
+        *(line for note in result.get("notes", ()) for line in (note, "")),
         f"{len(found)} of {result['wanted']} tables, at most 200 rows of each, went through check, fit, impute, "
         f"sample, save and load with the default settings of `VAE`. {100 * HIDDEN:.0f} % of the cells that are learnt "
         f"were hidden and completed; {SAMPLES} rows were sampled.",

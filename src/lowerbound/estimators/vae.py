@@ -217,7 +217,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
                     run_dir=run_dir,
                     resume=resume,
                     checkpoint_every=checkpoint_every,
-                    extra=saving.described(self),
+                    extra=None if run_dir is None else saving.described(self),
                 ).history
             except DivergedError as error:
                 self.history_ = error.history
