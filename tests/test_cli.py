@@ -249,11 +249,11 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     metrics = tmp_path / "checkpoints" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (metrics.exists() and metrics.stat().st_size > 2000) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 130, err
     assert "Traceback" not in err
     vae = lb.load(tmp_path)
@@ -266,7 +266,7 @@ def test_ctrl_c_saves_what_there_is_and_leaves_with_130(tmp_path):
 def test_a_fit_that_was_killed_goes_on_when_told_to(tmp_path):
     fit = ["fit", "digits", *QUICK, "--epochs", "400", "--threads", "1", "--checkpoint-every", "10"]
     process = subprocess.Popen([LOWERBOUND, *fit, "--out", tmp_path / "run"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(list(tmp_path.glob("run/checkpoints/*/manifest.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()

@@ -113,7 +113,7 @@ def test_no_server_and_no_web_address(tmp_path: Path) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Answers) as closed:
         port = closed.server_address[1]
     with pytest.raises(ConnectionError, match="by hand"):
-        fetch(f"http://127.0.0.1:{port}/good/{NAME}.gz", tmp_path / "a", SHA256, timeout=1)
+        fetch(f"http://127.0.0.1:{port}/good/{NAME}.gz", tmp_path / "a", SHA256, timeout=600)
 
 
 def test_mirrors_are_tried_in_order(server: str, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _limited(base: Path, batch: int, room: int, reference: list[float]) -> tuple
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         _fit(base / "data.npy", base / "run", batch)
 
-    code, said = Child(action).wait(300)
+    code, said = Child(action).wait()
     troubles = ["a traceback"] if "Traceback" in said else []
     if code == 71:
         one = [line for line in said.splitlines() if line.startswith("error: ")]

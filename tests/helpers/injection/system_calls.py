@@ -99,7 +99,7 @@ def traced(run: Path, log: Path, options: list[str]) -> tuple[int | None, str, l
     process = subprocess.Popen(strace, stderr=subprocess.PIPE)
     _wait_attached(child, process)
     child.let_go()
-    code, said = child.wait(60)
+    code, said = child.wait()
     process.communicate()
     return code, said, log.read_text().splitlines()
 
