@@ -182,7 +182,7 @@ def test_an_objective_of_other_units_is_not_warned_of():
     ],
 )
 def test_a_bound_of_several_draws_with_one_is_said_to_be_the_elbo(objective, draws):
-    with pytest.warns(UserWarning, match=r"of a single draw is the ELBO: give draws"):
+    with pytest.warns(UserWarning, match=r"of a single draw is the ELBO: give draws=2"):
         fit(model(MLP((LATENTS,), (D,))), objective=objective, draws=draws)
     fit(model(MLP((LATENTS,), (D,))), objective=objective, draws=2 * draws)
 

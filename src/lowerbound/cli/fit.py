@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -78,7 +79,17 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Nats of KL per latent that are not penalised.",
         ),
         click.option(
-            "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, help="Learning rate of Adam."
+            "--inference",
+            default=None,
+            metavar="NAME|PACKAGE.MODULE:NAME",
+            help="Way to learn: AEVB, or a class or function of your own to import.  [default: AEVB]",
+        ),
+        click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
+        click.option(
+            "--learning-rate",
+            type=click.FloatRange(0, min_open=True),
+            default=1e-3,
+            help="Learning rate of the optimiser.",
         ),
         click.option("--batch-size", type=counts, default=100, help="Rows per step."),
         click.option("--epochs", type=counts, default=200, help="Maximum number of epochs."),
@@ -165,6 +176,8 @@ def fit(
     """
     refuse_to_replace(out, force, resume)
     options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
+    if ":" in (options["inference"] or ""):
+        options["inference"] = imported(options["inference"], "--inference")
     vae = estimator(recipe, options, settings(pairs))
     source = read(vae, data)
     x = rows_of(source, "train")
@@ -206,6 +219,8 @@ def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
 
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
     """Summarise a fit."""
+    from lowerbound.estimators.learning import name_of
+
     history = vae.history_
     best = next((r for r in history.records if r["epoch"] == history.best_epoch), {})
     return {
@@ -213,6 +228,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "likelihood": type(vae.model_.likelihood).__name__,
         **({} if vae.schema_ is None else {"likelihoods": by_column(vae)}),
         "latent_dim": vae.latent_dim,
+        "inference": "AEVB" if vae.inference is None else name_of(vae.inference),
         "epochs": len(history.records),
         "stopped": history.stopped,
         "best_epoch": history.best_epoch,
@@ -241,6 +257,19 @@ def about(vae: VAE, result: dict[str, Any]) -> str:
         return str(result["likelihood"])
     counts = Counter(result["likelihoods"].values())
     return f"{len(result['likelihoods'])} columns ({', '.join(f'{count} {name}' for name, count in counts.items())})"
+
+
+def imported(text: str, option: str) -> Any:
+    """What PACKAGE.MODULE:NAME names, from Python's path or the working directory."""
+    module, _, name = text.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module of somebody else raises
+        raise click.BadParameter(
+            f"{text!r} cannot be imported ({type(error).__name__}: {error}).", param_hint=option
+        ) from error
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -257,12 +257,15 @@ def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as
     import numpy as np
 
     from lowerbound.report import write_report
+    from lowerbound.report.facts import has_posterior
 
     _check_draws(judge, samples)
     vae = fitted(run)
     source = source_for(vae, data)
     x = rows_of(source, part)
-    found = vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples)
+    found: Any = None
+    if has_posterior(vae):
+        found = vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples)
     names = getattr(source, "names", None)
     shown: Any = vae
     if vae.schema_ is not None:

@@ -58,7 +58,7 @@ def name_of(made_by: object) -> str:
         return name_of(made_by.func)
     if isinstance(made_by, str | NotGiven):
         return made_by if isinstance(made_by, str) else made_by.name
-    return str(getattr(made_by, "__qualname__", type(made_by).__qualname__))
+    return str(getattr(made_by, "__name__", type(made_by).__name__))
 
 
 def inference_for(given: Mapping[str, Any], model: LatentVariableModel, posterior: Posterior | None) -> Inference:

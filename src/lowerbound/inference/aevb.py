@@ -148,7 +148,7 @@ class AEVB:
             is_mean(self.objective)  # computed and cached now: a step that is being traced cannot compute it
         if of_one_draw(self.objective, self.draws):
             warnings.warn(
-                f"{_name(self.objective)} of a single draw is the ELBO: give 2 draws per row or more (draws=).",
+                f"{_name(self.objective)} of a single draw is the ELBO: give draws=2 or more.",
                 stacklevel=4,
             )
         modules: dict[str, nn.Module] = {"model": model, "posterior": self.posterior}
@@ -156,6 +156,8 @@ class AEVB:
         modules |= {name: part for name, part in learning.items() if isinstance(part, nn.Module)}
         parameters = nn.ModuleDict(modules).parameters()  # each once, even if two modules share it
         optimizer = self.optimizer([p for p in parameters if p.requires_grad])
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ValueError(f"optimizer made a {type(optimizer).__name__}, which is no torch.optim.Optimizer.")
         parts = [modules, self.objective, self.estimator, self.penalties, type(optimizer)]
         return AEVBProcedure(self, model, State(modules, optimizer, draws=may_draw(parts)))
 

@@ -110,6 +110,10 @@ def started(inference: Inference, model: LatentVariableModel, rows: Rows, batch_
             f"inference is {name}, which is no way to learn: give an AEVB, or an object with posterior, is_bound, "
             "describe() and start(model, rows)."
         )
+    posterior: object = inference.posterior
+    if not isinstance(posterior, Posterior | None):
+        kind = type(posterior).__name__
+        raise TypeError(f"posterior of {type(inference).__name__} is a {kind}; give a Posterior or None.")
     procedure = inference.start(model, rows)
     if not isinstance(procedure, Procedure):
         raise TypeError(

@@ -55,6 +55,16 @@ class FittedVAE(Protocol):
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array: ...
 
 
+def has_posterior(vae: FittedVAE) -> bool:
+    """Whether the inference learnt a posterior q(z|x)."""
+    return hasattr(vae, "posterior_")
+
+
+def reconstructed(vae: FittedVAE, x: Array) -> Array:
+    """Reconstructions of rows ``x``; without a posterior, which they need, the rows themselves."""
+    return vae.reconstruct(x) if has_posterior(vae) else grey(vae, x)
+
+
 def grey(vae: FittedVAE, x: Array) -> Array:
     """Return rows ``x`` unchanged, or as probabilities of a 1 if the model binarises them."""
     max_value = getattr(vae, "max_value", None) or (255.0 if x.dtype == np.uint8 else 1.0)

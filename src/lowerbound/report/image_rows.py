@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lowerbound.distributions import generator
 from lowerbound.report import pictures
-from lowerbound.report.facts import FittedVAE, grey
+from lowerbound.report.facts import FittedVAE, grey, reconstructed
 from lowerbound.report.pictures import Look
 from lowerbound.report.style import Panel, image_png
 
@@ -40,9 +40,9 @@ class ImageRows:
     def of(cls, vae: FittedVAE, x: Array, look: Look) -> ImageRows:
         some = x[_evenly(len(x), _IMAGES)]
         point = "most probable class" if vae.model_.likelihood.one_hot_mean else "mean"
-        stacks = (grey(vae, some), vae.reconstruct(some), *_fresh(vae, _IMAGES))
-        real, reconstructed, means, draws = (look.tiles(stack) for stack in stacks)
-        return cls(look, len(x), point, vae.binarise != "none", real, reconstructed, means, draws)
+        stacks = (grey(vae, some), reconstructed(vae, some), *_fresh(vae, _IMAGES))
+        real, again, means, draws = (look.tiles(stack) for stack in stacks)
+        return cls(look, len(x), point, vae.binarise != "none", real, again, means, draws)
 
     @property
     def about_reconstructions(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ _TITLE, _PLOTS = 0.35, 3.2  # inches high
 
 def picture(
     rows: RowsShown,
-    latents: Latents,
+    latents: Latents | None,
     training: Training | None,
     colouring: Colouring,
     title: str,
@@ -25,14 +25,16 @@ def picture(
     top = rows.overview_height
     figure = Figure((_WIDTH, _TITLE + top + _PLOTS), layout="constrained")
     figure.suptitle(f"{style.plain(title, 60)}: {headline}", x=0.01, ha="left", fontsize=11.5)
-    parts = figure.subfigures(2, 2, squeeze=False, height_ratios=(top, _PLOTS), hspace=0.04, wspace=0.04)
-    rows.draw_reconstructions(parts[0, 0])
-    rows.draw_samples(parts[0, 1])
-    ax = parts[1, 0].subplots()
-    figures.draw_latents(ax, latents, colouring)
-    ax.set_title("Posterior means of the rows")
+    across = 1 if latents is None else 2
+    parts = figure.subfigures(2, across, squeeze=False, height_ratios=(top, _PLOTS), hspace=0.04, wspace=0.04)
+    rows.draw_samples(parts[0, -1])
+    if latents is not None:
+        rows.draw_reconstructions(parts[0, 0])
+        ax = parts[1, 0].subplots()
+        figures.draw_latents(ax, latents, colouring)
+        ax.set_title("Posterior means of the rows")
     if training is not None:
-        ax = parts[1, 1].subplots()
+        ax = parts[1, -1].subplots()
         figures.draw_bound(ax, training)
         ax.set_title("The bound during training")
     return style.png(figure, _DPI)

@@ -18,7 +18,7 @@ from lowerbound.evidence import Evidence, LogLikelihood
 from lowerbound.evidence.verdict import judge
 from lowerbound.report import figures, overview, sentences, style
 from lowerbound.report.colours import Colouring
-from lowerbound.report.facts import FittedVAE, Latents, Training
+from lowerbound.report.facts import FittedVAE, Latents, Training, has_posterior
 from lowerbound.report.row_figures import rows_of
 from lowerbound.report.style import Panel
 from lowerbound.storage.files import atomic_write
@@ -40,7 +40,7 @@ def write_report(
     vae: FittedVAE,
     x: Array,
     labels: Array | None,
-    evidence: LogLikelihood | Evidence,
+    evidence: LogLikelihood | Evidence | None,
     *,
     title: str,
     held_out: bool,
@@ -51,7 +51,8 @@ def write_report(
 
     ``x [N, *X]``: at least 2 rows; in a table, missing cells are NaN. ``held_out``: none of them was used in the fit.
     ``labels [N]`` colour the latents. ``evidence`` of the same rows: from ``VAE.log_likelihood`` or, with every check,
-    from ``VAE.evidence``. ``names``: column names of a table. ``command``: the command line to show.
+    from ``VAE.evidence``; None if no posterior was learnt. ``names``: column names of a table. ``command``:
+    the command line to show.
     """
     folder, title = Path(folder), sentences.legible(title)
     command = None if command is None else sentences.legible(command)
@@ -59,18 +60,24 @@ def write_report(
     found = evidence.importance if isinstance(evidence, Evidence) else evidence
     _check(x, labels, found)
     with style.drawing():
-        latents, training, colouring = Latents.of(vae, x), sentences.training_of(vae), Colouring.of(labels)
+        latents = Latents.of(vae, x) if has_posterior(vae) else None
+        training, colouring = sentences.training_of(vae), Colouring.of(labels)
         rows = rows_of(vae, x, names)
-        sections = (
-            Section("Real rows and their reconstructions", rows.about_reconstructions, rows.reconstructions()),
+        sections: tuple[Section, ...] = (
             Section("Fresh samples", rows.about_samples, rows.samples()),
-            _latent_section(latents, colouring),
             _training_section(vae, training),
-            _activity_section(latents),
         )
+        if latents is not None:
+            sections = (
+                Section("Real rows and their reconstructions", rows.about_reconstructions, rows.reconstructions()),
+                sections[0],
+                _latent_section(latents, colouring),
+                sections[1],
+                _activity_section(latents),
+            )
         headline = sentences.headline(found, held_out)
         picture = overview.picture(rows, latents, training, colouring, title, headline)
-    page = _page(sections, vae, evidence, held_out, title, names, command)
+    page = _page(sections, vae, evidence, len(x), held_out, title, names, command)
     with atomic_write(folder / "overview.png", follow=True) as file:
         file.write(picture)
     with atomic_write(folder / "report.html", follow=True) as file:
@@ -78,10 +85,10 @@ def write_report(
     return folder / "report.html"
 
 
-def _check(x: Array, labels: Array | None, evidence: LogLikelihood) -> None:
+def _check(x: Array, labels: Array | None, evidence: LogLikelihood | None) -> None:
     if len(x) < 2:
         raise DataError(f"the report needs at least 2 rows, got {len(x)}.")
-    if len(evidence.estimate) != len(x):
+    if evidence is not None and len(evidence.estimate) != len(x):
         raise ValueError(
             f"evidence has {len(evidence.estimate)} rows, but x has {len(x)}; give the evidence of the same rows."
         )
@@ -163,7 +170,8 @@ def _activity_section(latents: Latents) -> Section:
 def _page(
     sections: tuple[Section, ...],
     vae: FittedVAE,
-    evidence: LogLikelihood | Evidence,
+    evidence: LogLikelihood | Evidence | None,
+    rows: int,
     held_out: bool,
     title: str,
     names: Sequence[str] | None,
@@ -174,18 +182,19 @@ def _page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     if isinstance(evidence, Evidence):
-        found, judged = evidence.importance, evidence.verdict
-    else:
-        found, judged = evidence, judge(evidence, vae.model_.likelihood.measure, vae.shape_, ())
+        shown = sentences.Evidence.of(evidence.importance, evidence.verdict, vae)
+    elif evidence is not None:
+        judged = judge(evidence, vae.model_.likelihood.measure, vae.shape_, ())
+        shown = sentences.Evidence.of(evidence, judged, vae)
     latents = f"{vae.latent_dim} latent{'s' if vae.latent_dim > 1 else ''}"
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,
         lead=f"A variational auto-encoder with {latents} and {sentences.likelihood_words(vae.model_.likelihood)}.",
-        evidence=sentences.Evidence.of(found, judged, vae),
+        evidence=None if evidence is None else shown,
         sections=sections,
         reading=sentences.READING,
-        configuration=sentences.configuration(vae, len(found.estimate), names),
-        networks=f"{vae.model_!r}\n\n{vae.posterior_!r}",
+        configuration=sentences.configuration(vae, rows, names),
+        networks="\n\n".join(map(repr, sentences.modules_of(vae))),
         command=command,
     )

@@ -17,7 +17,7 @@ from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
-from lowerbound.report.facts import STOPPED, FittedVAE, Training
+from lowerbound.report.facts import STOPPED, FittedVAE, Training, has_posterior
 
 _FEW_DRAWS = 10  # effective draws: with fewer, a row's estimate is unreliable
 _MANY_ROWS = 0.05
@@ -167,13 +167,13 @@ def _product(likelihood: Likelihood) -> Product | None:
 
 def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None) -> Pairs:
     """Describe the model and how it was fitted. ``names``: column names of a table."""
-    history, parts = vae.history_, (vae.model_, vae.posterior_)
+    history, parts = vae.history_, modules_of(vae)
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     stopped = STOPPED.get(str(history.stopped), "not recorded")
     return (
         ("Likelihood p(x|z)", _by_column(vae.model_.likelihood, names) or describe(vae.model_.likelihood)),
         ("Prior p(z)", describe(vae.model_.prior)),
-        ("Posterior q(z|x)", f"{type(vae.posterior_).__name__}, amortised by an encoder"),
+        ("Posterior q(z|x)", posterior_words(vae)),
         ("Latents", str(vae.latent_dim)),
         ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
@@ -181,6 +181,16 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
         ("Passes run", f"{len(history.records)}; {stopped}"),
         ("Versions", f"lowerbound {lowerbound.__version__}, torch {torch.__version__}"),
     )
+
+
+def modules_of(vae: FittedVAE) -> tuple[torch.nn.Module, ...]:
+    """The model, and the posterior if the inference learnt one."""
+    return (vae.model_, vae.posterior_) if has_posterior(vae) else (vae.model_,)
+
+
+def posterior_words(vae: FittedVAE) -> str:
+    """What q(z|x) is."""
+    return f"{type(vae.posterior_).__name__}, amortised by an encoder" if has_posterior(vae) else "none was learnt"
 
 
 def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
@@ -209,8 +219,10 @@ READING = (
 )
 
 
-def headline(evidence: LogLikelihood, held_out: bool) -> str:
+def headline(evidence: LogLikelihood | None, held_out: bool) -> str:
     """Return the estimate and its standard error in one line."""
+    if evidence is None:
+        return "no posterior, so no estimate of log p(x)"
     digits = decimals(evidence.mean_standard_error)
     mean, error = number(evidence.mean, digits), number(evidence.mean_standard_error, digits)
     return f"{'held-out ' if held_out else ''}log p(x) {mean} ± {error} nats per row"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from lowerbound.report import table_figures
-from lowerbound.report.facts import FittedVAE, grey
+from lowerbound.report.facts import FittedVAE, grey, reconstructed
 from lowerbound.report.style import Panel, png
 from lowerbound.report.table_figures import Columns
 
@@ -36,9 +36,9 @@ class TableRows:
         shown = min(flat.shape[1], table_figures.MOST_COLUMNS)
         titles = table_figures.column_names(names, flat.shape[1])[:shown]
         sampled = vae.sample(_SAMPLED_ROWS).reshape(_SAMPLED_ROWS, -1)
-        parts = (grey(vae, flat), vae.reconstruct(x).reshape(len(x), -1))
-        real, reconstructed = (part[:, :shown].astype(np.float64) for part in parts)
-        columns = Columns(real, reconstructed, titles, getattr(vae, "levels", ())[:shown])
+        parts = (grey(vae, flat), reconstructed(vae, x).reshape(len(x), -1))
+        real, again = (part[:, :shown].astype(np.float64) for part in parts)
+        columns = Columns(real, again, titles, getattr(vae, "levels", ())[:shown])
         return cls(
             columns,
             sampled[:, :shown].astype(np.float64),
