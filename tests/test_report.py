@@ -143,7 +143,7 @@ def test_the_headline_holds_the_numbers_of_the_evidence(images):
 def test_densities_are_said_to_be_densities_and_have_no_bits(table, images):
     assert "Lebesgue: log densities" in Page(table[3]).text
     assert "bits per dimension" not in table[3]
-    assert "counting: these are log probabilities" in Page(images[3]).text
+    assert "counting: log probabilities" in Page(images[3]).text
 
 
 @pytest.mark.parametrize(("few", "warned"), [(5, False), (6, True)])
