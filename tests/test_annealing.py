@@ -233,7 +233,7 @@ def test_a_model_written_elsewhere_is_judged_by_its_functions():
     assert float((from_prior.estimate - truth).mean()) == pytest.approx(0, abs=0.05)
     assert decoder.weight.grad is None
     lacking = of_functions(log_joint, oracle.posterior(), (2,))
-    with pytest.raises(ValueError, match="given without its prior"):
+    with pytest.raises(ValueError, match="has no prior"):
         annealed(lacking, rows_of(x), rng(), Settings(2, 2, 1, "prior"))
 
 

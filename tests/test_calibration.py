@@ -68,7 +68,7 @@ def test_ranks_of_the_exact_posterior_are_uniform():
     assert found.p_values.min() > 0.01
     assert found.p_value == pytest.approx(min(1, 3 * found.p_values.min()))
     assert found.bands(0.999).inside.all()
-    assert found.verdict().startswith("no sign that q is not the posterior")
+    assert found.verdict().startswith("no evidence that q differs from the posterior")
 
 
 @pytest.mark.parametrize(("widen", "words"), [(0.8, "too narrow"), (1.25, "too wide")])

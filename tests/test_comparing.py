@@ -174,7 +174,7 @@ def test_rows_that_are_unreliable_in_any_fit_are_counted():
     found = of_two([estimates(rows), estimates(rows, k=bad)], [estimates(rows + 1, k=bad[::-1])])
     assert found.unreliable == 4
     assert found.fits == (2, 1)
-    assert "one seed only of b:" in found.note
+    assert "only one seed of b:" in found.note
     assert "4 of 6 rows are unreliable" in found.note
     assert found.first_better == 0
 
@@ -201,16 +201,16 @@ def test_the_table_is_json_and_the_text_is_aligned():
     assert table[1]["mean"] == pytest.approx(3.25)
     assert table[1]["seed_error"] is None
     assert table[1]["measure"] == "counting"
-    assert table[1]["note"] == "one seed only of a Gaussian: how fits vary is not known"
+    assert table[1]["note"] == "only one seed of a Gaussian: the variation over fits is unknown"
     assert table[0]["note"] == ""
     assert table[0]["fits"] == [2, 3]
     assert table[0]["monte_carlo_error"] == pytest.approx(0.1 / math.sqrt(40) / math.sqrt(2))
     title, head, *lines = str(compared).splitlines()
-    assert title == "log p(x) of the first less the second: nats per row, 40 rows, counting"
+    assert title == "log p(x) of the first minus the second: nats per row, 40 rows, counting"
     assert {len(line) for line in (head, *lines[:3])} == {len(head)}
     assert "+3.2500" in lines[1]
     assert "unknown" in lines[1]
-    assert lines[3] == "a VAE − a Gaussian: one seed only of a Gaussian: how fits vary is not known."
+    assert lines[3] == "a VAE − a Gaussian: only one seed of a Gaussian: the variation over fits is unknown."
 
 
 def test_the_order_of_names_changes_only_the_sign():
@@ -237,9 +237,9 @@ def test_what_does_not_compare_is_refused():
     a, b = estimates(np.zeros(3)), estimates(np.zeros(4))
     with pytest.raises(ValueError, match="'b' has the base measure Lebesgue and 'a' counting"):
         compare({"a": a, "b": a}, {"a": "counting", "b": "Lebesgue"})
-    with pytest.raises(ValueError, match="a fit of 'b' is of 4 rows and the first of 'a' of 3"):
+    with pytest.raises(ValueError, match="a fit of 'b' has 4 rows and the first of 'a' has 3"):
         compare({"a": a, "b": [a, b]}, {"a": "counting", "b": "counting"})
-    with pytest.raises(ValueError, match="measures does not say the base measure of 'b'"):
+    with pytest.raises(ValueError, match="measures lacks the base measure of 'b'"):
         compare({"a": a, "b": a}, {"a": "counting"})
     with pytest.raises(ValueError, match="estimates holds no fit of 'b'"):
         compare({"a": a, "b": []}, {"a": "counting", "b": "counting"})

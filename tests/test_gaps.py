@@ -251,10 +251,10 @@ def test_it_says_what_it_found_in_sentences(rotated):
     heavy = np.where(np.arange(len(x)) < 3, 0.9, log_p.pareto_k)
     found = gap_report(oracle.model(), oracle.posterior(WIDE), x, replace(log_p, pareto_k=heavy), steps=50)
     words = found.words()
-    assert f"log p(x) is {log_p.mean:.2f} nats a row" in words
+    assert f"log p(x) is {log_p.mean:.2f} nats per row" in words
     error = found.amortisation.mean_monte_carlo_error
     assert f"{signed(found.amortisation.mean, error)} ± {error:.2g} of it is amort" in words
-    assert "no DiagonalNormal that was found comes nearer" in words
+    assert "the best DiagonalNormal found comes no closer" in words
     left = found.approximation("FullNormal")
     assert f"The best FullNormal found leaves {signed(left.mean, left.mean_monte_carlo_error)} ±" in words
     assert f"In {int((~found.reliable).sum())} of 40 rows the estimate of log p(x) is unreliable" in words

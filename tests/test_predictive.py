@@ -141,7 +141,7 @@ def test_bad_input_is_named():
         predictive_check(model, posterior, x, given="data")
     with pytest.raises(ValueError, match="replications"):
         predictive_check(model, posterior, x, replications=1)
-    with pytest.raises(ValueError, match="'odd' is no finite number"):
+    with pytest.raises(ValueError, match="'odd' is not a finite number"):
         predictive_check(model, posterior, x, statistics={"odd": lambda data: math.nan})
     with pytest.raises(ValueError, match="rows of the model"):
         predictive_check(model, posterior, x[:, :3])

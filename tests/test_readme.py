@@ -159,7 +159,11 @@ def test_the_counts_of_the_fault_campaign_are_those_of_its_results():
     failures = sum(kind["failures"] for kinds in parts.values() for kind in kinds)
     assert f"{sum(counts.values()):,} faults, {failures} failures" in README
     kills, ended = (sum(kind["injected"] for kind in parts["kills"][at::2]) for at in (0, 1))
-    shown = re.findall(r"^\| [^|]+ \| ([\d,]+) \|", README.partition("## Interrupted fits and damaged files")[2].partition("\n## ")[0], re.M)
+    shown = re.findall(
+        r"^\| [^|]+ \| ([\d,]+) \|",
+        README.partition("## Interrupted fits and damaged files")[2].partition("\n## ")[0],
+        re.M,
+    )
     assert f"all {ended} fits that were killed and resumed" in README
     due = [kills, counts["system_calls"], counts["interrupts"], counts["damage"], counts["poison"], counts["hostile"]]
     due += [counts["forged"], counts["memory"] + counts["room"]]

@@ -113,7 +113,7 @@ def test_which_weights_are_unreliable(random, draws):
     found = replace(likelihood(random), samples=np.full(N, draws))
     k, limit = sorted(found.pareto_k), min(1 - 1 / math.log10(draws), 0.7)
     text = verdict.weights(found).words
-    assert_shows(text, "k̂ is at most # in half of the rows, # in the worst", k[N // 2], k[-1])
+    assert_shows(text, "k̂ has median # and maximum # over rows", k[N // 2], k[-1])
     assert_shows(text, "and so unreliable, in # of #;", sum(each > limit for each in k), N)
     assert_shows(text, "above ½, where the standard error is too small, in #.", sum(each > 0.5 for each in k))
 
@@ -124,9 +124,9 @@ def test_what_annealing_finds_beside_importance_sampling(random):
     once, twice = (replace(each, estimate=each.estimate[:20]) for each in (once, twice))
     check = verdict.agreement(found, index, Steadiness(once, twice))
     more = twice.estimate - found.estimate[index]
-    assert_shows(check.words, "annealing finds # ± # nats per row more than", *over_rows(more))
+    assert_shows(check.words, "annealing minus importance sampling is # ± # nats per row", *over_rows(more))
     assert_shows(check.words, "on # rows (# temperatures, # chains)", 20, 154, 6)
-    for shift, words in ((30, "importance sampling misses"), (-30, "falls short of importance sampling")):
+    for shift, words in ((30, "importance sampling is too low"), (-30, "annealing is below importance sampling")):
         moved = replace(twice, estimate=found.estimate[index] + shift + random.normal(size=20))
         assert words in verdict.agreement(found, index, Steadiness(once, moved)).advice
 
@@ -134,10 +134,10 @@ def test_what_annealing_finds_beside_importance_sampling(random):
 def test_what_a_finer_path_moves(random):
     once, twice, simulated = chains(random), chains(random), chains(random)
     text = verdict.steady(Steadiness(once, twice, simulated)).words
-    assert_shows(text, "twice the temperatures move it by # ± # nats", *over_rows(twice.estimate - once.estimate))
+    assert_shows(text, "twice the temperatures change it by # ± # nats", *over_rows(twice.estimate - once.estimate))
     spread = [np.sqrt(((a.log_weights - a.log_weights.mean(0)) ** 2).sum(0) / 5).mean() for a in (once, simulated)]
     accepted = [100 * a.acceptance.mean() for a in (once, simulated)]
-    assert_shows(text, "log w deviates by # and #% of the moves", spread[0], accepted[0])
+    assert_shows(text, "log w has a deviation of # over chains and #% of moves", spread[0], accepted[0])
     assert_shows(text, "(simulated rows: # and #%)", spread[1], accepted[1])
     assert "simulated" not in verdict.steady(Steadiness(once, twice)).words
 
@@ -164,7 +164,9 @@ def gaps(random: np.random.Generator, amortisation: float = 2.0, approximation: 
 def test_how_the_gap_is_split(random):
     found = gaps(random)
     text, error = found.words(), found.standard_error
-    assert_shows(text, "Over # rows log p(x) is # nats a row and the ELBO #:", N, found.log_p.mean(), found.elbo.mean())
+    assert_shows(
+        text, "Over # rows log p(x) is # nats per row and the ELBO #:", N, found.log_p.mean(), found.elbo.mean()
+    )
 
     def figures(values: Array, *errors: Array) -> tuple[float, float]:
         return sum(values) / N, math.sqrt(sum(sum(each**2) for each in errors)) / N
@@ -174,7 +176,7 @@ def test_how_the_gap_is_split(random):
     assert_shows(text, "with a standard error of # over rows", over_rows(found.log_p - found.elbo)[1])
     gained = found.gained["DiagonalNormal"]
     assert_shows(text, "# ± # of it is amortisation", *figures(gained.estimate, gained.standard_error))
-    assert_shows(text, "fitted to each row by itself reaches #.", found.local["DiagonalNormal"].mean())
+    assert_shows(text, "fitted to each row separately reaches #.", found.local["DiagonalNormal"].mean())
     for name, words in (
         ("DiagonalNormal", "# ± # of it is approx"),
         ("FullNormal", "best FullNormal found leaves # ± #"),
@@ -217,7 +219,7 @@ def test_the_search_of_each_family_has_to_converge(random, slow):
     late = {**found.late, slow: Difference(np.full(N, 0.1), np.zeros(N))}
     check = verdict.split(replace(found, late=late))
     assert check.decision.answer == "failed"
-    assert f"It has not converged for {slow}: take more steps." in check.words
+    assert f"It has not converged for {slow}: use more steps." in check.words
     assert check.advice == "search longer for the best q of each row"
 
 
@@ -265,13 +267,11 @@ def test_calibration_by_counting(random):
     far = int(np.argmax(np.abs(np.array(covered) - 0.9)))
     centred = (400 * covered[far] + 2) / 404
     error = 100 * math.sqrt(centred * (1 - centred) / 404)
-    assert_shows(
-        text, f"intervals of {names[far]}, the farthest off, hold the truth in # ± # %", 100 * covered[far], error
-    )
+    assert_shows(text, f"intervals of {names[far]}, contain the truth in # ± # %", 100 * covered[far], error)
     u = (found.ranks + 0.5) / 100
     each = [u[:, j] - 0.5 for j in range(3)] + [np.abs(2 * u[:, j] - 1) - 0.5 for j in range(3)]
     worst = max(each, key=lambda values: abs(values.mean()))
-    assert_shows(text, "off by # ± # at most, and # is tolerated", abs(worst.mean()), over_rows(worst)[1], 0.1)
+    assert_shows(text, "deviates by # ± # at most (tolerated: #)", abs(worst.mean()), over_rows(worst)[1], 0.1)
 
 
 def test_use_of_the_latents(random):
@@ -282,9 +282,9 @@ def test_use_of_the_latents(random):
     found = Collapse(of["kl"], of["mi"], of["marginal"], of["up"], N, None, np.array([True, False, True]))
     text = verdict.used(found).words
     assert_shows(text, "the latents hold # ± # nats of information", *over_rows(rows["mi"]))
-    assert_shows(text, "q(z) is # ± # nats from p(z)", *over_rows(rows["marginal"]))
+    assert_shows(text, "KL(q(z) ‖ p(z)) is # ± # nats", *over_rows(rows["marginal"]))
     assert_shows(text, "a mean KL of # ± #.", *over_rows(rows["kl"]))
-    assert_shows(text, "# rows can show log N = # nats at most, and this is near it", N, math.log(N))
+    assert_shows(text, "# rows can show at most log N = # nats; the estimate is near this limit", N, math.log(N))
     assert_shows(text, "may be up to # nats", rows["up"].mean())
     assert_shows(text, "# of # latents are active", 2, 3)
 
@@ -303,7 +303,7 @@ def test_the_best_of_the_simple_models_is_the_best(random):
     for order in (simple, simple[::-1], [simple[1], simple[0], *simple[2:]]):
         check = verdict.beaten(found, order)
         difference = found.estimate - simple[1].log_prob
-        assert_shows(check.words, "# ± # nats per row above the best of the simple models, b (", *over_rows(difference))
+        assert_shows(check.words, "# ± # nats per row compared with the best simple model, b (", *over_rows(difference))
         for each in simple:
             assert_shows(check.words, f"{each.name} #", each.log_prob.mean())
         assert re.search(r"few \S+ or more[;)]", check.words.replace("; counting", ""))
@@ -314,7 +314,7 @@ def test_the_best_of_the_simple_models_is_the_best(random):
     assert check.decision.answer == "failed"
     assert_shows(
         check.words,
-        "# ± # nats per row against the best of the simple models, d (",
+        "# ± # nats per row compared with the best simple model, d (",
         *over_rows(found.estimate - worse.log_prob),
     )
     assert check.advice.startswith("d does better")
@@ -435,7 +435,7 @@ def test_a_predictive_check_is_rebuilt(random):
     text = found.verdict()
     assert_shows(
         text,
-        "of # statistics the data's largest is least like the model's: #, and # ± # in # data sets",
+        "of # statistics, largest differs most: # in the data, and # ± # in # data sets",
         2,
         5.0,
         column.mean(),

@@ -1,4 +1,4 @@
-"""log p(x) between two bounds, and how far to trust a model."""
+"""Estimates of log p(x), and checks of how far to trust them."""
 
 from lowerbound.evidence.adaptive import to_precision
 from lowerbound.evidence.annealing import Annealed, Settings, annealed

@@ -1,4 +1,4 @@
-"""log p(x) to a precision: a proposal and a number of draws for each row, chosen on a pilot."""
+"""Estimate log p(x) to a given standard error: proposal and number of draws per row are chosen in a pilot run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
 _PILOT = 128
-_EVEN = 0.4  # k̂ of a pilot's weights, which is as large in one of ten rows where k is 0
+_EVEN = 0.4  # k̂ of pilot weights; exceeded by one row in ten if k is 0
 _BLOCK = 1000  # rows whose proposals are kept at once
 _TOGETHER = 200  # rows that are fitted at once, where memory allows
 _LOWER = 0.3  # nats, beside three standard errors
@@ -47,7 +47,7 @@ def to_precision(
     rows are such, all of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any
     row is fitted, the ``elbo`` of all is of the pilot from q.
 
-    ``budget``: draws per row in the mean of each thousand rows, those of pilots and fits among them; the error is
+    ``budget``: draws per row on average over each thousand rows, those of pilots and fits among them; the error is
     raised, and what fitted rows have at least is lowered, for all of them alike until it is kept.
     """
     if not standard_error > 0:

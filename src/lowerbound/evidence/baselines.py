@@ -1,4 +1,4 @@
-"""log p(x) of simple models of the same rows under the same base measure: what a deep model has to beat."""
+"""Simple models of the same rows under the same base measure, which a deep model should beat."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ def kind_of(likelihood: Likelihood) -> Suited:
             return Suited("count", 0, "")
         case Product():
             parts = {kind_of(part) for part in likelihood.likelihoods}
-            mixed = "the columns are of different kinds, and each baseline is of one; compare those of one kind."
+            mixed = "the columns are of different kinds, and each baseline takes only one; compare columns of one kind."
             return parts.pop() if len(parts) == 1 else Suited(None, 0, mixed)
     name = type(likelihood).__name__
     if likelihood.informative:
-        return Suited(None, 0, f"{name} gives log p of values and of which are missing, and no baseline does.")
+        return Suited(None, 0, f"{name} models which cells are missing, and no baseline does.")
     unknown = f"there is no baseline for {name}, whose base measure is {likelihood.measure}."
     return Suited("real", 0, "") if likelihood.measure == "Lebesgue" else Suited(None, 0, unknown)
 
@@ -126,7 +126,7 @@ def baselines(
     exactly. Raises ``DataError`` for values that the kind has not. Theis, van den Oord & Bethge 2016.
     """
     if kind not in get_args(Kind):
-        raise ValueError(f'kind is {kind!r}; it takes "real", "binary", "levels" or "count".')
+        raise ValueError(f'kind is {kind!r}; it must be "real", "binary", "levels" or "count".')
     if min(latent_dim, components) < 1 or levels < 2:
         raise ValueError("latent_dim and components must be at least 1, and levels at least 2.")
     x, y = _rows(train, "train", kind, levels), _rows(test, "test", kind, levels)

@@ -1,4 +1,4 @@
-"""Whether q(z|x) is p(z|x): ranks of simulated latents among draws of q, which are uniform if it is."""
+"""Check whether q(z|x) is p(z|x): ranks of simulated latents among draws of q are then uniform."""
 
 from __future__ import annotations
 
@@ -146,18 +146,18 @@ class Calibration:
         return Coverage(tuple(levels), share, np.sqrt(centred * (1 - centred) / total))
 
     def verdict(self) -> str:
-        """What was found, in words and numbers."""
+        """Describe the result in a sentence."""
         answer, worst, interval = self.decision.answer, int(self.p_values.argmin()), self.coverage([0.9])
         good = self.p_value >= _REJECTED and answer != "failed"
         share, error = interval.share[0, :-1], interval.standard_error[0, :-1]
         latent = int(np.abs(share - 0.9).argmax())
         if good:
-            found, fault = "no sign that q is not the posterior", ""
+            found, fault = "no evidence that q differs from the posterior", ""
         elif answer == "passed":
-            found, fault = "q is not the posterior, but near it", ""
+            found, fault = "q is not the posterior, but close to it", ""
         elif bonferroni(self.p_values[:-1]) >= _REJECTED:
             found, fault = (
-                "q is not the posterior, though of each latent alone it does not show: q misses what x says",
+                "q is not the posterior, although each latent alone looks calibrated: q misses information in x",
                 "",
             )
         else:
@@ -166,15 +166,15 @@ class Calibration:
             fault = ", too narrow" if share[latent] < 0.9 - 3 * error[latent] else fault
         return (
             f"{found}: p = {self.p_value:.2g} over {len(self.names)} statistics and {len(self.ranks):,} simulations, "
-            f"smallest for {self.names[worst]}, rejected below {_REJECTED:g}; 90 % intervals of "
-            f"{self.names[latent]}, the farthest off, hold the truth in {100 * share[latent]:.1f} ± "
-            f"{size(100 * error[latent])} %{fault}; the mean or spread of ranks is off by {self._offset}, and "
-            f"{_OFFSET:g} is tolerated."
+            f"smallest for {self.names[worst]}, rejected below {_REJECTED:g}; the worst 90 % intervals, of "
+            f"{self.names[latent]}, contain the truth in {100 * share[latent]:.1f} ± "
+            f"{size(100 * error[latent])} %{fault}; the mean or spread of ranks deviates by {self._offset} "
+            f"(tolerated: {_OFFSET:g})."
         )
 
     @property
     def _offset(self) -> str:
-        """The largest mean offset, and its standard error."""
+        """Return the largest mean offset and its standard error, as text."""
         means = np.abs(self.offsets.mean(1))
         place = np.unravel_index(means.argmax(), means.shape)
         errors: Array = self.offsets.std(1, ddof=1) / math.sqrt(len(self.ranks))

@@ -1,4 +1,4 @@
-"""How much of x the latents hold: the mean KL as information and mismatch, and which dimensions are used."""
+"""Split the mean KL into information about x and mismatch of q(z) and p(z); find unused latents."""
 
 from __future__ import annotations
 
@@ -94,15 +94,18 @@ class Collapse:
         return decide(interval, self.rows, least=_LEAST)
 
     def verdict(self) -> str:
-        """What was found, in words and numbers."""
+        """Describe the result in a sentence."""
         used = "" if self.active is None else f" {int(self.active.sum())} of {len(self.active)} latents are active."
         near = ""
         if self.near_cap:
             most = min(self.upper.value, self.kl.value)  # the mean KL holds the information, whatever q(z)
-            near = f", and this is near it: the information may be up to {most:.2f} nats, give more rows"
+            near = (
+                f"; the estimate is near this limit, and the information may be up to {most:.2f} nats: give more rows"
+            )
         return (
-            f"the latents hold {self.mutual_information} nats of information on x, and q(z) is {self.marginal_kl} nats "
-            f"from p(z): a mean KL of {self.kl}. {self.rows:,} rows can show log N = {self.cap:.2f} nats at most{near}."
+            f"the latents hold {self.mutual_information} nats of information about x, and KL(q(z) ‖ p(z)) is "
+            f"{self.marginal_kl} nats; the mean KL is {self.kl}. {self.rows:,} rows can show at most log N = "
+            f"{self.cap:.2f} nats{near}."
             f"{used}"
         )
 
@@ -131,7 +134,7 @@ def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, sampl
     rng = generator(seed, "collapse", device=like.device)
     rows = settled(x, model, rng)
     if len(rows) < 2 or samples < 1:
-        raise DataError(f"it takes 2 rows or more and 1 sample or more; got {len(rows)} rows and samples={samples}.")
+        raise DataError(f"collapse needs at least 2 rows and 1 sample; got {len(rows)} rows and samples={samples}.")
     batches = in_order(rows, min(_ROWS, len(rows)))
     drawn = _joined([_drawn(model, posterior, batch, real, samples, rng) for batch, real in batches])
     others = _log_others(posterior, rows, drawn.z)
@@ -155,7 +158,7 @@ def _drawn(
     """Of the ``real`` first rows of a batch."""
     q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
     if p.batch_dims:
-        raise ValueError("this prior depends on each row's context: there is no one p(z) to hold q(z) against.")
+        raise ValueError("this prior depends on each row's context, so there is no single p(z) to compare q(z) with.")
     noise = posterior.noise(samples, len(batch.x), rng, batch.x.dtype)
     z = q.sample(noise)
     log_q, log_p = q.log_prob_of_sample(z, noise).double(), p.log_prob(z).double()

@@ -1,4 +1,4 @@
-"""Which model gives the rows more probability, by differences row by row, with each source of error apart."""
+"""Compare models by the differences of log p(x) per row, with separate errors for each source of variation."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Difference:
 
     @property
     def note(self) -> str:
-        """What a reader of the figures has to know, or nothing."""
+        """Caveats about the figures, if any."""
         once = [name for name, fits in zip((self.first, self.second), self.fits, strict=True) if fits == 1]
-        notes = [f"one seed only of {' and of '.join(once)}: how fits vary is not known" if once else ""]
-        notes.append("" if math.isfinite(self.mean) else "a row is at −∞ under a model")
+        notes = [f"only one seed of {' and of '.join(once)}: the variation over fits is unknown" if once else ""]
+        notes.append("" if math.isfinite(self.mean) else "log p of a row is −∞ under a model")
         notes.append(f"{self.unreliable} of {self.rows} rows are unreliable" if self.unreliable else "")
         return "; ".join(filter(None, notes))
 
@@ -71,7 +71,7 @@ class Comparison:
         lines = [_HEAD, *map(_cells, self.differences)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
         body = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
-        title = f"log p(x) of the first less the second: nats per row, {self.differences[0].rows} rows, {self.measure}"
+        title = f"log p(x) of the first minus the second: nats per row, {self.differences[0].rows} rows, {self.measure}"
         notes = [f"{d.first} − {d.second}: {d.note}." for d in self.differences if d.note]
         return "\n".join([title, *body, *notes])
 
@@ -93,30 +93,30 @@ def compare(
 
 def _check(fits: Mapping[str, Sequence[LogLikelihood]], measures: Mapping[str, str]) -> None:
     if len(fits) < 2:
-        raise ValueError(f"estimates holds {len(fits)} models; give two or more to compare.")
+        raise ValueError(f"estimates holds {len(fits)} models; give at least two to compare.")
     for name, of_name in fits.items():
         if not of_name:
             raise ValueError(f"estimates holds no fit of {name!r}; give at least one.")
         if name not in measures:
-            raise ValueError(f"measures does not say the base measure of {name!r}; give that of its likelihood.")
+            raise ValueError(f"measures lacks the base measure of {name!r}; give that of its likelihood.")
     first = next(iter(fits))
     rows = len(fits[first][0].estimate)
     for name, of_name in fits.items():
         if measures[name] != measures[first]:
             raise ValueError(
                 f"{name!r} has the base measure {measures[name]} and {first!r} {measures[first]}, and log p(x) under "
-                "different measures is not comparable; compare models of one measure."
+                "different measures is not comparable; compare models with the same measure."
             )
         for one in of_name:
             if len(one.estimate) != rows:
                 raise ValueError(
-                    f"a fit of {name!r} is of {len(one.estimate)} rows and the first of {first!r} of {rows}; "
+                    f"a fit of {name!r} has {len(one.estimate)} rows and the first of {first!r} has {rows}; "
                     "estimate all on the same rows in the same order."
                 )
 
 
 def _difference(a: str, of_a: Sequence[LogLikelihood], b: str, of_b: Sequence[LogLikelihood]) -> Difference:
-    with np.errstate(invalid="ignore"):  # −∞ less −∞
+    with np.errstate(invalid="ignore"):  # −∞ − (−∞)
         per_row = _mean_of(of_a) - _mean_of(of_b)
     reliable = np.all([one.reliable for one in (*of_a, *of_b)], 0)
     return Difference(

@@ -1,4 +1,4 @@
-"""One rule for every check: passed, failed, or too few rows to tell."""
+"""The decision rule of all checks: passed, failed, or too few rows to decide."""
 
 from __future__ import annotations
 

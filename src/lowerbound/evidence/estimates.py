@@ -1,4 +1,4 @@
-"""What is estimated of each row, and what that says of their mean."""
+"""Estimates per row, and the error of their mean."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Estimates:
 
     @property
     def mean_monte_carlo_error(self) -> float:
-        """The part of it that is Monte Carlo error on these very rows (their draws are independent)."""
+        """Monte Carlo part of the error of ``mean``, for these rows (their draws are independent)."""
         return float(np.sqrt(np.square(self.standard_error).sum()) / len(self.estimate))
 
 

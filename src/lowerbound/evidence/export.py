@@ -1,4 +1,4 @@
-"""Evidence for other programs: ArviZ."""
+"""Export of evidence to ArviZ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the ELBO is from log p(x), and why: what the encoder loses, and what the family of q cannot reach."""
+"""Gap between the ELBO and log p(x), split into the loss by the encoder and by the family of q."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Difference(Estimates):
 
 @dataclass(frozen=True)
 class Gaps:
-    """log p(x) − ELBO = amortisation + approximation, for each row and in the mean, in nats.
+    """log p(x) − ELBO = amortisation + approximation, per row and on average, in nats.
 
-    ``elbo [N]``: of the encoder's q(z|x). ``local [N]``: of the best q found for each row by itself, by the name of its
-    family, that of the encoder (``family``) first. ``log_p [N]``: estimates of log p(x); ``believed [N]``: where k̂ lets
-    them be. ``standard_error [N]``: Monte Carlo errors, of "elbo", of "log_p", and by the names of families.
+    ``elbo [N]``: of the encoder's q(z|x). ``local [N]``: of the best q found per row, by the name of its family,
+    the encoder's (``family``) first. ``log_p [N]``: estimates of log p(x); ``reliable [N]``: whether k̂ is below its
+    threshold. ``standard_error [N]``: Monte Carlo errors, of "elbo", of "log_p", and by the names of families.
     ``gained``: local − ELBO, of the same noise where two families share it. ``late``: what the last tenth of the steps
     gained.
     """
@@ -100,31 +100,31 @@ class Gaps:
         return "amortisation" if first.answer == "passed" else "approximation"
 
     def words(self) -> str:
-        """The report in a few sentences; ± is the Monte Carlo error on these very rows."""
+        """Describe the gap in a few sentences; ± is the Monte Carlo error for these rows."""
         name, *rest = self.local
         said = [
-            f"Over {len(self.elbo):,} rows log p(x) is {self.log_p.mean():.2f} nats a row and the ELBO "
+            f"Over {len(self.elbo):,} rows log p(x) is {self.log_p.mean():.2f} nats per row and the ELBO "
             f"{self.elbo.mean():.2f}: a gap of {_figure(self.total)}, with a standard error of "
             f"{self.total.mean_standard_error:.1g} over rows.",
-            f"{_figure(self.amortisation)} of it is amortisation: a {name} fitted to each row by itself reaches "
+            f"{_figure(self.amortisation)} of it is amortisation: a {name} fitted to each row separately reaches "
             f"{self.local[name].mean():.2f}.",
-            f"{_figure(self.approximation())} of it is approximation: no {name} that was found comes nearer.",
+            f"{_figure(self.approximation())} of it is approximation: the best {name} found comes no closer.",
         ]
         said += [f"The best {other} found leaves {_figure(self.approximation(other))}." for other in rest]
         late = ", ".join(f"{_figure(each)} ({name})" for name, each in self.late.items())
         said.append(f"The last tenth of the search gained {late}.")
         decisions = {name: self.convergence(name) for name in self.local}
         if unfinished := [name for name, each in decisions.items() if each.answer == "failed"]:
-            said.append(f"It has not converged for {' and '.join(unfinished)}: take more steps.")
+            said.append(f"It has not converged for {' and '.join(unfinished)}: use more steps.")
         unknown = [(name, each) for name, each in decisions.items() if each.answer == "cannot tell"]
         said += [f"Whether the search for {name} has converged: {each}." for name, each in unknown]
         for name in self.local:
             if of_mean(self.approximation(name).estimate, least=0, scale=_CONVERGED).answer == "failed":
-                said.append(f"log p(x) cannot be below the bound of {name}: its estimates here are too low.")
+                said.append(f"log p(x) cannot be below the bound of {name}, so its estimates here are too low.")
         if doubtful := int((~self.reliable).sum()):
             said.append(
                 f"In {doubtful:,} of {len(self.reliable):,} rows the estimate of log p(x) is unreliable (Pareto k̂ above"
-                " its threshold): it may be higher."
+                " its threshold): log p(x) may be higher."
             )
         return " ".join(said)
 
@@ -167,7 +167,7 @@ def gap_report(
     # the stream of ``log_likelihood``: rows that are binarised afresh come out the same as there
     rows = settled(x, model, generator(seed, "evidence", device=device))
     if log_p is not None and len(log_p.estimate) != len(rows):
-        raise ValueError(f"log_p is of {len(log_p.estimate)} rows and x has {len(rows)}; give that of the same rows.")
+        raise ValueError(f"log_p has {len(log_p.estimate)} rows and x has {len(rows)}; give log_p of the same rows.")
     rng, found, estimates = generator(seed, "gaps", device=device), [], []
     for number, index in enumerate(torch.arange(len(rows), device=rows.device).split(rows_at_once)):
         part = Part.of(model, posterior, rows.subset(index))

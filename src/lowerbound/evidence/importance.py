@@ -56,15 +56,15 @@ class LogLikelihood(Estimates):
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """Rows whose k̂ is at most min(1 − 1/log₁₀K, 0.7); of the others neither estimate nor error is to be believed.
+        """Rows whose k̂ is at most min(1 − 1/log₁₀K, 0.7); the estimates and errors of the others are unreliable.
 
-        k̂ cannot see a mode of p(z|x) that the posterior misses.
+        k̂ does not show a mode of p(z|x) that the posterior misses.
         """
         return self.pareto_k <= pareto.threshold(self.samples)
 
     @property
     def errors_hold(self) -> NDArray[np.bool_]:
-        """Rows whose k̂ is at most ½: of others the variance of the weights, and so the standard error, is infinite."""
+        """Rows whose k̂ is at most ½; for the others the weights have infinite variance, and so has the estimate."""
         return self.reliable & (self.pareto_k <= 0.5)
 
     @property
@@ -77,12 +77,12 @@ class LogLikelihood(Estimates):
 
 
 def concatenated(parts: Sequence[LogLikelihood]) -> LogLikelihood:
-    """The estimates of rows that were taken in parts."""
+    """Concatenate the estimates of several sets of rows."""
     return _each(lambda arrays: np.concatenate(arrays), parts, sum(part.work for part in parts))
 
 
 def subset(found: LogLikelihood, index: NDArray[np.int64]) -> LogLikelihood:
-    """The estimates of the rows ``index``; ``work`` is their draws."""
+    """Select the rows ``index``; ``work`` is their number of draws."""
     return _each(lambda arrays: arrays[0][index], [found], int(found.samples[index].sum()))
 
 
@@ -97,7 +97,7 @@ def _each(make: Callable[[list[Array]], Array], parts: Sequence[LogLikelihood], 
 
 
 def values_of(targets: Targets, rows: Rows) -> NDArray[np.int64]:
-    """How many values of each row ``[N]`` log p(x) is of: those observed, or all where what is missing tells too."""
+    """Count the values per row ``[N]`` that log p(x) covers: the observed ones, or all if missingness is modelled."""
     informative = isinstance(targets, OfModel) and targets.model.likelihood.informative
     if rows.mask is None or informative:
         return np.full(len(rows), math.prod(rows.shape))
@@ -135,7 +135,7 @@ def importance_sampling(
 ) -> LogLikelihood:
     """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
     if samples < 2:
-        raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
+        raise ValueError(f"samples must be at least 2 to give a standard error; got {samples}.")
     rows = rows_for(targets, rows)
 
     def of_batch(batch: Batch, real: int, own: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ def importance_sampling(
 def score_rows(
     model: LatentVariableModel, posterior: Posterior, batch: Batch, samples: int, rng: torch.Generator
 ) -> Tensor:
-    """log mean_K w ``[B]`` with the *same* noise for every row, so that no row's score depends on its neighbours.
+    """Return log mean_K w ``[B]`` with the *same* noise for every row, so that scores do not depend on other rows.
 
     Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
     """
@@ -189,7 +189,7 @@ class WeightTotal:
         self.scale: Tensor | None = None
 
     def add(self, log_w: Tensor) -> None:
-        """Take in ``log_w [K, B]``."""
+        """Add ``log_w [K, B]``."""
         log_w = log_w.double()
         largest = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)  # −∞ − (−∞) is no number
         if self.scale is None:
@@ -235,7 +235,7 @@ def chunks(draws: int, rows: int, values_per_row: int, together: int | None = No
 
 
 def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...] | float) -> float:
-    """−nats/(D ln 2): what a value costs to store, on average.
+    """Return −nats/(D ln 2), the average code length per value.
 
     ``shape``: of a row, whose values D are; or D itself, the mean number of observed values where some are missing.
     """

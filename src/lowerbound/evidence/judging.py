@@ -1,4 +1,4 @@
-"""All that is asked of a fitted model at once: estimates, checks, and the verdict."""
+"""Judge a fitted model: estimates, checks and the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of rows side by side, a thread for each."""
+"""Process batches of rows in parallel threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape k̂ of the tail of importance weights."""
+"""Pareto k̂: the tail index of importance weights."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _ROWS = 200  # at once: each has a grid of some 44 by 213 numbers
 
 
 def tail_size(draws: int) -> int:
-    """How many of the largest weights make the tail: a fifth, at most 3√K."""
+    """Return the number of largest weights in the tail: a fifth, at most 3√K."""
     return math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
 
 
 def threshold(draws: NDArray[np.int64] | int) -> Array:
-    """The k̂ above which an estimate from K draws is not to be believed: min(1 − 1/log₁₀K, 0.7). Vehtari et al. 2024."""
+    """Return the k̂ above which an estimate from K draws is unreliable: min(1 − 1/log₁₀K, 0.7). Vehtari et al. 2024."""
     log_draws = np.log10(np.maximum(np.asarray(draws, dtype=np.float64), 10.0))
     return np.minimum(1 - 1 / log_draws, 0.7)
 
 
 def pareto_k(largest: Array) -> Array:
-    """k̂ ``[N]`` of rows from the logarithms of their ``tail_size(K) + 1`` largest weights, ``[T + 1, N]``.
+    """Estimate k̂ ``[N]`` per row from the logarithms of their ``tail_size(K) + 1`` largest weights, ``[T + 1, N]``.
 
     A generalised Pareto fitted to what exceeds the smallest of them: the moments of the weights above 1/k do not
-    exist. ∞ where fewer than five exceed it; −∞ where all are within 0.1 % of each other. It sees no mode that no draw
-    came near.
+    exist. ∞ where fewer than five exceed it; −∞ where all are within 0.1 % of each other. A mode that no draw
+    came near does not show.
     Zhang & Stephens 2009; Vehtari et al. 2024.
     """
     ordered = np.sort(np.asarray(largest, dtype=np.float64), 0)

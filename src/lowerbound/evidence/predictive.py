@@ -1,4 +1,4 @@
-"""Whether data sets that the model makes look like the one it was given."""
+"""Predictive checks: compare the data set with data sets drawn from the model."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class PredictiveCheck:
         return decide(interval, drawn, least=_REJECTED, unit="data sets")
 
     def verdict(self) -> str:
-        """What was found, in words and numbers."""
+        """Describe the result in a sentence."""
         worst = int(self.p_values.argmin())
         return (
-            f"of {len(self.names)} statistics the data's {self.names[worst]} is least like the model's: "
-            f"{self.observed[worst]:.4g}, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} in "
+            f"of {len(self.names)} statistics, {self.names[worst]} differs most: "
+            f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} in "
             f"{len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
             f"{self.p_value:.2g} over all statistics, rejected below {_REJECTED:g}: {self.decision}."
         )
@@ -115,7 +115,7 @@ def predictive_check(
     Box 1980; Rubin 1984; Gelman, Meng & Stern 1996.
     """
     if given not in get_args(Given):
-        raise ValueError(f'given takes "prior" or "posterior", and not {given!r}.')
+        raise ValueError(f'given must be "prior" or "posterior", got {given!r}.')
     if replications < 2:
         raise ValueError(f"replications must be at least 2, got {replications}.")
     like = like_of(model)
@@ -190,7 +190,9 @@ def _replicated(
         z = _latents(model, posterior, batch, given, rng)
         x = model.likelihood.sample(model.decode(z, batch.context), rng).squeeze(0)
         if x.shape != batch.x.shape:
-            raise DataError(f"rows of the model are {tuple(x.shape[1:])} and those of the data {rows.shape}.")
+            raise DataError(
+                f"rows of the model have shape {tuple(x.shape[1:])} and those of the data {rows.shape}; they must agree."
+            )
         parts.append(_values(x, batch.mask, real))
     return np.concatenate(parts)
 
@@ -217,6 +219,6 @@ def _computed(statistics: Mapping[str, Statistic], data: NDArray[Any]) -> Array:
     if not np.isfinite(found).all():
         name = list(statistics)[int(np.flatnonzero(~np.isfinite(found))[0])]
         raise ValueError(
-            f"the statistic {name!r} is no finite number on data of shape {data.shape}; unobserved values are NaN."
+            f"the statistic {name!r} is not a finite number for data of shape {data.shape}; missing values are NaN."
         )
     return found

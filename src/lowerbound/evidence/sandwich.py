@@ -1,4 +1,4 @@
-"""Bidirectional Monte Carlo: log p(x) of simulated rows from below and from above."""
+"""Bidirectional Monte Carlo: lower and upper bounds on log p(x) of simulated rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sandwich:
 
     @property
     def gap(self) -> Array:
-        """Upper less lower bound of each row, ``[N]``."""
+        """Upper minus lower bound per row, ``[N]``."""
         return self.upper.estimate - self.lower.estimate
 
     @property
@@ -66,13 +66,13 @@ class Steadiness:
 
     @property
     def moved(self) -> tuple[float, float]:
-        """By how many nats per row the estimate rose, and the standard error of that over rows."""
+        """Mean increase of the estimate in nats per row, and its standard error over rows."""
         change = self.twice.estimate - self.once.estimate
         return float(change.mean()), error_of_mean(change)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The deviation of log w over chains, in the mean over real and over simulated rows (NaN without them)."""
+        """Standard deviation of log w over chains: means over real and over simulated rows (NaN without them)."""
         deviations = [math.nan if a is None else _deviation(a) for a in (self.once, self.simulated)]
         return deviations[0], deviations[1]
 

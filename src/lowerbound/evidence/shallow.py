@@ -1,4 +1,4 @@
-"""Models without layers, for baselines: normals of several covariances, and mixtures."""
+"""Shallow models for the baselines: normals with several covariances, and mixtures."""
 
 from __future__ import annotations
 

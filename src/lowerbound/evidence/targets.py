@@ -1,4 +1,4 @@
-"""What evidence is asked of: log p(x, z) of some rows as a function of z, and where draws of z may come from."""
+"""Interface to log p(x, z) that the evidence estimators use, with the distributions to draw z from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Target:
     ``log_joint``: z ``[K, B, *E]`` → log p(x, z) ``[K, B]``. ``event``: E. ``posterior``: q(z|x) of each row.
     ``prior``: p(z), of no batch or of B rows; None where only the posterior starts a path. ``width``: numbers that
     ``log_joint`` holds for each draw, to bound its memory. ``slope``: z → ∂ log p(x, z)/∂z ``[K, B, *E]``, where it is
-    to be had for less than by differentiating ``log_joint``.
+    cheaper than differentiating ``log_joint``.
     """
 
     log_joint: Callable[[Tensor], Tensor]
@@ -47,10 +47,10 @@ class Target:
     def source(self, name: Source) -> Distribution:
         """The distribution that draws start from."""
         if name not in get_args(Source):
-            raise ValueError(f'draws start from "posterior" or "prior", and not from {name!r}.')
+            raise ValueError(f'draws start from "posterior" or "prior", not from {name!r}.')
         found = self.posterior if name == "posterior" else self.prior
         if found is None:
-            raise ValueError('this model was given without its prior: start from "posterior", or give the prior too.')
+            raise ValueError('this model has no prior: start from "posterior", or give the prior as well.')
         return found
 
     def log_weights(self, proposal: Distribution, noise: Tensor) -> Tensor:
@@ -132,17 +132,19 @@ def _check_event(name: str, of: Distribution, event: tuple[int, ...], batch: Bat
         with torch.no_grad():
             z = of.sample(of.noise(shape[:2], event, rng, batch.x.dtype))
     except RuntimeError as error:
-        raise ValueError(f"event is {event}, and draws of the {name} are not of that shape ({error}).") from error
+        raise ValueError(f"event is {event}, but draws of the {name} have another shape ({error}).") from error
     if z.shape != shape:
-        raise ValueError(f"event is {event}, so draws of the {name} must be {list(shape)}; they are {list(z.shape)}.")
+        raise ValueError(
+            f"event is {event}, so draws of the {name} must have shape {list(shape)}, not {list(z.shape)}."
+        )
 
 
 def like_of(model: LatentVariableModel) -> Tensor:
     """A parameter of ``model``, for its device and type; what is no model of this library is refused."""
     if not isinstance(model, LatentVariableModel):
         raise TypeError(
-            f"this is of a LatentVariableModel, and {type(model).__name__} is none; of a model written elsewhere there "
-            "are importance_sampling, to_precision, annealed, sandwich and appendix_d, by of_functions."
+            f"this needs a LatentVariableModel, got {type(model).__name__}; for a model written elsewhere, use of_functions "
+            "with importance_sampling, to_precision, annealed, sandwich or appendix_d."
         )
     return next(model.parameters())
 

@@ -1,4 +1,4 @@
-"""Which rows are out of the model's distribution: by log p(x), and by how typical the terms of its bound are."""
+"""Typicality: whether rows are out of distribution, by log p(x) and by the two terms of its bound."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def typicality(reference: Terms, new: Terms) -> Typicality:
     the new ones and that neither was fitted to; the smallest of M of them is 2/(M + 1). Nalisnick et al. 2019.
     """
     if not len(reference.log_p):
-        raise DataError("the reference has no rows; give terms of held-out rows that are in distribution.")
+        raise DataError("reference has no rows; give terms of held-out rows that are in distribution.")
     known, asked = _columns(reference), _columns(new)
     p_values = two_sided(known, asked)
     below = np.searchsorted(np.sort(reference.log_p), new.log_p, side="right")

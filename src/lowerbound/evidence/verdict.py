@@ -1,4 +1,4 @@
-"""What was measured, in which direction it can be wrong, which checks failed, and what to do next: in words."""
+"""The verdict: what was measured, in which direction it can be wrong, which checks failed, and what to do next."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.sandwich import Sandwich, Steadiness
 from lowerbound.likelihoods.base import Measure
 
-TOLERANCE = 0.2  # nats per row: what two sound estimates may differ by
+TOLERANCE = 0.2  # nats per row: tolerated difference of two estimates
 _MANY = 0.05  # a share of rows
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was examined: what it came to, the figures, and what to do where it did not pass."""
+    """Result of one check: the outcome, its figures, and advice if it did not pass."""
 
     name: str
     decision: Decision
@@ -43,7 +43,7 @@ class Check:
         return "FAILED" if self.decision.answer == "failed" else str(self.decision)
 
     def summary(self) -> dict[str, Any]:
-        """For JSON: ``passed`` is None where the rows are too few to tell."""
+        """Return a dict for JSON; ``passed`` is None if there are too few rows to decide."""
         unknown = self.decision.answer == "cannot tell"
         return {
             "name": self.name,
@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``measured`` and ``direction`` are sentences; ``checks`` the figures behind them."""
+    """Sentences on what was ``measured`` and its ``direction`` of error, and the ``checks`` with their figures."""
 
     measured: str
     direction: str
@@ -70,12 +70,12 @@ class Verdict:
 
     @property
     def undecided(self) -> tuple[Check, ...]:
-        """Checks that had too few rows to tell."""
+        """Checks with too few rows to decide."""
         return self._of("cannot tell")
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to do next."""
+        """Recommended next steps."""
         return tuple(dict.fromkeys(check.advice for check in (*self.failed, *self.undecided) if check.advice))
 
     def __str__(self) -> str:
@@ -89,14 +89,14 @@ class Verdict:
 
 
 def _check(name: str, decision: Decision, words: str, advice: str, more: str) -> Check:
-    """``advice`` for a check that failed, ``more`` says how to give it more rows."""
+    """Make a check; ``advice`` is given if it failed, ``more`` (how to get more rows) if it is undecided."""
     if decision.answer == "passed":
         return Check(name, decision, words)
     return Check(name, decision, words, advice if decision.answer == "failed" else f"{more}, to decide {name!r}")
 
 
 def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> str:
-    """The estimate, its errors and its units."""
+    """Describe the estimate, its errors and its units."""
     bits = f" ({found.bits_per_dimension(shape):.4g} bits per dimension)" if measure == "counting" else ""
     error = found.mean_standard_error
     return (
@@ -108,13 +108,13 @@ def measured(found: LogLikelihood, measure: Measure, shape: tuple[int, ...]) -> 
 
 
 def draws_words(found: LogLikelihood) -> str:
-    """How many draws a row had."""
+    """Describe the number of draws per row."""
     few, many = int(found.samples.min()), int(found.samples.max())
     return f"{few:,}" if few == many else f"{few:,} to {many:,}"
 
 
 def proposals_words(found: LogLikelihood) -> str:
-    """What the draws were from."""
+    """Describe the proposal distributions."""
     own = int(found.fitted.sum())
     if not own:
         return "from q"
@@ -123,7 +123,7 @@ def proposals_words(found: LogLikelihood) -> str:
 
 
 def measure_words(measure: Measure) -> str:
-    """Beside every figure: with respect to what it is a probability or a density."""
+    """Describe the base measure, which every figure of log p states."""
     return {
         "counting": "a log probability (counting measure)",
         "Lebesgue": "a log density in the data's units (Lebesgue measure)",
@@ -133,64 +133,64 @@ def measure_words(measure: Measure) -> str:
 
 def direction(found: LogLikelihood) -> str:
     doubtful = int((~found.reliable).sum())
-    low = "It can be too low, never too high, in expectation: importance sampling is a lower bound on log p(x)"
+    low = "In expectation it can only be too low: importance sampling gives a lower bound on log p(x)"
     if doubtful == 0:
-        return f"{low}, here by about {size(_bias(found))} nats."
-    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows by an amount that its standard error does not show."
+        return f"{low}, here low by about {size(_bias(found))} nats."
+    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows the standard error does not show by how much."
 
 
 def weights(found: LogLikelihood) -> Check:
-    """Whether at most 5 % of rows have weights too uneven for their estimates to be reliable."""
+    """Check that at most 5 % of rows are unreliable because of uneven weights."""
     doubtful = ~found.reliable
     rows, few = len(doubtful), int(doubtful.sum())
     unknown, middle = int((found.pareto_k > 0.5).sum()), np.sort(found.pareto_k)[(rows - 1) // 2]
     words = (
-        f"k̂ is at most {_shown(middle)} in half of the rows, {_shown(found.pareto_k.max())} in the worst; "
+        f"k̂ has median {_shown(middle)} and maximum {_shown(found.pareto_k.max())} over rows; "
         f"above min(1 − 1/log₁₀K, 0.7), and so unreliable, in {few:,} of {rows:,}; "
         f"above ½, where the standard error is too small, in {unknown:,}. "
         "k̂ cannot see a mode of p(z|x) that q misses"
     )
-    advice = "draw more for the rows that are unreliable (a smaller standard_error, a larger budget), or anneal them"
+    advice = "use more draws for unreliable rows (a smaller standard_error, a larger budget), or anneal them"
     return _check("importance weights", of_share(few, rows, most=_MANY), words, advice, "score more rows")
 
 
 def agreement(found: LogLikelihood, index: np.ndarray, real: Steadiness) -> Check:
-    """Whether annealing finds what importance sampling does, on the rows ``index`` that both were given."""
+    """Check that annealing and importance sampling agree on the rows ``index``."""
     annealed = real.twice
     difference = annealed.estimate - found.estimate[index]
     mean, error = float(difference.mean()), error_of_mean(difference)
     words = (
-        f"annealing finds {signed(mean, error)} ± {size(error)} nats per row more than importance sampling on "
+        f"annealing minus importance sampling is {signed(mean, error)} ± {size(error)} nats per row on "
         f"{len(index):,} rows ({annealed.settings.temperatures:,} temperatures, {annealed.settings.chains} chains)"
     )
     advice = (
-        "take the higher of the two: importance sampling misses some of log p(x)"
+        "use the annealed estimate: importance sampling is too low"
         if mean > 0
-        else "anneal with more temperatures: it falls short of importance sampling"
+        else "anneal with more temperatures: annealing is below importance sampling"
     )
     return _check("two estimators", _small(difference), words, advice, "anneal more rows")
 
 
 def steady(real: Steadiness) -> Check:
-    """Whether a finer path changes the estimate, and whether real rows anneal like simulated ones."""
+    """Check that twice the temperatures give the same estimate, and compare real with simulated rows."""
     moved, error = real.moved
     (spread, simulated), (accepted, also) = real.spread, real.acceptance
-    beside = "" if math.isnan(simulated) else f" (simulated rows: {simulated:.2f} and {also:.0%})"
+    simulations = "" if math.isnan(simulated) else f" (simulated rows: {simulated:.2f} and {also:.0%})"
     words = (
-        f"twice the temperatures move it by {signed(moved, error)} ± {size(error)} nats; over chains log w deviates by "
-        f"{spread:.2f} and {accepted:.0%} of the moves are accepted{beside}"
+        f"twice the temperatures change it by {signed(moved, error)} ± {size(error)} nats; log w has a deviation of "
+        f"{spread:.2f} over chains and {accepted:.0%} of moves are accepted{simulations}"
     )
     decision = _small(real.twice.estimate - real.once.estimate)
     return _check("a finer path", decision, words, "anneal with more temperatures", "anneal more rows")
 
 
 def validated(both: Sandwich) -> Check:
-    """Whether the two bounds meet on rows drawn from the model."""
+    """Check that the lower and upper bound agree on simulated rows."""
     gap, error, settings, decision = both.mean_gap, both.mean_gap_error, both.lower.settings, _small(both.gap)
     good = {"passed": "validated on simulated rows", "failed": "not validated"}.get(decision.answer, str(decision))
     words = (
         f"{good}: the two bounds are {signed(gap, error)} "
-        f"± {size(error)} nats apart on {len(both.gap):,} rows drawn from the model, {settings.temperatures:,} "
+        f"± {size(error)} nats apart on {len(both.gap):,} rows simulated from the model, {settings.temperatures:,} "
         f"temperatures from the {settings.start}"
     )
     advice = "anneal with more temperatures, leapfrogs or chains"
@@ -198,33 +198,33 @@ def validated(both: Sandwich) -> Check:
 
 
 def calibrated(found: Calibration) -> Check:
-    advice = "do not trust q's intervals: take a richer posterior, or train the encoder longer"
-    return _check("calibration", found.decision, found.verdict(), advice, "take more simulations")
+    advice = "do not trust intervals of q: use a richer posterior, or train the encoder longer"
+    return _check("calibration", found.decision, found.verdict(), advice, "use more simulations")
 
 
 def used(found: Collapse) -> Check:
-    """Whether the latents say anything of x."""
-    advice = "the latents say nothing of x: lower beta, warm the KL up, or give each latent free bits"
+    """Check that the latents hold information about x."""
+    advice = "the latents hold no information about x: lower beta, use warm_up, or use free_bits"
     return _check("use of the latents", found.decision, found.verdict(), advice, "score more rows")
 
 
 def split(found: Gaps) -> Check:
-    """Whether the search for the best q has converged, and if so what would tighten the bound."""
+    """Check that the search for the best q has converged; if so, say what would tighten the bound."""
     decision = together([found.convergence(name) for name in found.local])
     words = found.words()
     if decision.answer == "passed":
         words += {
-            "amortisation": " A larger encoder, or one trained longer would tighten the bound most.",
-            "approximation": " A richer posterior, or more draws in the bound would tighten the bound most.",
+            "amortisation": " A larger encoder, or longer training, would tighten the bound most.",
+            "approximation": " A richer posterior, or more draws in the bound, would tighten it most.",
             "neither": " The bound is tight: there is little to gain.",
-            "cannot tell": " Which of the two is larger cannot be told with these rows.",
+            "cannot tell": " These rows cannot decide which of the two parts is larger.",
         }[found.larger]
     advice = "search longer for the best q of each row"
     return _check("the ELBO's gap", decision, words, advice, "search the best q of more rows")
 
 
 def beaten(found: LogLikelihood, simple: Sequence[Baseline]) -> Check:
-    """Whether the model is better than each of the simple ones, row by row, under one measure."""
+    """Check that the model beats each simple model on the same rows under the same measure."""
     best = max(simple, key=lambda each: each.mean)
     differences = [found.estimate - each.log_prob for each in simple]
     difference = found.estimate - best.log_prob
@@ -234,16 +234,16 @@ def beaten(found: LogLikelihood, simple: Sequence[Baseline]) -> Check:
         for each in simple
     )
     words = (
-        f"{signed(mean, error)} ± {size(error)} nats per row {'above' if mean > 0 else 'against'} the best of the "
-        f"simple models, {best.name} ({all_of_them}; {best.measure})"
+        f"{signed(mean, error)} ± {size(error)} nats per row compared with the best simple "
+        f"model, {best.name} ({all_of_them}; {best.measure})"
     )
     decision = together([of_mean(each, least=0, scale=TOLERANCE, comparisons=len(simple)) for each in differences])
-    advice = f"{best.name} does better: nothing is gained by this model"
+    advice = f"{best.name} does better than this model: use it, or improve the model"
     return _check("simple models", decision, words, advice, "score more rows")
 
 
 def _small(difference: Array) -> Decision:
-    """Whether the mean of differences between two estimates of each row is within the tolerance."""
+    """Decide whether the mean difference of two estimates per row is within the tolerance."""
     return of_mean(difference, -TOLERANCE, TOLERANCE, scale=TOLERANCE)
 
 
@@ -261,5 +261,5 @@ def _shown(k: float) -> str:
 
 
 def _bias(found: LogLikelihood) -> float:
-    """Var(w)/(2K p²), in the mean over rows."""
+    """Return Var(w)/(2K p²), the mean over rows."""
     return float(np.square(found.standard_error).mean() / 2)
