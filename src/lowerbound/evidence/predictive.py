@@ -90,8 +90,8 @@ class PredictiveCheck:
         worst = int(self.p_values.argmin())
         return (
             f"of {len(self.names)} statistics, {self.names[worst]} differs most: "
-            f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} in "
-            f"{len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
+            f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} "
+            f"in {len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
             f"{self.p_value:.2g} over all statistics, rejected below {_REJECTED:g}: {self.decision}."
         )
 
@@ -191,7 +191,7 @@ def _replicated(
         x = model.likelihood.sample(model.decode(z, batch.context), rng).squeeze(0)
         if x.shape != batch.x.shape:
             raise DataError(
-                f"rows of the model have shape {tuple(x.shape[1:])} and those of the data {rows.shape}; they must agree."
+                f"rows of the model have shape {tuple(x.shape[1:])} and those of the data {rows.shape}; match them."
             )
         parts.append(_values(x, batch.mask, real))
     return np.concatenate(parts)

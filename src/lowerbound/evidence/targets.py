@@ -143,8 +143,8 @@ def like_of(model: LatentVariableModel) -> Tensor:
     """A parameter of ``model``, for its device and type; what is no model of this library is refused."""
     if not isinstance(model, LatentVariableModel):
         raise TypeError(
-            f"this needs a LatentVariableModel, got {type(model).__name__}; for a model written elsewhere, use of_functions "
-            "with importance_sampling, to_precision, annealed, sandwich or appendix_d."
+            f"this needs a LatentVariableModel, got {type(model).__name__}; for a model written elsewhere, use "
+            "of_functions with importance_sampling, to_precision, annealed, sandwich or appendix_d."
         )
     return next(model.parameters())
 
