@@ -90,8 +90,8 @@ class PredictiveCheck:
         worst = int(self.p_values.argmin())
         return (
             f"of {len(self.names)} statistics, {self.names[worst]} differs most: "
-            f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± {self.standard_deviation[worst]:.2g} "
-            f"in {len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
+            f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± "
+            f"{self.standard_deviation[worst]:.2g} in {len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
             f"{self.p_value:.2g} over all statistics, rejected below {_REJECTED:g}: {self.decision}."
         )
 
