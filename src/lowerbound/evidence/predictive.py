@@ -91,7 +91,8 @@ class PredictiveCheck:
         return (
             f"of {len(self.names)} statistics, {self.names[worst]} differs most: "
             f"{self.observed[worst]:.4g} in the data, and {self.mean[worst]:.4g} ± "
-            f"{self.standard_deviation[worst]:.2g} in {len(self.replicated):,} data sets drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
+            f"{self.standard_deviation[worst]:.2g} in {len(self.replicated):,} data sets "
+            f"drawn from the {self.given}; p = {self.p_values[worst]:.2g}, "
             f"{self.p_value:.2g} over all statistics, rejected below {_REJECTED:g}: {self.decision}."
         )
 
