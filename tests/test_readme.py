@@ -73,7 +73,7 @@ def test_the_session_that_can_be_killed(tmp_path):
 
 def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
-    assert len(blocks) == 6
+    assert len(blocks) >= 9
     for block in blocks:
         assert sum(bool(line.strip()) and "import" not in line for line in block.splitlines()) <= 20
     script = tmp_path / "own.py"
