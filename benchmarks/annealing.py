@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, rows=4)
     raw = load_digits().data
     raw = raw[:, raw.std(0) > 0]
     standard = (raw - raw.mean(0)) / raw.std(0)
@@ -48,11 +48,10 @@ def main() -> None:
         ("standardised", standard, 50, 10_000),
         ("raw", raw, 50, 1000),
     ):
-        for line in lines(data, latents, finest, options):
+        for line in lines(data, latents, 50 if options.quick else finest, options):
             result["lines"].append({"data": name, "latents": latents} | line)
             print(result["lines"][-1], flush=True)
-    record.write("annealing", result, page(result))
-    print(page(result))
+    record.write("annealing", result, page(result), options.quick)
 
 
 def lines(data: np.ndarray, latents: int, finest: int, options: argparse.Namespace) -> Any:

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--draws", type=int, default=5)
-    options = parser.parse_args()
+    options = record.parse(parser, epochs=2, seeds=2)
     digits = lb.data.digits()
     train, test = (
         torch.from_numpy((x > 7).astype(np.float32).reshape(-1, PIXELS)) for x in (digits.train, digits.test)
@@ -48,8 +48,7 @@ def main() -> None:
             nll = learn(name, train, test, seed, options)
             result["nll"].setdefault(name, []).append(nll)
             result["seconds"].setdefault(name, []).append(time.perf_counter() - start)
-    record.write("belief_net", result, page(result))
-    print(page(result))
+    record.write("belief_net", result, page(result), options.quick)
 
 
 def learn(name: str, train: torch.Tensor, test: torch.Tensor, seed: int, options: argparse.Namespace) -> float:

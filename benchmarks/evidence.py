@@ -43,7 +43,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--adaptive-rows", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
+    options = record.parse(parser, rows=100, samples=200, adaptive_rows=10, rounds=2, epochs=1, train_rows=1000)
+    if options.quick:
+        options.cache /= "quick"
     model, posterior, rows = prepared(options)
     targets = of_model(model, posterior)
     result = record.context(0) | {"rows": options.rows, "samples": options.samples}
@@ -51,8 +55,7 @@ def main() -> None:
     result["adaptive"] = of_adaptive(targets, rows, options)
     result["annealing"] = of_annealing(model, targets, rows, options.rounds)
     result["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    record.write("evidence", result, page(result))
-    print(page(result))
+    record.write("evidence", result, page(result), options.quick)
 
 
 def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, lb.data.Rows]:
@@ -65,10 +68,10 @@ def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, 
             encoder = lb.nn.MLP((28, 28), (2 * LATENTS,), (HIDDEN, HIDDEN), torch.nn.Tanh)
             decoder = lb.nn.MLP((LATENTS,), (28, 28), (HIDDEN, HIDDEN), torch.nn.Tanh)
         model = lb.LatentVariableModel(lb.priors.Normal(LATENTS), decoder, lb.likelihoods.Bernoulli())
-        train = lb.data.Rows.from_array(data.train, binarise="afresh")
+        train = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
         model.initialise(train.x[:10_000].float() / 255)
         posterior = lb.posteriors.DiagonalNormal(LATENTS, encoder)
-        lb.fit(model, train, lb.AEVB(posterior), epochs=EPOCHS, validation=0)
+        lb.fit(model, train, lb.AEVB(posterior), epochs=options.epochs, validation=0)
         lb.save(options.cache / "model", model, posterior)
     found: Any = lb.load(options.cache / "model")
     return found.model.eval(), found.posterior.eval(), rows

@@ -40,25 +40,28 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/mnist_bounds")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--annealed", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, epochs=1, rows=4, annealed=2, train_rows=200)
+    if options.quick:
+        options.cache /= "quick"
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
     test = lb.data.Rows.from_array(data.test[: options.rows], binarise="fixed", generator=generator(0, "test"))
     result = record.context(options.seed) | {"epochs": options.epochs, "rows": options.rows, "models": {}}
     for name, title in MODELS.items():
         folder = options.cache / name
         if not (folder / "config.json").exists():
-            rows = lb.data.Rows.from_array(data.train, binarise="afresh")
+            rows = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
             model, posterior, _ = train(WAYS[name], rows, options.epochs, options.seed)
             lb.save(folder, model, posterior)
         found: Any = lb.load(folder)
         result["models"][title] = judged(found.model.eval(), found.posterior.eval(), test, options)
         print(title, result["models"][title], flush=True)
-    record.write("evidence_mnist", result, page(result))
-    picture(result, Path(__file__).parents[1] / "docs/evidence.png")
-    print(page(result))
+    record.write("evidence_mnist", result, page(result), options.quick)
+    if not options.quick:
+        picture(result, Path(__file__).parents[1] / "docs/evidence.png")
 
 
 def judged(model: lb.LatentVariableModel, posterior: Any, test: lb.data.Rows, options: Any) -> dict[str, Any]:

@@ -35,9 +35,8 @@ PARTS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser)
     sys.path.append(str(TESTS))
     from injection.sabotage import WAYS
 
@@ -47,9 +46,7 @@ def main() -> None:
         parts = list(pool.map(lambda part: run(part, size, options.seed), PARTS))
         broken = list(pool.map(lambda way: sabotage(way, WAYS[way][0], options.seed), [] if options.quick else WAYS))
     result |= {"minutes": (time.perf_counter() - start) / 60, "parts": parts, "sabotage": broken}
-    if not options.quick:
-        record.write("faults", result, page(result))
-    print(page(result))
+    record.write("faults", result, page(result), options.quick)
     failed = sum(kind["failures"] for part in parts for kind in part["kinds"])
     sys.exit(failed > 0 or not all(each["noticed"] for each in broken))
 

@@ -61,14 +61,14 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, replicates=10)
     result = record.context(options.seed) | {"replicates": options.replicates, "draws": options.draws, "found": {}}
     x = (lb.data.digits().train > 7).astype(np.float32).reshape(-1, 64)
     for name, posterior, those in (("binary", "Bernoulli", FINITE), ("normal", "DiagonalNormal", NORMAL)):
         result["found"][name] = study(x, posterior, those, options)
-    record.write("gradients", result, page(result))
-    figure(result)
-    print(page(result))
+    record.write("gradients", result, page(result), options.quick)
+    if not options.quick:
+        figure(result)
 
 
 def study(x: np.ndarray, posterior: str, those: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -38,9 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--other", type=Path, help="another checkout to compare with")
     parser.add_argument("--list", action="store_true", help="print the functions of each file")
-    parser.add_argument("--quick", action="store_true", help="print the result without writing it")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = record.parse(parser)
     if options.alone:
         print(json.dumps(counted()))
         return
@@ -48,9 +47,7 @@ def main() -> None:
     if options.other is not None:
         name = f"commit {record.commit_of(options.other)}"
         result["found"][name] = in_checkout(options.other.resolve())
-    if not options.quick:
-        record.write("hops", result, page(result))
-    print(page(result))
+    record.write("hops", result, page(result), options.quick)
     if options.list:
         for file, names in result["found"]["this checkout"]["functions"].items():
             print(f"{file}: {', '.join(names)}")

@@ -55,12 +55,18 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/mnist_bounds")
     parser.add_argument("--only", default=",".join(WAYS))
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
+    parser.add_argument("--test-rows", type=int, help="of MNIST (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, epochs=1, train_rows=200, test_rows=20)
+    if options.quick:
+        options.cache /= "quick"
     options.cache.mkdir(parents=True, exist_ok=True)
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
-    rows = lb.data.Rows.from_array(data.train, binarise="afresh")
-    test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(options.seed, "test"))
+    rows = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
+    test = lb.data.Rows.from_array(
+        data.test[: options.test_rows], binarise="fixed", generator=generator(options.seed, "test")
+    )
     for name in options.only.split(","):
         found = learn(WAYS[name], rows, test, options)
         np.save(options.cache / f"{name}.npy", found.pop("rows"))
@@ -73,8 +79,7 @@ def main() -> None:
         scores = {name: np.load(options.cache / f"{name}.npy") for name in WAYS}
         for name, found in result["ways"].items():
             found["over_the_vae"] = paired(scores[name], scores["VAE"])
-        record.write("mnist_bounds", result, page(result))
-        print(page(result))
+        record.write("mnist_bounds", result, page(result), options.quick)
 
 
 def train(way: Way, rows: lb.data.Rows, epochs: int, seed: int) -> tuple[lb.LatentVariableModel, Posterior, float]:

@@ -33,13 +33,17 @@ def build(seed: int) -> tuple[lb.LatentVariableModel, lb.posteriors.DiagonalNorm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="seen in training")
+    parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
+    parser.add_argument("--test-rows", type=int, help="of MNIST (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, rows=2000, train_rows=1000, test_rows=20)
     context = record.context(options.seed)
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
-    train = lb.data.Rows.from_array(data.train, binarise="afresh")
-    test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(options.seed, "test"))
+    train = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
+    test = lb.data.Rows.from_array(
+        data.test[: options.test_rows], binarise="fixed", generator=generator(options.seed, "test")
+    )
     epochs = round(options.rows / len(train))
 
     model, posterior = build(options.seed)
@@ -67,8 +71,7 @@ def main() -> None:
         "minutes_training": (trained - start) / 60,
         "minutes_scoring": (scored - trained) / 60,
     }
-    record.write("mnist_vae", result, page(result))
-    print(page(result))
+    record.write("mnist_vae", result, page(result), options.quick)
 
 
 def page(r: dict[str, Any]) -> str:

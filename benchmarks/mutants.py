@@ -191,11 +191,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="one mutant, to see that it runs: nothing is written")
     options = parser.parse_args()
     mutants = read()
     chosen = [m for m in mutants if not options.only or any(w in f"{m.id} {m.place} {m.file}" for w in options.only)]
     if not chosen:
         raise SystemExit(f"no mutant of {len(mutants)} has {' or '.join(options.only)} in its id, place or file.")
+    chosen = chosen[:1] if options.quick else chosen
     load()
     from kit import record  # after `load`: it imports torch
 
@@ -207,8 +209,10 @@ def main() -> None:
     found = {name: each for name, each in known.items() if name not in {m.id for m in left}}
 
     def keep() -> None:
+        if options.quick:
+            return
         result = context | {"mutants": [found[m.id] for m in mutants if m.id in found], "of": len(mutants)}
-        record.write("mutants", result, page(result))
+        record.keep("mutants", result, page(result))
 
     with copies(options.workers) as trees, ThreadPoolExecutor(options.workers) as pool:
         tasks = [pool.submit(outcome, mutant, trees, options.seed) for mutant in left]

@@ -27,12 +27,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared/data/mnist")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
+    parser.add_argument("--test-rows", type=int, help="of MNIST (default: all)")
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options = record.parse(parser, epochs=1, seeds=2, train_rows=1000, test_rows=20)
     context = record.context(seed=0)
     data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
-    train = lb.data.Rows.from_array(data.train, binarise="afresh")
-    test = lb.data.Rows.from_array(data.test, binarise="fixed", generator=generator(0, "test"))
+    train = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
+    test = lb.data.Rows.from_array(data.test[: options.test_rows], binarise="fixed", generator=generator(0, "test"))
     found = [
         {each: test_elbo(train, test, each, seed, options.epochs) for each in ("float32", "bf16")}
         for seed in range(options.seeds)
@@ -44,8 +46,7 @@ def main() -> None:
         "difference": statistics.mean(differences),
         "standard_error_over_seeds": statistics.stdev(differences) / math.sqrt(len(differences)),
     }
-    record.write("precision", result, page(result))
-    print(page(result))
+    record.write("precision", result, page(result), options.quick)
 
 
 def test_elbo(train: lb.data.Rows, test: lb.data.Rows, precision: Precision, seed: int, epochs: int) -> float:

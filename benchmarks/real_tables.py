@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/lowerbound-bench/real")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser, tables=2)
     context = record.context(options.seed)
     cache = options.cache / f"{context['commit']}-{options.seed}"
     download(options.cache / "packages")
@@ -45,9 +45,7 @@ def main() -> None:
     run(chosen, cache, options.workers, time.monotonic() + 60 * options.minutes, options.seed)
     found = [json.loads(_path(cache, name).read_text()) for name, _ in chosen if _path(cache, name).exists()]
     result = context | {"packages": PACKAGES, "wanted": len(chosen), "tables": found}
-    markdown = page(result)
-    print(markdown)
-    record.write("real_tables", result, markdown)
+    record.write("real_tables", result, page(result), options.quick)
 
 
 def run(chosen: list[Any], cache: Path, workers: int, until: float, seed: int) -> None:

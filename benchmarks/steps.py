@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = record.parse(parser, workloads="A", repetitions=2)
     torch.set_num_threads(options.threads)
     if options.alone:
         print(json.dumps(alone(options)))
@@ -75,8 +75,7 @@ def main() -> None:
             environment = os.environ | {"LOWERBOUND_MALLOPT": setting, "OMP_NUM_THREADS": str(options.threads)}
             done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             result["found"].setdefault(workload, {})[memory] = json.loads(done.stdout.splitlines()[-1])
-    record.write("steps", result, page(result))
-    print(page(result))
+    record.write("steps", result, page(result), options.quick)
 
 
 def alone(options: argparse.Namespace) -> dict[str, Any]:

@@ -47,11 +47,8 @@ def main() -> None:
         found = summarise(part, workshop.known, options.seed, options.quick)
         if part in options.only or not found["missing"]:
             result["parts"][part] = found
-    markdown = page(result)
-    print(markdown)
     done = len(result["parts"]) == len(TITLES) and not any(part["missing"] for part in result["parts"].values())
-    if (done or options.unfinished) and not options.quick:
-        record.write("tables", result, markdown)
+    record.write("tables", result, page(result), options.quick or not (done or options.unfinished))
 
 
 def parse() -> argparse.Namespace:
@@ -60,7 +57,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS), help="with commas")
     parser.add_argument("--again", default="", help="methods whose figures in the cache are forgotten")
     parser.add_argument("--minutes", type=float, default=600, help="after which no further job is started")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument(
         "--unfinished", action="store_true", help="write the result though jobs are left; it names them"
     )
@@ -70,7 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pip-flags", default="", help="for the peers' environment")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser)
     options.cache, options.folder = options.cache.expanduser().resolve(), options.folder.resolve()
     for name, known in (("only", tuple(TITLES)), ("methods", METHODS), ("again", METHODS)):
         given = [each for each in getattr(options, name).split(",") if each]

@@ -86,12 +86,9 @@ def main() -> None:
     result |= {"failures": failures, "warnings": workshop.warnings, "versions": result["versions"] | workshop.versions}
     result |= {"bars": judged(result), "minutes": (time.perf_counter() - start) / 60}
 
-    markdown = page(result)
-    print(markdown)
     (options.cache / "last.json").write_text(json.dumps(result, indent=2) + "\n")
     whole = len(parts) == 3 and len(contenders) == len(SPEED) and set(options.workloads) == set(WORKLOADS)
-    if whole and not options.quick:
-        record.write("training", result, markdown)
+    record.write("training", result, page(result), options.quick or not whole)
     sys.exit(bool(result["failures"]))
 
 
@@ -100,7 +97,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="paired repetitions (5; with --quick 1)")
     parser.add_argument("--workloads", default="ABC")
     parser.add_argument("--contenders", default=",".join(each.name for each in SPEED), help="names, with commas")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that all of it runs")
     parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")
     for part in ("speed", "overhead", "scaling"):
         parser.add_argument(f"--{part}", action="store_true")
@@ -109,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pip-flags", default="", help="for the peers' environment")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = record.parse(parser)
     options.cache = options.cache.expanduser().resolve()
     options.contenders = options.contenders.split(",")
     if unknown := {*options.contenders} - {each.name for each in SPEED}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -26,8 +27,23 @@ def context(seed: int) -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any], markdown: str) -> None:
-    """Keep a study's figures as JSON, and its page as Markdown, in ``results/``."""
+def parse(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """Parse the command line; ``--quick`` takes the values ``quick`` in place of the defaults."""
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs: nothing is written")
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args()
+
+
+def write(name: str, result: dict[str, Any], markdown: str, quick: bool = False) -> None:
+    """Print a study's page and, unless it was a ``quick`` run, keep it and its figures (as JSON) in ``results/``."""
+    print(markdown)
+    if not quick:
+        keep(name, result, markdown)
+
+
+def keep(name: str, result: dict[str, Any], markdown: str) -> None:
+    """Write a study's figures as JSON, and its page as Markdown, into ``results/``."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(markdown)
