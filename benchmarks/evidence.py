@@ -61,7 +61,7 @@ def main() -> None:
 def prepared(options: argparse.Namespace) -> tuple[lb.LatentVariableModel, Any, lb.data.Rows]:
     """A model, and test rows binarised once."""
     options.cache.mkdir(parents=True, exist_ok=True)
-    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    data = record.mnist(options.folder)
     rows = lb.data.Rows.from_array(data.test[: options.rows], binarise="fixed", generator=generator(0, "test"))
     if not (options.cache / "model" / "config.json").exists():
         with lb.nn.seeded(0):

@@ -47,7 +47,7 @@ def main() -> None:
     options = record.parse(parser, epochs=1, rows=4, annealed=2, train_rows=200)
     if options.quick:
         options.cache /= "quick"
-    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    data = record.mnist(options.folder)
     test = lb.data.Rows.from_array(data.test[: options.rows], binarise="fixed", generator=generator(0, "test"))
     result = record.context(options.seed) | {"epochs": options.epochs, "rows": options.rows, "models": {}}
     for name, title in MODELS.items():

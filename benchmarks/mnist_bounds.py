@@ -62,7 +62,7 @@ def main() -> None:
     if options.quick:
         options.cache /= "quick"
     options.cache.mkdir(parents=True, exist_ok=True)
-    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    data = record.mnist(options.folder)
     rows = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
     test = lb.data.Rows.from_array(
         data.test[: options.test_rows], binarise="fixed", generator=generator(options.seed, "test")

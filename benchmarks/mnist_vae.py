@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = record.parse(parser, rows=2000, train_rows=1000, test_rows=20)
     context = record.context(options.seed)
-    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    data = record.mnist(options.folder)
     train = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
     test = lb.data.Rows.from_array(
         data.test[: options.test_rows], binarise="fixed", generator=generator(options.seed, "test")

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = record.parse(parser, epochs=1, seeds=2, train_rows=1000, test_rows=20)
     context = record.context(seed=0)
-    data = lb.data.mnist(options.folder if options.folder.is_dir() else None)
+    data = record.mnist(options.folder)
     train = lb.data.Rows.from_array(data.train[: options.train_rows], binarise="afresh")
     test = lb.data.Rows.from_array(data.test[: options.test_rows], binarise="fixed", generator=generator(0, "test"))
     found = [

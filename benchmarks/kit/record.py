@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 
+from lowerbound import data
+from lowerbound.data import Dataset
+from lowerbound.errors import DataError
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -47,6 +51,14 @@ def keep(name: str, result: dict[str, Any], markdown: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(markdown)
+
+
+def mnist(folder: Path) -> Dataset:
+    """MNIST from ``folder`` or, where that does not exist, from the cache or the network."""
+    try:
+        return data.mnist(folder if folder.is_dir() else None)
+    except (DataError, OSError) as error:
+        sys.exit(f"MNIST is not there ({error}); --folder names the folder that holds it.")
 
 
 def footer(result: dict[str, Any]) -> list[str]:

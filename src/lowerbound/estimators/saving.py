@@ -1,10 +1,11 @@
-"""What an estimator keeps beside its model, and the estimator from what was kept."""
+"""Write an estimator's parameters and what it took from the data as JSON, and read them back, checked."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.distributions import constraints
@@ -35,9 +36,6 @@ from lowerbound.schema.column import CLASSES
 from lowerbound.storage.model import Saved, rebuild
 from lowerbound.storage.parts import CONFIG, encode
 
-if TYPE_CHECKING:
-    from lowerbound.estimators.vae import VAE
-
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|longdouble|[<>][iuf][248]")
 _FITTED: dict[str, Check] = {
@@ -55,30 +53,48 @@ _FITTED: dict[str, Check] = {
 """What each of the values must be that were taken from the data."""
 _LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # of some models and formats only
 _NO_VAE = f"{CONFIG} does not describe a VAE"
-V = TypeVar("V", bound="VAE")
 
 
-def described(vae: VAE) -> dict[str, Any]:
-    """The arguments of an estimator and what it took from the data, as JSON."""
-    parameters = vae.get_params(deep=False)
-    for name in (*_OF_THE_FITTING, "schema"):
-        del parameters[name]
-    if isinstance(vae.random_state, np.random.RandomState):
-        parameters["random_state"] = vae.seed_
-    fitted = {
-        "n_features_in": vae.n_features_in_,
-        "feature_names_in": [str(name) for name in getattr(vae, "feature_names_in_", [])],
-        "shape": list(vae.shape_),
-        "dtype": str(vae.dtype_),
-        "seed": vae.seed_,
-        "max_value": vae.max_value_,
-        **({} if vae.n_context_ is None else {"n_context": vae.n_context_}),
-        **({} if vae.schema_ is None else {"schema": vae.schema_.as_dict(), "has_missing": vae.has_missing_}),
+@dataclass(frozen=True)
+class Fitted:
+    """What an estimator took from the data in ``fit``; ``names`` are those of the columns, if they have any.
+
+    ``objective_is_bound`` is kept of an inference of your own only: of others it follows from the parameters.
+    """
+
+    n_features: int
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    seed: int
+    max_value: float
+    n_context: int | None
+    schema: Schema | None
+    has_missing: bool
+    objective_is_bound: bool | None = None
+
+
+def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
+    """The parameters of an estimator and what it took from the data, as JSON."""
+    kept = {name: value for name, value in parameters.items() if name not in (*_OF_THE_FITTING, "schema")}
+    if isinstance(kept["random_state"], np.random.RandomState):
+        kept["random_state"] = fitted.seed
+    values: dict[str, Any] = {
+        "n_features_in": fitted.n_features,
+        "feature_names_in": list(fitted.names),
+        "shape": list(fitted.shape),
+        "dtype": str(fitted.dtype),
+        "seed": fitted.seed,
+        "max_value": fitted.max_value,
     }
-    if is_own(vae.inference):
-        fitted["objective_is_bound"] = vae.objective_is_bound
-    own = {name: {"own": name_of(parameters[name])} for name in ("inference", "optimizer") if _is_own(parameters[name])}
-    return {"estimator": "VAE", "parameters": encode(parameters) | own, "fitted": fitted}
+    if fitted.n_context is not None:
+        values["n_context"] = fitted.n_context
+    if fitted.schema is not None:
+        values |= {"schema": fitted.schema.as_dict(), "has_missing": fitted.has_missing}
+    if fitted.objective_is_bound is not None:
+        values["objective_is_bound"] = fitted.objective_is_bound
+    own = {name: {"own": name_of(kept[name])} for name in ("inference", "optimizer") if _is_own(kept[name])}
+    return {"estimator": "VAE", "parameters": encode(kept) | own, "fitted": values}
 
 
 def _is_own(value: object) -> bool:
@@ -86,48 +102,53 @@ def _is_own(value: object) -> bool:
     return is_own(value) and "own" in encode(value)
 
 
-def restored(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
-    """The estimator that ``described`` tells of. Raises ``FormatError`` for anything else."""
+def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], Fitted]:
+    """The parameters and the fitted values that ``described`` wrote; ``defaults``: all parameters of the estimator.
+
+    Raises ``FormatError`` for anything else, and for parts that do not compute together.
+    """
     extra = saved.extra
     if extra["estimator"] != "VAE" or not isinstance(extra.get("parameters"), dict):
         raise wrong(_NO_VAE, "the estimator", extra["estimator"], "'VAE', with its parameters,")
-    fitted = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
-    schema = Schema.from_dict(fitted["schema"], CONFIG) if "schema" in fitted else None
-    vae = _with_parameters(kind, saved, own)
-    vae.model_ = saved.model.eval()
-    vae.posterior_ = None if saved.posterior is None else saved.posterior.eval()
-    vae.n_features_in_ = fitted["n_features_in"]
-    if fitted["feature_names_in"]:
-        vae.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
-    vae.shape_, vae.dtype_ = tuple(fitted["shape"]), np.dtype(fitted["dtype"])
-    vae.seed_, vae.max_value_ = fitted["seed"], fitted["max_value"]
-    vae.n_context_, vae.has_missing_ = fitted.get("n_context"), fitted.get("has_missing", False)
-    vae.schema = vae.schema_ = schema
-    vae.history_, vae._is_bound = saved.history, fitted.get("objective_is_bound", False)
+    values = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
+    schema = Schema.from_dict(values["schema"], CONFIG) if "schema" in values else None
+    parameters = _parameters(saved, own, defaults) | {"schema": schema}
+    fitted = Fitted(
+        n_features=values["n_features_in"],
+        names=tuple(values["feature_names_in"]),
+        shape=tuple(values["shape"]),
+        dtype=np.dtype(values["dtype"]),
+        seed=values["seed"],
+        max_value=values["max_value"],
+        n_context=values.get("n_context"),
+        schema=schema,
+        has_missing=values.get("has_missing", False),
+        objective_is_bound=values.get("objective_is_bound"),
+    )
     if schema is None:
-        _check_array(fitted)
+        _check_array(values)
     else:
-        _check_table(fitted, schema, saved)
+        _check_table(values, schema, saved)
     if not own:
-        check_computes(vae.model_, saved.posterior, vae.n_context_, vae.shape_)
-    return vae
+        check_computes(saved.model.eval(), saved.posterior, fitted.n_context, fitted.shape)
+    return parameters, fitted
 
 
-def _with_parameters(kind: type[V], saved: Saved, own: dict[str, Any]) -> V:
-    """The estimator with the parameters of a file, none of which says how a fit is to run here."""
+def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a file, with ``defaults`` for those that say how a fit is to run here."""
     given = saved.extra["parameters"]
-    due = set(kind().get_params(deep=False)) - {*_OF_THE_FITTING, "schema"}
+    due = set(defaults) - {*_OF_THE_FITTING, "schema"}
     if unknown := sorted(given.keys() - due):
         raise FormatError(f"{_NO_VAE}: the parameters have {shown(unknown[0])}; {WAY_OUT}.")
     try:
-        vae = kind(**rebuild(given, _not_given(given) | own, saved))
-        check_parameters(vae.get_params(deep=False))
+        parameters = dict(defaults) | rebuild(given, _not_given(given) | own, saved)
+        check_parameters(parameters)
     except FormatError:
         raise
     except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{_NO_VAE} of this version ({reason}); {WAY_OUT}.") from error
-    return vae
+    return parameters
 
 
 def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
                     run_dir=run_dir,
                     resume=resume,
                     checkpoint_every=checkpoint_every,
-                    extra=None if run_dir is None else saving.described(self),
+                    extra=None if run_dir is None else self._described(),
                 ).history
             except DivergedError as error:
                 self.history_ = error.history
@@ -290,12 +290,38 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator into the folder ``path``; ``lowerbound.load`` reads it back."""
         inputs.check_fitted(self)
-        save(path, self.model_, self._posterior, saving.described(self), self.history_)
+        save(path, self.model_, self._posterior, self._described(), self.history_)
+
+    def _described(self) -> dict[str, Any]:
+        fitted = saving.Fitted(
+            n_features=self.n_features_in_,
+            names=tuple(str(name) for name in getattr(self, "feature_names_in_", [])),
+            shape=self.shape_,
+            dtype=self.dtype_,
+            seed=self.seed_,
+            max_value=self.max_value_,
+            n_context=self.n_context_,
+            schema=self.schema_,
+            has_missing=self.has_missing_,
+            objective_is_bound=self.objective_is_bound if is_own(self.inference) else None,
+        )
+        return saving.described(self.get_params(deep=False), fitted)
 
     @classmethod
     def restore(cls, saved: Saved, own: dict[str, Any]) -> Self:
-        """The estimator that ``save`` wrote."""
-        return saving.restored(cls, saved, own)
+        """The estimator that ``save`` wrote. Raises ``FormatError`` for a file that describes none."""
+        parameters, fitted = saving.restored(saved, own, cls().get_params(deep=False))
+        vae = cls(**parameters)
+        vae.model_, vae.history_ = saved.model.eval(), saved.history
+        vae.posterior_ = None if saved.posterior is None else saved.posterior.eval()
+        vae.n_features_in_ = fitted.n_features
+        if fitted.names:
+            vae.feature_names_in_ = np.array(fitted.names, dtype=object)
+        vae.shape_, vae.dtype_ = fitted.shape, fitted.dtype
+        vae.seed_, vae.max_value_, vae.n_context_ = fitted.seed, fitted.max_value, fitted.n_context
+        vae.schema_, vae.has_missing_ = fitted.schema, fitted.has_missing
+        vae._is_bound = bool(fitted.objective_is_bound)
+        return vae
 
     def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]:
         """Convert ``X`` to finite numbers of the fitted shape, NaN where a table has a missing cell.
