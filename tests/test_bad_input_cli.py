@@ -8,8 +8,6 @@ import http.server
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import warnings
@@ -19,6 +17,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import warm
 from bad_arrays import FINE, NUMBERS, X, fitted
 from bad_files import BAD_DATA, CLI, IO, SIX, USAGE, Case, idx, whole
 from hypothesis import strategies as some
@@ -100,8 +99,7 @@ def test_bad_input_at_the_command_line(name: str, here: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("name", PROCESSES)
 def test_bad_input_in_a_process_of_its_own(name: str, here: Path) -> None:
     before = place(CLI[name], here)
-    command = [sys.executable, "-m", "lowerbound", *CLI[name].arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+    done = warm.lowerbound(*CLI[name].arguments, cwd=here)
     assert_refused(CLI[name], done.returncode, done.stdout, done.stderr)
     assert tree(here) == before
 

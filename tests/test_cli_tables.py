@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -16,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import warm
 from messages import assert_one_sentence, tree
 from pyarrow import feather
 
@@ -89,9 +89,7 @@ def here(start: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     """As a user runs it."""
-    done = subprocess.run(
-        [LOWERBOUND, *map(str, arguments)], capture_output=True, text=True, check=False, env=os.environ
-    )
+    done = warm.lowerbound(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done

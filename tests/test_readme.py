@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+import warm
 from bad_arrays import FINE, PYTHON, SAME
 from bad_files import CLI
 from folders import tree
@@ -19,19 +22,23 @@ README = (ROOT / "README.md").read_text()
 SESSIONS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def pasted(session: str, folder: Path) -> str:
-    """What a session prints as typed: through the interactive interpreter's standard input."""
-    done = subprocess.run(
+def pasted(session: str, folder: Path, start: Callable[[str, Path], CompletedProcess[str]] = warm.session) -> str:
+    """What a session prints as typed."""
+    done = start(session, folder)
+    assert "Error" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def cold(session: str, folder: Path) -> CompletedProcess[str]:
+    """Type a session into a new interpreter's standard input."""
+    return subprocess.run(
         [sys.executable, "-i", "-q", "-W", "error"],
         input=session,
         capture_output=True,
         text=True,
         cwd=folder,
         env=os.environ | {"PYTHONSTARTUP": ""},
-        timeout=600,
     )
-    assert "Error" not in done.stderr, done.stderr
-    return done.stdout
 
 
 def log_p(printed: str) -> float:
@@ -41,7 +48,7 @@ def log_p(printed: str) -> float:
 def test_the_newcomers_session(tmp_path):
     said = re.search(r"prints `log p\(x\) = (-[\d.]+) ± [\d.]+ nats per row`", README)[1]
     # other processors round otherwise
-    assert log_p(pasted(SESSIONS[0], tmp_path)) == pytest.approx(float(said), abs=1.0)
+    assert log_p(pasted(SESSIONS[0], tmp_path, cold)) == pytest.approx(float(said), abs=1.0)
     assert (tmp_path / "runs/mine/model.safetensors").exists()
 
 
@@ -78,7 +85,7 @@ def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
         assert sum(bool(line.strip()) and "import" not in line for line in block.splitlines()) <= 20
     script = tmp_path / "own.py"
     script.write_text("\n".join(blocks))
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path)
+    done = warm.script(script, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,7 +100,7 @@ def test_a_model_written_elsewhere_is_judged_as_the_page_says(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/evidence.md").read_text(), re.S)
     script = tmp_path / "foreign.py"
     script.write_text(block)
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path)
+    done = warm.script(script, tmp_path)
     assert done.returncode == 0, done.stderr
     (by_sampling, by_annealing) = (float(line.split()[0]) for line in done.stdout.splitlines())
     assert abs(by_sampling - by_annealing) < 0.1

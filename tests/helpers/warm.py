@@ -5,10 +5,13 @@ A server imports what takes seconds; each process is forked from it, with its ow
 
 from __future__ import annotations
 
+import code
 import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -44,6 +47,28 @@ def run(function: Callable[..., object], *arguments: Any, cwd: Path | None = Non
 def lowerbound(*arguments: object, cwd: Path | None = None, **environment: str) -> CompletedProcess[str]:
     """Run a command of the command line, as ``lowerbound ARGUMENTS`` does."""
     return run(_command, *map(str, arguments), cwd=cwd, **environment)
+
+
+def session(text: str, cwd: Path) -> CompletedProcess[str]:
+    """Type ``text`` into an interactive interpreter in which a warning is an error."""
+    return run(_session, text, cwd=cwd)
+
+
+def script(path: Path, cwd: Path) -> CompletedProcess[str]:
+    """Run a script in which a warning is an error, as ``python -W error PATH`` does."""
+    return run(_script, str(path), cwd=cwd)
+
+
+def _session(text: str) -> None:
+    warnings.simplefilter("error")
+    console = code.InteractiveConsole()
+    for line in [*text.splitlines(), ""]:
+        console.push(line)
+
+
+def _script(path: str) -> None:
+    warnings.simplefilter("error")
+    runpy.run_path(path, run_name="__main__")
 
 
 def _command(*arguments: str) -> None:
