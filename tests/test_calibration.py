@@ -86,7 +86,7 @@ def test_the_prior_is_told_from_the_posterior_by_the_joint_density_alone():
     found = calibrate(oracle.model(), prior_of(oracle))
     assert (found.p_values[:2] > 0.01).all()
     assert found.p_values[2] < 1e-6
-    assert "q misses what x says" in found.verdict()
+    assert "q misses information in x" in found.verdict()
 
 
 def test_a_shifted_posterior_is_rejected():

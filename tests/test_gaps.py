@@ -292,7 +292,7 @@ def test_what_cannot_be_reported_is_refused(straight, settings, said):
 
 def test_evidence_of_other_rows_and_other_latents_are_refused(straight):
     oracle, x = straight
-    with pytest.raises(ValueError, match="log_p is of 39 rows and x has 40"):
+    with pytest.raises(ValueError, match="log_p has 39 rows and x has 40"):
         gap_report(oracle.model(), oracle.posterior(), x, known(oracle.log_prob(x[1:])))
     net = belief_net(3)
     with pytest.raises(ValueError, match="richer is of real vectors"):

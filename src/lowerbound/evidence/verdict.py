@@ -136,7 +136,7 @@ def direction(found: LogLikelihood) -> str:
     low = "In expectation it can only be too low: importance sampling gives a lower bound on log p(x)"
     if doubtful == 0:
         return f"{low}, here low by about {size(_bias(found))} nats."
-    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows the standard error does not show by how much."
+    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows, which are unreliable, by more than the standard error shows."
 
 
 def weights(found: LogLikelihood) -> Check:
