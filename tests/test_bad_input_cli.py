@@ -178,7 +178,7 @@ def test_a_file_that_may_not_be_read(
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     path = locked / name
     assert run("check", path) == IO
-    words = (f"{path} cannot be read .*ermission denied|{path} cannot be read .*Failed to open", "mend its permissions")
+    words = (f"{path} cannot be read .*ermission denied|{path} cannot be read .*Failed to open", "fix its permissions")
     assert_one_sentence(capsys.readouterr().err.strip(), words)
     with pytest.raises(PermissionError):
         data.load(path)

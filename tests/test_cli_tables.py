@@ -188,7 +188,7 @@ def test_check_says_what_each_column_is_taken_for(here: Path, capsys: pytest.Cap
     assert (said["rows"], said["shape"], said["train_rows"], said["held_out_rows"]) == (80, [9], 72, 8)
     assert {each["name"] for each in said["columns"] if each["likelihood"]} == set(MODELLED)
     assert next(line for line in lines if line.startswith("zip")).split()[1] == "categorical"
-    assert "a fit would ascend iwae" in words
+    assert "a fit would maximise iwae" in words
     run("check", "t.csv", "--schema", "visits=ordinal", "--json")
     again = json.loads(capsys.readouterr().out)
     assert next(each for each in again["columns"] if each["name"] == "visits")["likelihood"] == "Ordinal"

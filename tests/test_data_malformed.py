@@ -81,7 +81,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, case: str) -> None:
 NPZ: dict[str, tuple[dict[str, Any], str]] = {
     "objects": ({"x": np.array([{}, None])}, "holds pickled objects"),
     "which": ({"a": np.ones(3), "b": np.ones(3)}, "call the one to read x"),
-    "labels": ({"x": np.ones(3), "y": np.ones(4)}, "one label a row"),
+    "labels": ({"x": np.ones(3), "y": np.ones(4)}, "one label per row"),
     "text": ({"x": np.array(["a", "b"])}, "not numbers"),
 }
 

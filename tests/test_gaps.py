@@ -280,7 +280,7 @@ def test_a_report_of_masked_rows_is_of_what_is_observed(straight):
         ({"steps": 0}, "steps and rows_at_once must be at least 1"),
         ({"samples": 1}, "draws and samples at least 2"),
         ({"richer": ["Gamma"]}, "richer holds 'Gamma'"),
-        ({"richer": ["FullNormal", "FullNormal"]}, "told apart by name"),
+        ({"richer": ["FullNormal", "FullNormal"]}, "distinguished by name"),
         ({"richer": [lb.posteriors.Flow(D, Identity())]}, "no Flow can start"),
     ],
 )

@@ -409,7 +409,7 @@ def test_what_does_not_fit_together_is_refused(table, tmp_path):
         write_report(tmp_path, vae, x[:1], None, evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="evidence is of 142 rows, but x has 141"):
         write_report(tmp_path, vae, x[1:], None, evidence, held_out=True, title="")
-    with pytest.raises(ValueError, match="give one label a row"):
+    with pytest.raises(ValueError, match="give one label per row"):
         write_report(tmp_path, vae, x, np.zeros(3), evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="names has 2 names for rows of 10 values"):
         write_report(tmp_path, vae, x, None, evidence, held_out=True, title="", names=["a", "b"])

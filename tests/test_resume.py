@@ -330,7 +330,7 @@ def test_a_saved_model_is_not_replaced_unasked(tmp_path):
     vae = lb.VAE(1, epochs=1, hidden=(4,), random_state=0).fit(rows("normal"))
     vae.save(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(ValueError, match=r"holds a model but no checkpoint to go on from; .*resume='never'"):
+    with pytest.raises(ValueError, match=r"holds a model but no checkpoint to resume from; .*resume='never'"):
         vae.fit(rows("normal"), run_dir=tmp_path)
     assert tree(tmp_path) == before
     vae.fit(rows("normal"), run_dir=tmp_path, resume="never")
@@ -498,7 +498,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_a_model_that_cannot_is_
     with (
         pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ was not written .No space left on device"),
         pytest.raises(
-            OSError, match=r"the model could not be written into .*No space left.* mend that.*nothing of it is kept"
+            OSError, match=r"the model could not be written into .*No space left.* fix this.*nothing of it is kept"
         ) as error,
     ):
         fit_vae("normal", tmp_path)

@@ -74,7 +74,7 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         ),
         (lambda: infer(pd.DataFrame({"a": [1]}), max_categories=1), ("max_categories is 1",)),
         (lambda: FITTED.encode(pd.DataFrame({"n": [1], "t": ["a"]})), ("lacks 'p'", "'n', 't', 'p'")),
-        (lambda: FITTED.encode(pl.DataFrame({"n": 1, "t": "a", "p": 1.5, "q": 2})), ("holds 'q' beside",)),
+        (lambda: FITTED.encode(pl.DataFrame({"n": 1, "t": "a", "p": 1.5, "q": 2})), ("holds the extra 'q'",)),
         (
             lambda: FITTED.encode(pl.DataFrame({"n": ["1"], "t": ["a"], "p": [1.5]})),
             ("'n' holds text", "row 0 is '1'", "holds numbers"),

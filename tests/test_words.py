@@ -29,7 +29,9 @@ DENIED = {
     r"\bunless told\b|\bif told\b": "unless given",
     r"\bbeside\b": "next to, compared with, in addition to",
 }
-ALLOWED: dict[str, tuple[str, ...]] = {}
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "src/lowerbound/storage/migrations.py": ("holes",),  # a name of format 1
+}
 
 
 def strings(path: Path) -> Iterator[tuple[int, str]]:
@@ -67,6 +69,8 @@ def test_denied_terms_do_not_come_back(paths: list[Path]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("text", ["tables with holes", "rows are not to be believed", "12 draws a row", "it goes on from"])
+@pytest.mark.parametrize(
+    "text", ["tables with holes", "rows are not to be believed", "12 draws a row", "it goes on from"]
+)
 def test_a_denied_term_is_found(text: str) -> None:
     assert list(found(text))

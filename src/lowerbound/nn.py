@@ -92,7 +92,7 @@ class Tanh(nn.Tanh):
 
 
 class MLP(nn.Module):
-    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``, beside ``context [N, C]`` if it takes any."""
+    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``; ``context [N, C]`` is an optional second input."""
 
     def __init__(
         self,

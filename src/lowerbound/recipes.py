@@ -40,7 +40,7 @@ def dreg(latent_dim: int = 50, draws: int = 50, **settings: Any) -> VAE:
 
 
 def beta_vae(latent_dim: int = 10, beta: float = 4.0, **settings: Any) -> VAE:
-    """The β-VAE of Higgins et al. 2017: the KL weighs β. What is ascended is no bound; what ``score`` reports is.
+    """The β-VAE of Higgins et al. 2017: the KL has weight β. The objective is not a bound; what ``score`` reports is.
 
     With β > 1 fewer latents stay active, and those that do are less entangled; the log-likelihood is worse.
     """

@@ -189,7 +189,7 @@ FITTED: dict[str, Kind] = {
     "images of another size": use("images", "encode", np.zeros((2, 4, 2)), words=(r"shape \(4, 2\)", r"of \(4, 3\)")),
     "a row by itself": use("array", "transform", X[0], words=("X is a 1D array", r"reshape\(1, -1\)")),
     "a column missing": use("frame", "transform", frame()[["a", "c"]], words=("X lack 'b'", "'a', 'b', 'c'")),
-    "a column extra": use("frame", "transform", frame().assign(d=1), words=("X hold 'd' beside", "'a', 'b', 'c'")),
+    "a column extra": use("frame", "transform", frame().assign(d=1), words=("X hold the extra 'd'", "'a', 'b', 'c'")),
     "a column renamed": use("frame", "score", frame(names="abd"), words=("lack 'c' and hold 'd'", "'a', 'b', 'c'")),
     "a column twice": use("frame", "transform", frame(names="aab"), words=("two columns called 'a'", "of its own")),
     "NaN when used": use("array", "transform", put(np.nan), words=("row 5, column 1 is NaN", "fill the value in")),

@@ -105,7 +105,7 @@ FILES: dict[str, Case] = {
     "npz: pickled objects": data("t.npz", npz(x=np.array([{}, 1])), "pickled objects", "save an array of numbers"),
     "npz: two arrays": data("t.npz", npz(a=X, b=X), r"holds the arrays \['a', 'b'\]", "call the one to read x"),
     "npz: no array": data("t.npz", npz(), r"holds the arrays \[\]", "call the one to read x"),
-    "npz: a label short": data("t.npz", npz(x=X, y=X[1:, 0]), r"labels of shape \(39,\)", "give one label a row"),
+    "npz: a label short": data("t.npz", npz(x=X, y=X[1:, 0]), r"labels of shape \(39,\)", "give one label per row"),
     "npz: text": data("t.npz", npz(x=np.array(["a"])), "holds <U1", "save an array of numbers"),
     "csv: empty": data("t.csv", b"", "not a whole csv file", "save it"),
     "csv: blank lines": data("t.csv", b"\n\n\n", "not a whole csv file", "save it"),
@@ -190,7 +190,7 @@ COMMANDS: dict[str, Case] = {
         "encode run t.csv --out z.csv", BAD_DATA, "lack 'c'", "'a', 'b', 'c'", t_csv=b"a,b\n1,2\n"
     ),
     "a column extra": case(
-        "score run t.csv", BAD_DATA, "hold 'd' beside", "'a', 'b', 'c'", t_csv=b"d,c,b,a\n1,2,3,4\n"
+        "score run t.csv", BAD_DATA, "hold the extra 'd'", "'a', 'b', 'c'", t_csv=b"d,c,b,a\n1,2,3,4\n"
     ),
     "a column twice": case(
         "score run t.csv", BAD_DATA, "two columns called 'a'", "of its own", t_csv=b"a,a,b\n1,2,3\n"

@@ -28,8 +28,8 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(frozen=True)
 class Csv:
-    """How a csv file is written: ``separator`` and ``decimal`` mark, None of which is told from the file; ``missing``:
-    texts that stand for a missing cell, beside blanks, NA, NaN and null.
+    """How a csv file is written: ``separator`` and ``decimal`` mark, None if it is to be detected; ``missing``:
+    texts that mark a missing cell, in addition to blanks, NA, NaN and null.
     """
 
     separator: str | None = None

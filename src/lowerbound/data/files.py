@@ -69,7 +69,7 @@ def _check(table: Table, path: Path) -> None:
         raise DataError(f"{path} holds no rows (its shape is {table.x.shape}); give at least one.")
     if table.labels is not None and (table.labels.ndim == 0 or len(table.labels) != len(table.x)):
         raise DataError(
-            f"{path} holds {len(table.x)} rows and labels of shape {table.labels.shape}; give one label a row."
+            f"{path} holds {len(table.x)} rows and labels of shape {table.labels.shape}; give one label per row."
         )
 
 

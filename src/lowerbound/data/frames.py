@@ -89,7 +89,7 @@ def checked(frame: Any, source: str = "the frame", order: Sequence[str] | None =
     due, there = set(order), set(names)
     lacking, added = [name for name in order if name not in there], [name for name in names if name not in due]
     if lacking or added:
-        wrong = [f"lack {_listed(lacking)}"] * bool(lacking) + [f"hold {_listed(added)} beside"] * bool(added)
+        wrong = [f"lack {_listed(lacking)}"] * bool(lacking) + [f"hold the extra {_listed(added)}"] * bool(added)
         raise DataError(
             f"the feature names of {source} {' and '.join(wrong)}; give the columns that were fitted, in any order: "
             f"{_listed(order)}."

@@ -23,7 +23,7 @@ MALFORMED = (
     KeyError,
     tokenize.TokenError,
 )
-"""What NumPy's and pyarrow's readers let through on damaged bytes, beside their own errors."""
+"""Errors that NumPy's and pyarrow's readers raise on damaged bytes, besides their own."""
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def readable(path: Path) -> Iterator[None]:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         kind = PermissionError if isinstance(error, PermissionError) else kind
         raise kind(
-            f"{path} cannot be read ({_line(error, error.strerror)}); mend its permissions or its disk, or copy it."
+            f"{path} cannot be read ({_line(error, error.strerror)}); fix its permissions or its disk, or copy it."
         ) from error
 
 

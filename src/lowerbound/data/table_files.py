@@ -1,4 +1,4 @@
-"""Tables of mixed columns in files: csv, parquet and feather as frames, each column in its own type, with holes."""
+"""Read and write tables as CSV, Parquet and Feather files, each column in its own type."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def read_frame(
     csv: Csv | None = None,
     prefer: str | None = None,
 ) -> pa.Table:
-    """The table in a .csv, .tsv, .parquet, .feather or .arrow file, every column in its own type; holes are null.
+    """Read a .csv, .tsv, .parquet, .feather or .arrow file, each column in its own type; missing cells are null.
 
-    A csv file (.csv.gz, .tsv.gz too) says no types: they are told from all of its cells. Empty cells, NA, N/A, NaN and
-    null are holes; text stays text, and so do digits that begin with a 0, as codes do, and times and truth that would
+    A csv file (.csv.gz, .tsv.gz too) has no types: they are inferred from all cells. Empty cells, NA, N/A, NaN and
+    null are missing; text stays text, and so do digits that begin with a 0, as codes do, and times and truth that would
     not be written as they were. A first line of nothing but unquoted numbers is data, and its columns are called x0,
     x1, …. ``types``: of some columns by name, known from elsewhere: where the cells can be of them, they are. ``csv``:
-    how the file is written, of which the separator and the decimal mark are else told from its first lines (with a
-    warning, where these are not commas and points; ``prefer`` is the separator of a file like it). Raises
+    how the file is written, of which the separator and the decimal mark are otherwise detected from its first lines
+    (with a warning, where these are not commas and points; ``prefer`` is the separator of a file like it). Raises
     ``FileNotFoundError``, or ``DataError`` naming the file.
     """
     path = Path(path)

@@ -115,7 +115,7 @@ class LowRankNormal(CorrelatedNormal):
         return torch.cat([self.factor, torch.diag_embed(self.scale)], -1)
 
     def _capacitance(self) -> Tensor:
-        """The Cholesky factor of C, ``[B, r, r]``, by double precision: beside a large FᵀF/s² the I would be lost."""
+        """The Cholesky factor of C, ``[B, r, r]``, in double precision: added to a large FᵀF/s² the I would be lost."""
         scaled = (self.factor / self.scale.unsqueeze(-1)).double()
         eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
         lower: Tensor = torch.linalg.cholesky_ex(eye + scaled.mT @ scaled).L  # of NaN it is NaN, and no exception

@@ -29,7 +29,7 @@ def check(
     """What ``VAE(schema=schema).fit(X)`` would do, and what is wrong with ``X``, without fitting: print it.
 
     ``X``: rows as an array; a frame of pandas, polars or pyarrow; what ``lowerbound.data.load`` gives; or a name or
-    path of data (``csv``: how that is written, if it is not told from the file). Raises only what
+    path of data (``csv``: how that is written, if that cannot be detected). Raises only what
     ``lowerbound.data.load`` does for data that cannot be read.
     """
     name = "X"
@@ -69,7 +69,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
         frames.standardised(values, found)
         why, missing = _families(found), float(np.isnan(values).mean())
         if missing:
-            notes.append(f"{100 * missing:.3g} % of the cells to be learned are missing: a fit would ascend iwae")
+            notes.append(f"{100 * missing:.3g} % of the cells to be learned are missing: a fit would maximise iwae")
     except (DataError, ValueError) as error:
         problems.append(str(error))
     if rows:

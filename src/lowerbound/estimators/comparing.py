@@ -1,4 +1,4 @@
-"""Fitted models beside each other, on the same rows."""
+"""Comparison of fitted models on the same rows."""
 
 from __future__ import annotations
 

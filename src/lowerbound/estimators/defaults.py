@@ -68,7 +68,7 @@ def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, s
     if whole and low >= 0 and (x.dtype.kind != "f" or float(high) < _WHOLE_BELOW):
         return "NegativeBinomial", "every value is a whole number, 0 or more"
     if whole and low >= 0:
-        return "Normal", "values are whole, but some too large to be told from real numbers"
+        return "Normal", "values are whole, but some are too large to distinguish from real numbers"
     return "Normal", "values are real numbers"
 
 

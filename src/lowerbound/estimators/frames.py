@@ -1,4 +1,4 @@
-"""Frames in and out of an estimator: cells as standardised numbers with NaN for holes, and back in their own types."""
+"""Convert frames to standardised numbers (NaN for missing cells), and results back to frames."""
 
 from __future__ import annotations
 

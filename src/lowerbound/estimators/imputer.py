@@ -57,7 +57,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     add_indicator : append the columns of a ``MissingIndicator``.
     sample_posterior : draw from p(x_missing|x_observed), afresh at each call, instead of the best value: of several
         completions each is used as if it were the data, and their spread tells how far to trust the results.
-    keep_empty_features : keep columns that held nothing in fitting, with 0 in their holes (text stays missing).
+    keep_empty_features : keep columns that had no values in the fit, and fill them with 0 (text stays missing).
     samples : draws of the latents of each row, for importance sampling.
     schema : the kinds of some columns by name ("x0", "x1", … of an array), or a ``Schema``. Of a frame
         ``schema.infer`` tells the rest. Columns of an array are binary if they hold two whole numbers, and real.
@@ -68,9 +68,9 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
 
     Attributes
     ----------
-    model_ : the fitted ``VAE``; None where every column is constant. schema_ : what columns are taken for: holes of a
-    constant column get its value, those of an identifier stay. indicator_ : a fitted ``MissingIndicator``, or None.
-    random_state_ : what draws are seeded by. n_features_in_, feature_names_in_.
+    model_ : the fitted ``VAE``; None where every column is constant. schema_ : the kinds of the columns (missing cells
+    of a constant column get its value, those of an identifier stay). indicator_ : a fitted ``MissingIndicator``, or
+    None. random_state_ : the seed of draws. n_features_in_, feature_names_in_.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         self.progress = progress
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Learn from rows ``X [N, D]`` with holes; ``y`` is ignored."""
+        """Learn from rows ``X [N, D]`` with missing cells; ``y`` is ignored."""
         with inputs.unchanged_if_refused(self):
             vae = self._model()
             table, x = self._table(X, reset=True)
@@ -144,7 +144,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return self
 
     def transform(self, X: ArrayLike) -> Any:
-        """``X`` with its holes filled: an array of the floating type that came in, or a frame of the same library."""
+        """Return ``X`` with missing cells filled: an array of the same floating type, or a frame."""
         check_is_fitted(self, "schema_", msg="this %(name)s is not fitted; call fit first.")
         table, x = self._table(X, reset=False)
         empty, kept = self._empty(), self._kept()
@@ -186,7 +186,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return VAE(**own, random_state=inputs.seed(self.random_state))
 
     def _table(self, X: Any, reset: bool) -> tuple[Frame, NDArray[Any] | None]:
-        """``X`` as a table, NaN and nulls for holes; and as an array if it is taken for one."""
+        """``X`` as a table, NaN and nulls for missing cells; and as an array if it is taken for one."""
         if frames.is_frame(X) and (reset or self._of_frames):
             table = missing.of_frame(X, None if reset else self.schema_.names)
             if reset:
@@ -199,7 +199,9 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
         if not missing.is_nothing(self.missing_values):
             if np.isnan(x).any():
-                raise ValueError(f"X contains NaN, and missing_values is {self.missing_values!r}; mark holes by one.")
+                raise ValueError(
+                    f"X contains NaN, and missing_values is {self.missing_values!r}; mark missing cells by one."
+                )
             x = np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
         names = [f"x{j}" for j in range(x.shape[1])] if reset else self.schema_.names
         return missing.of_array(x, names), x
@@ -223,7 +225,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return schemas.infer(frame, {**real, **given}, what="X")
 
     def _filled(self, table: Frame) -> Any:
-        """The table with its holes filled, as a frame."""
+        """The table with its missing cells filled, as a frame."""
         of, model = self.schema_, self.model_
         coded = replace(frames.encoded(missing.framed(table), of, self.strict), source=table.source)
         frames.count_unfilled(coded, [column for column in of.columns if column.kind == "identifier"])

@@ -161,7 +161,7 @@ def _of_dataset(X: Any) -> Any:
 
 
 def _refuse_pairs(X: Any, first: Any) -> None:
-    """Refuse rows that come with labels or other things beside them; ``first``: the first of them."""
+    """Refuse rows that come with labels or other items; ``first``: the first of them."""
     keyed = isinstance(first, Mapping)
     what = f"dicts of {', '.join(map(repr, first))}" if keyed else f"tuples of {len(first)}"
     key = repr(next(iter(first))) if keyed and first else "0"

@@ -1,4 +1,4 @@
-"""Tables with holes, for an imputer: out of arrays and frames, marked, told apart from what a model can take."""
+"""Tables with missing cells for the imputer, from arrays and frames."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COUNTED = ("float", "int", "bool", "decimal")
 
 
 def is_nothing(marker: Any) -> bool:
-    """Whether a marker is NaN, None or pandas.NA, which are holes wherever they are."""
+    """Whether a marker is NaN, None or pandas.NA, which are missing in any column."""
     return marker is None or type(marker).__name__ == "NAType" or (isinstance(marker, Real) and float(marker) != marker)
 
 
 def of_array(x: Array, names: Sequence[Name]) -> Frame:
-    """The columns of ``x [N, D]`` under ``names``, NaN for a hole."""
+    """The columns of ``x [N, D]`` under ``names``, NaN for a missing cell."""
     storages = (Storage("float", "float" if x.dtype == np.float32 else "double"),) * len(names)
     cells = tuple(Cells(column.astype(np.float64), ~np.isnan(column)) for column in x.T)
     return Frame(Source("pyarrow", tuple(names), storages), cells, len(x))
@@ -49,7 +49,7 @@ def of_frame(X: Any, names: Sequence[Name] | None) -> Frame:
 
 
 def marked(frame: Frame, marker: Any) -> Frame:
-    """With cells that hold ``marker`` as holes: text is compared with text, and numbers with numbers."""
+    """Mark cells that hold ``marker`` as missing: text is compared with text, and numbers with numbers."""
     if is_nothing(marker):
         return frame
     families = ("text", "category") if isinstance(marker, str) else _COUNTED
@@ -70,12 +70,12 @@ def framed(frame: Frame, library: str = "default") -> Any:
 
 
 def flagged(frame: Frame) -> Array:
-    """``[N, D]``: NaN for a hole, 0 for any other cell."""
+    """``[N, D]``: NaN for a missing cell, 0 for any other."""
     return np.column_stack([np.where(found.mask, 0.0, np.nan) for found in frame.cells])
 
 
 def zeroed(frame: Frame, empty: Mask) -> Frame:
-    """With 0 in the holes of columns that are ``empty`` and hold numbers, or nothing at all."""
+    """Fill with 0 the missing cells of columns that are ``empty`` and hold numbers, or nothing at all."""
     storages, cells = list(frame.source.storages), list(frame.cells)
     for j in np.flatnonzero(empty):
         if storages[j].family == "null":
@@ -87,7 +87,7 @@ def zeroed(frame: Frame, empty: Mask) -> Frame:
 
 
 def joined(frame: Frame, keep: Mask, flags: Array | None, names: Sequence[Name]) -> Frame:
-    """The columns to ``keep``, and ``flags [N, F]`` beside them as numbers 0 and 1: all under ``names``."""
+    """The columns to ``keep``, and ``flags [N, F]`` next to them as numbers 0 and 1: all under ``names``."""
     places, source = np.flatnonzero(keep), frame.source
     storages, cells = [source.storages[j] for j in places], [frame.cells[j] for j in places]
     for flag in () if flags is None else flags.T:

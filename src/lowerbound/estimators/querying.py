@@ -50,7 +50,7 @@ class Querying(Fitted):
         random_state: int | None = None,
         keep: Sequence[Name] | None = None,
     ) -> Any:
-        """The frame ``X`` with its holes filled: one best completion or, with ``draws``, a list of as many drawn ones.
+        """Return ``X`` with missing cells filled: one best completion or, with ``draws``, a list of random completions.
 
         The best is E[x|observed cells] of numbers (of positive ones that of the median given z), the most probable
         class, the median of what is ordered, each within the range of the fitted cells; drawn ones are from

@@ -103,7 +103,7 @@ class Scoring(Fitted):
         """log p(x) by importance sampling, with draws of each row's own: estimates, errors, effective sizes, k̂.
 
         Each row has the draws that it needs for ``standard_error``, from a Student's t fitted to p(z|x) where q's
-        serve it badly, and all together cost at most ``budget`` draws a row in the mean (``evidence.to_precision``).
+        serve it badly, and all together cost at most ``budget`` draws per row on average (``evidence.to_precision``).
         With ``samples``, as many of each row from q instead: the bound of Burda et al. 2016. ``seed`` fixes the draws,
         and how grey values are binarised; without one they are the model's own.
         """

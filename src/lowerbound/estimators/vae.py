@@ -48,7 +48,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
     Rows are an array of numbers, or a table: a frame of pandas, polars or pyarrow as it is, each column of its own
-    kind, with holes. What goes in as a frame comes out as one.
+    kind, with missing cells. What goes in as a frame comes out as one.
 
     Parameters
     ----------

@@ -100,7 +100,9 @@ def families(own: Posterior, richer: Sequence[Richer | Posterior] | None) -> lis
     found = [each if isinstance(each, Posterior) else _named(each, own.latent_dim) for each in asked]
     names = [type(each).__name__ for each in (own, *found)]
     if len(set(names)) < len(names):
-        raise ValueError(f"families are told apart by name; the encoder's and those of richer are {', '.join(names)}.")
+        raise ValueError(
+            f"families are distinguished by name; the encoder's and those of richer are {', '.join(names)}."
+        )
     return found
 
 

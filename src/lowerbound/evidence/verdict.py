@@ -136,7 +136,8 @@ def direction(found: LogLikelihood) -> str:
     low = "In expectation it can only be too low: importance sampling gives a lower bound on log p(x)"
     if doubtful == 0:
         return f"{low}, here low by about {size(_bias(found))} nats."
-    return f"{low}; in {doubtful:,} of {len(found.reliable):,} rows, which are unreliable, by more than the standard error shows."
+    rows = f"{doubtful:,} of {len(found.reliable):,} rows"
+    return f"{low}; in {rows}, which are unreliable, by more than the standard error shows."
 
 
 def weights(found: LogLikelihood) -> Check:

@@ -129,7 +129,7 @@ def second_order(draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 class LearnedBaseline(nn.Module):
-    """NVIL: f − b_ψ(x) − c, with ``network`` b_ψ learned by least squares beside the rest, c a running mean.
+    """NVIL: f − b_ψ(x) − c, with ``network`` b_ψ learned by least squares together with the model, c a running mean.
 
     ``network``: ``[B, *X] → [B, 1]``. ``normalise`` divides the signal by its running deviation where that is above 1,
     as the paper does: that scales φ's gradient, and so is left out unless asked for. Mnih & Gregor 2014.

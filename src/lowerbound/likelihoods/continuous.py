@@ -181,7 +181,7 @@ class LogitNormal(Transformed):
     """0 < x < 1, logit x ~ N(μ, σ²): p(x) = N(logit x; μ, σ²) / x(1 − x). Atchison & Shen 1980.
 
     Arguments as in ``LogNormal``, of logit x = log x/(1 − x). With a ``resolution``, draws that would be rounded to 0
-    or 1 lie a step beside it: neither has a probability.
+    or 1 lie a step next to it: neither has a probability.
     """
 
     support = open_unit

@@ -34,7 +34,7 @@ class SelfMasking(Likelihood):
     own, 0 and 1, have a logit of their own, and so has each class. No draws are needed: the integrals are sums, or good
     to 1e-8 (normal) and 1e-4 (Student's t, counts; see ``logistic.py``).
 
-    That missingness is of this kind cannot be told from the data: it is assumed. A column that ``initialise`` sees
+    The data cannot show that missingness is of this kind: it is assumed. A column that ``initialise`` sees
     without missing cells, or without others, keeps a constant probability of them. A row of which nothing is observed
     has log p(mask|z), not 0.
     """

@@ -1,4 +1,4 @@
-"""What is said of an objective: whether it is a lower bound on log p(x)."""
+"""Marks of an objective: whether it is a lower bound on log p(x)."""
 
 from __future__ import annotations
 

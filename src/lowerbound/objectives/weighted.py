@@ -18,7 +18,7 @@ def capacity(draw: Draw, nats: float, strength: float) -> Tensor:
 
 
 class Constrained(nn.Module):
-    """A Lagrangian: the least KL whose log-likelihood is ``log_lik`` in the mean, or the best under a KL of ``kl``.
+    """A Lagrangian: the least KL whose log-likelihood is ``log_lik`` on average, or the best under a KL of ``kl``.
 
     "log_lik": −KL + λ (log p(x|z) − target); "kl": log p(x|z) − λ (KL − target). λ > 0 grows by e^(``rate`` ·
     shortfall), in nats, at each step that falls short in a running mean, and shrinks where there is room.

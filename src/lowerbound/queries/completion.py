@@ -57,7 +57,7 @@ def complete(
 
     ``best`` is E[x_j|x_observed] of numbers (of log-normals with scales of their own, of the median); the most probable
     of classes (and in a ``Product`` of a binary column; of a ``Bernoulli`` on its own, as of an image, the mean); the
-    median of an ordinal, which is fewest levels away in the mean. ``draws``: how many completions of each row. Other
+    median of an ordinal, which is fewest levels away on average. ``draws``: how many completions of each row. Other
     arguments: see ``Sampling``. Under a likelihood with ``informative`` missingness both are by ``sample_missing``.
     Raises ValueError where cells are not independent given z. Mattei & Frellsen 2019, eq. 11; Little & Rubin 2019,
     ch. 10.

@@ -68,7 +68,7 @@ class Sampling:
 
     @property
     def tries(self) -> tuple[int, ...]:
-        """How many draws a row is given, and how many if those are too few: cheaper than chains, where it is enough."""
+        """Draws per row, and how many if those are too few: cheaper than chains, where it is enough."""
         return (self.samples,) if self.least_ess == 0 else (self.samples, _MORE * self.samples)
 
 
@@ -127,8 +127,8 @@ def posterior_draws(
     """``draws`` of z ~ p(z|x_observed) for each of ``rows``; the arguments are those of ``Sampling``.
 
     z_k ~ q(z|x_observed), k = 1 … ``samples``, are chosen in proportion to p(x_observed, z_k)/q(z_k|x_observed): the
-    draws of a row are as independent as its ESS is large beside ``draws``. Of a row with nothing observed they are
-    draws of the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al. 2014; Mattei & Frellsen 2019.
+    draws of a row are as independent as its ESS is large compared with ``draws``. Of a row with nothing observed they
+    are draws of the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al. 2014; Mattei & Frellsen 2019.
     """
     found = np.empty((draws, len(rows), *model.prior.event))
     ess, refined = np.empty(len(rows)), np.zeros(len(rows), bool)
@@ -318,7 +318,7 @@ def _warn(ess: Tensor, rows: int, samples: int) -> None:
     least = float(ess.min())
     warnings.warn(
         f"importance sampling has too few effective draws for {len(ess)} of {rows} rows, the least {least:.1f} of "
-        f"{samples}, and what is said of these rows is inexact: ask for more samples, or refine them by "
+        f"{samples}, and the results for these rows are inexact: ask for more samples, or refine them by "
         'refine="hmc" (real latents) or refine="gibbs".',
         stacklevel=4,
     )

@@ -59,7 +59,7 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a frame is beside its cells: library, names of columns, how they lie, and pandas' labels of rows."""
+    """Properties of a frame other than its cells: library, column names and types, and the index of pandas."""
 
     backend: Backend
     names: tuple[Name, ...]
@@ -90,7 +90,7 @@ class Frame:
         mine, added = set(self.source.names), [] if others else self.others(names)
         lacking = [name for name in names if name not in mine]
         if lacking or added:
-            wrong = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"holds {_listed(added)} beside"] * bool(added)
+            wrong = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"holds the extra {_listed(added)}"] * bool(added)
             raise DataError(
                 f"{what} {' and '.join(wrong)}; give the columns of the schema, in any order: {_listed(names)}."
             )

@@ -1,4 +1,4 @@
-"""What a column of a table is taken for, and how its cells lie in the frame."""
+"""Column of a table: its kind, and the data type of its cells."""
 
 from __future__ import annotations
 

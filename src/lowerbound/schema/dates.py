@@ -1,4 +1,4 @@
-"""Dates and times as people write them: formats as of ``strftime``, told from texts, read and written."""
+"""Dates and times as text: detect, read and write ``strftime`` formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A schema in words."""
+"""Text description of a schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST = 60
 
 
 def listing(columns: Sequence[Column], rows: int, backend: str, problems: Sequence[str]) -> str:
-    """A line for each column, in aligned fields, under one about the table."""
+    """Return one line about the table and an aligned line per column."""
     modelled = sum(column.modelled for column in columns)
     about = f"{rows:,} rows and {len(columns)} columns of {backend}, {modelled} of them to be learned"
     lines = [_HEAD, *(_line(column) for column in columns)]

@@ -1,4 +1,4 @@
-"""In which form a column's cells are written, told from the cells; and what stands for a missing one."""
+"""Detect the form in which a column's cells are written, and the markers of missing cells."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUMBERS = ("real", "positive", "interval", "count")
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """How a column's cells are read: ``form`` (None of text as it is), ``markers`` beside the usual ones, the
+    """How a column's cells are read: ``form`` (None of text as it is), ``markers`` in addition to the usual ones, the
     ``storage`` and ``cells`` that come of it; and in words, ``how`` and what to know (``notes``).
     """
 
@@ -129,7 +129,7 @@ def _as_dates(
         choice = f"schema={{{name!r}: Column('datetime', form={other!r})}}"
         notes.append(f"{written_so} and {other} are both possible: the first is taken, {choice} takes the other")
     if not dates.compiled(written_so).century:
-        notes.append("years of two digits are taken for those from 1969 to 2068")
+        notes.append("two-digit years are read as 1969 to 2068")
     return _taken(written_so, found, own, notes, counts)
 
 
@@ -280,5 +280,5 @@ def _some(texts: list[str]) -> list[str]:
 
 
 def _spread(texts: list[str]) -> list[str]:
-    """The longest of the texts beside a few: they have separators, if any has."""
+    """A few texts and the longest: these have separators, if any has."""
     return [*_some(texts), *sorted(texts, key=len)[-_LOOKED_AT:]]

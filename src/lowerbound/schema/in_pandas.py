@@ -79,7 +79,7 @@ def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def build(storage: Storage, values: Array, mask: Mask) -> Any:
-    """An array of the cells, as a column of a frame. Types that hold no holes give way as they do in pandas."""
+    """An array of the cells, as a column of a frame. Types without missing values are converted as in pandas."""
     pd = _pandas()
     if storage.arrow:
         array = in_arrow.build(storage, values, mask)

@@ -1,4 +1,4 @@
-"""A schema from a frame: the kind of each column, and what is found of it."""
+"""Infer a schema from a frame: the kind and properties of each column."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 def infer(
     df: Any, schema: Mapping[Name, str | Column] | None = None, *, max_categories: int = 100, what: str = "the frame"
 ) -> Schema:
-    """What each column of a frame of pandas, polars or pyarrow is taken for. ``schema``: the kind of some, by name.
+    """Infer the kind of each column of a pandas, polars or pyarrow frame. ``schema``: kinds to use instead, by name.
 
     A cell that is null, None, NaN or NaT is missing. Of the others, the first rule that holds:
 
@@ -47,9 +47,9 @@ def infer(
        ``max_categories`` levels, all but the most frequent ``max_categories`` − 1 share one class, "other".
     5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
        Durations: *positive* if none is below 0, else *real*.
-    6. Whole numbers, floats too (those of a column with holes): *binary* of 0 and 1, or of any two in 20 cells or more;
-       *identifier* if they are stored as whole numbers, 20 or more without a hole or a repetition, and the name is a
-       key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1 and the name is not
+    6. Whole numbers, floats too (of a column with missing cells): *binary* of 0 and 1, or of any two in 20 cells
+       or more; *identifier* if they are stored as whole numbers, 20 or more, none missing or repeated, and the name is
+       a key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1 and the name is not
        that of a count or a time (year, t, nTokens, …); *ordinal* if some are below 0, but there are at most 20
        different ones, each 10 times on average; of 3 to 10 different ones that no count looks like *categorical* or
        *ordinal* (by the name and by their frequencies, see ``scales``); *interval* of percentages (as below, where they

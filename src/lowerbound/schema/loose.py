@@ -1,4 +1,4 @@
-"""Python objects of several types in one column, as numbers or times: what pandas keeps where types are mixed."""
+"""Columns of Python objects with mixed types, read as numbers or times."""
 
 from __future__ import annotations
 

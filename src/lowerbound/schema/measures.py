@@ -27,7 +27,7 @@ def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None
 
     ``dtype``: the floating type that they were recorded in. A grid finer than 50 units in the last place of the
     largest value is none: values that were never rounded lie on such. Steps other than 10^−d need 20 different values,
-    so that chance alone does not make one. 20 values may lie beside their grid by the rounding of single precision
+    so that chance alone does not make one. 20 values may be off their grid by the rounding of single precision
     (0.1 that was stored in it is 0.10000000149; a running sum of 0.1 drifts by less).
     """
     dtype = np.dtype(np.float64) if dtype is None else dtype

@@ -1,4 +1,4 @@
-"""What a user is told about a column of numbers or times, and what to do about it."""
+"""Notes on columns of numbers or times: suspicious values, and what to do about them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
     if (code := _code(column, seen)) is not None:
         value, share, means = code
         found.append(
-            f"{100 * share:.3g} % of the values are {value}, which often stands for {means}: if it does here, make "
-            "those cells missing"
+            f"{100 * share:.3g} % of the values are {value}, which often stands for {means}: if it does here, set "
+            "those cells to missing"
         )
     elif _is_spike(column, seen):
         assert column.atom is not None

@@ -1,4 +1,4 @@
-"""Columns that look as if they told who somebody is: names, addresses, numbers of persons."""
+"""Detect columns of personal data: names, addresses, identity numbers."""
 
 from __future__ import annotations
 

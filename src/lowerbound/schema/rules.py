@@ -1,4 +1,4 @@
-"""The rules by which a column's kind is inferred from its cells."""
+"""Rules that infer a column's kind from its cells."""
 
 from __future__ import annotations
 

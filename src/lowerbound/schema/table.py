@@ -1,4 +1,4 @@
-"""A schema: what each column of a table is taken for; frames as numbers, and numbers as frames."""
+"""Schema of a table: the kind of each column; conversion of frames to numbers and back."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Encoded:
     ``unseen``: how many cells of a column are of a level that the schema does not know, or are values that the kind
     does not hold, and so count as missing; of a constant column, how many are not its value. ``others``: the columns
     that the schema does not have. ``source``: the library and the types that the rows came in.
-    ``aside``: what the numbers cannot say: identifiers, levels that share "other", unseen cells, holes in constant
-    columns, ``others``, and whole numbers or times that span more than 2^53 steps. ``complete``: whether holes have
-    been filled.
+    ``aside``: what the numbers cannot say: identifiers, levels that share "other", unseen cells, missing cells of
+    constant columns, ``others``, and whole numbers or times that span more than 2^53 steps. ``complete``: whether
+    missing cells have been filled.
     """
 
     values: Floats
@@ -46,10 +46,12 @@ class Encoded:
     others: tuple[Name, ...] = ()
 
     def filled(self, values: Floats) -> Encoded:
-        """The same rows with their holes filled from ``values [N, D]``; cells that were observed stay what they are."""
+        """Fill missing cells from ``values [N, D]``; observed cells are unchanged."""
         values = np.asarray(values, np.float64)
         if values.shape != self.values.shape:
-            raise ValueError(f"values are {list(values.shape)} for rows of {list(self.values.shape)}; give one a cell.")
+            raise ValueError(
+                f"values are {list(values.shape)} for rows of {list(self.values.shape)}; give one per cell."
+            )
         return replace(self, values=np.where(self.mask, self.values, values), complete=True)
 
 
@@ -156,16 +158,16 @@ class Schema:
         Of ``Encoded`` rows every cell that was observed comes back as it was, bit for bit, identifiers too; those that
         ``filled`` filled are rounded to the column's ``precision`` and held to the range of its kind (0 and above for
         counts and positive numbers, ``low`` to ``high`` for an interval). Numbers alone, ``[N, D]`` with NaN for a
-        hole, are draws: all are rounded and held so; constant columns have their value; keys of whole numbers go on
-        from the largest that was seen, and other identifiers, which no model knows, are missing. "other" is one of the
-        levels that share it, drawn by how often each was seen; without a ``generator`` it is missing. ``like``: a frame
-        whose library, types and order of columns to take, instead of those of the rows, or of the frame inferred from;
-        pandas' index too, if it has as many rows.
+        missing cell, are draws: all are rounded and clipped; constant columns have their value; keys of whole numbers
+        continue from the largest in the data, and other identifiers, which no model knows, are missing. "other" is one
+        of the levels that share it, drawn by how often each was seen; without a ``generator`` it is missing. ``like``:
+        a frame whose library, types and order of columns to take, instead of those of the rows, or of the frame
+        inferred from; pandas' index too, if it has as many rows.
         """
         coded = values if isinstance(values, Encoded) else None
         numbers = coded.values if coded is not None else np.asarray(values, np.float64)
         if numbers.ndim != 2 or numbers.shape[1] != len(self.modelled):
-            raise ValueError(f"values are {list(numbers.shape)}; give [N, {len(self.modelled)}], a number a cell.")
+            raise ValueError(f"values are {list(numbers.shape)}; give [N, {len(self.modelled)}], one number per cell.")
         observed = coded.mask if coded is not None else np.zeros(numbers.shape, bool)
         source, place = self._source(coded, like), self._places()
         storages, found = [], []

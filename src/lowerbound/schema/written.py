@@ -1,4 +1,4 @@
-"""Numbers, times and truth in written form: cells of text (or whole numbers, of dates) read by a form, and written."""
+"""Read and write numbers, times and booleans as text of a given form."""
 
 from __future__ import annotations
 

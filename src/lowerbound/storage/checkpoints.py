@@ -62,8 +62,9 @@ class Progress(Protocol):
 class Checkpoints:
     """The checkpoints of one fit, under ``run/checkpoints``: the last two. The caller holds the lock of ``run``.
 
-    Each is a model's folder (the best model so far, as ``model_files`` writes it) with the state of the fit beside it.
-    ``identity``: what a fit must have in common with one to go on from it. ``every``: steps from one to the next.
+    Each is a model's folder (the best model so far, as ``model_files`` writes it) with the state of the fit.
+    ``identity``: what a fit must have in common with a checkpoint to resume from it. ``every``: steps from one to the
+    next.
     """
 
     run: Path
@@ -98,7 +99,7 @@ class Checkpoints:
         self._newest = target
 
     def resume(self, progress: Progress) -> None:
-        """Go on from the newest whole checkpoint, if there is one; one that is damaged is said and passed over."""
+        """Resume from the newest intact checkpoint, if any; damaged ones are skipped with a warning."""
         there = listed(self.run)
         for at, path in reversed(list(enumerate(there))):
             try:
@@ -134,7 +135,7 @@ class Checkpoints:
             learnt = "nothing of it is kept" if kept is None else f"what was learnt is in {kept}"
             raise OSError(
                 error.errno,
-                f"the model could not be written into {self.run} ({reason}); mend that, and fit again with resume: "
+                f"the model could not be written into {self.run} ({reason}); fix this, and fit again with resume: "
                 f"{learnt}",
             ) from error
         with _said(f"{self.run} could not be marked as a fit that has ended"), contextlib.suppress(FileNotFoundError):
@@ -171,7 +172,7 @@ def _said(what: str) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """What the last bits of a result depend on beside the fit itself."""
+    """Environment that affects the last bits of a result."""
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -301,7 +302,7 @@ def _say_changes(path: Path, numbers: Mapping[str, Any], progress: Progress) -> 
     ]
     if changes:
         warnings.warn(
-            f"the fit goes on from {path}, but not bit for bit as it would have: {', '.join(changes)}",
+            f"the fit resumes from {path}, but not bit for bit as it would have: {', '.join(changes)}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -47,7 +47,7 @@ class Contents:
         said += [f"  checkpoint of step {step}: {state}" for step, state in self.checkpoints.items()]
         if self.unfinished and "whole" in self.checkpoints.values():
             said += [
-                "a fit has not ended: with the same options and --resume it goes on from the newest whole checkpoint"
+                "a fit has not ended: with the same options and --resume it resumes from the newest intact checkpoint"
             ]
         return [*said, *self.problems, "not whole" if self.problems else "whole: every file is as it was written"]
 

@@ -2,7 +2,7 @@
 
 The manifest is the commit. Files are first written under staged names, then the manifest, then each gets its own
 name; a reader takes a file from whichever of the two names has the manifest's hash. So a folder is the old one or the
-new one, wherever the writer was cut short, and a reader beside a writer sees one of the two.
+new one, wherever the writer was cut short, and a concurrent reader sees one of the two.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _listed(folder: Path) -> Mapping[str, str]:
 def finish(folder: Path, names: Iterable[str] = ()) -> None:
     """End what a writer before could not: give committed files their names, drop the rest. Hold the folder's lock.
 
-    ``names``: of files that it may have been at beside those that the manifest lists.
+    ``names``: of files that it may have been writing, in addition to those in the manifest.
     """
     if not folder.is_dir():
         return

@@ -47,7 +47,7 @@ _CONFIG = {
         "an object of text", lambda value: isinstance(value, dict) and is_list([*value, *value.values()], is_text)
     ),
 }
-"""What each field of a configuration must be, beside its format."""
+"""What each field of a configuration must be, except its format."""
 _HISTORY = {
     "best_epoch": or_none(whole("a whole number of 0 or more")),
     "stopped": one_of(None, *get_args(Stopped)),
@@ -80,7 +80,7 @@ def save(
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
 ) -> None:
-    """Write a model and its posterior into the folder ``path``; ``extra`` is kept as JSON beside them.
+    """Write a model and its posterior into the folder ``path``; ``extra`` is kept as JSON with them.
 
     The folder holds the new model or, wherever writing was cut short, the one before. Raises ``LockedError`` while a
     fit writes there, ``OSError`` if it cannot be written.
@@ -253,7 +253,7 @@ def _damaged(path: str | Path) -> FormatError:
 
 
 def rebuild(value: Mapping[str, Any], own: Mapping[str, Any], saved: Saved) -> dict[str, Any]:
-    """What ``encode`` described beside a model, if its networks are no larger than the model's own."""
+    """What ``encode`` described with a model, if its networks are no larger than the model's own."""
     for key, item in value.items():
         networks_due = key in ("encoder", "decoder", "likelihood", "prior", "objective", "gradient")
         if not networks_due and any(not name.startswith("schedules.") for name in names_in(item)):

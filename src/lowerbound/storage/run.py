@@ -42,7 +42,7 @@ def kept(
             checkpoints.clear(run)
         elif holds_model(run) and not checkpoints.listed(run):
             raise ValueError(
-                f"{run} holds a model but no checkpoint to go on from; replace it with resume='never' (--force), or "
+                f"{run} holds a model but no checkpoint to resume from; replace it with resume='never' (--force), or "
                 "choose another folder."
             )
         found = checkpoints.Checkpoints(run, described, files, every)

@@ -32,8 +32,8 @@ def progress_bar() -> Iterator[Callback]:
 def metrics_file(path: Path) -> Callback:
     """A log of the fit while it runs: one JSON object per epoch, a line each, in ``path``, started anew at the first.
 
-    It is a log for people and plots, appended to, which nothing reads back. Where it cannot be written, that is said
-    once, and the fit goes on.
+    It is a log for people and plots, appended to, which nothing reads back. If it cannot be written, a warning is
+    given once, and the fit continues.
     """
     started = failed = False
 

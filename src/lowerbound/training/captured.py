@@ -43,7 +43,7 @@ class Captured:
 
     Batch, noise and scalars are copied to where the recording reads them; parameters and the optimiser's tensors
     change in place. The first steps run as they are and the next is recorded; anew where tensors of the state were
-    replaced. What cannot be recorded is said in a warning, and runs as it is.
+    replaced. What cannot be recorded runs eagerly, with a warning.
     """
 
     def __init__(self, step: Step, record: Record = cuda_graph) -> None:

@@ -65,8 +65,8 @@ class Compiled:
     """``Backward``, compiled by ``backend`` for each shape of batch.
 
     A trace freezes every branch as the first batch took it. So the first gradients of each graph are held against
-    autograd's: where they differ by more than ``tolerance`` of their norm, or where the loss cannot be traced or
-    compiled, that is said, and autograd is used from then on.
+    autograd's: where they differ by more than ``tolerance`` of their norm, or if the loss cannot be traced or
+    compiled, a warning is given, and autograd is used from then on.
     """
 
     def __init__(
