@@ -17,8 +17,8 @@ from lowerbound.modes import eval_mode
 from lowerbound.nn import seeded
 from lowerbound.training import History
 
-_FAR = 100.0  # standard deviation of the latents that a decoder is tried at
-_LOW, _HIGH = 0.01, 0.99  # beyond either lies most of a squashed output so far out
+_FAR = 100.0  # standard deviation of the latents at which a decoder is tested
+_LOW, _HIGH = 0.01, 0.99  # at such latents most of a squashed output lies beyond these
 _SQUASHES = ("SigmoidBackward", "SoftmaxBackward", "HardsigmoidBackward")
 _SHAPES = ("View", "UnsafeView", "Reshape", "Unsqueeze", "Squeeze", "Permute", "Transpose", "T", "Clone", "Alias")
 _SAME = tuple(f"{name}Backward" for name in (*_SHAPES, "ToCopy", "Expand", "Slice", "Clamp", "ClampMin", "ClampMax"))
@@ -26,7 +26,7 @@ _SAME = tuple(f"{name}Backward" for name in (*_SHAPES, "ToCopy", "Expand", "Slic
 
 @contextlib.contextmanager
 def decoder_watched(model: LatentVariableModel) -> Iterator[None]:
-    """Warn at the first output of the decoder in the block, if it gives probabilities where logits are read."""
+    """Warn at the decoder's first output in the block if it gives probabilities, where the likelihood reads logits."""
     if not isinstance(model.likelihood, Bernoulli | Categorical):
         yield
         return
@@ -46,10 +46,10 @@ def decoder_watched(model: LatentVariableModel) -> Iterator[None]:
 
 
 def squashes(model: LatentVariableModel, out: Tensor, inputs: Sequence[Any]) -> str:
-    """Why the decoder seems to give probabilities where its likelihood reads logits; "" if it does not seem so.
+    """Explain why the decoder seems to give probabilities, where its likelihood reads logits; "" if it does not.
 
-    By the last operation of the graph of ``out``, what it gave of ``inputs``; or by its range, where this and all
-    outputs at latents far out lie in [0, 1], and most of those at its ends: those of a linear layer do not.
+    It does if the last operation in the graph of ``out``, its output at ``inputs``, is a sigmoid or softmax; or if this
+    output and all outputs at extreme latents lie in [0, 1], most of the latter at the ends, unlike a linear layer's.
     """
     if _ends_in_squash(out):
         return _words(model.likelihood)
@@ -59,7 +59,7 @@ def squashes(model: LatentVariableModel, out: Tensor, inputs: Sequence[Any]) -> 
     try:
         with eval_mode(model), seeded(0), torch.no_grad():
             there = model.decoder(far, *inputs[1:])
-    except (RuntimeError, IndexError, MemoryError):  # latents of other kinds, for which such values are none
+    except (RuntimeError, IndexError, MemoryError):  # latents of another kind, which have no such values
         return ""
     return _words(model.likelihood) if _within_unit(there) else ""
 
@@ -94,7 +94,7 @@ def _words(likelihood: Likelihood) -> str:
 
 
 def _ends_in_squash(out: Tensor) -> bool:
-    """Whether the last operation but those of shape is a sigmoid or a softmax."""
+    """Whether the last operation, apart from those on shapes, is a sigmoid or a softmax."""
     step = out.grad_fn
     while step is not None and step.name().rstrip("0123456789") in _SAME:
         step = step.next_functions[0][0]
@@ -102,6 +102,6 @@ def _ends_in_squash(out: Tensor) -> bool:
 
 
 def _within_unit(out: Tensor) -> bool:
-    """Whether all outputs lie in [0, 1], most of them at its ends, and some at either."""
+    """Whether all outputs lie in [0, 1], most of them near the ends, and some near each end."""
     low, high = (out < _LOW).double().mean().item(), (out > _HIGH).double().mean().item()
     return bool(((out >= 0) & (out <= 1)).all()) and min(low, high) > 0 and low + high > 0.5

@@ -1,4 +1,4 @@
-"""Where a value that is not finite began: run one step in the open and name the first place."""
+"""Find where a value that is not finite first appears: run one step with the layers watched."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lowerbound.training import Metrics
 
 
 def explain(modules: Mapping[str, nn.Module], batch: Batch, loss: Callable[[], tuple[Tensor, Metrics]]) -> str:
-    """The first of: a row of data, a parameter, a layer's output, a term, a gradient; "" if all are finite."""
+    """Name the first row, parameter, layer output, term or gradient that is not finite; "" if all are finite."""
     rows = (batch.x if batch.mask is None else torch.where(batch.mask, batch.x, 0)).flatten(1)
     if bad := [int(batch.index[i]) for i in range(len(rows)) if not rows[i].isfinite().all()]:
         return f"row {bad[0]} of the training data holds a value that is not finite"

@@ -1,4 +1,4 @@
-"""What the C library does with memory that a step gives back: keep it for the next step."""
+"""A setting of the C library: keep the memory that a step frees for the next step."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import functools
 import os
 
 OPT_OUT = "LOWERBOUND_MALLOPT"
-# mallopt's names in malloc.h: blocks of any size come from the heap, which gives nothing back and grows in big pieces
+# mallopt's names in malloc.h: take blocks of any size from the heap, return nothing to the system, grow in large steps
 _SETTINGS = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
 
 
 @functools.cache
 def keep_memory() -> bool:
-    """Have glibc keep freed memory in this process from now on; whether that was done.
+    """Make glibc keep freed memory in this process from now on; return whether that was done.
 
-    Else it returns the large blocks of each step to the system, and their pages are faulted in anew at the next. Where
-    there is no glibc, or LOWERBOUND_MALLOPT=0 is set, nothing is changed.
+    By default it returns the large blocks of each step to the system, and the next step has to fault their pages in
+    again. Without glibc, or with LOWERBOUND_MALLOPT=0, nothing is changed.
     """
     if os.environ.get(OPT_OUT) == "0":
         return False

@@ -1,4 +1,4 @@
-"""Callbacks that come with the loop: a progress bar and a file of metrics."""
+"""The library's own callbacks: a progress bar and a file of metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lowerbound.training.procedure import Callback, Event
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callback]:
-    """A callback that shows a bar on stderr, with the latest objective in nats per row, while the block runs."""
+    """Make a callback that shows a progress bar on stderr, with the latest objective, while the block runs."""
     with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
 
         def show(event: Event) -> None:

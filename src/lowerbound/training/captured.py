@@ -1,4 +1,4 @@
-"""A step recorded once, on a GPU, as a CUDA graph, and then replayed by a single launch."""
+"""Training steps on a GPU as CUDA graphs: recorded once, then replayed by a single launch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lowerbound.training.state import State
 
 Step = Callable[[State, Batch, Tensor, Scalars], Metrics]
 Record = Callable[[Callable[[], Metrics]], tuple[Callable[[], Any], Metrics]]
-"""A function that works in fixed memory → what repeats it there, and the tensors that its result comes to lie in."""
+"""A function that works in fixed memory → a function that repeats it there, and the tensors that hold its result."""
 
-_WARM_UP = 3  # steps that run as they are, so that libraries and the optimiser have made what they keep
+_WARM_UP = 3  # steps before the recording, in which libraries and the optimiser allocate what they keep
 
 
 def cuda_graph(function: Callable[[], Metrics]) -> tuple[Callable[[], Any], Metrics]:
@@ -69,7 +69,7 @@ class Captured:
         return dict(zip(recording.metrics, values.unbind(), strict=True))
 
     def _recorded(self, shapes: object, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> bool:
-        """Record the step for inputs of these shapes; whether that could be done."""
+        """Record the step for inputs of these shapes; return whether that was possible."""
         inputs = [tensor.clone() for tensor in flat(batch, noise, scalars)]
         fixed = unflat(inputs, batch, scalars)
         if state.optimizer is not None:

@@ -1,4 +1,4 @@
-"""The gradients of a loss by a compiled graph: traced once, with no autograd left to run at each step."""
+"""Gradients of a loss from a compiled graph: traced once, without autograd at each step."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Loss = Callable[[Batch, Tensor, Scalars], tuple[Tensor, Metrics]]
 Gradients = Sequence[Tensor | None]
 Run = Callable[..., Sequence[Tensor | None]]
 Backend = Callable[[torch.fx.GraphModule, list[Any]], Run]
-_TRACING = threading.RLock()  # a tracer replaces methods of nn.Module while it works, for all threads
-# random numbers stay those of torch's own generators; shapes and strides are the key of each graph, not looked at again
+_TRACING = threading.RLock()  # while it works, a tracer replaces methods of nn.Module for all threads
+# random numbers stay those of torch's generators; a graph is chosen by shapes and strides, which need no second check
 _OPTIONS = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 
 
 class Backward:
-    """Gradients of a ``loss`` of ``modules`` by autograd."""
+    """Gradients of a ``loss`` with respect to the parameters of ``modules``, by autograd."""
 
     def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
         self._loss = loss
         self._learned = [p for p in nn.ModuleDict(modules).parameters() if p.requires_grad]
 
     def __call__(self, batch: Batch, noise: Tensor, scalars: Scalars, anew: bool = True) -> Metrics:
-        """Give the parameters the gradients of the loss, or add these to what they have; the metrics."""
+        """Set the parameters' gradients to those of the loss, or add them unless ``anew``; return the metrics."""
         total, metrics = self._loss(batch, noise, scalars)
-        if anew:  # not before: what the old gradients leave is for the new ones, in one piece
+        if anew:  # not earlier, so that new gradients reuse the memory of the old ones
             for parameter in self._learned:
                 parameter.grad = None
         total.backward()
@@ -53,7 +53,7 @@ class Graph:
 
 
 def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
-    """Compile ``graph`` for inputs like ``examples``; random numbers stay those of torch's own generators."""
+    """Compile ``graph`` for inputs like ``examples``; random numbers stay those of torch's generators."""
     with ignored(DeprecationWarning):  # torch's own, of its torch.jit
         from torch import _inductor  # takes a second to import
 
@@ -135,7 +135,7 @@ class Compiled:
             return Graph(self._backend(graph, examples), names)
 
     def _checked(self, graph: Graph, batch: Batch, noise: Tensor, scalars: Scalars) -> Graph:
-        """``graph``, whose gradients at this batch are autograd's; ``ArithmeticError`` if they are not."""
+        """Return ``graph`` if its gradients at this batch are autograd's; else raise ``ArithmeticError``."""
         with self._rewound():
             total, _ = self._loss(batch, noise, scalars)
             true = torch.autograd.grad(total, list(self._learned.values()), allow_unused=True)
@@ -152,7 +152,7 @@ class Compiled:
 
     @contextlib.contextmanager
     def _rewound(self) -> Iterator[None]:
-        """Leave buffers, and the global generator where the loss may draw from it, as they were before the block."""
+        """Restore buffers, and the global generator if the loss may draw from it, after the block."""
         before = copied(self._buffers)
         with rewound(self._draws):
             yield
@@ -182,7 +182,7 @@ def flat(batch: Batch, noise: Tensor, scalars: Scalars) -> list[Tensor]:
 
 
 def unflat(tensors: Sequence[Tensor], like: Batch, scalars: Scalars) -> tuple[Batch, Tensor, Scalars]:
-    """What ``flat`` was given, of a batch that has what ``like`` has."""
+    """Undo ``flat``, for a batch with the same optional parts as ``like``."""
     x, index, weight, noise, *rest = tensors
     mask = None if like.mask is None else rest.pop(0)
     context = None if like.context is None else rest.pop(0)

@@ -1,4 +1,4 @@
-"""Where a fit stands in its data: which epoch, which position; and the generators that its draws come from."""
+"""The position of a fit in its data (epoch and batch), and the generators of its random numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lowerbound.training.procedure import Rows
 
 @dataclass(frozen=True)
 class Place:
-    """A point that a cursor can go back to."""
+    """A position to which a cursor can return."""
 
     epochs: int
     position: int
     rng: Tensor
-    global_rng: Tensor  # what modules such as dropout draw from
+    global_rng: Tensor  # of modules that draw from torch's global generator, such as dropout
 
 
 class Cursor:
@@ -49,16 +49,16 @@ class Cursor:
 
     @property
     def steps(self) -> int:
-        """Steps taken since the start."""
+        """Steps since the start."""
         return self.epochs * self.steps_per_epoch + self.position
 
     @property
     def time(self) -> float:
-        """Passes since the start, with their fraction."""
+        """Epochs since the start, with the fraction of the current one."""
         return self.steps / self.steps_per_epoch
 
     def next(self) -> tuple[Batch, int]:
-        """The next batch, and how many of its rows are real. At the end of an epoch, the next one starts."""
+        """The next batch, and how many of its rows are not padding. After the last batch, the next epoch starts."""
         start = self.position * self.batch_size
         index = self._order[start : start + self.batch_size]
         self.position += 1
@@ -85,7 +85,7 @@ class Cursor:
 
 
 def in_order(rows: Rows, batch_size: int, rng: torch.Generator | None = None) -> Iterator[tuple[Batch, int]]:
-    """All rows once, in order, in batches of ``batch_size``, the last padded; with how many rows of each are real."""
+    """All rows once, in order, in batches of ``batch_size``, the last padded; each with its number of real rows."""
     places = torch.arange(batch_size, device=rows.device)
     for start in range(0, len(rows), batch_size):
         real = min(batch_size, len(rows) - start)

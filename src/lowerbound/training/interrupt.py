@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the first is noted for the loop to see, the second raises ``KeyboardInterrupt``."""
+"""Ctrl-C during a fit: the first is a request that the loop reads, the second raises ``KeyboardInterrupt``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """While the block runs, SIGINT sets ``asked``. Nothing is changed outside the main thread, or where
-    SIGINT is ignored."""
+    """Make SIGINT set ``asked`` while the block runs; not outside the main thread, nor if SIGINT is ignored."""
 
     def __init__(self) -> None:
         self.asked = False

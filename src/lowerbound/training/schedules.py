@@ -1,4 +1,4 @@
-"""Schedules: a value as a function of time, counted in epochs over the data."""
+"""Schedules: a value as a function of time, in epochs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Constant:
-    """``value``, always."""
+    """``value`` at all times."""
 
     value: float
 
@@ -49,7 +49,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Cyclic:
-    """``WarmUp`` again and again: each ``epochs`` long, rising over the first ``rising`` of them. Fu et al. 2019.
+    """Repeated ``WarmUp``: cycles of ``epochs``, rising over the first share ``rising`` of each. Fu et al. 2019.
 
     After ``cycles`` of them it stays at ``end``.
     """
@@ -68,5 +68,5 @@ class Cyclic:
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """A number as a constant schedule; a schedule as it is."""
+    """Convert a number to a constant schedule; return a schedule as it is."""
     return value if callable(value) else Constant(float(value))
