@@ -186,7 +186,7 @@ def test_others_are_all_the_other_rows_however_they_are_divided(monkeypatch):
         due = each.masked_fill(torch.eye(130, dtype=torch.bool), -math.inf).logsumexp(2)
         monkeypatch.setattr(module, "_VALUES", 5000)
         monkeypatch.setattr(module, "_ROWS", 40)
-        found = module._log_others(posterior, Rows(x, dtype=torch.float64), z)
+        found = module._log_others(oracle.model(), posterior, Rows(x, dtype=torch.float64), z)
     torch.testing.assert_close(found, due, rtol=1e-10, atol=1e-10)
 
 

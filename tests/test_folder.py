@@ -11,10 +11,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from folders import reseal, tree
 
 import lowerbound as lb
+from lowerbound.draw import Batch
 from lowerbound.errors import FormatError
+from lowerbound.model import draw
 from lowerbound.storage import folder
 from lowerbound.storage.contents import contents
 
@@ -196,3 +199,13 @@ def test_contents_say_what_is_not_whole(tmp_path):
     assert found.checkpoints == {4: "damaged", 6: "whole"}
     reseal(path)
     assert len(contents(path).problems) == 1
+
+
+def test_latents_of_format_1_are_read_as_latents_by_name():
+    """Written by the version before: a class and a normal of one network, and log w of a draw of fixed noise."""
+    saved = lb.load(GOLDEN / "latents")
+    assert list(saved.posterior.parts) == list(saved.model.prior.parts) == ["k", "z"]
+    x = torch.tensor([[0.0, 1, 1, 0], [1, 0, 0, 0]])
+    batch = Batch(x, None, torch.arange(2), torch.full((2,), 0.5))
+    found = draw(saved.model, saved.posterior, batch, torch.full((1, 2, 8), 0.3)).log_w
+    torch.testing.assert_close(found, torch.tensor([[-3.523458242416382, -3.813971757888794]]))

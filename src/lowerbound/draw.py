@@ -276,7 +276,7 @@ class Draw:
                 return node.z.detach(), node.noise
             if node.z.requires_grad:
                 live.add(key)
-            return node.drawn_by(q) if node.parents else node.z, node.noise
+            return node.drawn_by(q) if node.parents and node.path else node.z, node.noise
 
         given = frozenset(own) - {name}
         found = self.evaluate(choose, given=given)

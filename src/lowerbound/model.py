@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowerbound import posteriors, priors
 from lowerbound.distributions import Distribution, Latents, a_distribution
 from lowerbound.distributions.family import WITHIN, Domain
-from lowerbound.distributions.latents import Conditional, Merged, conditionals, descendants, order, split
+from lowerbound.distributions.latents import Conditional, Merged, conditionals, descendants, order, parents_first, split
 from lowerbound.draw import Batch, Choose, Draw, Node
 from lowerbound.likelihoods import Likelihood
 from lowerbound.modes import in_eval_mode, read_only
@@ -165,6 +165,13 @@ def check_latents(prior: Prior, posterior: Posterior) -> None:
                 f"{at}the posterior {names[0]} has shape {list(event)} and of the prior {names[1]} {list(its_event)}; "
                 "make them alike."
             )
+    if isinstance(posterior, posteriors.Latents) and isinstance(prior, priors.Latents):
+        parents_first(
+            {
+                name: (*posterior.parents.get(name, ()), *(prior.parents.get(name, ()) if part.merges else ()))
+                for name, part in posterior.parts.items()
+            }
+        )
 
 
 def check_domains(domain: Domain | None, its_domain: Domain | None, posterior: str, prior: str, at: str = "") -> None:
@@ -204,6 +211,8 @@ def distributions_of(
             f"the posterior is of the latents {', '.join(ours)} and the prior of {', '.join(theirs)}; name them alike."
         )
     parts = posterior.parts if isinstance(posterior, posteriors.Latents) else {"z": posterior}
+    if isinstance(q, Latents):
+        q = replace(q, names=tuple(theirs))  # z is joined in one order by both
     if not any(part.merges for part in parts.values()):
         return q, p
     merged = {n: Merged(own, theirs[n], parts[n].merge) if parts[n].merges else own for n, own in ours.items()}
@@ -256,9 +265,8 @@ class _Rows:
             # What log p, log q and the decoder see of a parent is another tensor than what its children are drawn from:
             # a hook on it meets the first kind of gradient only.
             z[name] = above[name].view_as(above[name]) if name in read else above[name]
-        joined = (
-            torch.cat([z[n].flatten(2) for n in self.q], -1) if isinstance(self.model.prior, priors.Latents) else z["z"]
-        )
+        several = isinstance(self.model.prior, priors.Latents)
+        joined = torch.cat([z[name].flatten(2) for name in self.p], -1) if several else z["z"]
         log_lik = self.model.log_lik(joined, x, mask, self.batch.context)
         below = descendants(self.q)
         nodes = tuple(

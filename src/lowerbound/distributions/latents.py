@@ -127,11 +127,12 @@ class Latents(Distribution):
     """Π_n p(z_n | parents) over named latents; z ``[K, B, d]`` is all of them, flattened and joined end to end.
 
     ``conditionals``: each latent's distribution, by its name. Draws are ancestral: parents first. The noise is that of
-    the latents, flattened and joined likewise. A batch of distributions for rows, or of none (``batch_dims`` 0).
+    the latents, flattened and joined in the order of ``conditionals``; z is in the order of ``names``, where given.
     """
 
     conditionals: Mapping[str, Conditional]
     batch_dims: int = 1
+    names: tuple[str, ...] = ()
 
     @property
     def reparameterisation(self) -> Reparameterisation | None:  # type: ignore[override]  # of all its latents
@@ -143,8 +144,8 @@ class Latents(Distribution):
 
     @property
     def events(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each latent."""
-        return {name: one.event for name, one in self.conditionals.items()}
+        """The shape of each latent, in the order in which z joins them."""
+        return {name: self.conditionals[name].event for name in self.names or self.conditionals}
 
     def nodes(self) -> Mapping[str, Distribution]:
         for name, one in self.conditionals.items():
@@ -189,7 +190,7 @@ class Latents(Distribution):
 
     def join(self, latents: Mapping[str, Tensor]) -> Tensor:
         """z ``[K, B, d]`` of each latent's own ``[K, B, *E]``."""
-        return torch.cat([latents[name].flatten(2) for name in self.conditionals], -1)
+        return torch.cat([latents[name].flatten(2) for name in self.events], -1)
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
         """Each latent's own ``[K, B, *E]``, from z ``[K, B, d]``: the inverse of ``join``."""
@@ -212,7 +213,8 @@ class Latents(Distribution):
         """The latents' means joined, ``[B, d]``; None where a latent has none, or has parents."""
         if any(one.parents for one in self.conditionals.values()):
             return None
-        terms = [part.mean() for part in self.nodes().values()]
+        nodes = self.nodes()
+        terms = [nodes[name].mean() for name in self.events]
         known = [term.flatten(self.batch_dims) for term in terms if term is not None]
         return torch.cat(known, -1) if len(known) == len(terms) else None
 

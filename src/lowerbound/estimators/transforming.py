@@ -18,6 +18,7 @@ from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.fitted import USE_BATCH, Fitted
+from lowerbound.model import distributions_of
 from lowerbound.modes import eval_mode
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
@@ -98,7 +99,8 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         with eval_mode(self.model_, self.posterior_), torch.no_grad():
             rows = self._supported(x, "mean", context)
             for batch, real in in_order(rows, USE_BATCH):
-                yield self.posterior_(batch.x, batch.mask, batch.context), batch, real
+                q, _ = distributions_of(self.model_, self.posterior_, batch.x, batch.mask, batch.context)
+                yield q, batch, real
 
     def _moments(self, q: distributions.Distribution, of: Batch) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of z, ``[B, *E]``: the prior's where nothing is observed."""

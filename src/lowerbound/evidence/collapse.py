@@ -137,7 +137,7 @@ def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, sampl
         raise DataError(f"collapse needs at least 2 rows and 1 sample; got {len(rows)} rows and samples={samples}.")
     batches = in_order(rows, min(_ROWS, len(rows)))
     drawn = _joined([_drawn(model, posterior, batch, real, samples, rng) for batch, real in batches])
-    others = _log_others(posterior, rows, drawn.z)
+    others = _log_others(model, posterior, rows, drawn.z)
     log_mixture = torch.logaddexp(others, drawn.log_q) - math.log(len(rows))
     information, marginal = _balanced(drawn.log_q - log_mixture, log_mixture - drawn.log_p, drawn.kl)
     upper = (drawn.log_q - others).mean(0).cpu().numpy() + math.log(len(rows) - 1)
@@ -201,7 +201,7 @@ def _pairs(q: Distribution, p: Distribution) -> list[tuple[Distribution, Distrib
     return [(own, priors[name]) for name, own in q.nodes().items()]
 
 
-def _log_others(posterior: Posterior, rows: Rows, z: Tensor) -> Tensor:
+def _log_others(model: LatentVariableModel, posterior: Posterior, rows: Rows, z: Tensor) -> Tensor:
     """log Σ_{j≠i} q(z_i|x_j) ``[S, N]`` of ``z [S, N, *E]``, in double precision."""
     samples, n = z.shape[:2]
     flat, own = z.flatten(0, 1), torch.arange(n, device=z.device).repeat(samples)
@@ -210,7 +210,7 @@ def _log_others(posterior: Posterior, rows: Rows, z: Tensor) -> Tensor:
     width = max(1, _VALUES // (at_once * z[0, 0].numel()))
     first = 0
     for batch, real in in_order(rows, at_once):
-        q = posterior(batch.x, batch.mask, batch.context)
+        q, _ = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
         index = torch.arange(first, first + real, device=z.device)
         for part in torch.arange(samples * n, device=z.device).split(width):
             each = q.log_prob_of_each(flat[part])[:, :real].double()

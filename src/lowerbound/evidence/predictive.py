@@ -21,7 +21,7 @@ from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import like_of, settled
 from lowerbound.evidence.typicality import bonferroni, two_sided
 from lowerbound.inference import Data
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
@@ -204,7 +204,7 @@ def _latents(
     """One for each row, ``[1, B, *E]``."""
     if given == "prior":
         return model.sample_latents(len(batch.x), rng, batch.context, posterior).unsqueeze(0)
-    q = posterior(batch.x, batch.mask, batch.context)
+    q, _ = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
     z: Tensor = q.sample(posterior.noise(1, len(batch.x), rng, batch.x.dtype))
     return z
 

@@ -11,6 +11,7 @@ from lowerbound.distributions import Normal
 from lowerbound.draw import Draw, Node, of_terms
 from lowerbound.gradients.base import (
     Objective,
+    Sensitivity,
     Traits,
     estimator,
     is_mean,
@@ -76,19 +77,11 @@ def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
             raise ValueError(
                 f"rao_blackwellised needs latents with independent components, and those of {node.name!r} are not."
             )
-        log_p, log_q = log_p.flatten(2), log_q.flatten(2)
-        own = _of_each(share.log_p, node, log_p) + _of_each(share.log_q, node, log_q)
-        left_out = torch.zeros_like(whole)
-        depends = {node.name} | draw.below(node.name)
-        for other in sampled.nodes:
-            itself, free = other.name == node.name, other.name not in depends
-            if itself or (free and depends.isdisjoint(other.prior_parents)):
-                left_out = left_out + share.log_p * other.log_p
-            if itself or free:
-                left_out = left_out + share.log_q * other.log_q
-        if draw.read is not None and depends.isdisjoint(draw.read):
-            left_out = left_out + share.log_lik * draw.log_lik
-        signal = whole.unsqueeze(2) / len(whole) - left_out.unsqueeze(2) + own
+        log_q = log_q.flatten(2)
+        own = _of_each(share.log_q, node, log_q)
+        if node.closed:  # else log p reads latents that are drawn given every component
+            own = own + _of_each(share.log_p, node, log_p.flatten(2))
+        signal = whole.unsqueeze(2) / len(whole) - _left_out(node, sampled, share).unsqueeze(2) + own
         score = score + (signal.detach() * log_q).sum(2)
     return objective(sampled) + score.sum(0)
 
@@ -204,6 +197,21 @@ def _leave_one_out(draw: Draw, objective: Objective) -> Tensor:
     kl, entropy = closed(draw.kl), closed(draw.entropy)
     log_lik, log_prior, log_q = map(without_each, (draw.log_lik, draw.log_prior, draw.log_q))
     return objective(draw) - objective(of_terms(log_lik, log_prior, log_q, kl, entropy)).view(draws, rows)
+
+
+def _left_out(node: Node, draw: Draw, share: Sensitivity) -> Tensor:
+    """The terms of the objective that do not depend on a latent or that are taken by its components, ``[K, B]``."""
+    depends = {node.name} | draw.below(node.name)
+    found = torch.zeros_like(draw.log_lik)
+    for other in draw.nodes:
+        itself, free = other.name == node.name, other.name not in depends
+        if (itself and node.closed) or (free and depends.isdisjoint(other.prior_parents)):
+            found = found + share.log_p * other.log_p
+        if itself or free:
+            found = found + share.log_q * other.log_q
+    if draw.read is not None and depends.isdisjoint(draw.read):
+        found = found + share.log_lik * draw.log_lik
+    return found
 
 
 def _of_each(share: Tensor, node: Node, term: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lowerbound.draw import Batch
 from lowerbound.evidence.targets import Target
 from lowerbound.likelihoods import Factorised
 from lowerbound.mcmc import Path, StepSize, transition, warm_up
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.posteriors import Posterior
 
 Refine = Literal["hmc", "gibbs"]
@@ -100,7 +100,7 @@ def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Ten
     params, kept = model.decode(z, wide.context), []
     for sweep in range(1, _SWEEPS + KEPT * _THIN + 1):
         x = torch.where(wide.mask, wide.x, model.likelihood.sample(params, rng)[0])
-        q = posterior(x, there.mask, wide.context)
+        q, _ = distributions_of(model, posterior, x, there.mask, wide.context)
         noise = q.noise(z.shape[:2], model.prior.event, rng, x.dtype)
         new = q.sample(noise)
         new_params = model.decode(new, wide.context)

@@ -19,7 +19,7 @@ from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
 from lowerbound.evidence.importance import WeightTotal, chunks
 from lowerbound.evidence.targets import Target
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.denoising.channels import Channel, channel_of, check
@@ -119,8 +119,9 @@ class _Asked:
     def target(self, batch: Batch) -> Target:
         """log p(y, z) of corrupted rows, and the widened q at a guess of the clean ones."""
         guess, seen = self.channel.guess(batch.x)
-        q = _widened(self.posterior(guess, None if bool(seen.all()) else seen, batch.context))
-        prior = self.model.prior_given(batch.context, self.posterior)
+        mask = None if bool(seen.all()) else seen
+        q, prior = distributions_of(self.model, self.posterior, guess, mask, batch.context)
+        q = _widened(q)
 
         def log_joint(z: Tensor) -> Tensor:
             log_prior: Tensor = prior.log_prob(z)
