@@ -506,13 +506,16 @@ BOTH = {"a": lb.priors.Normal(2), "b": lb.priors.ConditionalNormal(2, MLP((2,), 
             "latent 'b' has parents, and its encoder MLP takes no context: take nn.MLP",
         ),
         (
-            lambda: lb.posteriors.Latents({"a": normal(), "b": lb.posteriors.Bernoulli(1, nn.Identity())}, MLP((3,), (3,))),
+            lambda: lb.posteriors.Latents(
+                {"a": normal(), "b": lb.posteriors.Bernoulli(1, nn.Identity())}, MLP((3,), (3,))
+            ),
             "some of the latents have encoders of their own and some have none",
         ),
         (lambda: lb.posteriors.Latents({"a": normal(), "b": normal()}).n_outputs, "give features=, the numbers"),
         (
-            lambda: LatentVariableModel(lb.priors.Latents(BOTH, {"b": ["a"]}), nn.Identity(), lb.likelihoods.Normal(),
-                                        parents=["c"]),
+            lambda: LatentVariableModel(
+                lb.priors.Latents(BOTH, {"b": ["a"]}), nn.Identity(), lb.likelihoods.Normal(), parents=["c"]
+            ),
             "parents= of the decoder is c, and the prior's latents are a, b",
         ),
         (
@@ -527,7 +530,7 @@ BOTH = {"a": lb.priors.Normal(2), "b": lb.priors.ConditionalNormal(2, MLP((2,), 
         ),
         (lambda: enumerated(Classes().draw(rng(), 1), elbo, latent="w"), "no latent is named 'w'; they are y, z"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_order_of_latents_is_refused_in_a_sentence(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         make()
