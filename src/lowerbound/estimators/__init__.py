@@ -1,4 +1,4 @@
-"""scikit-learn faces of the models, and ``load``."""
+"""Estimators with scikit-learn's interface, and ``load``."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def build(
     """Build p(x, z) and q(z|x) for ``rows``, and initialise them from some of these."""
     shape, n_context = rows.shape, None if rows.context is None else rows.context.shape[1]
     some = torch.randperm(len(rows), generator=generator(seed, "initialise")).to(rows.device)
-    if rows.mask is None:  # of a column with few holes, or with few others, all must be seen
+    if rows.mask is None:  # a column with few missing or few observed values needs all rows
         some = some[:_INITIALISE_ROWS]
     batch = rows.batch(some, torch.ones(len(some)))
     hidden, context = given["hidden"], n_context or 0

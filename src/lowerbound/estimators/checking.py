@@ -1,4 +1,4 @@
-"""``check``: what a fit would do with data of any kind, without fitting."""
+"""``check``: report what a fit would do with some data, without fitting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of fitted models on the same rows."""
+"""Compare fitted models on the same rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit takes from the data when it is not told: the likelihood, and networks of the right shape."""
+"""Defaults that depend on the data: the likelihood, the prior, and networks of the right shape."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _BOUNDED = (Bernoulli, Beta, BetaBinomial, Categorical, DiscretizedLogistic, Dis
 
 
 def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, str]:
-    """The likelihood that suits ``x [N, *X]``, by name, and why, in words."""
+    """Choose the likelihood of ``x [N, *X]``: its name, and the reason."""
     if binarised:
         return "Bernoulli", "values are binarised"
     low, high, whole = x.min(), x.max(), _whole(x)
@@ -82,7 +82,7 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
-    """A likelihood by name, with what it needs to know of ``x [N, *X]``. ``max_value``: the largest 8-bit value."""
+    """Make a likelihood by name, with arguments that follow from ``x [N, *X]`` and from ``max_value``, its largest."""
     part = find("likelihoods", name)
     if part in (Normal, LogNormal, RoundedLogistic, StudentT):
         return part(scale="dimension", shape=x.shape[1:])
@@ -109,7 +109,7 @@ def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood
 
 
 def part_of(kind: str, part: Any) -> Any:
-    """A part of a kind ("objectives", "posteriors", …): the one of this name, or as it is."""
+    """Look up a part of a kind ("objectives", "posteriors", …) by name; return anything else as it is."""
     return find(kind, part) if isinstance(part, str) else part
 
 
@@ -178,7 +178,7 @@ def build_networks(
 
 
 def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
-    """Refuse columns that vary by less than single precision, in which models compute, can tell apart."""
+    """Refuse columns whose variation is too small for single precision, in which models compute."""
     if not isinstance(likelihood, (*_REAL, *COUNTS)) or x.dtype == np.uint8:
         return
     mean, deviation, varies = _moments(x)
@@ -199,7 +199,7 @@ def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names:
 
 
 def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Of each value of a row: mean, standard deviation, and whether it differs between rows at all."""
+    """Mean and standard deviation over rows of each value ``[*X]``, and whether it varies at all."""
     mean = np.sum([chunk.sum(0, dtype=np.float64) for chunk in _chunks(x)], 0) / len(x)
     squares = np.sum([np.square(chunk - mean).sum(0, dtype=np.float64) for chunk in _chunks(x)], 0)
     varies = np.any([(chunk != x[:1]).any(0) for chunk in _chunks(x)], 0)

@@ -178,7 +178,7 @@ def _check_latents(given: Mapping[str, Any]) -> None:
             "arguments by functools.partial."
         ) from error
     if name_of(make.func if isinstance(make, functools.partial) else make) is None:
-        return  # one's own is made, and looked at, once there are rows
+        return  # your own is made and checked once there are rows
     with torch.device("meta"), seeded(0):
         like = make(latent_dim, encoder=nn.Identity())
         check_latents(build_prior(given["prior"], like, (1,), 1), like)

@@ -1,4 +1,4 @@
-"""What a fit would do with data, and what is wrong with them, without fitting."""
+"""Report what a fit would do with an array, and which of its values it would refuse, without fitting."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _NAMED = 5  # columns named in a sentence; of more, the number
 
 @dataclass(frozen=True)
 class Preview:
-    """What ``VAE().fit`` would do. ``problems``: what it would refuse; ``notes``: what it would take without a word.
+    """What ``VAE().fit`` would do; print it for a summary.
 
-    ``likelihood`` and ``why`` are None where there are problems with the values. ``bytes``: of the data in memory.
-    ``schema``: of a table, what each column is taken for; None of arrays, and where that cannot be told. Print it for
-    all of it in words.
+    ``problems``: reasons why it would refuse the data; ``notes``: what it would accept, but you may want to know.
+    ``likelihood`` and ``why`` are None if the values have problems. ``bytes``: size of the data in memory. ``schema``:
+    the inferred schema of a frame; None for arrays, or if it cannot be inferred.
     """
 
     rows: int

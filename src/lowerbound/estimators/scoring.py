@@ -1,4 +1,4 @@
-"""What a fitted estimator says of rows in nats: log p(x), and how far to trust it."""
+"""Estimate log p(x) of rows by a fitted estimator, in nats, with its error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lowerbound.likelihoods import Product, SelfMasking
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
-STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws a row, in the mean
+STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws per row, on average
 _DRAWS, _MORE_DRAWS, _FEW = 100, 1000, 3  # of score_samples: draws, those of rows with few effective ones, and how few
 
 
@@ -50,8 +50,9 @@ class Scoring(Fitted):
         with ``standardised``, per unit of their spread. With ``keep``, columns of the frame ``X``, it is a frame of
         these and of log_p.
 
-        Every row meets the same draws, so that its score depends on no other row; a mean over rows therefore keeps a
-        Monte Carlo error that more rows do not lessen. For a mean with its standard error: ``log_likelihood``.
+        All rows share the same noise, so that a row's score does not depend on the other rows; a mean over rows
+        therefore has a Monte Carlo error that more rows do not reduce. For a mean with its standard error, use
+        ``log_likelihood``.
         """
         if samples is not None:
             whole("samples", samples, 1)

@@ -1,4 +1,4 @@
-"""Tables of mixed columns: a likelihood for each kind, and networks that know what is missing."""
+"""Models of tables: a likelihood for each kind of column, and networks that take missing values."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
 def likelihood_of(columns: Sequence[Column]) -> Factorised:
     """The likelihood of columns of one family.
 
-    That of real and positive ones has no scale below the precision each was kept in: a density of rounded values has no
-    bound.
+    If values are rounded, a continuous density can grow without bound; the scale of real and positive columns therefore
+    has a floor at the rounding error.
     """
     family, classes = family_of(columns[0])
     shape, steps = (len(columns),), [(column.precision or 0.0) / column.scale for column in columns]

@@ -46,7 +46,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
     def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
         """The approximate posterior of each row, an ``Encoding``: from 1,000 draws where it has no closed form.
 
-        Of a row with nothing observed it is the prior, exactly. With ``keep``, columns of the frame ``X``, it is a
+        For a row without any observed value it is exactly the prior. With ``keep``, columns of the frame ``X``, it is a
         frame of these and of mean0, …, sd0, ….
         """
         x = self._checked(X, kept=keep)
@@ -81,7 +81,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return self._framed(self._given(torch.cat(means), z.dtype))
 
     def reconstruct(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
-        """Rows as the model sees them: encoded to their posterior mean and decoded, ``[N, *X]``."""
+        """Encode rows to their posterior means and decode these, ``[N, *X]``."""
         inputs.check_fitted(self)
         coded = None
         if self.schema_ is None:
@@ -117,7 +117,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return prior_mean, prior_scale
 
     def _moments_of(self, q: distributions.Distribution) -> tuple[Tensor, Tensor]:
-        """Every row meets the same draws where it takes draws."""
+        """Mean and standard deviation of q; where sampling is needed, all rows share the same noise."""
         if isinstance(q, distributions.Normal):
             return q.loc, q.scale
         like = next(self.posterior_.parameters())

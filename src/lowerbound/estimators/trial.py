@@ -1,4 +1,4 @@
-"""A model that was read from a folder, tried on one row: its parts compute together, and give finite numbers."""
+"""Try a model that was read from a folder on one row: its parts must compute together and give finite numbers."""
 
 from __future__ import annotations
 

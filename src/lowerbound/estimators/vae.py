@@ -47,46 +47,48 @@ _IWAE_DRAWS = 20  # of "iwae", and so of the bound where cells are missing. Matt
 class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
-    Rows are an array of numbers, or a table: a frame of pandas, polars or pyarrow as it is, each column of its own
-    kind, with missing cells. What goes in as a frame comes out as one.
+    Fit it to an array of numbers, or to a data frame of pandas, polars or pyarrow: its columns may be of different
+    kinds and have missing values. Results for a frame are frames of the same library.
 
     Parameters
     ----------
-    latent_dim : the number of latents, d.
-    likelihood : "auto" picks it from the data (``lowerbound check`` says which); a name; or a ``Likelihood``.
+    latent_dim : number of latents, d.
+    likelihood : "auto" to choose it from the data (``lowerbound.check`` reports which), a name, or a ``Likelihood``.
     network : "mlp" with ``hidden`` layers, or "conv" for rows of shape (H, W) or (C, H, W).
     hidden, activation : sizes of the encoder's hidden layers, which the decoder mirrors; "SiLU", "Tanh", …
-    encoder, decoder : modules of your own, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
-    prior, posterior : names of ``lowerbound.priors`` and ``.posteriors``; a prior may be a ``Prior``, a posterior what
-        makes one of (latent_dim, encoder=…). None for the prior that suits the posterior.
+    encoder, decoder : your own modules, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
+    prior, posterior : names in ``lowerbound.priors`` and ``.posteriors``. ``prior`` may also be a ``Prior`` (None:
+        chosen to suit the posterior), and ``posterior`` a function (latent_dim, encoder=…) → ``Posterior``.
     objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``. "auto" is "iwae" with 20
-        draws where cells are missing (MIWAE: Mattei & Frellsen 2019), and "elbo" where none is.
-    gradient : a name or function of ``lowerbound.gradients``; None for what the posterior allows.
-    draws : latents drawn for each row and step (K of "iwae"); None for 1, or 20 of "iwae".
-    beta, warm_up, free_bits : the weight of the KL; epochs over which it grows from 0; nats that each latent has free.
-        With any of them what is maximised is no bound on log p(x); what ``score`` reports always is.
+        draws if values are missing (MIWAE: Mattei & Frellsen 2019), else "elbo".
+    gradient : a name or function in ``lowerbound.gradients`` (None: chosen to suit the posterior).
+    draws : latents drawn per row and step, K of "iwae" (None: 20 for "iwae", else 1).
+    beta, warm_up, free_bits : weight of the KL; epochs over which it grows from 0; nats of KL per latent that are not
+        penalised. With any of them the training objective is no bound on log p(x); ``score`` always reports one.
     inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; else a function (or class) that makes
         an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
     learning_rate, batch_size, epochs : of the optimiser; rows per step; epochs, at most.
-    validation, patience : share of rows held out, whose best state is kept; epochs without a better one before
-        stopping (None: never).
+    validation, patience : share of rows held out to choose the best epoch; epochs without improvement before training
+        stops (None: never).
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
         value/``max_value``.
     max_value : the largest grey value (default 255 for 8-bit data, else 1).
-    schema : of a frame, the kinds of some columns by name (``schema.infer`` tells the rest), or a ``Schema``.
-    strict : refuse levels that were never seen, and values beyond a column's kind, instead of using them as missing.
-    missing : why cells are missing. "at_random": given the observed ones. "self_masking": each by its own value, with a
-        probability that is learnt (``SelfMasking``; slower); log p is then of the cells and of which are missing.
+    schema : kinds of some columns of a frame by name (the others are inferred by ``schema.infer``), or a ``Schema``.
+    strict : raise an error for new levels, and for values outside the range of a column's kind, instead of treating
+        them as missing.
+    missing : how values came to be missing. "at_random" (MAR), or "self_masking" (MNAR): with a probability that
+        depends on the missing value and is learnt (``SelfMasking``; slower); log p then includes the missing pattern.
     random_state : seed. The same seed and number of threads give the same bytes; global generators are not touched.
-    device, threads, progress, callbacks : where and how to fit.
-    precision : of the networks' products while fitting, "float32", "bf16" or (on a GPU) "tf32".
-    compile : compile the step first: some 20 seconds, then faster steps.
+    device, threads, progress, callbacks : torch device; CPU threads; whether to show a progress bar; functions of an
+        ``Event``.
+    precision : precision of the networks' matrix products in training: "float32", "bf16" or (on a GPU) "tf32".
+    compile : compile the training step, which takes some 20 seconds and makes steps faster.
 
     Attributes
     ----------
-    model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : what happened. schema_ : what a frame's columns are
-    taken for; None of arrays. n_features_in_, feature_names_in_.
+    model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : the record of training. schema_ : the schema of the
+    fitted frame; None for arrays. n_features_in_, feature_names_in_.
 
     Examples
     --------
@@ -184,12 +186,12 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         resume: inference.Resume = "auto",
         checkpoint_every: int = 1000,
     ) -> Self:
-        """Learn from rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
+        """Fit to rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
 
-        With ``context [N, C]`` it is p(x|context) that is learnt: prior, encoder and decoder are given it.
+        With ``context [N, C]``, p(x|context) is learnt: prior, encoder and decoder get the context as input.
 
-        With ``run_dir``, a folder, the fit can be cut short anywhere and goes on when called again as it was, with the
-        same bytes in the end: ``lowerbound.fit`` tells how. The folder then holds what ``save`` writes.
+        With ``run_dir``, a folder, training writes checkpoints. If it is interrupted, the same call resumes it and ends
+        with the same bytes (see ``lowerbound.fit``). The folder then holds what ``save`` writes.
         """
         goes_on = run_dir is not None and resume == "auto" and self.random_state is None
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError):
@@ -225,15 +227,13 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _keep_history(self, event: Event) -> None:
-        """What happens is kept while it does: it is there, too, where the fit could not be written in the end."""
+        """Keep the history during training, so that it is there even if the model cannot be written in the end."""
         self.history_ = event.history
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
-        """One more epoch, over these rows; the first call starts the model. No rows are held out."""
+        """Train for one epoch on these rows; the first call builds the model. No rows are held out."""
         if is_own(self.inference):
-            raise ValueError(
-                "an inference of your own is begun with all rows, which partial_fit does not have; use fit."
-            )
+            raise ValueError("your own inference starts with all rows, which partial_fit does not have; use fit.")
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
@@ -265,7 +265,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         context: ArrayLike | None = None,
         given: Mapping[Name, Any] | None = None,
     ) -> Any:
-        """Rows from the model, ``[n_samples, *X]`` or a frame. Without ``random_state``, the same rows each time.
+        """Draw rows from the model, ``[n_samples, *X]`` or a frame; without ``random_state``, the same rows each time.
 
         ``context``: of each row, ``[n_samples, C]``, or one for all, ``[C]``. ``given``: cells of a table that are
         known, by column, as {"sex": "Female", "age": 37}: rows from p(x|given), by inference.
