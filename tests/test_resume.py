@@ -22,7 +22,6 @@ from folders import forge, tree
 
 import lowerbound as lb
 from lowerbound.errors import DivergedError, FormatError, LockedError
-from lowerbound.nn import MLP
 from lowerbound.storage import checkpoints, folder
 from lowerbound.storage.contents import contents
 from lowerbound.storage.model import load
@@ -195,7 +194,7 @@ def test_a_forged_checkpoint_is_refused_in_a_sentence(spoil, words, cut):
 def test_a_network_of_ones_own_of_another_size_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Stop):
         FITS["parts"](tmp_path, [stop_at(12)])
-    monkeypatch.setattr(lb.nn, "MLP", lambda i, o, h: MLP(i, o, (h[0] + (i == (3,)),)))
+    monkeypatch.setattr(fits, "DECODER", 17)
     with pytest.raises(ValueError, match=r"structure is .* there"):
         FITS["parts"](tmp_path)
 

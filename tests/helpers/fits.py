@@ -19,6 +19,7 @@ from lowerbound.distributions import generator
 ROWS, BATCH, EPOCHS = 150, 20, 6
 STEPS_PER_PASS = 7  # of 135 rows, after 15 are held out
 EVERY = 5
+DECODER = 16  # hidden units of the decoder of ``fit_parts``
 
 Callbacks = list[Callable[[Any], Any]]
 
@@ -69,7 +70,7 @@ def fit_parts(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.
     """A model of parts, with dropout, in double precision, by SGD with momentum, without validation."""
     with lb.nn.seeded(0):
         encoder = lb.nn.MLP((8, 8), (6,), (16,))
-        decoder = torch.nn.Sequential(torch.nn.Dropout(0.2), lb.nn.MLP((3,), (8, 8), (16,)))
+        decoder = torch.nn.Sequential(torch.nn.Dropout(0.2), lb.nn.MLP((3,), (8, 8), (DECODER,)))
     model = lb.LatentVariableModel(lb.priors.Normal(3), decoder, lb.likelihoods.Bernoulli()).double()
     posterior = lb.posteriors.DiagonalNormal(3, encoder).double()
     data = lb.data.Rows.from_array(

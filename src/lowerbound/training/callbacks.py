@@ -30,9 +30,9 @@ def progress_bar() -> Iterator[Callback]:
 
 
 def metrics_file(path: Path) -> Callback:
-    """A log of the fit while it runs: one JSON object per epoch, a line each, in ``path``, started anew at the first.
+    """Make a callback that writes a log to ``path``, a line of JSON per epoch, in place of an earlier log.
 
-    It is a log for people and plots, appended to, which nothing reads back. If it cannot be written, a warning is
+    The log is for people and plots; the library does not read it. If it cannot be written, a warning is
     given once, and the fit continues.
     """
     started = failed = False

@@ -39,11 +39,11 @@ class _Recording:
 
 
 class Captured:
-    """``step``, replayed from a recording of it for each shape of batch.
+    """Run ``step`` from a recording, one for each shape of batch.
 
     Batch, noise and scalars are copied to where the recording reads them; parameters and the optimiser's tensors
-    change in place. The first steps run as they are and the next is recorded; anew where tensors of the state were
-    replaced. What cannot be recorded runs eagerly, with a warning.
+    change in place. The first steps run as usual and the next one is recorded, again if tensors of the state were
+    replaced. A step that cannot be recorded runs eagerly, with a warning.
     """
 
     def __init__(self, step: Step, record: Record = cuda_graph) -> None:

@@ -64,8 +64,8 @@ def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Run:
 class Compiled:
     """``Backward``, compiled by ``backend`` for each shape of batch.
 
-    A trace freezes every branch as the first batch took it. So the first gradients of each graph are held against
-    autograd's: where they differ by more than ``tolerance`` of their norm, or if the loss cannot be traced or
+    A trace freezes every branch as the first batch took it. So the first gradients of each graph are compared with
+    autograd's: if they differ by more than ``tolerance`` of their norm, or if the loss cannot be traced or
     compiled, a warning is given, and autograd is used from then on.
     """
 
