@@ -322,6 +322,31 @@ def test_gradients_through_the_draws_of_a_parent_are_exact(order, estimator, obj
     torch.testing.assert_close(toy.expected(estimator, objective, draws), truth, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("objective", [elbo, elbo_sampled, iwae])
+@pytest.mark.parametrize("order", ["bottom-up", "top-down"])
+def test_the_gradient_of_a_bound_of_two_layers_is_that_of_its_differences(order, objective):
+    """Central differences of the mean over a grid of noise, along a random direction of all parameters."""
+    toy = Normals(order)
+    found, step = toy.exact(objective, 1), 1e-5
+    along = torch.randn(len(found), dtype=torch.float64, generator=rng(9))
+    values = []
+    for sign in (1, -1):
+        first = 0
+        with torch.no_grad():
+            for parameter in toy.parameters:
+                size = parameter.numel()
+                parameter += sign * step * along[first : first + size].view_as(parameter)
+                first += size
+            there, weight = toy.on_grid(1)
+            values.append(float((weight * objective(there)).sum()))
+            first = 0
+            for parameter in toy.parameters:
+                size = parameter.numel()
+                parameter -= sign * step * along[first : first + size].view_as(parameter)
+                first += size
+    assert float(found @ along) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+
+
 def test_a_stopped_child_keeps_the_gradient_to_its_parents_draw():
     toy = Normals("bottom-up")
     there = draw(toy.model, toy.posterior, batch_of(toy.x), rng(), 2)
