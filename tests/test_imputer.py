@@ -331,7 +331,7 @@ def test_an_array_may_follow_a_frame_and_a_frame_an_array(truth):
         ({"missing_values": -1}, "X contains NaN, and missing_values is -1"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
-        ({"schema": {"height": "real"}}, "schema names 'height', which X has no column of"),
+        ({"schema": {"height": "real"}}, "schema names 'height', but X has no such column"),
         ({"schema": 3}, "schema is 3"),
         ({"random_state": -1}, "random_state must be"),
     ],

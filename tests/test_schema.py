@@ -264,7 +264,7 @@ def test_printed() -> None:
     assert all(line[at - 1] == " " != line[at] for line in lines[1:] if line.isascii())
     assert "20 %" in next(line for line in lines if line.startswith("hours"))
     assert "reads as numbers" in next(line for line in lines if line.startswith(r"a\nb"))
-    assert "comes back so" in next(line for line in lines if line.startswith("empty"))
+    assert "they stay so" in next(line for line in lines if line.startswith("empty"))
     few = infer(pd.DataFrame({"a": [1.5, 2.5], "b": [1, 1], "c": [1, 1]}))
     assert "fewer rows (2) than columns (3)" in str(few)
 

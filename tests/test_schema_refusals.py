@@ -70,7 +70,7 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         ),
         (
             lambda: infer(pd.DataFrame({"a": ["x", "z"]}), {"a": Column("ordinal", levels=("x", "y"))}),
-            ("row 1 of column 'a' is 'z'", "none of the levels"),
+            ("row 1 of column 'a' is 'z'", "not one of the levels"),
         ),
         (lambda: infer(pd.DataFrame({"a": [1]}), max_categories=1), ("max_categories is 1",)),
         (lambda: FITTED.encode(pd.DataFrame({"n": [1], "t": ["a"]})), ("lacks 'p'", "'n', 't', 'p'")),

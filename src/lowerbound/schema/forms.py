@@ -68,7 +68,7 @@ def _declared(name: Name, storage: Storage, found: Cells, given: Column) -> Foun
         form = written.check(given.form)
     except ValueError as error:
         raise ValueError(
-            f"schema gives {name!r} a form that cannot be ({error}); give one as '%d.%m.%Y' or '#,##0.00'."
+            f"schema gives {name!r} an invalid form ({error}); give one as '%d.%m.%Y' or '#,##0.00'."
         ) from error
     if storage.family not in ("text", "int", "float") or (storage.family != "text" and not written.is_dates(form)):
         raise DataError(f"schema gives {name!r} the form {form!r}, and its cells are {storage.family}; leave it out.")
@@ -80,7 +80,7 @@ def _declared(name: Name, storage: Storage, found: Cells, given: Column) -> Foun
             f"another form, or name it among markers=(…)."
         )
     if not there.any():
-        raise DataError(f"column {name!r} holds nothing that is written as {form!r}; leave the form out of schema.")
+        raise DataError(f"no cell of column {name!r} is written as {form!r}; leave the form out of schema.")
     return Found(form, given.markers, _inner(form), Cells(values, there), _how(form, found, there))
 
 
@@ -127,7 +127,7 @@ def _as_dates(
     written_so = dates.as_written(form, texts[:1000])
     if other is not None:
         choice = f"schema={{{name!r}: Column('datetime', form={other!r})}}"
-        notes.append(f"{written_so} and {other} are both possible: the first is taken, {choice} takes the other")
+        notes.append(f"{written_so} and {other} are both possible; the first is used, {choice} selects the other")
     if not dates.compiled(written_so).century:
         notes.append("two-digit years are read as 1969 to 2068")
     return _taken(written_so, found, own, notes, counts)
@@ -188,9 +188,9 @@ def _as_numbers(
     )
     if rival is not None and not numerals.is_plain(form):
         choice = f"schema={{{name!r}: Column('positive', form={rival!r})}}"
-        notes.append(f"{form} and {rival} are both possible: the first is taken, {choice} takes the other")
+        notes.append(f"{form} and {rival} are both possible; the first is used, {choice} selects the other")
     if most and numerals.is_plain(form):
-        notes.append(f"text that is read as numbers: schema={{{name!r}: 'categorical'}} leaves it text")
+        notes.append(f"text read as numbers; schema={{{name!r}: 'categorical'}} keeps it as text")
     return _taken(form, found, own, notes, counts)
 
 
@@ -252,7 +252,7 @@ def _compact(name: Name, storage: Storage, found: Cells, given: Column | None) -
     values, there, unknown = written.read(found.values, found.mask, "%Y%m%d")
     if unknown.any():
         return None
-    note = f"whole numbers that are read as dates: schema={{{name!r}: 'count'}} takes them for numbers"
+    note = f"whole numbers read as dates; schema={{{name!r}: 'count'}} keeps them as numbers"
     notes = (note,) if given is None else ()
     return Found("%Y%m%d", (), _inner("%Y%m%d"), Cells(values, there), _how("%Y%m%d", found, there), notes)
 

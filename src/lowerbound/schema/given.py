@@ -40,7 +40,7 @@ def read(column: Column, backend: Backend, value: Any) -> tuple[Storage, Cells]:
         storage, cells = read_value(backend, name, value)
     except DataError as error:
         raise DataError(
-            f"column {name!r} is given {value!r}, which is no cell of a table; give a number, text or a time."
+            f"column {name!r} is given {value!r}, which cannot be a cell; give a number, text or a time."
         ) from error
     if not cells.mask.all():
         raise DataError(f"column {name!r} is given no value ({value!r}); leave it out, or give one.")
@@ -119,7 +119,7 @@ def _stamp(column: Column, storage: Storage, value: Any) -> int:
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None and zone is None:
             raise DataError(
-                f"column {column.name!r} is given {value!s}, of a time zone, and its times have none; leave it out."
+                f"column {column.name!r} is given {value!s}, which has a time zone, but its times have none; leave it out."
             )
         if zone is not None:
             there = value if value.tzinfo is not None else value.replace(tzinfo=zone)

@@ -80,7 +80,7 @@ def infer_and_encode(
     there = set(names)
     unknown = [name for name in given if name not in there]
     if unknown:
-        raise DataError(f"schema names {unknown[0]!r}, which {what} has no column of; its columns are {list(names)}.")
+        raise DataError(f"schema names {unknown[0]!r}, but {what} has no such column; its columns are {list(names)}.")
     columns, values = [], []
     for name, storage, found in zip(names, frame.source.storages, frame.cells, strict=True):
         column, numbers = _column(name, storage, found, given.get(name), max_categories)
@@ -173,21 +173,21 @@ def _check_declared(look: Look, given: Column) -> None:
 def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
     found, missing = [], 1 - len(look.seen) / look.rows
     if not len(look.seen):
-        return ("it holds nothing, and comes back so",)
+        return ("all cells are missing; they stay so",)
     if missing > _HOLES:
-        found.append(f"{100 * missing:.3g} % of it is missing")
+        found.append(f"{100 * missing:.3g} % of its cells are missing")
     if why != "declared":
         found.extend(_other_readings(look, kind))
     elif kind not in ("identifier", "constant") and (what := rules.reads_as_personal(look)) is not None:
         found.append(f"it looks like {what}; samples will repeat them")
     if kind == "identifier" and rules.counts_rows(look) and not rules.reads_as_key(look.name):
         found.append(
-            "it is left out as the number of the row; if it is a time axis or a count, declare schema="
+            "left out, because it numbers the rows; if it is a time axis or a count, declare schema="
             f"{{{look.name!r}: 'count'}}"
         )
     elif kind == "count" and why != "declared" and rules.counts_rows(look):
         found.append(
-            "it counts the rows, and is learned as a count or a time; if it only numbers the rows, declare schema="
+            "it numbers the rows and is modelled as a count or a time; if it is only a row number, declare schema="
             f"{{{look.name!r}: 'identifier'}}"
         )
     texts = look.levels.tolist() if kind in CLASSES and look.storage.family == "text" else []
@@ -199,7 +199,7 @@ def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
             f"{', '.join(map(repr, marks))} counts as a level; if it stands for a missing cell, declare {said}"
         )
     if kind not in ("identifier", "categorical") and rules.reads_as_key(look.name):
-        found.append("it is called as keys are: declare it 'identifier' or 'categorical' if it is one")
+        found.append("its name is that of a key: declare it 'identifier' or 'categorical' if it is one")
     return tuple(found)
 
 
@@ -208,16 +208,16 @@ def _other_readings(look: Look, kind: str) -> list[str]:
     name, low, high = look.name, look.levels[0], look.levels[-1]
     if kind == "identifier" and (what := rules.reads_as_personal(look)) is not None:
         return [
-            f"left out, for it looks like {what}, which samples would repeat; to learn it, declare "
+            f"left out, because it looks like {what}, which samples would repeat; to model it, declare "
             f"schema={{{name!r}: 'categorical'}}"
         ]
     if kind == "interval" and not bounds.is_plain(float(low), float(high)):
         top = 1 if high <= 1 else 100
-        return [f"held to 0 … {top}; if values can lie beyond, declare schema={{{name!r}: 'positive'}}"]
+        return [f"bounded by 0 and {top}; if values can be outside, declare schema={{{name!r}: 'positive'}}"]
     if kind in ("ordinal", "categorical") and look.storage.family in ("int", "float") and low >= 0:
         other = "'categorical' if they have no order" if kind == "ordinal" else "'ordinal' if they have an order"
         return [
-            f"taken for {'levels of a scale' if kind == 'ordinal' else 'codes of classes'}; declare "
+            f"read as {'levels of a scale' if kind == 'ordinal' else 'codes of classes'}; declare "
             f"schema={{{name!r}: 'count'}} if they count, {other}"
         ]
     return []
@@ -243,7 +243,7 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
     held = column.storage.categories
     if held is not None and (beyond := [level for level in levels if level not in held]):
         raise ValueError(
-            f"schema gives {column.name!r} the level {shown(beyond[0])}, which is none of the categories of its type; "
+            f"schema gives {column.name!r} the level {shown(beyond[0])}, which is not a category of its type; "
             "add it to them, or leave it out."
         )
     column = replace(column, levels=levels)
@@ -251,7 +251,7 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
     if unknown.any():
         row = int(np.argmax(unknown))
         value = shown(found.values[row])
-        raise DataError(f"row {row} of column {column.name!r} is {value}, which is none of the levels of its schema.")
+        raise DataError(f"row {row} of column {column.name!r} is {value}, which is not one of the levels in schema.")
     if column.kind == "binary" and len(levels) != 2:
         raise DataError(
             f"schema says that {column.name!r} is binary, and it has {len(levels)} levels, of which the first is "
@@ -262,7 +262,7 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
     order = np.argsort(-look.counts, kind="stable")
     kept, pooled = np.sort(order[: most - 1]), np.sort(order[most - 1 :])
     share = look.counts[pooled].sum() / look.counts.sum()
-    said = f"{len(pooled)} rarer levels ({100 * share:.3g} % of the cells) share one class, other"
+    said = f"{len(pooled)} rare levels ({100 * share:.3g} % of the cells) share the class 'other'"
     return replace(
         column,
         problems=(*column.problems, said),

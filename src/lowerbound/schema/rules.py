@@ -81,7 +81,7 @@ def look(name: Name, storage: Storage, cells: Cells) -> Look:
 def kind_of(column: Look, max_categories: int) -> tuple[Kind, str]:
     """The kind of a column, and why, in words; the rules are those of ``infer``."""
     if column.distinct == 0:
-        return "constant", "it holds nothing"
+        return "constant", "no values"
     if column.distinct == 1:
         return "constant", f"always {shown(column.levels[0], column.storage)}"
     family = column.storage.family
@@ -175,10 +175,10 @@ def _key(column: Look) -> str | None:
     if not column.complete or column.distinct < max(FEW, column.rows):
         return None
     if reads_as_key(column.name):
-        return "dropped: it is called as keys are, and no two cells are the same"
+        return "dropped: its name is that of a key, and all cells differ"
     if counts_rows(column) and not (isinstance(column.name, str) and _MEASURED.search(column.name)):
         first = int(column.seen[0])
-        return f"dropped: it counts the rows, {first}, {first + 1}, {first + 2}, …"
+        return f"dropped: it numbers the rows, {first}, {first + 1}, {first + 2}, …"
     return None
 
 
