@@ -118,8 +118,8 @@ NOTES = {
     "some constant": (np.hstack([X[:, :1], X[:1, 1:].repeat(40, 0)]), "abc", "columns 'b', 'c' are constant"),
     "without names": (np.zeros((120, 3)), None, "columns 0, 1, 2 are constant"),
     "images": (np.zeros((120, 4, 4)), None, "16 of 16 columns are constant"),
-    "one row": (X[:1], None, "one row: it is learnt by heart"),
-    "no rows held out": (X[:4], None, "0.1 of 4 rows is less than one: nothing is held out"),
+    "one row": (X[:1], None, "only one row: the model memorises it"),
+    "no rows held out": (X[:4], None, "0.1 of 4 rows is less than one: no row is held out"),
     "fewer than a batch": (X, None, "36 rows to train on, fewer than a batch of 100"),
 }
 

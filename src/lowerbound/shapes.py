@@ -1,4 +1,4 @@
-"""Shapes that parts of one's own give, compared with what is expected: never broadcast."""
+"""Check the shapes that custom parts return; nothing is broadcast silently."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
         frames.standardised(values, found)
         why, missing = _families(found), float(np.isnan(values).mean())
         if missing:
-            notes.append(f"{100 * missing:.3g} % of the cells to be learned are missing: a fit would maximise iwae")
+            notes.append(f"{100 * missing:.3g} % of the cells to model are missing; a fit would maximise iwae")
     except (DataError, ValueError) as error:
         problems.append(str(error))
     if rows:

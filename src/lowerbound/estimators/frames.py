@@ -212,7 +212,7 @@ def check_names(names: Sequence[Name], keep: Sequence[Name]) -> None:
         raise ValueError(f"keep is {keep!r}; give names of columns, as [{keep!r}].")
     unknown = next((name for name in keep if name not in names), None)
     if unknown is not None:
-        raise DataError(f"keep names {unknown!r}, which X has no column of; its columns are {list(names)}.")
+        raise DataError(f"keep names {unknown!r}, but X has no such column; its columns are {list(names)}.")
 
 
 def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.bool_]]:
@@ -223,7 +223,9 @@ def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.
     values = np.full(len(place), np.nan)
     for name, value in given.items():
         if name not in of.names:
-            raise DataError(f"given names {name!r}, which is no column of the model; its columns are {list(of.names)}.")
+            raise DataError(
+                f"given names {name!r}, which is not a column of the model; its columns are {list(of.names)}."
+            )
         if name not in place:
             raise DataError(f"given names {name!r}, which is {of[name].kind} and not modelled; leave it out.")
         try:

@@ -138,12 +138,12 @@ def _notes(
 def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterator[str]:
     """What follows from how many rows there are."""
     if rows == 1:
-        yield "there is one row: it is learnt by heart, and nothing can be held out"
+        yield "there is only one row: the model memorises it, and no row can be held out"
     elif held_out == 0:
-        yield f"{validation:g} of {rows} rows is less than one: nothing is held out, and the last epoch is kept"
+        yield f"{validation:g} of {rows} rows is less than one: no row is held out, and the last epoch is kept"
     if rows - held_out < batch_size:
         left = _rows(rows - held_out)
-        yield f"{left} to train on, fewer than a batch of {batch_size}: each step takes all"
+        yield f"{left} to train on, fewer than batch_size={batch_size}: each step uses all"
 
 
 def course(rows: int, batch_size: int, validation: float) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a fitted estimator is asked of cells: those that are missing, those that are known, those that are odd."""
+"""Queries of a fitted estimator: imputation, conditional samples and anomaly scores."""
 
 from __future__ import annotations
 

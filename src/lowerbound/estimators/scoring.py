@@ -65,7 +65,7 @@ class Scoring(Fitted):
             if few := int((ess < _FEW).sum()):
                 warnings.warn(
                     f"importance sampling has fewer than {_FEW} effective draws for {few} of {len(scores)} rows, whose "
-                    "scores are rough, and low: log_likelihood takes what each row needs.",
+                    "scores are noisy and biased low; log_likelihood chooses the draws per row.",
                     stacklevel=2,
                 )
         found = self._given(scores, x.dtype)

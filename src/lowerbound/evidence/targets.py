@@ -125,7 +125,7 @@ def of_functions(
 
 
 def _check_event(name: str, of: Distribution, event: tuple[int, ...], batch: Batch) -> None:
-    """Refuse a distribution whose draws are of another shape, by a draw that counts for nothing."""
+    """Refuse a distribution whose draws have another shape, by a trial draw."""
     shape = (1, len(batch.x), *event)
     rng = torch.Generator(batch.x.device).manual_seed(0)
     try:

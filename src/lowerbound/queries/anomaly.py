@@ -65,7 +65,7 @@ def anomaly(
     if (few := int((ess < min(_FEW, samples / 2)).sum())) > 0:
         warnings.warn(
             f"importance sampling has fewer than {_FEW} effective draws for {few} of {len(rows)} rows, whose scores "
-            "are rough, and too high on average: ask for more samples.",
+            "are noisy and too high on average; use more samples.",
             stacklevel=3,
         )
     return Anomaly(score, error, cells, latent, ess)

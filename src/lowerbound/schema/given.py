@@ -119,7 +119,7 @@ def _stamp(column: Column, storage: Storage, value: Any) -> int:
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None and zone is None:
             raise DataError(
-                f"column {column.name!r} is given {value!s}, which has a time zone, but its times have none; leave it out."
+                f"column {column.name!r} is given {value!s}, with a time zone, but its times have none; leave it out."
             )
         if zone is not None:
             there = value if value.tzinfo is not None else value.replace(tzinfo=zone)

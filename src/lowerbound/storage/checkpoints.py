@@ -1,4 +1,4 @@
-"""Checkpoints: all that a fit has come to, in a folder each, so that it can go on as if it had never stopped."""
+"""Checkpoints: the full state of training, one folder each, from which a fit resumes exactly."""
 
 from __future__ import annotations
 
