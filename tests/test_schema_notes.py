@@ -45,7 +45,7 @@ def test_codes_for_what_is_not_known_are_said(case: str) -> None:
     frame = pa.table({"x": cells}) if isinstance(cells, pa.Array) else pd.DataFrame({"x": cells})
     (said,) = [each for each in infer(frame)["x"].problems if "stands for" in each]
     assert f"% of the values are {value}, " in said
-    assert "make those cells missing" in said
+    assert "set those cells to missing" in said
 
 
 SPIKES: dict[str, tuple[Any, bool]] = {

@@ -40,7 +40,7 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
             lambda: infer(pd.DataFrame({"a": ["1.5", "x"]}), {"a": Column("real", form="0.0")}),
             ("row 1 of column 'a' is 'x'", "not written as '0.0'", "markers="),
         ),
-        (lambda: infer(pd.DataFrame({"a": ["1"]}), {"a": Column("real", form="%q")}), ("'a' a form", "'%q'")),
+        (lambda: infer(pd.DataFrame({"a": ["1"]}), {"a": Column("real", form="%q")}), ("'a' an invalid form", "'%q'")),
         (
             lambda: infer(pd.DataFrame({"a": ["1.5", "2"]}), {"a": Column("datetime", form="%d.%m.%Y")}),
             ("row 0 of column 'a' is '1.5'", "not written as '%d.%m.%Y'"),

@@ -64,7 +64,7 @@ def test_dates_are_read_and_written_as_they_are(form: str) -> None:
     texts = [DATES[form].format(day) for day in days]
     column = infer(pd.DataFrame({"x": texts}))["x"]
     assert (column.kind, column.form) == ("datetime", form)
-    century = ("years of two digits are taken for those from 1969 to 2068",) if "%y" in form else ()
+    century = ("two-digit years are read as 1969 to 2068",) if "%y" in form else ()
     assert column.problems == century
     assert texts[0] in column.why
     found = read_back(pd.DataFrame({"x": texts}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,7 +55,7 @@ def say(of: Schema) -> None:
     """Warn once of what columns are taken for where that is a choice: read by a form, or left out as keys."""
     said = []
     for column in of.columns:
-        name, notes = repr(column.name), [note for note in column.problems if " taken" in note or "read as" in note]
+        name, notes = repr(column.name), [note for note in column.problems if re.search("is used| taken|read as", note)]
         if column.kind == "identifier" and column.why.startswith("dropped"):
             said.append(f"{name} is left out as an identifier")
         elif column.form is not None and (notes or column.form not in (*written.OLD.values(), *written.BOOLS)):

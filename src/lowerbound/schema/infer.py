@@ -217,7 +217,7 @@ def _other_readings(look: Look, kind: str) -> list[str]:
     if kind in ("ordinal", "categorical") and look.storage.family in ("int", "float") and low >= 0:
         other = "'categorical' if they have no order" if kind == "ordinal" else "'ordinal' if they have an order"
         return [
-            f"read as {'levels of a scale' if kind == 'ordinal' else 'codes of classes'}; declare "
+            f"modelled as {'levels of a scale' if kind == 'ordinal' else 'codes of classes'}; declare "
             f"schema={{{name!r}: 'count'}} if they count, {other}"
         ]
     return []

@@ -34,7 +34,7 @@ def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
         advice = (
             f"consider schema={{{column.name!r}: 'ordinal'}}"
             if few
-            else "if it stands for something else, make those cells missing, or add a column that says which they are"
+            else "if it stands for something else, set those cells to missing, or add a column that marks them"
         )
         found.append(
             f"{100 * column.atoms:.3g} % of the values are exactly {value}; a continuous distribution fits such a "
