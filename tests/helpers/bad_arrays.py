@@ -190,7 +190,9 @@ FITTED: dict[str, Kind] = {
     "a row by itself": use("array", "transform", X[0], words=("X is a 1D array", r"reshape\(1, -1\)")),
     "a column missing": use("frame", "transform", frame()[["a", "c"]], words=("X lack 'b'", "'a', 'b', 'c'")),
     "a column extra": use("frame", "transform", frame().assign(d=1), words=("X hold the extra 'd'", "'a', 'b', 'c'")),
-    "a column renamed": use("frame", "score", frame(names="abd"), words=("lack 'c' and hold the extra 'd'", "'a', 'b', 'c'")),
+    "a column renamed": use(
+        "frame", "score", frame(names="abd"), words=("lack 'c' and hold the extra 'd'", "'a', 'b', 'c'")
+    ),
     "a column twice": use("frame", "transform", frame(names="aab"), words=("two columns called 'a'", "of its own")),
     "NaN when used": use("array", "transform", put(np.nan), words=("row 5, column 1 is NaN", "fill the value in")),
     "infinity when scored": use(
@@ -213,7 +215,8 @@ FITTED: dict[str, Kind] = {
     "scores from no draws": use("array", "score_samples", X, 0, words=("samples must be at least 1, got 0",)),
     "an error from one draw": use("array", "log_likelihood", X, 1, words=("samples must be at least 2",)),
     "other columns, more to learn": Kind(
-        lambda: matrix().partial_fit(frame()).partial_fit(frame(names="abd")), ("lack 'c' and hold the extra 'd'", "in any order")
+        lambda: matrix().partial_fit(frame()).partial_fit(frame(names="abd")),
+        ("lack 'c' and hold the extra 'd'", "in any order"),
     ),
     "unfitted: transform": Kind(lambda: vae().transform(X), ("this VAE is not fitted", "call fit"), NotFittedError),
     "unfitted: sample": Kind(lambda: vae().sample(2), ("this VAE is not fitted", "call fit"), NotFittedError),
