@@ -192,7 +192,7 @@ def test_a_step_reaches_every_parameter(case):
 
 
 def test_it_learns(case):
-    """A few epochs raise what is ascended, from the same start on the same rows."""
+    """A few epochs raise the objective, from the same start on the same rows."""
     model, inference = case.build()
     fitted = lb.fit(model, Rows(BITS, case.mask), inference, epochs=60, batch_size=ROWS, validation=0)
     records = fitted.history.records

@@ -109,7 +109,7 @@ def test_wrong_searches_are_rejected(rotated, monkeypatch):
         patch.setattr(local_posteriors, "slope_of", lambda log_q, z: torch.zeros_like(z))  # no entropy
         assert off(report(rotated, richer=()), oracle.diagonal_gap) > 5 * NATS
     fixed = torch.randn(8, 1, D, generator=rng(), dtype=torch.float64)
-    with monkeypatch.context() as patch:  # bounds of the very draws that were ascended
+    with monkeypatch.context() as patch:  # bounds of the draws that were maximised
         patch.setattr(lb.posteriors.DiagonalNormal, "noise", lambda self, draws, rows, *_: fixed.expand(-1, rows, -1))
         assert report(rotated, richer=(), samples=8).approximation().mean < oracle.diagonal_gap - 5 * NATS
 
