@@ -256,6 +256,29 @@ class Holds(Distribution):
         raise NotImplementedError
 
 
+class Slotted:
+    __slots__ = ("weight",)
+
+    def __init__(self, weight: Any) -> None:
+        self.weight = weight
+
+
+@pytest.mark.parametrize("what", ["slots", "a set", "a closure", "a default"])
+def test_a_tensor_that_cannot_be_detached_is_refused(what):
+    weight = torch.ones(2, requires_grad=True)
+
+    def around(x: Tensor) -> Tensor:
+        return x * weight
+
+    def default(x: Tensor, w: Tensor = weight) -> Tensor:
+        return x * w
+
+    held = {"slots": Slotted(plain()), "a set": {weight}, "a closure": around, "a default": default}[what]
+    with pytest.raises(ValueError, match="which cannot be detached: hold"):
+        Holds(held).stopped()
+    assert Holds(Slotted(3)).stopped().held.weight == 3
+
+
 def test_containers_and_distributions_within_are_detached_too():
     net = plain()
     loc = torch.ones(2, 1, requires_grad=True)

@@ -1,9 +1,10 @@
-"""Copies of whatever a distribution holds, through which no gradient flows: tensors, networks, what is made of them."""
+"""Copy what a distribution holds without gradients: tensors, networks, and objects made of them."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -59,6 +60,12 @@ def _detached(value: Any, memo: dict[int, Any]) -> Any:
                 f"the distribution holds {value.__qualname__}, a function around a network, whose parameters cannot be "
                 "detached: hold the network itself."
             )
+        held = [*(value.__defaults__ or ()), *inspect.getclosurevars(value).nonlocals.values()]
+        if any(isinstance(each, Tensor) and each.requires_grad for each in held):
+            raise ValueError(
+                f"the distribution holds {value.__qualname__}, a function around a tensor, which cannot be detached: "
+                "hold the tensor itself."
+            )
         return value
     if callable(own := getattr(value, "stopped", None)):
         return own()
@@ -85,6 +92,14 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> Any:
 def _object(value: Any, memo: dict[int, Any]) -> Any:
     """An object of another library, such as a ``torch.distributions.Transform``."""
     if not getattr(value, "__dict__", None):
+        slots = [name for one in type(value).__mro__ for name in getattr(one, "__slots__", ())]
+        held = [getattr(value, name, None) for name in slots]
+        held += list(value) if isinstance(value, set | frozenset) else []
+        if any(isinstance(each, nn.Module) or (isinstance(each, Tensor) and each.requires_grad) for each in held):
+            raise ValueError(
+                f"the distribution holds a {type(value).__name__} with a network or tensor, which cannot be detached: "
+                "hold it itself."
+            )
         return value
     found = copy.copy(value)
     memo[id(value)] = (value, found)
