@@ -6,6 +6,7 @@ back. Nothing is unpickled, and nothing in a file is run.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -128,8 +129,9 @@ def with_defaults(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     found = {key: with_defaults(item) for key, item in value.items()}
-    if "part" in found and isinstance(found.get("arguments"), dict):
-        parameters = inspect.signature(registry.named(found["part"], CONFIG)).parameters.values()
-        defaults = {p.name: encode(p.default) for p in parameters if p.default is not p.empty}
-        found["arguments"] = defaults | found["arguments"]
+    if isinstance(found.get("arguments"), dict):
+        with contextlib.suppress(FormatError):  # a name that is no part differs from every part's
+            parameters = inspect.signature(registry.named(found.get("part"), CONFIG)).parameters.values()
+            defaults = {p.name: encode(p.default) for p in parameters if p.default is not p.empty}
+            found["arguments"] = defaults | found["arguments"]
     return found
