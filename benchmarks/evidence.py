@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--train-rows", type=int, help="of MNIST (default: all)")
-    options = record.parse(parser, rows=100, samples=200, adaptive_rows=10, rounds=2, epochs=1, train_rows=1000)
+    options = record.parse(parser, rows=400, samples=200, adaptive_rows=10, rounds=2, epochs=1, train_rows=1000)
     if options.quick:
         options.cache /= "quick"
     model, posterior, rows = prepared(options)

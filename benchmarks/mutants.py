@@ -64,6 +64,11 @@ class Mutant:
         path.write_text(text.replace(self.old, self.new))
         return text
 
+    def applies(self) -> bool:
+        """Whether the text to replace stands in its file exactly once."""
+        path = ROOT / self.file
+        return path.exists() and path.read_text().count(self.old) == 1 and self.old != self.new
+
     def digest(self) -> str:
         """Of the patch, of the file that it changes and of the files of its tests."""
         files = [self.file, *sorted({test.partition("::")[0] for test in self.tests})]
@@ -80,9 +85,10 @@ def read() -> list[Mutant]:
     names = [mutant.id for mutant in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise SystemExit(f"these ids are of more than one mutant: {', '.join(sorted(twice))}.")
-    for mutant in found:
-        if (count := (ROOT / mutant.file).read_text().count(mutant.old)) != 1 or mutant.old == mutant.new:
-            raise SystemExit(f"mutant {mutant.id}: its text stands {count} times in {mutant.file}, and not once.")
+    stale = [mutant for mutant in found if not mutant.applies()]
+    if stale:
+        named = ", ".join(f"{mutant.id} ({mutant.file})" for mutant in stale)
+        raise SystemExit(f"{len(stale)} patches no longer apply, because their text does not stand once: {named}.")
     return found
 
 
