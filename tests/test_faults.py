@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 import warm
 from injection.__main__ import main
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the campaign reads /proc, limits memory")
 
 
 def campaign(part: str, *options: str) -> dict[str, Any]:
