@@ -516,7 +516,7 @@ def test_the_settings_of_aevb_have_the_defaults_of_the_estimator():
 
 
 def test_partial_fit_is_of_aevb_alone():
-    with pytest.raises(ValueError, match="is begun with all rows, which partial_fit does not have; use fit"):
+    with pytest.raises(ValueError, match="all rows, which partial_fit does not have; use fit"):
         lb.VAE(1, inference=EM, **MIXTURE).partial_fit(rows())
 
 

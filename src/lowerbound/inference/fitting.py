@@ -81,8 +81,7 @@ def fit(
     with use_threads(threads), _memory_named():
         procedure = started(inference, model, rows, batch_size)
         same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed)
-        of_model = partial(files, model, inference.posterior, extra)
-        keeping = kept(run_dir, resume, checkpoint_every, same, of_model)
+        keeping = kept(run_dir, resume, checkpoint_every, same, partial(files, model, inference.posterior, extra))
         with decoder_watched(model), keeping as checkpoints, _reporters(progress, checkpoints) as reporters:
             history = train(
                 procedure,
