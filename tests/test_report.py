@@ -397,7 +397,7 @@ def test_counts_with_a_number_for_a_label(tmp_path):
         tmp_path, vae, x, x.sum(1) / 7, vae.log_likelihood(x, samples=3), held_out=False, title="Counts"
     )
     page = Page(path.read_text())
-    assert "which may have been fitted" in path.read_text()
+    assert "which may have been used in training" in path.read_text()
     assert "Held-out" not in path.read_text()
     assert len(page.images) == 2 + 1 + 1 + 2 + 1
     assert "Colour shows the label" in page.text
@@ -407,7 +407,7 @@ def test_what_does_not_fit_together_is_refused(table, tmp_path):
     vae, x, evidence, _ = table
     with pytest.raises(DataError, match="at least 2 rows, got 1"):
         write_report(tmp_path, vae, x[:1], None, evidence, held_out=True, title="")
-    with pytest.raises(ValueError, match="evidence is of 142 rows, but x has 141"):
+    with pytest.raises(ValueError, match="evidence has 142 rows, but x has 141"):
         write_report(tmp_path, vae, x[1:], None, evidence, held_out=True, title="")
     with pytest.raises(ValueError, match="give one label per row"):
         write_report(tmp_path, vae, x, np.zeros(3), evidence, held_out=True, title="")
@@ -491,6 +491,6 @@ def test_what_was_maximised_is_what_is_shown(name, tmp_path):
     for line, rows in zip(ax.lines, ("train", "valid"), strict=False):
         records = [record[f"{rows}_objective"] for record in vae.history_.records]
         np.testing.assert_allclose(line.get_ydata(), records, rtol=1e-4 if due is None else 0, atol=0.3 * (due is None))
-    assert (due or "The ELBO of each epoch; higher is better") in text
+    assert (due or "The ELBO per epoch; higher is better") in text
     assert ("The maximised objective per epoch; higher is better" in text) == (due is not None)
     assert ("The first figure shows that objective" in text) == (due is not None)
