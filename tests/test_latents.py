@@ -95,7 +95,8 @@ def test_two_layers_are_learnt_to_the_best_that_a_linear_model_can(order):
         reached = elbo_sampled(draw(model, posterior, batch_of(x), rng(), 20)).mean()
     assert abs(float(reached - best)) < 0.02
     last = found.history.records[-1]
-    assert last["train_kl"] == pytest.approx(last["train_kl_z1"] + last["train_kl_z2"], abs=1e-6)
+    exact = 1e-6 if order == "top-down" else 0.05  # bottom-up, KL of both is taken from draws, and of z2 in closed form
+    assert last["train_kl"] == pytest.approx(last["train_kl_z1"] + last["train_kl_z2"], abs=exact)
 
 
 def test_the_decoder_reads_the_latents_that_it_names():
@@ -573,7 +574,7 @@ def test_free_bits_take_the_mean_over_draws_of_a_latent_with_parents():
     there = draw(toy.model, toy.posterior("top-down"), batch_of(toy.rows(4)), rng(), 3)
     weight = torch.full((4,), 0.25).double()
     found = objectives.free_bits(there, weight, floor=100.0)
-    assert float(found) == pytest.approx(200 - float(weight @ there.mean_kl), abs=1e-9)
+    assert float(found.detach()) == pytest.approx(200 - float((weight @ there.mean_kl).detach()), abs=1e-9)
 
 
 @pytest.mark.parametrize("bound", [elbo, partial(multi_iwae, groups=2)])
