@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from torch.distributions import constraints
 
 from lowerbound import nn as networks
 from lowerbound import posteriors, priors
@@ -16,23 +17,7 @@ from lowerbound.data import arrays
 from lowerbound.distributions.family import Domain
 from lowerbound.errors import DataError
 from lowerbound.estimators.inputs import CHUNK
-from lowerbound.likelihoods import (
-    Bernoulli,
-    Beta,
-    BetaBinomial,
-    Categorical,
-    DiscretizedLogistic,
-    DiscretizedLogisticMixture,
-    FullNormal,
-    Likelihood,
-    LogNormal,
-    LowRankNormal,
-    Normal,
-    Ordinal,
-    RoundedLogistic,
-    StudentT,
-)
-from lowerbound.likelihoods.support import COUNTS
+from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_domains
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
@@ -47,13 +32,11 @@ _SUITS: dict[Domain | None, str] = {
     "unit vectors": "HypersphericalUniform",
 }
 """The prior of latents of these values, where it is not N(0, I)."""
-_REAL = (Normal, StudentT, FullNormal, LowRankNormal)
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
 _SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
 _MOST_CLASSES = 2**16
 _CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
-_BOUNDED = (Bernoulli, Beta, BetaBinomial, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture, Ordinal)
 
 
 def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, str]:
@@ -83,29 +66,25 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
     """Make a likelihood by name, with arguments that follow from ``x [N, *X]`` and from ``max_value``, its largest."""
-    part = find("likelihoods", name)
-    if part in (Normal, LogNormal, RoundedLogistic, StudentT):
-        return part(scale="dimension", shape=x.shape[1:])
-    if part in (FullNormal, LowRankNormal):
-        return FullNormal(x.shape[1:]) if part is FullNormal else LowRankNormal(x.shape[1:], rank=1)
-    if part in (Categorical, Ordinal, BetaBinomial):
+    part = cast(type[Likelihood], find("likelihoods", name))
+    if part.needs == "shape":
+        return part.from_data(x.shape[1:])
+    if part.needs == "largest":
         if float(x.max()) >= _MOST_CLASSES:
             where = arrays.place(arrays.first(x == x.max()))
             raise DataError(
                 f"{where} is {x.max():g}, and {part.__name__} takes classes from 0 to {_MOST_CLASSES - 1}; number the "
                 "classes from 0, or choose another likelihood."
             )
-        largest = int(x.max())
-        return part(max(1, largest)) if part is BetaBinomial else part(max(2, largest + 1))
-    if part in (DiscretizedLogistic, DiscretizedLogisticMixture):
+        return part.from_data(int(x.max()))
+    if part.needs == "max_value":
         if not 1 <= max_value < _MOST_CLASSES or max_value != int(max_value):
             raise ValueError(
                 f"max_value is {max_value:g}; {part.__name__} takes a whole number from 1 to {_MOST_CLASSES - 1}: "
                 "round the values and max_value, or choose another likelihood."
             )
-        return part(int(max_value) + 1)
-    likelihood: Likelihood = part()
-    return likelihood
+        return part.from_data(int(max_value))
+    return part()
 
 
 def part_of(kind: str, part: Any) -> Any:
@@ -157,8 +136,8 @@ def build_networks(
     context: int,
 ) -> tuple[networks.Standardise, nn.Module, nn.Module]:
     """What standardises rows of ``shape``, an encoder of the standardised, and a decoder of latents of ``event``."""
-    one_scale = isinstance(likelihood, _BOUNDED) or len(shape) > 1
-    standardise = networks.Standardise(() if one_scale else shape, log1p=isinstance(likelihood, COUNTS))
+    one_scale = likelihood.one_scale or len(shape) > 1
+    standardise = networks.Standardise(() if one_scale else shape, log1p=likelihood.counts)
     out_shape = shape if likelihood.n_parameters == 1 else (likelihood.n_parameters, *shape)
     encoder: nn.Module
     decoder: nn.Module
@@ -179,13 +158,13 @@ def build_networks(
 
 def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
     """Refuse columns whose variation is too small for single precision, in which models compute."""
-    if not isinstance(likelihood, (*_REAL, *COUNTS)) or x.dtype == np.uint8:
+    if not (_is_real(likelihood) or likelihood.counts) or x.dtype == np.uint8:
         return
     mean, deviation, varies = _moments(x)
     blurred = varies & (deviation < 1e-5 * np.abs(mean))
-    if isinstance(likelihood, COUNTS):
+    if likelihood.counts:
         blurred &= mean > _EXACT_BELOW
-    small = varies & (deviation < _SMALLEST_SPREAD) if isinstance(likelihood, _REAL) else np.zeros_like(varies)
+    small = varies & (deviation < _SMALLEST_SPREAD) if _is_real(likelihood) else np.zeros_like(varies)
     if not (blurred | small).any():
         return
     at = arrays.first(small if small.any() else blurred)
@@ -194,8 +173,12 @@ def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names:
         where += f" (and {more} more like it)"
     if small.any():
         raise DataError(f"{where}, too little for single precision; rescale it first.")
-    base = "smallest value" if isinstance(likelihood, COUNTS) else "mean"
+    base = "smallest value" if likelihood.counts else "mean"
     raise DataError(f"{where}, which single precision cannot tell apart; subtract its {base} first.")
+
+
+def _is_real(likelihood: Likelihood) -> bool:
+    return getattr(likelihood, "support", None) is constraints.real
 
 
 def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
@@ -210,4 +193,4 @@ def sample_dtype(dtype: np.dtype[Any], likelihood: Likelihood) -> np.dtype[Any]:
     """Of samples: whole numbers where the data were, in their own type if it holds all of the support."""
     if dtype.kind == "f" or likelihood.measure != "counting":
         return dtype if dtype.kind == "f" else np.dtype(np.float32)
-    return np.dtype(np.int64) if isinstance(likelihood, COUNTS) else dtype
+    return np.dtype(np.int64) if likelihood.counts else dtype

@@ -23,12 +23,8 @@ from lowerbound.likelihoods import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
     Likelihood,
-    NegativeBinomial,
     Ordinal,
-    Poisson,
     Product,
-    RoundedLogistic,
-    ZeroInflatedNegativeBinomial,
 )
 
 _MOST_FULL = 50  # columns of a mixture of full covariances
@@ -94,7 +90,7 @@ def kind_of(likelihood: Likelihood) -> Suited:
             return Suited("levels", likelihood.n_classes, "")
         case BetaBinomial():
             return Suited("levels", likelihood.trials + 1, "")
-        case Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial() | RoundedLogistic():
+        case Likelihood() if likelihood.counts:
             return Suited("count", 0, "")
         case Product():
             parts = {kind_of(part) for part in likelihood.likelihoods}

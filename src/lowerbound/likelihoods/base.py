@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,15 @@ class Likelihood(nn.Module, ABC):
     n_parameters: int = 1
     measure: Measure
     informative: ClassVar[bool] = False  # which values are missing tells of them: p(mask|x) is a part of it
+    counts: ClassVar[bool] = False  # whole numbers from 0 on, without a largest
+    one_scale: ClassVar[bool] = False  # all values of a row lie in one range, so that they are standardised together
+    needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "nothing"  # of the data, to be made by name
     one_hot_mean: ClassVar[bool] = False  # ``mean`` has a trailing axis: the probability of each class
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """The likelihood of data of which it ``needs`` a fact, ``given``: a row's shape, the largest value, …"""
+        return cls()
 
     def point(self, params: Tensor) -> Tensor:
         """One value for each ``[K, B, *X]``: the mean, or the most probable class."""

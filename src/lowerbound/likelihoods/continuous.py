@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class LocationScale(Factorised):
     """
 
     measure: Measure = "Lebesgue"
+    needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "shape"
     shift: Tensor
     spread: Tensor
     floors: Tensor | None
@@ -58,6 +59,11 @@ class LocationScale(Factorised):
         self.register_buffer("spread", torch.ones(self.shape))
         if scale in ("scalar", "dimension"):
             self.raw_scale = nn.Parameter(torch.zeros(self.shape if scale == "dimension" else ()))
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """One learned scale for each value of a row of shape ``given``."""
+        return cls(scale="dimension", shape=given)
 
     @property
     def _floor(self) -> Tensor | float:
@@ -185,6 +191,12 @@ class LogitNormal(Transformed):
     """
 
     support = open_unit
+    needs = "nothing"
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """One learned scale for all values."""
+        return cls()
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         inside = (x > 0) & (x < 1)

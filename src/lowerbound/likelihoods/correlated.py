@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class CorrelatedNormal(Likelihood):
     """
 
     measure = "Lebesgue"
+    needs = "shape"
     support = constraints.real
     shift: Tensor
     spread: Tensor
@@ -37,6 +39,11 @@ class CorrelatedNormal(Likelihood):
         self.min_scale = min_scale
         self.register_buffer("shift", torch.zeros(self.shape))
         self.register_buffer("spread", torch.ones(self.shape))
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of values of a row of shape ``given``."""
+        return cls(given)
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         known = x if mask is None else torch.where(mask, x, 0)
@@ -128,6 +135,11 @@ class LowRankNormal(CorrelatedNormal):
         self.rank = rank
         self.raw_scale = nn.Parameter(torch.zeros(size))
         self.factors = nn.Parameter(self._first_factors())
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of values of a row of shape ``given``, with one factor."""
+        return cls(given, rank=1)
 
     def _first_factors(self) -> Tensor:
         """Cosines, so small that they add 1 % to the variance at most: from W = 0 no gradient would lead away."""

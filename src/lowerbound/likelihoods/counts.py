@@ -18,6 +18,7 @@ class Poisson(Factorised):
 
     measure = "counting"
     support = constraints.nonnegative_integer
+    counts = True
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         return poisson_log_prob(x, params.squeeze(2))
@@ -41,6 +42,7 @@ class NegativeBinomial(Factorised):
     measure = "counting"
     n_parameters = 2
     support = constraints.nonnegative_integer
+    counts = True
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         log_mean, log_r = params.unbind(2)
@@ -68,6 +70,7 @@ class ZeroInflatedNegativeBinomial(Factorised):
     measure = "counting"
     n_parameters = 3
     support = constraints.nonnegative_integer
+    counts = True
     _LEAST = 0.01  # π to start from: at 0 there would be nothing to learn it by
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:

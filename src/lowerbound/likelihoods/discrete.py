@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ class Bernoulli(Factorised):
 
     measure = "counting"
     support = constraints.boolean
+    one_scale = True
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         # x·logit − softplus(logit) without its cancellation, and in fewer passes over K·B·X values
@@ -68,12 +70,19 @@ class Categorical(Factorised):
 
     measure = "counting"
     one_hot_mean = True
+    one_scale = True
+    needs = "largest"
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"a categorical needs at least 2 classes, got {n_classes}.")
         self.n_classes = self.n_parameters = n_classes
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of classes up to the largest value, ``given``."""
+        return cls(max(2, given + 1))
 
     @property
     def support(self) -> constraints.Constraint:
@@ -106,6 +115,8 @@ class Ordinal(Factorised):
 
     measure = "counting"
     one_hot_mean = True
+    one_scale = True
+    needs = "largest"
     _LEAST_GAP = 1e-6  # a class that is never seen keeps a finite log-probability
 
     def __init__(self, n_classes: int, shape: tuple[int, ...] = ()) -> None:
@@ -116,6 +127,11 @@ class Ordinal(Factorised):
         self.shape = tuple(shape)
         self.first_cut = nn.Parameter(torch.full((*self.shape, 1), 1 - n_classes / 2))
         self.raw_gaps = nn.Parameter(torch.zeros(*self.shape, n_classes - 2))
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of classes up to the largest value, ``given``."""
+        return cls(max(2, given + 1))
 
     @property
     def support(self) -> constraints.Constraint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class DiscretizedLogistic(Factorised):
     """
 
     measure = "counting"
+    one_scale = True
+    needs = "max_value"
     n_parameters = 2
 
     def __init__(self, levels: int = 256) -> None:
@@ -40,6 +43,11 @@ class DiscretizedLogistic(Factorised):
         if levels < 2:
             raise ValueError(f"a discretised logistic needs at least 2 levels, got {levels}.")
         self.levels = levels
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of levels up to the largest value that can be, ``given``."""
+        return cls(given + 1)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -72,6 +80,8 @@ class DiscretizedLogisticMixture(Factorised):
     """
 
     measure = "counting"
+    one_scale = True
+    needs = "max_value"
 
     def __init__(self, levels: int = 256, components: int = 5) -> None:
         super().__init__()
@@ -82,6 +92,11 @@ class DiscretizedLogisticMixture(Factorised):
         self.levels = levels
         self.components = components
         self.n_parameters = 3 * components
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of levels up to the largest value that can be, ``given``."""
+        return cls(given + 1)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -126,6 +141,7 @@ class RoundedLogistic(LocationScale):
     """
 
     measure: Measure = "counting"
+    counts = True
     support = constraints.nonnegative_integer
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:

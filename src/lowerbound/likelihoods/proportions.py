@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,6 +20,7 @@ class Beta(Factorised):
     """
 
     measure = "Lebesgue"
+    one_scale = True
     n_parameters = 2
 
     @property
@@ -51,6 +54,8 @@ class BetaBinomial(Factorised):
     """
 
     measure = "counting"
+    one_scale = True
+    needs = "largest"
     n_parameters = 2
 
     def __init__(self, trials: int) -> None:
@@ -58,6 +63,11 @@ class BetaBinomial(Factorised):
         if trials < 1:
             raise ValueError(f"a beta-binomial needs at least 1 trial, got {trials}.")
         self.trials = trials
+
+    @classmethod
+    def from_data(cls, given: Any) -> Self:
+        """Of as many trials as the largest value, ``given``."""
+        return cls(max(1, given))
 
     @property
     def support(self) -> constraints.Constraint:

@@ -13,14 +13,12 @@ from lowerbound.data import Rows, arrays
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.likelihoods.base import Likelihood
-from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli
-from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture, RoundedLogistic
+from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture
 from lowerbound.likelihoods.product import Product
 from lowerbound.likelihoods.selfmasking import SelfMasking
 
 _CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
-COUNTS = (Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial, RoundedLogistic)
 _LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
 
 
@@ -67,7 +65,7 @@ def _outside(likelihood: Likelihood, x: Tensor, mask: Tensor | None) -> tuple[in
     if support is None:  # a module in place of a likelihood need not say
         return None
     allowed: Tensor = support.check(x)
-    if isinstance(likelihood, COUNTS):
+    if getattr(likelihood, "counts", False):
         allowed = allowed & (x <= _LARGEST_COUNT)
     if mask is not None:
         seen = mask if allowed.shape == mask.shape else mask.flatten(allowed.dim()).all(-1)
