@@ -23,7 +23,6 @@ from lowerbound.modes import eval_mode, in_eval_mode, modules_in
 from lowerbound.nn import seeded
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.denoising import Flips, denoise
-from lowerbound.queries.rowwise import complete_rows
 
 D, N = 2, 8
 X = (torch.rand(N, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
@@ -113,7 +112,6 @@ USES: dict[str, Callable[[Parts], Any]] = {
     "conditional": lambda p: queries.conditional(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50),
     "anomaly": lambda p: queries.anomaly(p.model, p.posterior, HOLES, rng(), 50),
     "posterior_draws": lambda p: queries.posterior_draws(p.model, p.posterior, HOLES, rng(), draws=3, samples=50),
-    "complete_rows": lambda p: complete_rows(p.model, p.posterior, HOLES, 0, samples=50),
     "denoise": lambda p: denoise(p.model, p.posterior, X, Flips(0.1), rng(), samples=50, refine=False),
     "model.sample": lambda p: p.model.sample(5, rng()),
     "prior.sample": lambda p: p.model.prior.sample(5, rng()),

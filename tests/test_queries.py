@@ -20,6 +20,7 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import Posterior
 from lowerbound.queries import Sampling, anomaly, complete, condition, conditional, posterior_draws, refining
+from lowerbound.queries.posterior_sampling import noise_of
 
 
 class Exact(Posterior):
@@ -282,14 +283,14 @@ def test_gibbs_needs_its_metropolis_step(monkeypatch):
     """The mutant accepts always, as pseudo-Gibbs does: the chains' end is then as wrong as q is."""
     q = Exact(LOW, 1.2, 0.3, blind=True)
     monkeypatch.setattr(torch, "nan_to_num", lambda value, nan: torch.full_like(value, torch.inf))
-    monkeypatch.setattr("lowerbound.queries.latents._weighted", weighted_evenly)
+    monkeypatch.setattr("lowerbound.queries.posterior_sampling._weighted", weighted_evenly)
     white, found = poor("gibbs", q, LOW)
     assert found.refined.all()
     assert not is_standard(white)
 
 
-def weighted_evenly(target, batch, samples, generator):
-    z = target.posterior.sample(target.posterior.noise((samples, len(batch.x)), target.event, generator, batch.x.dtype))
+def weighted_evenly(target, batch, samples, generators):
+    z = target.posterior.sample(noise_of(target.posterior, samples, target.event, generators, batch.x))
     log_w = torch.full(z.shape[:2], -1e3).double()
     log_w[0] = 0
     return z, log_w
@@ -595,5 +596,5 @@ def test_scores_are_exact_where_q_is_poor(q, monkeypatch):
 def test_scores_that_stay_rough_are_counted(monkeypatch):
     monkeypatch.setattr(proposals, "fits", lambda target: False)
     rows = Rows(rows_of(LOW, 5, seed=4), dtype=torch.float64)
-    with pytest.warns(UserWarning, match="fewer than 10 effective draws for 5 of 5 rows"):
+    with pytest.warns(UserWarning, match="fewer than 50 effective draws for 5 of 5 rows"):
         anomaly(LOW.model(), Exact(LOW, 0.1, 9.0), rows, rng(), 30)

@@ -1,33 +1,40 @@
-"""``complete_rows`` beside exact conditioning under probabilistic PCA, from good posteriors and hopeless ones."""
+"""Completions against exact conditioning under probabilistic PCA, from good posteriors and hopeless ones."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from oracles import PPCA
+from oracles import PPCA, rng
 
 from lowerbound.data import Rows
 from lowerbound.posteriors import DiagonalNormal
-from lowerbound.queries import rowwise
-from lowerbound.queries.rowwise import complete_rows
+from lowerbound.queries import complete
 
 N, D, LATENTS = 80, 6, 3
 
 
+def completed(model, posterior, rows: Rows, seed: int, **how) -> np.ndarray:
+    """The best values, or one draw of each row."""
+    found = complete(model, posterior, rows, rng(seed), refine=None, **how)
+    return found.best if found.draws is None else found.draws[0]
+
+
 @pytest.fixture(scope="module")
 def ppca() -> PPCA:
-    rng = np.random.default_rng(0)
-    data = rng.normal(size=(200, LATENTS)) @ rng.normal(size=(LATENTS, D)) + 0.4 * rng.normal(size=(200, D)) + 2
+    random = np.random.default_rng(0)
+    data = (
+        random.normal(size=(200, LATENTS)) @ random.normal(size=(LATENTS, D)) + 0.4 * random.normal(size=(200, D)) + 2
+    )
     return PPCA.of(data, LATENTS)
 
 
 @pytest.fixture(scope="module")
 def rows(ppca) -> Rows:
     """Rows of the model itself with 40 % of their cells hidden; two of them hold nothing, and one is whole."""
-    rng = np.random.default_rng(1)
+    random = np.random.default_rng(1)
     covariance = (ppca.weight @ ppca.weight.T).numpy() + ppca.variance * np.eye(D)
-    x, mask = rng.multivariate_normal(ppca.mean.numpy(), covariance, size=N), rng.random((N, D)) > 0.4
+    x, mask = random.multivariate_normal(ppca.mean.numpy(), covariance, size=N), random.random((N, D)) > 0.4
     mask[[3, 60]], mask[5] = False, True
     return Rows.from_array(x, mask, dtype=torch.float64)
 
@@ -63,35 +70,35 @@ def standard_errors(ppca: PPCA, rows: Rows, found: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [PPCA.posterior, hopeless])
 def test_the_best_values_are_the_exact_means(ppca, rows, make):
-    found = complete_rows(ppca.model(), make(ppca), rows, 0, samples=500)
+    found = completed(ppca.model(), make(ppca), rows, 0, samples=500)
     assert np.sqrt(np.mean(standard_errors(ppca, rows, found) ** 2)) < 0.1
     seen = rows.mask.numpy()
     assert found[seen].tobytes() == rows.x.numpy()[seen].tobytes()
 
 
-def test_without_its_walk_a_hopeless_posterior_stays_so(ppca, rows, monkeypatch):
-    monkeypatch.setattr(rowwise, "_ROUNDS", 1)
-    found = complete_rows(ppca.model(), hopeless(ppca), rows, 0, samples=500)
+@pytest.mark.filterwarnings("ignore:importance sampling has too few")
+def test_without_a_proposal_of_its_own_a_hopeless_posterior_stays_so(ppca, rows):
+    found = completed(ppca.model(), hopeless(ppca), rows, 0, samples=500, fit=False)
     assert np.sqrt(np.mean(standard_errors(ppca, rows, found) ** 2)) > 0.5
 
 
 @pytest.mark.parametrize("make", [PPCA.posterior, hopeless])
 def test_a_row_gets_alone_what_it_gets_in_company(ppca, rows, make):
-    whole = complete_rows(ppca.model(), make(ppca), rows, 0, samples=100)
+    whole = completed(ppca.model(), make(ppca), rows, 0, samples=100)
     order = np.random.default_rng(0).permutation(N)
-    shuffled = complete_rows(ppca.model(), make(ppca), rows.subset(torch.from_numpy(order)), 0, samples=100)
+    shuffled = completed(ppca.model(), make(ppca), rows.subset(torch.from_numpy(order)), 0, samples=100)
     np.testing.assert_allclose(shuffled, whole[order], rtol=1e-9)
     for row in (0, 3, 79):
-        alone = complete_rows(ppca.model(), make(ppca), rows.subset(torch.tensor([row])), 0, samples=100)
+        alone = completed(ppca.model(), make(ppca), rows.subset(torch.tensor([row])), 0, samples=100)
         np.testing.assert_allclose(alone[0], whole[row], rtol=1e-9)
     assert (whole[3] == whole[60]).all()
-    assert (complete_rows(ppca.model(), make(ppca), rows, 1, samples=100)[0] != whole[0]).any()
+    assert (completed(ppca.model(), make(ppca), rows, 1, samples=100)[0] != whole[0]).any()
 
 
 def test_draws_have_the_exact_moments(ppca, rows):
     """190 hidden cells, 8 draws of each: both bounds are 4 standard errors and more."""
     model, posterior = ppca.model(), ppca.posterior()
-    draws = np.stack([complete_rows(model, posterior, rows, seed, samples=500, draw=True) for seed in range(8)])
+    draws = np.stack([completed(model, posterior, rows, seed, samples=500, draws=1) for seed in range(8)])
     standard = np.stack([standard_errors(ppca, rows, each) for each in draws])
     assert abs(standard.mean()) < 0.11
     assert np.mean(standard**2) == pytest.approx(1, abs=0.15)

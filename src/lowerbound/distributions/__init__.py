@@ -24,7 +24,7 @@ from lowerbound.distributions.normal import Normal, kl_normal
 from lowerbound.distributions.normal_mixture import NormalMixture
 from lowerbound.distributions.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.distributions.sphere import HypersphericalUniform, VonMisesFisher
-from lowerbound.distributions.streams import generator
+from lowerbound.distributions.streams import Randomness, RowGenerators, by_row, generator
 
 __all__ = [
     "Bernoulli",
@@ -43,13 +43,16 @@ __all__ = [
     "Mixture",
     "Normal",
     "NormalMixture",
+    "Randomness",
     "Reparameterisation",
+    "RowGenerators",
     "Transforms",
     "VonMisesFisher",
     "Weibull",
     "a_distribution",
     "beta_binomial_log_prob",
     "beta_log_prob",
+    "by_row",
     "generator",
     "inverse_positive",
     "kl",

@@ -154,13 +154,16 @@ def decoded(
     return of.decode(drawn, generator=rng)
 
 
-def completed(values: NDArray[Any], of: Schema, coded: Encoded, rng: np.random.Generator, *, best: bool = False) -> Any:
+def completed(
+    values: NDArray[Any], of: Schema, coded: Encoded, levels: Array | None = None, *, best: bool = False
+) -> Any:
     """The rows of ``coded`` with their missing cells filled from standardised ``values [N, D]``, in their own types.
 
-    ``best``: they are the best completions of numbers and times, which are held to the range of the fitted cells.
+    ``levels [N, D]``: uniform numbers that choose among the levels that share "other". ``best``: the values are best
+    completions, of which numbers and times are held to the range of the fitted cells.
     """
     cells = of.unstandardise(values.astype(np.float64))
-    return of.decode(coded.filled(of.within_seen(cells) if best else cells), generator=rng)
+    return of.decode(coded.filled(of.within_seen(cells) if best else cells), generator=levels)
 
 
 def shares(values: Array, of: Schema, coded: Encoded) -> Any:

@@ -20,7 +20,6 @@ from lowerbound import schema as schemas
 from lowerbound.estimators import frames, inputs, missing
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.vae import VAE
-from lowerbound.queries.rowwise import complete_rows
 from lowerbound.schema import Column, Schema
 from lowerbound.schema.cells import Frame
 from lowerbound.schema.column import Name
@@ -94,7 +93,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         add_indicator: bool = False,
         sample_posterior: bool = False,
         keep_empty_features: bool = False,
-        samples: int = 500,
+        samples: int = 200,
         schema: Schema | Mapping[Name, str | Column] | None = None,
         strict: bool = False,
         hidden: Sequence[int] = (64,),
@@ -229,19 +228,12 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         of, model = self.schema_, self.model_
         coded = replace(frames.encoded(missing.framed(table), of, self.strict), source=table.source)
         frames.count_unfilled(coded, [column for column in of.columns if column.kind == "identifier"])
-        seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else 0
         values = frames.standardised(coded.values, of)
-        if model is not None:
-            rows = inputs.rows(values, "none", 1.0, model.seed_, self.device, None)
-            values = complete_rows(
-                model.model_,
-                model.posterior_,
-                rows,
-                seed if self.sample_posterior else model.seed_,
-                samples=self.samples,
-                draw=self.sample_posterior,
-            )
-        return frames.completed(values, of, coded, np.random.default_rng(seed), best=not self.sample_posterior)
+        if model is None:
+            return frames.completed(values, of, coded)
+        seed = int(self.random_state_.integers(2**63 - 1)) if self.sample_posterior else model.seed_
+        rows = inputs.rows(values, "none", 1.0, model.seed_, self.device, None)
+        return model._completed(coded, rows, 1 if self.sample_posterior else None, self.samples, None, seed)[0]
 
     def _empty(self) -> NDArray[np.bool_]:
         """Columns that held nothing in fitting."""

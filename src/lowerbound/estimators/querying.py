@@ -16,6 +16,7 @@ from lowerbound.distributions import generator
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.fitted import Fitted
 from lowerbound.estimators.parameters import whole
+from lowerbound.queries.row_streams import RowStreams
 from lowerbound.schema import Encoded, Schema
 from lowerbound.schema.column import Name
 
@@ -52,27 +53,41 @@ class Querying(Fitted):
     ) -> Any:
         """Return ``X`` with missing cells filled: one best completion or, with ``draws``, a list of random completions.
 
-        The best is E[x|observed cells] of numbers (of positive ones that of the median given z), the most probable
-        class, the median of what is ordered, each within the range of the fitted cells; drawn ones are from
-        p(missing|observed), and tell how far to trust it. By importance resampling of the latents, ``samples`` of each
-        row, ten times as many where those say too little and, where these do too, by Hamiltonian moves, which are slow:
-        ``refine`` is for drawn ones unless it says otherwise. Warns of rows that are left with too few, and of cells
-        that stay missing. Columns that the model was not fitted to stay too, or of them only those to ``keep``.
+        The best value is E[x|observed cells] of numbers (of positive numbers the expected median given z), the most
+        probable class, and the median of ordered levels, each within the range of the fitted cells. Draws are from
+        p(missing|observed); how far they spread says how far to trust them. Both come from importance sampling of the
+        latents with ``samples`` draws per row; rows for which these are too few get ten times as many, and then
+        Hamiltonian chains, which are slow: by default only for ``draws``, else as ``refine`` says. Warns of rows that
+        are left with too few draws, and of cells that stay missing. Columns that the model was not fitted to are kept,
+        or of them only those in ``keep``.
+
+        A row's answer depends on the row, the model and ``random_state``, and on no row that differs from it. Equal
+        rows get equal best values, and draws of their own.
         """
         coded, rows = self._table(X, "impute", kept=None)
         coded = coded if keep is None else frames.without(coded, keep)
         if draws is not None:
             whole("draws", draws, 1)
         seed = self.seed_ if random_state is None else random_state
-        rng = generator(seed, "impute", device=self.device)
+        frames.count_unfilled(coded, self._schema().columns)
+        found = self._completed(coded, rows, draws, samples, refine, seed)
+        return found[0] if draws is None else found
+
+    def _completed(
+        self, coded: Encoded, rows: Rows, draws: int | None, samples: int, refine: bool | None, seed: int
+    ) -> list[Any]:
+        """Return the completed frames: one of the best values, or ``draws`` of them."""
         chains = self._chains() if refine or (refine is None and draws is not None) else None
+        rng, of = generator(seed, "impute", device=self.device), self._schema()
         found = queries.complete(self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains)
-        of, numbers = self._schema(), np.random.default_rng(seed)
-        frames.count_unfilled(coded, of.columns)
-        if draws is None:
-            return frames.completed(found.best, of, coded, numbers, best=True)
-        assert found.draws is not None
-        return [frames.completed(each, of, coded, numbers) for each in found.draws]
+        levels: list[NDArray[np.float64] | None] = [None] * (draws or 1)
+        if any(column.pooled for column in of.modelled):
+            rng = generator(seed, "levels", device=self.device)
+            streams = RowStreams.of(rows, rng, apart=draws is not None)
+            levels = [streams.uniform(len(of.modelled), number) for number in range(draws or 1)]
+        if found.draws is None:
+            return [frames.completed(found.best, of, coded, levels[0], best=True)]
+        return [frames.completed(each, of, coded, own) for each, own in zip(found.draws, levels, strict=True)]
 
     def anomaly(self, X: Any, *, samples: int = 1000, keep: Sequence[Name] = ()) -> Odd:
         """How odd each row of the frame ``X`` is: −log p of its observed cells, and what each cell adds to it.

@@ -231,13 +231,19 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.history_ = event.history
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
-        """Train for one epoch on these rows; the first call builds the model. No rows are held out."""
+        """Train for one epoch on these rows; the first call builds the model. No rows are held out.
+
+        objective="auto" does not depend on which rows come first: it is IWAE of a table, whose later rows may have
+        missing cells, and the ELBO of an array.
+        """
         if is_own(self.inference):
             raise ValueError("your own inference starts with all rows, which partial_fit does not have; use fit.")
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
             rows = self._start(x) if first else self._supported(x, self.binarise, None)
+            if first:
+                self.has_missing_ = self.schema_ is not None
         if not hasattr(self, "_procedure"):
             self._procedure = self._inference().start(self.model_, rows)
         done = len(self.history_.records)

@@ -1,4 +1,4 @@
-"""A proposal of its own for each row: a normal of full covariance, fitted to p(z|x), with the tails of Student's t."""
+"""Proposals per row: a normal of full covariance near p(z|x), with the tails of Student's t."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Distribution, Normal, NormalMixture
+from lowerbound.distributions import Distribution, Normal, NormalMixture, Randomness, by_row
 from lowerbound.distributions import FullNormal as Full
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.distributions.family import standard_normal, uniform
@@ -23,6 +23,9 @@ from lowerbound.posteriors import FullNormal, Posterior
 
 _SEARCH = Optimisation(steps=150, draws=4, rate=0.15)
 _MOST_LATENTS = 128  # a row's covariance has half of their square
+_WALK, _ROUNDS, _SHARE = 400, 20, 0.2  # draws and rounds of a walk; the effective share that a round keeps
+_WIDER = 1.2  # than p(z|x) in variance: the weights of a proposal that is too narrow have no bound
+_LEAST = 1e-6  # of the prior's variance
 DRAWS = _SEARCH.draws
 COST = 2 * _SEARCH.steps * _SEARCH.draws
 """Draws that a fit is worth: each of its own goes through the decoder forwards and backwards."""
@@ -35,7 +38,7 @@ def fits(target: Target) -> bool:
 
 
 def fitted(
-    target: Target, like: Tensor, rng: torch.Generator, shared: bool = False, q: Distribution | None = None
+    target: Target, like: Tensor, rng: Randomness, shared: bool = False, q: Distribution | None = None
 ) -> Tensor:
     """Normals that are near p(z|x) of each row of ``like [B, …]``, as outputs for ``proposal``: ``[B, n]``.
 
@@ -54,29 +57,79 @@ def proposal(target: Target, outputs: Tensor) -> Target:
     return replace(target, posterior=StudentT(q.loc, q.scale_tril))
 
 
-def mixed(
-    target: Target, like: Tensor, samples: int, rng: torch.Generator, shared: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Draws z ``[S, B, d]`` of q and of a ``proposal`` fitted to p(z|x), half of each; log-weights ``[S, B]``.
+def mixed(target: Target, like: Tensor, samples: int, rng: Randomness, shared: bool = False) -> tuple[Tensor, Tensor]:
+    """Return draws z ``[S, B, d]``, half of q and half of a proposal near p(z|x), and their log-weights ``[S, B]``.
 
-    The weights are p(x, z) over the mean of the two densities, so that a fit that has failed costs half of the draws
-    and no more. Unless ``shared``, which is with the same noise for all rows, it is fitted twice, the second time from
-    where the first has come: in units of q a far p(z|x) is out of reach. Veach & Guibas 1995.
+    The weights are p(x, z) over the mean of the two densities, so that a proposal that has failed costs half of the
+    draws and no more. The proposal is ``walked`` to or, with the noise ``shared`` by all rows, ``fitted``. Veach &
+    Guibas 1995.
     """
-    outputs = fitted(target, like, rng, shared)
-    if not shared:
-        outputs = fitted(target, like, rng, q=_family(target).distribution(outputs))
-    both = target.posterior, proposal(target, outputs).posterior
-    found, rows = [], len(like)
-    for own, share in zip(both, (samples - samples // 2, samples // 2), strict=True):
+    own = proposal(target, fitted(target, like, rng, shared)).posterior if shared else walked(target, like, rng)
+    both, found, rows = (target.posterior, own), [], len(like)
+    for q, share in zip(both, (samples - samples // 2, samples // 2), strict=True):
         for count in chunks(share, rows, target.width):
-            noise = own.noise((count, 1 if shared else rows), target.event, rng, like.dtype)
-            z = own.sample(noise.expand(count, rows, *noise.shape[2:]))
+            noise = _noise(q, count, 1 if shared else rows, target, rng, like)
+            z = q.sample(noise.expand(count, rows, *noise.shape[2:]))
             log_q = torch.stack([each.log_prob(z).double() for each in both]).logsumexp(0) - math.log(2)
             found.append((z, target.log_joint(z).double() - log_q))
     z, log_w = (torch.cat(each) for each in zip(*found, strict=True))
     largest = torch.finfo(torch.float64).max
     return z, torch.nan_to_num(log_w, nan=-torch.inf, posinf=largest, neginf=-torch.inf)
+
+
+def walked(target: Target, like: Tensor, rng: Randomness) -> StudentT:
+    """Return a Student's t near p(z|x) of each row, reached from a wide normal around E_q[z|x].
+
+    A normal π is moved to the moments of π^(1−t) p^t, with t as large as the weights bear, until t = 1 twice: q itself
+    may be too narrow, or far off, and its weights do not tell. All rounds use the same noise, and a row that has
+    arrived stays, so that no row waits for another. Cappé et al. 2004; Del Moral et al. 2006.
+    """
+    loc, _ = moments(target.posterior, target.event, like, rng)
+    loc, prior = loc.expand(len(like), -1), target.prior
+    tril = torch.diag_embed(torch.ones_like(loc))
+    if isinstance(prior, Normal | CorrelatedNormal):
+        _, covariance = moments(prior, target.event, like, rng)
+        tril = torch.linalg.cholesky(covariance).expand_as(tril)
+    least = _LEAST * tril.square().sum(-1)
+    draws = max(_WALK, 20 * target.event[0])
+    noise = by_row(rng, len(like), lambda own, some: Full.noise((draws, len(some)), target.event, own, like.dtype))
+    near = there = torch.zeros(len(loc), dtype=torch.bool, device=loc.device)
+    for _ in range(_ROUNDS):
+        z, log_w = _weighed(target, Full(loc.to(like.dtype), tril.to(like.dtype)), noise)
+        t = _temper(log_w)
+        shares = (t * log_w).softmax(0).unsqueeze(-1)
+        mean = (shares * z).sum(0)
+        away = (z - loc) * shares.sqrt()  # from where it was: the spread grows along the way
+        covariance = _WIDER * torch.einsum("kbi,kbj->bij", away, away)
+        covariance.diagonal(dim1=1, dim2=2).mul_(1 + _LEAST).add_(least)
+        loc = torch.where(there[:, None], loc, mean)
+        tril = torch.where(there[:, None, None], tril, torch.linalg.cholesky(covariance))
+        near, there = t >= 1, there | (near & (t >= 1))  # twice: weights of a narrow proposal may deceive once
+        if bool(there.all()):
+            break
+    return StudentT(loc.to(like.dtype), tril.to(like.dtype))
+
+
+def _weighed(target: Target, q: Full, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """z ``[S, B, d]`` and log p(x, z) − log q(z) ``[S, B]``, in double precision."""
+    found, first = [], 0
+    for count in chunks(len(noise), noise.shape[1], target.width):
+        z = q.sample(noise[first : first + count])
+        found.append((z, target.log_joint(z).double() - q.log_prob(z).double()))
+        first += count
+    z, log_w = (torch.cat(each) for each in zip(*found, strict=True))
+    largest = torch.finfo(torch.float64).max
+    return z.double(), torch.nan_to_num(log_w, nan=-largest, posinf=largest, neginf=-largest)
+
+
+def _temper(log_w: Tensor) -> Tensor:
+    """Return the largest t ``[B]`` up to 1 whose weights w^t keep a share of effective draws, by bisection."""
+    least, low, high = _SHARE * len(log_w), torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
+    for step in range(30):
+        t = high if step == 0 else (low + high) / 2
+        enough = 1 / (t * log_w).softmax(0).square().sum(0) >= least
+        low, high = torch.where(enough, t, low), torch.where(enough, high, t)
+    return low
 
 
 @read_only
@@ -153,6 +206,10 @@ class StudentT(Distribution):
         d, v = self.loc.shape[-1], _degrees(self.loc.shape[-1])
         constant = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - 0.5 * d * math.log(v * math.pi)
         return constant - 0.5 * self._normal.log_det() - 0.5 * (v + d) * (squared / v).log1p()
+
+
+def _noise(q: Distribution, draws: int, rows: int, target: Target, rng: Randomness, like: Tensor) -> Tensor:
+    return by_row(rng, rows, lambda own, some: q.noise((draws, len(some)), target.event, own, like.dtype))
 
 
 def _degrees(dim: int) -> int:

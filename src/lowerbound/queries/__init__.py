@@ -2,7 +2,7 @@
 
 from lowerbound.queries.anomaly import Anomaly, anomaly
 from lowerbound.queries.completion import Completion, Conditional, complete, condition, conditional
-from lowerbound.queries.latents import PosteriorDraws, Sampling, posterior_draws
+from lowerbound.queries.posterior_sampling import PosteriorDraws, Sampling, posterior_draws
 from lowerbound.queries.refining import Refine
 
 __all__ = [

@@ -15,9 +15,7 @@ from lowerbound.likelihoods import Factorised
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
-from lowerbound.queries.latents import Part, Sampling, parts
-
-_FEW = 10
+from lowerbound.queries.posterior_sampling import ENOUGH, Part, Sampling, parts
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def anomaly(
 
     Expectations are over the weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, of the estimate itself: the
     identity holds for it exactly. Rows of which they are too few are drawn again with ten times as many (``Sampling``),
-    and a warning counts those with fewer than 10 effective draws even so. Rows with nothing observed score 0. Cells of
+    and a warning counts those with fewer than 50 effective draws even so. Rows with nothing observed score 0. Cells of
     discrete and of continuous columns are in one sum, but not of one scale: a density's nats change with its units.
     Raises ValueError where the likelihood is not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it
     cannot see.
@@ -57,14 +55,14 @@ def anomaly(
     score, error, latent, ess = (np.zeros(len(rows)) for _ in range(4))
     cells = np.zeros((len(rows), *rows.shape))
     for part in parts(model, posterior, rows, rng, Sampling(samples, refine=None), warn=False):
-        estimate, error[part.places], ess[part.places], _ = part.totals.cpu().numpy()
-        own = _cells(model, model.likelihood, part).cpu().numpy()
+        estimate, error[part.places], ess[part.places], _ = part.answered(part.totals, 1).cpu().numpy()
+        own = part.answered(_cells(model, model.likelihood, part)).cpu().numpy()
         score[part.places], cells[part.places] = -estimate, own
         rest = -estimate - own.reshape(len(own), -1).sum(1)
         latent[part.places] = np.where(np.isfinite(estimate), rest, 0.0)
-    if (few := int((ess < min(_FEW, samples / 2)).sum())) > 0:
+    if (few := int((ess < min(ENOUGH, samples / 2)).sum())) > 0:
         warnings.warn(
-            f"importance sampling has fewer than {_FEW} effective draws for {few} of {len(rows)} rows, whose scores "
+            f"importance sampling has fewer than {ENOUGH} effective draws for {few} of {len(rows)} rows, whose scores "
             "are noisy and too high on average; use more samples.",
             stacklevel=3,
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lowerbound.data import Rows
+from lowerbound.distributions import Randomness, by_row
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import settled
@@ -19,7 +20,7 @@ from lowerbound.likelihoods import Bernoulli, Factorised, Likelihood, LogNormal,
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
-from lowerbound.queries.latents import Part, Sampling, parts, too_few, width
+from lowerbound.queries.posterior_sampling import Part, Sampling, parts, too_few, width
 from lowerbound.queries.refining import Refine, is_informative
 from lowerbound.queries.surprise import Surprise
 from lowerbound.training import in_order
@@ -74,11 +75,12 @@ def complete(
     for part in parts(model, posterior, _at(rows, holes), rng, how) if len(holes) else ():
         places, mask = holes[part.places], part.batch.mask
         assert mask is not None
-        seen = mask.cpu().numpy()
-        best[places] = np.where(seen, values[places], _best(model, part, rng).cpu().numpy())
+        seen = part.answered(mask).cpu().numpy()
+        best[places] = np.where(seen, values[places], part.answered(_best(model, part)).cpu().numpy())
         if drawn is not None:
-            drawn[:, places] = np.where(seen, values[places], _missing(model, part, rng).cpu().double().numpy())
-        ess[places] = part.totals[2].cpu().numpy()
+            found = part.answered(_missing(model, part), 1).cpu().double().numpy()
+            drawn[:, places] = np.where(seen, values[places], found)
+        ess[places] = part.answered(part.totals[2]).cpu().numpy()
         refined[places] = part.refined
     return Completion(best, drawn, ess, refined)
 
@@ -142,11 +144,11 @@ def condition(
     if bool(seen.all()):
         return Conditional(known.expand(n, *known.shape[1:]).clone(), False, torch.zeros_like(seen))
     how = Sampling(max(10_000, 20 * n) if samples is None else samples, n, refine, fit=fit)
-    (part,) = parts(model, posterior, row, rng, replace(how, refine=None), warn=False)
+    (part,) = parts(model, posterior, row, rng, replace(how, refine=None), warn=False, together=1)
     surprise = Surprise.of(model, posterior, part.batch, rng)
     if refine is not None and not bool(surprise.extreme.any()) and bool(too_few(part, how).any()):
-        (part,) = parts(model, posterior, row, rng, how)
-    rows = torch.where(seen, known, _missing(model, part, rng).squeeze(1))
+        (part,) = parts(model, posterior, row, rng, how, together=1)
+    rows = torch.where(seen, known, part.answered(_missing(model, part), 1).squeeze(1))
     return Conditional(rows, surprise.unlikely(part), surprise.extreme)
 
 
@@ -177,25 +179,24 @@ def _at(rows: Rows, places: NDArray[np.int64]) -> Rows:
     return rows.subset(torch.from_numpy(places).to(rows.device))
 
 
-def _missing(model: LatentVariableModel, part: Part, rng: torch.Generator) -> Tensor:
-    """x ~ p(x|z) at each drawn z, ``[M, B, *X]``."""
-    found, first = [], 0
+def _missing(model: LatentVariableModel, part: Part) -> Tensor:
+    """Draw x ~ p(x|z) at each drawn z, ``[M, B, *X]``."""
+    found, first, rng = [], 0, part.streams.generators("cells")
     for count in chunks(len(part.drawn), len(part.batch.x), width(model, part.batch)):
         found.append(_sample(model, model.decode(part.drawn[first : first + count], part.batch.context), rng))
         first += count
     return torch.cat(found)
 
 
-def _sample(model: LatentVariableModel, params: Tensor, rng: torch.Generator) -> Tensor:
-    if is_informative(model):
-        found: Tensor = model.likelihood.sample_missing(params, rng)  # type: ignore[operator]
-        return found
-    return model.likelihood.sample(params, rng)
+def _sample(model: LatentVariableModel, params: Tensor, rng: Randomness) -> Tensor:
+    """Draw x ``[K, B, *X]`` of parameters ``[K, B, P, *X]``."""
+    sample = model.likelihood.sample_missing if is_informative(model) else model.likelihood.sample
+    return by_row(rng, params.shape[1], lambda own, some: sample(params[:, some.start : some.stop], own))  # type: ignore[operator]
 
 
-def _best(model: LatentVariableModel, part: Part, rng: torch.Generator) -> Tensor:
-    """One value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
-    likelihood = model.likelihood
+def _best(model: LatentVariableModel, part: Part) -> Tensor:
+    """Return one value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
+    likelihood, rng = model.likelihood, part.streams.generators("best")
     if is_informative(model):
         likelihood = getattr(likelihood, "likelihood", likelihood)
         return _decided(likelihood, part.mean(model, lambda params: _seen(likelihood, _sample(model, params, rng))))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lowerbound.distributions import Distribution, Normal
+from lowerbound.distributions import Distribution, Normal, Randomness, by_row
 from lowerbound.draw import Batch
 from lowerbound.evidence.targets import Target
 from lowerbound.likelihoods import Factorised
@@ -47,7 +49,7 @@ def is_informative(model: LatentVariableModel) -> bool:
     return model.likelihood.informative
 
 
-def hmc(target: Target, z: Tensor, rng: torch.Generator) -> Tensor:
+def hmc(target: Target, z: Tensor, rng: Randomness) -> Tensor:
     """The last ``KEPT`` states ``[T, C, B, *E]`` of Hamiltonian chains from ``z [C, B, *E]``. Neal 2011.
 
     Each row has a step size of its own, found in a warm-up and then frozen; the chains' spread at its middle gives the
@@ -66,7 +68,7 @@ def hmc(target: Target, z: Tensor, rng: torch.Generator) -> Tensor:
     return torch.stack(kept)
 
 
-def _adapted(target: Target, z: Tensor, units: Tensor, rng: torch.Generator) -> tuple[Tensor, StepSize]:
+def _adapted(target: Target, z: Tensor, units: Tensor, rng: Randomness) -> tuple[Tensor, StepSize]:
     """Where the chains stand after a warm-up, and each row's step in ``units [1, B, *E]``."""
     path = _path(target, z, units)
     point, step = warm_up(path, path.at(z / units), _WARM_UP, _LEAPFROGS, _ACCEPT, rng)
@@ -84,7 +86,7 @@ def _path(target: Target, z: Tensor, units: Tensor) -> Path:
     )
 
 
-def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Tensor, rng: torch.Generator) -> Tensor:
+def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Tensor, rng: Randomness) -> Tensor:
     """The last ``KEPT`` states ``[T, C, B, *E]`` of Metropolis-within-Gibbs chains from ``z [C, B, *E]``.
 
     In turn x_missing ~ p(x|z), and z' ~ q(z|x) of the completed row, accepted with probability
@@ -97,22 +99,37 @@ def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Ten
     there = replace(wide, mask=torch.ones_like(wide.mask))
     prior = model.prior_given(wide.context, posterior)
     z = z.reshape(1, chains * rows, *z.shape[2:])
+
+    def of_rows(draw: Callable[[torch.Generator, range, Tensor], Tensor], like: Tensor) -> Tensor:
+        """What ``draw`` gives each row's chains ``[C, n, …]``, all chains in the order of ``wide``."""
+        grid = like.reshape(chains, rows, *like.shape[2:])
+        return by_row(rng, rows, lambda own, some: draw(own, some, grid[:, some.start : some.stop])).flatten(0, 1)
+
     params, kept = model.decode(z, wide.context), []
     for sweep in range(1, _SWEEPS + KEPT * _THIN + 1):
-        x = torch.where(wide.mask, wide.x, model.likelihood.sample(params, rng)[0])
+        sampled = of_rows(lambda own, _, params: model.likelihood.sample(params, own), params)
+        x = torch.where(wide.mask, wide.x, sampled)
         q, _ = distributions_of(model, posterior, x, there.mask, wide.context)
-        noise = q.noise(z.shape[:2], model.prior.event, rng, x.dtype)
+        noise = of_rows(partial(_noise, q, model.prior.event), z).unsqueeze(0)
         new = q.sample(noise)
         new_params = model.decode(new, wide.context)
         change = model.likelihood.log_prob(new_params, x).double() + prior.log_prob(new).double()
         change = change - model.likelihood.log_prob(params, x).double() - prior.log_prob(z).double()
         change = change + q.log_prob(z).double() - q.log_prob_of_sample(new, noise).double()
-        level = torch.rand(change.shape, generator=rng, dtype=change.dtype, device=change.device).log()
+        level = of_rows(lambda own, _, like: _uniform(like, own), change).unsqueeze(0).log()
         accept = (level < torch.nan_to_num(change, nan=-torch.inf)).squeeze(0)
         z, params = _where(accept, new, z), _where(accept, new_params, params)
         if sweep > _SWEEPS and (sweep - _SWEEPS) % _THIN == 0:
             kept.append(z.unflatten(1, (chains, rows)).squeeze(0))
     return torch.stack(kept)
+
+
+def _noise(q: Distribution, event: tuple[int, ...], rng: torch.Generator, rows: range, like: Tensor) -> Tensor:
+    return q.noise((len(like), len(rows)), event, rng, like.dtype)
+
+
+def _uniform(like: Tensor, rng: torch.Generator) -> Tensor:
+    return torch.rand(like.shape, generator=rng, dtype=like.dtype, device=like.device)
 
 
 def _where(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from lowerbound.draw import Batch
 from lowerbound.likelihoods import Factorised
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
-from lowerbound.queries.latents import Part
+from lowerbound.queries.posterior_sampling import Part
 
 DRAWS = 10_000
 _TOGETHER = 1000

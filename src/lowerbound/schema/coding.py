@@ -176,9 +176,11 @@ def _smallest(storage: Storage) -> float:
     return float(np.finfo(storage.floating).smallest_subnormal)
 
 
-def cells(
-    column: Column, storage: Storage, values: Floats, observed: Mask, generator: np.random.Generator | None = None
-) -> Cells:
+Uniform = np.random.Generator | Floats
+"""Where uniform numbers come from: a generator, or numbers in [0, 1), one per cell."""
+
+
+def cells(column: Column, storage: Storage, values: Floats, observed: Mask, generator: Uniform | None = None) -> Cells:
     """Encoded values as cells of ``storage``: those ``observed`` as they are, others as ``draws``; none where NaN.
 
     A level is drawn for "other", by how often each was seen; without a ``generator`` it is no cell.
@@ -253,9 +255,7 @@ def _limits(column: Column, storage: Storage, unit: str) -> tuple[int, int]:
     return max(first, storage.range[0]), min(last, storage.range[1])
 
 
-def _levels(
-    column: Column, storage: Storage, at: NDArray[np.int64], mask: Mask, generator: np.random.Generator | None
-) -> Cells:
+def _levels(column: Column, storage: Storage, at: NDArray[np.int64], mask: Mask, generator: Uniform | None) -> Cells:
     levels: list[Any] = list(column.levels)
     if column.pooled:
         shared = mask & (at == len(column.levels))
@@ -263,7 +263,11 @@ def _levels(
             mask, at = mask & ~shared, np.where(shared, 0, at)
         else:
             share = np.array(column.weights, np.float64)
-            drawn = generator.choice(len(share), int(shared.sum()), p=share / share.sum())
+            share = share / share.sum()
+            if isinstance(generator, np.random.Generator):
+                drawn = generator.choice(len(share), int(shared.sum()), p=share)
+            else:
+                drawn = np.searchsorted(share.cumsum()[:-1], generator[shared], side="right")
             at = at.copy()
             at[shared] = len(column.levels) + drawn
             levels += column.pooled

@@ -150,9 +150,7 @@ class Schema:
             raise DataError(f"column {name!r} is given {value!r}, and it holds whole numbers; give one.")
         return found
 
-    def decode(
-        self, values: Encoded | Floats, like: Any = None, *, generator: np.random.Generator | None = None
-    ) -> Any:
+    def decode(self, values: Encoded | Floats, like: Any = None, *, generator: coding.Uniform | None = None) -> Any:
         """A frame of the columns' own types, categories and order of columns: the inverse of ``encode``.
 
         Of ``Encoded`` rows every cell that was observed comes back as it was, bit for bit, identifiers too; those that
@@ -184,7 +182,8 @@ class Schema:
             storage = theirs if empty or coding.holds(theirs, column) else own
             cells = _blank(len(numbers))
             if j is not None and not empty:
-                cells = _cells(column, storage, numbers[:, j], observed[:, j], generator)
+                chosen = generator[:, j] if isinstance(generator, np.ndarray) else generator
+                cells = _cells(column, storage, numbers[:, j], observed[:, j], chosen)
             elif column.kind == "identifier" and coded is None:
                 cells = coding.keys(column, storage, len(numbers))
             elif column.kind == "constant" and not empty:
@@ -316,7 +315,7 @@ def _cells(
     storage: Storage,
     numbers: Floats,
     observed: NDArray[np.bool_],
-    generator: np.random.Generator | None = None,
+    generator: coding.Uniform | None = None,
 ) -> Cells:
     """Encoded values as cells of a type, in their form if they have one."""
     inner = column.inner
