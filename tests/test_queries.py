@@ -263,7 +263,7 @@ def test_chains_mend_a_poor_posterior(refine, q):
 
 @pytest.mark.parametrize("q", [Exact(LOW, 0.3), Exact(LOW, 0.5, 0.7), Exact(LOW, blind=True), Exact(LOW, 1.5, 3.0)])
 def test_a_proposal_of_their_own_mends_it_without_chains(q):
-    white, found = poor(None, q, LOW, fit=True)
+    white, found = poor(None, q, LOW, samples=1000, fit=True)
     assert not found.refined.any()
     assert is_standard(white)
 
@@ -582,7 +582,7 @@ def test_scores_are_exact_where_q_is_poor(q, monkeypatch):
     x = rows_of(LOW, 40, seed=4)
     mask = torch.tensor([True, True, True, True, False, False]).expand(40, -1)
     due = np.array([-conditioned(LOW, row, seen)[2] for row, seen in zip(x, mask, strict=True)])
-    found = anomaly(LOW.model(), q, Rows(x, mask, dtype=x.dtype), rng(), 1000)
+    found = anomaly(LOW.model(), q, Rows(x, mask, dtype=x.dtype), rng(), 4000)
     np.testing.assert_allclose(found.score, due, atol=0.3)
     assert np.sqrt(np.mean((found.score - due) ** 2)) < 0.1
     np.testing.assert_allclose(found.cells.sum(1) + found.latent, found.score, atol=1e-9)
@@ -596,5 +596,5 @@ def test_scores_are_exact_where_q_is_poor(q, monkeypatch):
 def test_scores_that_stay_rough_are_counted(monkeypatch):
     monkeypatch.setattr(proposals, "fits", lambda target: False)
     rows = Rows(rows_of(LOW, 5, seed=4), dtype=torch.float64)
-    with pytest.warns(UserWarning, match="fewer than 50 effective draws for 5 of 5 rows"):
+    with pytest.warns(UserWarning, match="fewer than 20 effective draws for 5 of 5 rows"):
         anomaly(LOW.model(), Exact(LOW, 0.1, 9.0), rows, rng(), 30)

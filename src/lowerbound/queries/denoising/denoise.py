@@ -24,11 +24,11 @@ from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.denoising.channels import Channel, channel_of, check
 from lowerbound.queries.denoising.noise import Noise
+from lowerbound.queries.posterior_sampling import ENOUGH
 from lowerbound.queries.refining import KEPT, hmc
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
-_ENOUGH = 30  # effective draws: fewer leave an error of a fifth of the posterior's deviation
 _WIDEN = 1.2  # see _widened
 _MOVES = 0.2  # acceptance below which chains hardly do
 _ROWS = 100  # of a batch
@@ -166,7 +166,7 @@ def _by_weights(asked: _Asked, batch: Batch) -> dict[str, Tensor]:
     shape = torch.from_numpy(pareto.pareto_k(total.largest().cpu().numpy())).to(ess)
     found = {"mean": moments.mean, "variance": moments.variance, "ess": ess, "log_evidence": evidence}
     found |= {"standard_error": error, "refined": torch.zeros_like(ess, dtype=torch.bool)}
-    found["trusted"] = (ess >= _ENOUGH) & (shape <= float(pareto.threshold(asked.samples)))
+    found["trusted"] = (ess >= ENOUGH) & (shape <= float(pareto.threshold(asked.samples)))
     return found | _drawn(asked, batch, torch.cat(latents), torch.cat(weights))
 
 
