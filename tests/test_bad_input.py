@@ -120,7 +120,7 @@ NOTES = {
     "images": (np.zeros((120, 4, 4)), None, "16 of 16 columns are constant"),
     "one row": (X[:1], None, "only one row: the model memorises it"),
     "no rows held out": (X[:4], None, "0.1 of 4 rows is less than one: no row is held out"),
-    "fewer than a batch": (X, None, "36 rows to train on, fewer than a batch of 100"),
+    "fewer than a batch": (X, None, "36 rows to train on, fewer than batch_size=100"),
 }
 
 

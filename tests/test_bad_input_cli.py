@@ -277,7 +277,7 @@ def test_any_bytes_are_a_table_or_refused_by_name(file: tuple[str, bytes]) -> No
         else:
             assert isinstance(table, data.Table)
             preview(table.x, table.names)
-        if data.tables.is_table(path):
+        if data.table_files.is_table(path):
             try:
                 frame = data.read_frame(path)
             except DataError as error:

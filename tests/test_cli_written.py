@@ -224,12 +224,12 @@ def test_a_form_is_declared_on_the_command_line(here: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ("check t.csv --separator ;;", USAGE, ("is not one character",)),
+        ("check t.csv --separator ;;", USAGE, ("is neither one character",)),
         ("check t.csv --decimal x", USAGE, ("'x' is not one of",)),
         ("check t.csv --separator , --decimal ,", USAGE, ("decimal is ','",)),
         ("check t.parquet --separator ;", BAD_DATA, ("no csv file", "leave them out")),
         ("check cut.csv.gz", BAD_DATA, ("not a whole csv file",)),
-        ("check t.csv --schema a=datetime:%q", BAD_DATA, ("a form", "'%q'")),
+        ("check t.csv --schema a=datetime:%q", BAD_DATA, ("an invalid form", "'%q'")),
     ],
 )
 def test_options_that_cannot_be(

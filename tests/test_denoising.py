@@ -18,7 +18,7 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.queries.denoising import Denoised, Flips, Gaussian, average_pooling, denoise
-from lowerbound.queries.denoising.denoise import _Moments, _settled
+from lowerbound.queries.denoising.clean_rows import _Moments, _settled
 
 MIXING = np.random.default_rng(3).normal(size=(3, 6))
 
@@ -159,7 +159,7 @@ def test_bits_are_denoised_as_enumeration_over_all_rows_and_latents_has_it(noise
     x = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
     states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3))).double().unsqueeze(1)
     with torch.no_grad():
-        log_prior = model.prior(None, None).log_prob(states)
+        log_prior = model.prior(None).log_prob(states)
         p_x = (
             (model.log_lik(states.expand(-1, len(x), -1), torch.tensor(x)) + log_prior).logsumexp(0).exp().numpy()
         )  # [32]
@@ -326,7 +326,7 @@ def test_memory_is_of_a_batch_and_not_of_all_draws(monkeypatch):
     seen = []
     model = truth.model()
     model.decoder.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
-    monkeypatch.setattr("lowerbound.queries.denoising.denoise._ROWS", 2)
+    monkeypatch.setattr("lowerbound.queries.denoising.clean_rows._ROWS", 2)
     monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 64)
     found = denoise(model, truth.posterior(1.5), torch.tensor(y), Gaussian(scale), rng(), samples=3001, draws=70)
     assert max(seen) <= 64

@@ -168,4 +168,4 @@ def test_imports_without_memory_end_in_a_sentence(megabytes: int, tmp_path: Path
     assert done.returncode == 71, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith("error: there is not enough memory")
+    assert done.stderr.startswith("error: not enough memory")

@@ -97,7 +97,7 @@ USES: dict[str, Callable[[Parts], Any]] = {
     "sandwich": lambda p: evidence.sandwich(p.targets, evidence.simulator(p.model, p.posterior), rng(), 5, FEW),
     "simulator": lambda p: evidence.simulator(p.model, p.posterior)(5, rng())[1].x,
     "appendix_d": lambda p: evidence.appendix_d(
-        p.targets, ROWS, rng(), draws=5, chains=evidence.history.Chains(5, 5, 2)
+        p.targets, ROWS, rng(), draws=5, chains=evidence.early_estimators.Chains(5, 5, 2)
     ),
     "gap_report": lambda p: evidence.gap_report(p.model, p.posterior, X, steps=3, samples=10),
     "calibrate": lambda p: evidence.calibrate(p.model, p.posterior, simulations=20, draws=9),

@@ -317,9 +317,9 @@ def test_the_command_line_counts_new_values_or_refuses_them(command, folder, tmp
     [
         ("encode run t.csv --keep nom --out o.csv", 65, "keep names 'nom'"),
         ("encode run t.csv --keep id --out o.npy", 2, ".csv or .parquet"),
-        ("score run t.csv --keep id", 2, "give one by --out"),
+        ("score run t.csv --keep id", 2, "give one with --out"),
         ("encode array t.csv --keep id --out o.csv", 65, "array was fitted to an array"),
-        ("encode array t.csv --strict --out o.csv", 65, "--strict is of tables"),
+        ("encode array t.csv --strict --out o.csv", 65, "--strict needs a model of a table"),
     ],
 )
 def test_what_cannot_be_kept(command, code, said, folder, monkeypatch, capsys):

@@ -73,7 +73,9 @@ def test_chains_of_a_row_do_not_depend_on_the_others(vae, monkeypatch):
     monkeypatch.setattr(posterior_sampling.refining, "_WARM_UP", 4)
     monkeypatch.setattr(posterior_sampling.refining, "_SETTLE", 2)
     every = torch.ones_like
-    monkeypatch.setattr(posterior_sampling, "too_few", lambda part, how: every(part.totals[2], dtype=torch.bool))
+    monkeypatch.setattr(
+        posterior_sampling, "too_few", lambda part, how, first=False: every(part.totals[2], dtype=torch.bool)
+    )
     x = table(1).dropna(how="all").drop_duplicates().iloc[:20]
     values = vae.schema_.standardise(vae.schema_.encode(x).values).astype(np.float32)
     rows = Rows.from_array(np.nan_to_num(values), ~np.isnan(values))

@@ -288,19 +288,19 @@ FUNCTIONS: dict[str, tuple[Callable[[], evidence.Targets], str]] = {
     ),
     "another event": (
         lambda: evidence.of_functions(log_joint, proposal, (3,)),
-        r"event is \(3,\), and draws of the posterior are not of that shape",
+        r"event is \(3,\), but draws of the posterior have another shape",
     ),
     "noise that would be shared": (
         lambda: evidence.of_functions(log_joint, proposal, (1,)),
-        r"event is \(1,\), so draws of the posterior must be \[1, 8, 1\]; they are \[1, 8, 2\]",
+        r"event is \(1,\), so draws of the posterior must have shape \[1, 8, 1\], not \[1, 8, 2\]",
     ),
     "one q for all rows": (
         lambda: evidence.of_functions(log_joint, lambda x: Normal(torch.zeros(3), torch.ones(3), 0), (LATENTS,)),
-        "draws of the posterior are not of that shape",
+        "draws of the posterior have another shape",
     ),
     "a prior of another event": (
         lambda: evidence.of_functions(log_joint, proposal, (2,), Normal(torch.zeros(3), torch.ones(3), 0)),
-        "draws of the prior are not of that shape",
+        "draws of the prior have another shape",
     ),
     "a normal of torch": (
         lambda: evidence.of_functions(log_joint, foreign(torch.distributions.Normal), (2,)),
@@ -348,5 +348,5 @@ def test_checks_of_a_library_model_refuse_others():
         partial(evidence.calibrate, targets, proposal),
         partial(evidence.log_likelihood, targets, proposal, X),
     ):
-        with pytest.raises(TypeError, match=r"this is of a LatentVariableModel, and function is none; .*of_functions"):
+        with pytest.raises(TypeError, match=r"this needs a LatentVariableModel, got function; .*of_functions"):
             check()

@@ -196,11 +196,32 @@ def _sample(model: LatentVariableModel, params: Tensor, rng: Randomness) -> Tens
 
 def _best(model: LatentVariableModel, part: Part) -> Tensor:
     """Return one value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
-    likelihood, rng = model.likelihood, part.streams.generators("best")
+    likelihood = model.likelihood
     if is_informative(model):
         likelihood = getattr(likelihood, "likelihood", likelihood)
-        return _decided(likelihood, part.mean(model, lambda params: _seen(likelihood, _sample(model, params, rng))))
+        return _decided(likelihood, _mean_of_draws(model, likelihood, part))
     return _decided(likelihood, part.mean(model, lambda params: _means(likelihood, params)))
+
+
+def _mean_of_draws(model: LatentVariableModel, likelihood: Likelihood, part: Part) -> Tensor:
+    """Return Σ_k share_k x_k ``[B, …]``, x_k ~ p(x|z_k, missing), of the rows that are answered; 0 for the others.
+
+    One row at a time, with all its draws, for each row draws from a generator of its own.
+    """
+    generators, found = part.streams.generators("best").rows, {}
+    for row in part.rows.tolist():
+        total, first, context = torch.zeros((), dtype=torch.float64), 0, part.batch.context
+        context = None if context is None else context[row : row + 1]
+        for count in chunks(len(part.z), 1, width(model, part.batch)):
+            some = slice(first, first + count)
+            params = model.decode(part.z[some, row : row + 1], context)
+            values = _seen(likelihood, model.likelihood.sample_missing(params, generators[row]))[:, 0].double()  # type: ignore[operator]
+            shares = part.shares[some, row].view(-1, *[1] * (values.dim() - 1))
+            total = total.to(values.device) + torch.where(shares > 0, shares * values, 0).sum(0)
+            first += count
+        found[row] = total
+    nothing = torch.zeros_like(next(iter(found.values())))
+    return torch.stack([found.get(row, nothing) for row in range(len(part.batch.x))])
 
 
 def _means(likelihood: Likelihood, params: Tensor) -> Tensor:

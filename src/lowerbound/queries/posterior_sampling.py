@@ -33,14 +33,16 @@ from lowerbound.queries.row_streams import RowStreams
 from lowerbound.training import in_order
 
 Places = NDArray[np.int64]
-ENOUGH = 20
+ENOUGH = 50
 """Effective draws below which a row's importance sampling counts as failed.
 
-With 20, the error of a mean is 0.22 posterior deviations, which adds a twentieth to its expected squared error.
+Best values of 80 rows of PPCA, 40 % of their cells missing, from a posterior that ignores the missing, with 500 draws:
+their error is 0.24 posterior deviations with 10, 20 or 30, and 0.08 with 50.
 """
 _ROWS = 64  # of a batch
 _ROW_DRAWS = 2**18  # draws × rows of a batch
 _LATENT_VALUES = 2**24  # held at once
+_FIRST = 0.4  # k̂ above which draws from q alone are not enough: q may be too narrow, and its weights miss a part
 _MORE = 10  # times as many draws, for rows of which there were too few
 _CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # chains per row at least; chains × rows at once; rows of a batch
 
@@ -49,13 +51,13 @@ _CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # chains per row at least; chain
 class Sampling:
     """How to draw from p(z|x_observed): ``samples`` weighted draws per row, of which ``draws`` are resampled.
 
-    Rows with an effective sample size under ``least_ess`` are drawn again with ten times as many, half of them from a
-    proposal fitted to p(z|x_observed) if ``fit`` (where q is a normal), and if that is too few by ``refine``: "hmc",
-    "gibbs" or None. ``least_ess`` defaults to ``draws``, at least 20, and at most half of ``samples``: with an ESS of e
-    the squared error of a point estimate is 1/e above its minimum, and the error that M draws share is at most their
-    own. Rows whose k̂ (``evidence.pareto_k``) says that the weights are unreliable are drawn again too: a posterior too
-    narrow has an ESS that is high by mistake. (Without ``tails`` only before the last try: a mean over few draws is
-    still useful.)
+    Rows with an effective sample size under ``least_ess`` are drawn again, half of the draws from a proposal fitted to
+    p(z|x_observed) if ``fit`` (where q is a normal); then again with ten times as many; and if that is too few by
+    ``refine``: "hmc", "gibbs" or None. ``least_ess`` defaults to ``draws``, at least 50, and at most half of
+    ``samples``: with an ESS of e the squared error of a point estimate is 1/e above its minimum, and the error that M
+    draws share is at most their own. Rows whose k̂ (``evidence.pareto_k``) says that the weights are unreliable
+    are drawn again too: a posterior too narrow has an ESS that is high by mistake. (Without ``tails`` only before the
+    last try: a mean over few draws is still useful.)
     """
 
     samples: int = 1000
@@ -82,7 +84,9 @@ class Sampling:
     @property
     def tries(self) -> tuple[int, ...]:
         """Draws per row, and how many if those are too few: cheaper than chains, where it is enough."""
-        return (self.samples,) if self.least_ess == 0 else (self.samples, _MORE * self.samples)
+        if self.least_ess == 0:
+            return (self.samples,)
+        return (self.samples, *[self.samples] * self.fit, _MORE * self.samples)
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,8 @@ def posterior_draws(
     """``draws`` of z ~ p(z|x_observed) for each of ``rows``; the arguments are those of ``Sampling``.
 
     z_k ~ q(z|x_observed), k = 1 … ``samples``, are chosen in proportion to p(x_observed, z_k)/q(z_k|x_observed): the
-    draws of a row are as independent as its ESS is large beside ``draws``. Of a row with nothing observed they are
-    draws of the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al. 2014; Mattei & Frellsen 2019.
+    draws of a row are as independent as its ESS is large compared with ``draws``. Of a row with nothing observed they
+    are draws of the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al. 2014; Mattei & Frellsen 2019.
     """
     found = np.empty((draws, len(rows), *model.prior.event))
     ess, refined = np.empty(len(rows)), np.zeros(len(rows), bool)
@@ -186,13 +190,13 @@ def parts(
         yield _of_prior(places, batch, own, targets(batch), how)
     left = np.flatnonzero(~nothing)
     failed = _Failed()
-    for samples in how.tries:
-        last, fit, failed = samples == how.tries[-1], how.fit and samples > how.samples, _Failed()
+    for number, samples in enumerate(how.tries, 1):
+        last, fit, failed = number == len(how.tries), how.fit and number > 1, _Failed()
         for places, batch, own in _batches(rows, left, _size(together, samples, model), streams):
             target = targets(batch)
             refining.check(how.refine, model, target.posterior, target.prior)
-            part = _weighted_part(places, batch, own, target, samples, how.draws, fit)
-            few = too_few(part, how)
+            part = _weighted_part(places, batch, own, target, samples, how.draws, fit, number)
+            few = too_few(part, how, first=number == 1 < len(how.tries))
             some = part.answered(few).cpu().numpy()
             if some.any():
                 starts = last and how.refine is not None
@@ -209,10 +213,15 @@ def parts(
         _warn(failed.totals[2], len(rows), how.tries[-1])
 
 
-def too_few(part: Part, how: Sampling) -> Tensor:
-    """Return for which rows of the batch ``[B]`` the weights say too little of p(z|x_observed)."""
-    few = part.totals[2] < how.enough
-    return few | (part.totals[3] > float(pareto.threshold(len(part.z)))) if how.tails else few
+def too_few(part: Part, how: Sampling, first: bool = False) -> Tensor:
+    """Return for which rows of the batch ``[B]`` the weights say too little of p(z|x_observed).
+
+    ``first``: of draws from q alone, where another try costs little.
+    """
+    few, shape = part.totals[2] < how.enough, part.totals[3]
+    if first:
+        return few | (shape > _FIRST)
+    return few | (shape > float(pareto.threshold(len(part.z)))) if how.tails else few
 
 
 class _Failed:
@@ -295,10 +304,10 @@ def _of_prior(places: Places, batch: Batch, streams: RowStreams, target: Target,
 
 
 def _weighted_part(
-    places: Places, batch: Batch, streams: RowStreams, target: Target, samples: int, draws: int, fit: bool
+    places: Places, batch: Batch, streams: RowStreams, target: Target, samples: int, draws: int, fit: bool, number: int
 ) -> Part:
     """Weighted draws by importance sampling, from a fitted proposal too if ``fit``, and ``draws`` of them."""
-    rng = streams.generators("weights", samples)
+    rng = streams.generators("weights", number)
     if fit and proposals.fits(target):
         z, log_w = proposals.mixed(target, batch.x, samples, rng)
     else:

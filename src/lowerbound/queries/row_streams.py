@@ -23,7 +23,7 @@ class RowStreams:
 
     A row's key is the digest of its observed values, its mask, its context and the seed, never its position. Equal rows
     therefore have equal answers. Where several draws are wanted that would be wrong, since equal rows are different
-    units with independent missing values: rows ``apart`` are told apart by a counter of the equal rows before them.
+    units with independent missing values: rows ``apart`` are distinguished by a counter of the equal rows before them.
     The first of them has the key that it has alone. So no answer depends on a row that differs, and equal rows may
     exchange their draws if their order changes.
     """
