@@ -73,7 +73,7 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
     "pairs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Known value of a column, such as age=37; draws rows conditional on it.",
+    help="Known value of a column, such as age=37: rows are drawn conditional on it.",
 )
 @click.option("--seed", type=seeds, default=0, help="Seed of the draws.")
 @click.option("--out", callback=table_path, required=True, help="File to write: .npy, .csv or .parquet.")

@@ -213,7 +213,7 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
 def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, seed: int, as_json: bool) -> None:
     """Compare the models of RUNS by log p(x) on DATA.
 
-    Differences are taken row by row. Runs that differ only in their seed count as fits of one model.
+    Differences are taken row by row. Runs that differ only in their seed are treated as fits of one model.
     """
     from lowerbound.estimators import compare as compared
 
