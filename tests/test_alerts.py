@@ -83,7 +83,10 @@ def test_a_softmax_under_classes_is_warned_of():
 
 
 def test_a_sigmoid_is_right_where_values_are_read_as_they_are():
-    fit(model(Ends(torch.sigmoid), lb.likelihoods.Normal(shape=(D,))))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model(Ends(torch.sigmoid), lb.likelihoods.Normal(shape=(D,))))
+    assert not [str(warning.message) for warning in caught]
 
 
 def test_no_ordinary_decoder_is_warned_of():
@@ -161,11 +164,17 @@ class Weight(nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 def test_ordinary_rates_are_not_warned_of(rate, seed):
     for settings in ({}, {"objective": "iwae"}, {"beta": 20.0}, {"free_bits": 2.0}, {"warm_up": 3}, {"draws": 3}):
-        lb.VAE(2, hidden=(8,), epochs=3, learning_rate=rate, random_state=seed, **settings).fit(real(seed))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lb.VAE(2, hidden=(8,), epochs=3, learning_rate=rate, random_state=seed, **settings).fit(real(seed))
+        assert not [str(warning.message) for warning in caught]
 
 
 def test_an_objective_of_other_units_is_not_warned_of():
-    lb.VAE(2, hidden=(8,), epochs=2, objective=Weight(), random_state=0).fit(real())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lb.VAE(2, hidden=(8,), epochs=2, objective=Weight(), random_state=0).fit(real())
+    assert not [str(warning.message) for warning in caught]
 
 
 # Bounds

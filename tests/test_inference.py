@@ -12,6 +12,7 @@ import pytest
 import torch
 import warm
 import ways
+from fits import Stop, stop_at
 from folders import tree
 from sklearn.mixture import GaussianMixture
 from ways import EM, MIXTURE, WAYS, Nothing, Steps, Untouched, fit_by, rows, set_mixture
@@ -22,19 +23,6 @@ from lowerbound.errors import DivergedError, NoPosteriorError
 from lowerbound.estimators.learning import SETTINGS
 from lowerbound.training import Procedure, State
 from lowerbound.training.clipping import clip_by_norm
-
-
-class Stop(Exception):
-    """What ends a fit in this process."""
-
-
-def stop_at(step: int):
-    def callback(event):
-        if event.step >= step:
-            raise Stop
-
-    return callback
-
 
 # --- every way through the whole house ---
 

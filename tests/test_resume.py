@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import warm
-from fits import EPOCHS, EVERY, FITS, STEPS_PER_PASS, VAES, die_at, fit_vae, rows
+from fits import EPOCHS, EVERY, FITS, STEPS_PER_PASS, VAES, Stop, die_at, fit_vae, rows, stop_at
 from folders import forge, tree
 
 import lowerbound as lb
@@ -35,18 +35,6 @@ def run_apart(name: str, run: Path, *step: int) -> int:
     done = warm.run(fits.fit_until_killed, name, run, *step)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
-
-
-class Stop(Exception):
-    """What ends a fit in this process."""
-
-
-def stop_at(step: int):
-    def callback(event):
-        if event.step >= step:
-            raise Stop
-
-    return callback
 
 
 @pytest.fixture(scope="module")

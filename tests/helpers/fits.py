@@ -15,6 +15,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.distributions import generator
+from lowerbound.training import Event
 
 ROWS, BATCH, EPOCHS = 150, 20, 6
 STEPS_PER_PASS = 7  # of 135 rows, after 15 are held out
@@ -22,6 +23,20 @@ EVERY = 5
 DECODER = 16  # hidden units of the decoder of ``fit_parts``
 
 Callbacks = list[Callable[[Any], Any]]
+
+
+class Stop(Exception):
+    """Ends a fit in this process."""
+
+
+def stop_at(step: int) -> Callable[[Event], None]:
+    """A callback that ends a fit at a step by raising ``Stop``."""
+
+    def callback(event: Event) -> None:
+        if event.step >= step:
+            raise Stop
+
+    return callback
 
 
 def rows(kind: str) -> np.ndarray:

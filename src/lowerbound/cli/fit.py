@@ -30,105 +30,103 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE
 
 
+_FIT_OPTIONS = (
+    click.option("--latent-dim", type=click.IntRange(1, 10**6), default=10, help="Number of latents."),
+    click.option(
+        "--likelihood",
+        default="auto",
+        help="Likelihood of the data: Bernoulli, Normal, Categorical, …; auto chooses from the data.",
+    ),
+    click.option("--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Type of encoder and decoder."),
+    click.option("--hidden", default="256,128", help="Sizes of the encoder's hidden layers."),
+    click.option("--activation", default="SiLU", help="Activation of hidden layers: SiLU, Tanh, ReLU or GELU."),
+    click.option(
+        "--prior",
+        default=None,
+        help="Prior of the latents: Normal, LearnedNormal, VampPrior, …  [default: matches the posterior]",
+    ),
+    click.option("--posterior", default="DiagonalNormal", help="Approximate posterior: DiagonalNormal, Bernoulli, …"),
+    click.option(
+        "--objective",
+        default="auto",
+        help="Bound to maximise: elbo, elbo_sampled, elbo_entropy or iwae; auto: iwae if cells are missing.",
+    ),
+    click.option(
+        "--gradient",
+        default=None,
+        help="Gradient estimator, by name.  [default: reparameterised, else leave_one_out]",
+    ),
+    click.option(
+        "--draws", type=counts, default=None, help="Latent samples per row and step.  [default: 1; 20 for iwae]"
+    ),
+    click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL term."),
+    click.option(
+        "--warm-up",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Epochs over which the weight of the KL grows from 0.",
+    ),
+    click.option(
+        "--free-bits",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Nats of KL per latent that are not penalised.",
+    ),
+    click.option(
+        "--inference",
+        default=None,
+        metavar="NAME|PACKAGE.MODULE:NAME",
+        help="Way to learn: AEVB, or a class or function of your own to import.  [default: AEVB]",
+    ),
+    click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
+    click.option(
+        "--learning-rate",
+        type=click.FloatRange(0, min_open=True),
+        default=1e-3,
+        help="Learning rate of the optimiser.",
+    ),
+    click.option("--batch-size", type=counts, default=100, help="Rows per step."),
+    click.option("--epochs", type=counts, default=200, help="Maximum number of epochs."),
+    click.option(
+        "--validation",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.1,
+        help="Share of the rows held out for validation.",
+    ),
+    click.option(
+        "--patience",
+        type=counts,
+        default=20,
+        help="Epochs without improvement of the validation objective before stopping.",
+    ),
+    click.option(
+        "--binarise",
+        type=click.Choice(["none", "fixed", "afresh"]),
+        default="none",
+        help="Binarise grey values: once (fixed) or anew each time (afresh).",
+    ),
+    click.option(
+        "--strict",
+        is_flag=True,
+        default=False,
+        help="When the model is used, refuse categories not seen in the fit.",
+    ),
+    click.option("--device", default="cpu", help="Device of the fit: cpu, cuda, …"),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "tf32", "bf16"]),
+        default="float32",
+        help="Precision of matrix products.",
+    ),
+    click.option(
+        "--compile", is_flag=True, default=False, help="Compile the training step (about 20 seconds; then faster)."
+    ),
+)
+
+
 def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of ``fit``: each is the ``VAE`` argument of the same name, with the same default."""
-    options = [
-        click.option("--latent-dim", type=click.IntRange(1, 10**6), default=10, help="Number of latents."),
-        click.option(
-            "--likelihood",
-            default="auto",
-            help="Likelihood of the data: Bernoulli, Normal, Categorical, …; auto chooses from the data.",
-        ),
-        click.option(
-            "--network", type=click.Choice(["mlp", "conv"]), default="mlp", help="Type of encoder and decoder."
-        ),
-        click.option("--hidden", default="256,128", help="Sizes of the encoder's hidden layers."),
-        click.option("--activation", default="SiLU", help="Activation of hidden layers: SiLU, Tanh, ReLU or GELU."),
-        click.option(
-            "--prior",
-            default=None,
-            help="Prior of the latents: Normal, LearnedNormal, VampPrior, …  [default: matches the posterior]",
-        ),
-        click.option(
-            "--posterior", default="DiagonalNormal", help="Approximate posterior: DiagonalNormal, Bernoulli, …"
-        ),
-        click.option(
-            "--objective",
-            default="auto",
-            help="Bound to maximise: elbo, elbo_sampled, elbo_entropy or iwae; auto: iwae if cells are missing.",
-        ),
-        click.option(
-            "--gradient",
-            default=None,
-            help="Gradient estimator, by name.  [default: reparameterised, else leave_one_out]",
-        ),
-        click.option(
-            "--draws", type=counts, default=None, help="Latent samples per row and step.  [default: 1; 20 for iwae]"
-        ),
-        click.option("--beta", type=click.FloatRange(min=0), default=1.0, help="Weight of the KL term."),
-        click.option(
-            "--warm-up",
-            type=click.FloatRange(min=0),
-            default=0.0,
-            help="Epochs over which the weight of the KL grows from 0.",
-        ),
-        click.option(
-            "--free-bits",
-            type=click.FloatRange(min=0),
-            default=0.0,
-            help="Nats of KL per latent that are not penalised.",
-        ),
-        click.option(
-            "--inference",
-            default=None,
-            metavar="NAME|PACKAGE.MODULE:NAME",
-            help="Way to learn: AEVB, or a class or function of your own to import.  [default: AEVB]",
-        ),
-        click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
-        click.option(
-            "--learning-rate",
-            type=click.FloatRange(0, min_open=True),
-            default=1e-3,
-            help="Learning rate of the optimiser.",
-        ),
-        click.option("--batch-size", type=counts, default=100, help="Rows per step."),
-        click.option("--epochs", type=counts, default=200, help="Maximum number of epochs."),
-        click.option(
-            "--validation",
-            type=click.FloatRange(0, 1, max_open=True),
-            default=0.1,
-            help="Share of the rows held out for validation.",
-        ),
-        click.option(
-            "--patience",
-            type=counts,
-            default=20,
-            help="Epochs without improvement of the validation objective before stopping.",
-        ),
-        click.option(
-            "--binarise",
-            type=click.Choice(["none", "fixed", "afresh"]),
-            default="none",
-            help="Binarise grey values: once (fixed) or anew each time (afresh).",
-        ),
-        click.option(
-            "--strict",
-            is_flag=True,
-            default=False,
-            help="When the model is used, refuse categories not seen in the fit.",
-        ),
-        click.option("--device", default="cpu", help="Device of the fit: cpu, cuda, …"),
-        click.option(
-            "--precision",
-            type=click.Choice(["float32", "tf32", "bf16"]),
-            default="float32",
-            help="Precision of matrix products.",
-        ),
-        click.option(
-            "--compile", is_flag=True, default=False, help="Compile the training step (about 20 seconds; then faster)."
-        ),
-    ]
-    for option in reversed(options):
+    for option in reversed(_FIT_OPTIONS):
         command = option(command)
     return command
 

@@ -197,8 +197,8 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
         f"{what}{bits}, {result['rows']} rows\n"
         f"  by importance sampling, {draws}: a lower bound in expectation; ± is one standard error over "
         f"rows; Monte Carlo error {found.mean_monte_carlo_error:.3f}\n"
-        f"  {result['rows_unreliable']} rows are unreliable (Pareto k̂ above its threshold); "
-        f"{result['rows_with_ess_below_10']} have an effective sample size below 10 (noisy and biased low)\n"
+        f"  unreliable rows (Pareto k̂ above its threshold): {result['rows_unreliable']}; "
+        f"rows with an effective sample size below 10 (noisy and biased low): {result['rows_with_ess_below_10']}\n"
         f"  ELBO = {found.mean_elbo:.2f} ± {found.mean_elbo_standard_error:.2f} nats per row, a lower bound",
     )
 

@@ -11,36 +11,35 @@ from lowerbound.posteriors.base import Posterior
 MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
 
 
-class DiagonalNormal(Posterior):
+class IndependentNormal(Posterior):
+    """A normal with independent dimensions; the encoder gives μ and then the raw σ, ``[B, 2d]``.
+
+    σ = softplus(raw + c), equal to 1 at raw = 0.
+    """
+
+    family = distributions.Normal
+
+    @property
+    def n_outputs(self) -> int:
+        return 2 * self.latent_dim
+
+    def distribution(self, out: Tensor) -> distributions.Normal:
+        loc, raw_scale = out.chunk(2, -1)
+        return distributions.Normal(loc, positive(raw_scale) + MIN_SCALE)
+
+
+class DiagonalNormal(IndependentNormal):
     """q(z|x) = N(μ(x), diag σ²(x)); the encoder gives μ and then the raw σ, ``[B, 2d]``.
 
     σ = softplus(raw + c), equal to 1 at raw = 0. Kingma & Welling 2013, eq. 9.
     """
 
-    family = distributions.Normal
 
-    @property
-    def n_outputs(self) -> int:
-        return 2 * self.latent_dim
-
-    def distribution(self, out: Tensor) -> distributions.Normal:
-        return _normal(out)
-
-
-class PrecisionWeighted(Posterior):
+class PrecisionWeighted(IndependentNormal):
     """q(z|x, parents) ∝ N(z; μ̂, diag σ̂²) p(z|parents): the encoder gives μ̂ and then the raw σ̂; p is normal.
 
     The precisions add, 1/σ² = 1/σ̂² + 1/σ_p², and μ = σ² (μ̂/σ̂² + μ_p/σ_p²), as in a ladder. Sønderby et al. 2016.
     """
-
-    family = distributions.Normal
-
-    @property
-    def n_outputs(self) -> int:
-        return 2 * self.latent_dim
-
-    def distribution(self, out: Tensor) -> distributions.Normal:
-        return _normal(out)
 
     def merge(self, q: Distribution, p: Distribution) -> distributions.Normal:
         if not isinstance(q, distributions.Normal) or not isinstance(p, distributions.Normal):
@@ -51,8 +50,3 @@ class PrecisionWeighted(Posterior):
         precision = own + above
         loc = (q.loc * own + p.loc * above) / precision
         return distributions.Normal(loc, precision.rsqrt(), max(q.batch_dims, p.batch_dims))
-
-
-def _normal(out: Tensor) -> distributions.Normal:
-    loc, raw_scale = out.chunk(2, -1)
-    return distributions.Normal(loc, positive(raw_scale) + MIN_SCALE)

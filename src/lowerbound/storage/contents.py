@@ -67,7 +67,7 @@ def contents(run: Path) -> Contents:
         raise FileNotFoundError(f"{run} holds no model: there is no {CONFIG} in it.")
     found: dict[str, Any] = {}
     try:
-        found = _described(read_config(run, warn=False))  # that the fit has not ended is said below
+        found = _described(read_config(run, warn=False))  # ``unfinished`` reports a fit that has not ended
     except (FormatError, FileNotFoundError) as error:
         if str(error) not in problems:
             problems.append(str(error))
