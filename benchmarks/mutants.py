@@ -116,6 +116,8 @@ def _hashed() -> Any:
 
 def run(tree: Path, tests: Sequence[str], log: Path, timeout: float, seed: int) -> int | None:
     """pytest's exit code for ``tests`` in ``tree``; None where they came to no end."""
+    if "lowerbound" in sys.modules:
+        raise SystemExit("the library is loaded already, so tests would run on it and not on the mutant.")
     process = multiprocessing.get_context("fork").Process(target=_child, args=(tree, tests, log, seed))
     process.start()
     process.join(timeout)
@@ -134,7 +136,8 @@ def _child(tree: Path, tests: Sequence[str], log: Path, seed: int) -> None:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
         os.chdir(tree)
-        sys.path[:] = [str(tree / "src"), str(tree / "tests"), *(p for p in sys.path if not p.startswith(str(ROOT)))]
+        installed = [p for p in sys.path if p.startswith(sys.prefix) or not p.startswith(str(ROOT))]
+        sys.path[:] = [str(tree / "src"), str(tree / "tests"), *installed]
         os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONHASHSEED": str(seed)}
         sys.dont_write_bytecode = True
         import pytest
@@ -160,8 +163,6 @@ def load() -> None:
     import torch._dynamo
 
     torch.set_num_threads(1)
-    if "lowerbound" in sys.modules:
-        raise SystemExit("the library is loaded already: its mutants could not be.")
     _ = numpy, pandas, polars, pyarrow, pytest, scipy, sklearn
 
 
@@ -205,7 +206,7 @@ def main() -> None:
         raise SystemExit(f"no mutant of {len(mutants)} has {' or '.join(options.only)} in its id, place or file.")
     chosen = chosen[:1] if options.quick else chosen
     load()
-    from kit import record  # after `load`: it imports torch
+    from kit import record  # after `load`: it imports torch, but not the library
 
     context = record.context(options.seed)
     digests = {m.id: m.digest() for m in mutants}  # of what is copied now, whatever changes meanwhile

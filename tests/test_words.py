@@ -17,6 +17,7 @@ DENIED = {
     r"\bpasses of (?:the )?data\b|\bPasses (?:over|without)\b": "epochs",
     r"\bholes?\b": "missing cells",
     r"\bascen(?:d|ds|ded)\b": "maximise",
+    r"\bpasses run\b": "epochs run",
     r"\bwhite=": "max_value=",
     r"\bmend(?:s|ed)?\b": "fix",
     r"\bbelieved?\b": "reliable, unreliable",

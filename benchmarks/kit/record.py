@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lowerbound import data
-from lowerbound.data import Dataset
-from lowerbound.errors import DataError
+if TYPE_CHECKING:
+    from lowerbound.data import Dataset
+
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -55,6 +55,9 @@ def keep(name: str, result: dict[str, Any], markdown: str) -> None:
 
 def mnist(folder: Path) -> Dataset:
     """MNIST from ``folder`` or, where that does not exist, from the cache or the network."""
+    from lowerbound import data  # here only: ``mutants.py`` must not load the library
+    from lowerbound.errors import DataError
+
     try:
         return data.mnist(folder if folder.is_dir() else None)
     except (DataError, OSError) as error:

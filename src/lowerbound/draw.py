@@ -63,7 +63,7 @@ class Node:
     sampled: bool = False
     given: bool = False
     terms: dict[tuple[str, bool], Tensor | None] = field(default_factory=dict, repr=False)
-    """What has been computed, whatever β, with gradients and without; a node with other terms has its own."""
+    """Terms computed so far, without β, by name and whether with gradients."""
     parents: tuple[str, ...] = ()
     prior_parents: tuple[str, ...] = ()
     closed: bool = True
@@ -142,7 +142,7 @@ class Node:
         return value
 
     def _once_or_none(self, name: str, compute: Callable[[], Tensor | None]) -> Tensor | None:
-        """What was computed before, if it has the gradient that is asked for; or now."""
+        """Return a term computed before, if it has the gradient that is needed; otherwise compute it."""
         if (name, True) in self.terms:
             return self.terms[name, True]
         key = (name, torch.is_grad_enabled())

@@ -34,7 +34,7 @@ class DivergedError(LowerboundError, ArithmeticError):
 
 
 class ReadingWarning(UserWarning):
-    """What a fit takes the columns of a table for, where that is a choice: forms of text, and columns left out."""
+    """Warns how the columns of a table are interpreted where there is a choice: forms of text, and columns left out."""
 
 
 class NoPosteriorError(LowerboundError, ValueError, AttributeError):
@@ -46,7 +46,7 @@ class LockedError(LowerboundError):
 
 
 class OutOfMemoryError(LowerboundError, MemoryError):
-    """What was asked for does not fit in memory, in no smaller parts either."""
+    """Raised when a computation does not fit in memory, not even in smaller chunks."""
 
 
 _REFUSALS = (

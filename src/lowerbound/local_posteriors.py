@@ -28,7 +28,7 @@ _MOMENTS = 2000  # draws for the mean and covariance of a family without a close
 
 @dataclass(frozen=True)
 class LocalPosterior:
-    """What an optimisation found: the outputs ``[B, n_outputs]`` of a ``family`` at the ``end`` of its steps, and
+    """The result of an optimisation: the outputs ``[B, n_outputs]`` of a ``family`` at the ``end`` of its steps, and
     ``before`` the last tenth of them."""
 
     family: Posterior

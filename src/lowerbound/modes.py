@@ -100,7 +100,7 @@ def _found(thing: object, depth: int, seen: set[int]) -> Iterator[nn.Module]:
 
 
 def _inside(thing: object) -> Iterator[object]:
-    """What an object holds, or a function refers to: its closure, defaults and globals."""
+    """The objects that an object holds, or that a function refers to: its closure, defaults and globals."""
     if isinstance(thing, Tensor | ModuleType | type):
         return
     if isinstance(thing, partial):

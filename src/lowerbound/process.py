@@ -57,7 +57,7 @@ class Draws:
 
 
 def _source() -> torch.Generator:
-    """What this thread draws from where no generator is given: torch's global one, or that of ``seeded``."""
+    """The generator that this thread uses when none is given: torch's global one, or that of ``seeded``."""
     return getattr(_THREAD, "generator", torch.default_generator)
 
 
@@ -180,7 +180,7 @@ def set_threads(threads: int) -> None:
 
 
 def _elsewhere(function: Callable[[], T]) -> T:
-    """What ``function`` gives in a new thread."""
+    """Run ``function`` in a new thread and return its result."""
     found: list[T] = []
     thread = threading.Thread(target=lambda: found.append(function()))
     thread.start()

@@ -258,7 +258,7 @@ def about(vae: VAE, result: dict[str, Any]) -> str:
 
 
 def imported(text: str, option: str) -> Any:
-    """What PACKAGE.MODULE:NAME names, from Python's path or the working directory."""
+    """Import PACKAGE.MODULE:NAME, from Python's path or the working directory."""
     module, _, name = text.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

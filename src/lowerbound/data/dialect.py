@@ -43,7 +43,7 @@ class Csv:
             raise ValueError(f"decimal is {self.decimal!r}; give '.', or ',' where another mark separates values.")
 
     def written(self) -> Csv:
-        """With commas and points for what is not told."""
+        """Use commas and points for what is not given."""
         return Csv(self.separator or ",", self.decimal or ".", self.missing)
 
 
@@ -97,7 +97,7 @@ class File:
 
     @functools.cached_property
     def content(self) -> bytes:
-        """All of its bytes, unpacked."""
+        """Read all bytes, unpacked."""
         with self.open() as file:
             return file.read()
 

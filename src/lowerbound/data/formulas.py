@@ -52,5 +52,5 @@ def _plain(text: str) -> str:
 
 
 def _plain_cell(text: str | None) -> str | None:
-    """What was read of a csv file, and is written to the letter: numbers stay."""
+    """Make cells of a csv file that are written as they were read plain text; numbers stay."""
     return text if text is None or _NUMBER.fullmatch(text) else _plain(text)

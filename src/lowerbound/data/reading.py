@@ -1,4 +1,4 @@
-"""What keeps a file from being read, as one sentence that names it."""
+"""Turn errors of reading a file into one sentence that names it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(path: Path, kind: str, *malformed: type[Exception], way_out: str = "save it again") -> Iterator[None]:
-    """What a reader says of damaged bytes becomes a ``DataError`` that names the file."""
+    """Turn a reader's errors about damaged bytes into a ``DataError`` that names the file."""
     try:
         yield
     except malformed as error:
@@ -83,6 +83,6 @@ def check_names(names: Sequence[str], path: Path) -> None:
 
 
 def _line(error: BaseException, said: str | None = None) -> str:
-    """What an error says, on one short line."""
+    """The message of an error, on one short line."""
     line = " ".join((said or str(error) or type(error).__name__).splitlines()[0].split()).rstrip(".;")
     return line if len(line) <= 120 else line[:117] + "..."

@@ -103,7 +103,7 @@ class Rows:
 
     @property
     def context(self) -> Tensor | None:
-        """What each row is given, ``[N, C]``."""
+        """The context of each row, ``[N, C]``."""
         return self._context if self._context is None or self._index is None else self._context[self._index]
 
     @property

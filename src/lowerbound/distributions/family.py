@@ -1,4 +1,4 @@
-"""What a family of distributions is."""
+"""The interface of families of distributions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "im
 
 
 class Family(NamedTuple):
-    """What is known of a latent's distribution without its parameters."""
+    """The properties of a latent's distribution that do not depend on its parameters."""
 
     name: str
     unconstrained: bool
@@ -50,7 +50,7 @@ class Distribution(ABC):
     reparameterisation: ClassVar[Reparameterisation | None] = None
     """How ``sample`` is differentiable in the parameters; None where it is not."""
     domain: ClassVar[Domain | None] = None
-    """What its values are; None where it does not say."""
+    """The domain of its values; None if unknown."""
     unconstrained: ClassVar[bool] = False
     """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
     batch_dims: int
@@ -58,7 +58,7 @@ class Distribution(ABC):
     @staticmethod
     @abstractmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """What ``sample`` needs at random for ``lead + event`` values, whatever the parameters: ``[*lead, …]``."""
+        """Draw the parameter-free noise that ``sample`` needs for ``lead + event`` values, ``[*lead, …]``."""
 
     @abstractmethod
     def sample(self, noise: Tensor) -> Tensor:

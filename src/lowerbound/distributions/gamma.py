@@ -106,7 +106,7 @@ def kl_weibull_gamma(q: Weibull, p: Gamma) -> Tensor:
 
 
 def gamma_noise(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """What ``log_standard_gamma`` needs at random for a value each of ``shape``, ``[*shape, …]``."""
+    """Draw the noise that ``log_standard_gamma`` needs for values of ``shape``, ``[*shape, …]``."""
     normals = standard_normal((*shape, _PROPOSALS), generator, dtype)
     return torch.cat([normals, uniform((*shape, _PROPOSALS + 1), generator, dtype)], -1)
 

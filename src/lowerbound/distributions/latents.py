@@ -241,7 +241,7 @@ def order(latents: Mapping[str, Conditional]) -> tuple[str, ...]:
 
 
 def descendants(latents: Mapping[str, Conditional]) -> dict[str, set[str]]:
-    """Of each latent, those that are drawn given it: its children, theirs, and so on."""
+    """For each latent, the latents that are drawn given it: its children, theirs, and so on."""
     found: dict[str, set[str]] = {name: set() for name in latents}
     for name in reversed(order(latents)):
         for above in latents[name].parents:

@@ -26,7 +26,7 @@ def check(
     validation: float = 0.1,
     csv: data.Csv | None = None,
 ) -> Preview:
-    """What ``VAE(schema=schema).fit(X)`` would do, and what is wrong with ``X``, without fitting: print it.
+    """Preview ``VAE(schema=schema).fit(X)``, and list problems of ``X``, without fitting; print the result.
 
     ``X``: rows as an array; a frame of pandas, polars or pyarrow; what ``lowerbound.data.load`` gives; or a name or
     path of data (``csv``: how that is written, if that cannot be detected). Raises only what
@@ -50,7 +50,7 @@ def check(
 
 
 def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: float) -> Preview:
-    """What a fit to a frame would do."""
+    """Preview a fit to a frame."""
     problems: list[str] = []
     notes: list[str] = []
     found: Schema | None = None

@@ -135,7 +135,7 @@ def build_networks(
     likelihood: Likelihood,
     context: int,
 ) -> tuple[networks.Standardise, nn.Module, nn.Module]:
-    """What standardises rows of ``shape``, an encoder of the standardised, and a decoder of latents of ``event``."""
+    """Build a module that standardises rows of ``shape``, an encoder of its output, and a decoder of latents."""
     one_scale = likelihood.one_scale or len(shape) > 1
     standardise = networks.Standardise(() if one_scale else shape, log1p=likelihood.counts)
     out_shape = shape if likelihood.n_parameters == 1 else (likelihood.n_parameters, *shape)
@@ -190,7 +190,7 @@ def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bo
 
 
 def sample_dtype(dtype: np.dtype[Any], likelihood: Likelihood) -> np.dtype[Any]:
-    """Of samples: whole numbers where the data were, in their own type if it holds all of the support."""
+    """The type of samples: that of the data if it holds the whole support, and whole numbers if the data were."""
     if dtype.kind == "f" or likelihood.measure != "counting":
         return dtype if dtype.kind == "f" else np.dtype(np.float32)
     return np.dtype(np.int64) if likelihood.counts else dtype

@@ -1,4 +1,4 @@
-"""What the methods of a fitted estimator share: its attributes, and how rows go in and results come out."""
+"""Attributes and conversions that the methods of a fitted estimator share."""
 
 from __future__ import annotations
 

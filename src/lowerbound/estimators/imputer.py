@@ -212,7 +212,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
             self.feature_names_in_ = np.array(names, dtype=object)
 
     def _inferred(self, frame: Any) -> Schema:
-        """What the columns are taken for."""
+        """The schema of the columns."""
         if isinstance(self.schema, Schema):
             return self.schema
         found = schemas.infer(frame, self.schema, what="X")

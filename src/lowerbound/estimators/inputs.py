@@ -1,4 +1,4 @@
-"""What a user hands over as X: taken as rows of numbers, or refused in one sentence that says where and what to do."""
+"""Convert the X of a user to rows of numbers, or refuse it in one sentence that says where and what to do."""
 
 from __future__ import annotations
 

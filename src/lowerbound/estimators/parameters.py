@@ -1,4 +1,4 @@
-"""What the arguments of the estimator may be: each refused by name, before data are touched."""
+"""Checks of the estimator's arguments, by name, before data are touched."""
 
 from __future__ import annotations
 

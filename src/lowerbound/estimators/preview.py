@@ -21,7 +21,7 @@ _NAMED = 5  # columns named in a sentence; of more, the number
 
 @dataclass(frozen=True)
 class Preview:
-    """What ``VAE().fit`` would do; print it for a summary.
+    """A preview of ``VAE().fit``; print it for a summary.
 
     ``problems``: reasons why it would refuse the data; ``notes``: what it would accept, but you may want to know.
     ``likelihood`` and ``why`` are None if the values have problems. ``bytes``: size of the data in memory. ``schema``:
@@ -42,7 +42,7 @@ class Preview:
     schema: Schema | None = None
 
     def words(self) -> str:
-        """All of it in lines."""
+        """The summary, line by line."""
         about = f"{_rows(self.rows)} of shape {self.shape}, {self.dtype}, {_size(self.bytes)}"
         lines = [about if self.schema is None else str(self.schema)]
         if self.problems:
@@ -72,7 +72,7 @@ def preview(
     batch_size: int = 100,
     validation: float = 0.1,
 ) -> Preview:
-    """What a fit to ``x`` would do. ``names`` of its columns; ``source``: what to call it. ``x`` is not copied."""
+    """Preview a fit to ``x``, which is not copied. ``names``: those of its columns; ``source``: what to call ``x``."""
     problems, notes, likelihood, why = [], [], None, None
     try:
         x = check_array(x, source)
@@ -128,7 +128,7 @@ def _unusable(x: NDArray[Any], names: Sequence[str] | None) -> Iterator[str]:
 def _notes(
     x: NDArray[Any], names: Sequence[str] | None, batch_size: int, validation: float, held_out: int
 ) -> Iterator[str]:
-    """What a fit takes without a word, though it may not be meant."""
+    """Notes on data that a fit accepts without a warning, but that may not be intended."""
     constant = np.all([(x[i : i + CHUNK] == x[:1]).all(0) for i in range(0, len(x), CHUNK)], 0)
     if len(x) > 1 and constant.any():
         yield f"{_columns(constant, names)} constant"
@@ -136,7 +136,7 @@ def _notes(
 
 
 def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterator[str]:
-    """What follows from how many rows there are."""
+    """Notes on the number of rows."""
     if rows == 1:
         yield "there is only one row: the model memorises it, and no row can be held out"
     elif held_out == 0:

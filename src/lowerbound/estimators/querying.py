@@ -39,7 +39,7 @@ class Odd:
 
 
 class Querying(Fitted):
-    """What an estimator with a model and a posterior says of cells."""
+    """Methods of an estimator about single cells: completions, conditional draws, anomaly scores, denoising."""
 
     def impute(
         self,
@@ -56,8 +56,9 @@ class Querying(Fitted):
         The best value is E[x|observed cells] of numbers (of positive numbers the expected median given z), the most
         probable class, and the median of ordered levels, each within the range of the fitted cells. Draws are from
         p(missing|observed); how far they spread says how far to trust them. Both come from importance sampling of the
-        latents with ``samples`` draws per row; rows for which these are too few get ten times as many, and then
-        Hamiltonian chains, which are slow: by default only for ``draws``, else as ``refine`` says. Warns of rows that
+        latents with ``samples`` draws per row. Rows with too few effective draws get a proposal of their own, then ten
+        times as many draws, and then Hamiltonian chains, which are slow: by default only for ``draws``, otherwise as
+        ``refine`` says. Warns of rows that
         are left with too few draws, and of cells that stay missing. Columns that the model was not fitted to are kept,
         or of them only those in ``keep``.
 

@@ -50,14 +50,14 @@ _FITTED: dict[str, Check] = {
     "has_missing": TRUTH,
     "objective_is_bound": TRUTH,
 }
-"""What each of the values must be that were taken from the data."""
+"""The check of each value that was taken from the data."""
 _LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # of some models and formats only
 _NO_VAE = f"{CONFIG} does not describe a VAE"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What an estimator took from the data in ``fit``; ``names`` are those of the columns, if they have any.
+    """The values that an estimator takes from the data in ``fit``; ``names``: those of the columns, if they have any.
 
     ``objective_is_bound`` is kept of an inference of your own only: of others it follows from the parameters.
     """

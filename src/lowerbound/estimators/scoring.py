@@ -166,7 +166,7 @@ class Scoring(Fitted):
         )
 
     def _per_spread(self, batch: Batch) -> Tensor | float:
-        """What log p(x) gains ``[B]`` where densities are per unit of the columns' spread."""
+        """The term ``[B]`` to add to log p(x) if densities are per unit of the columns' spread."""
         likelihood = self.model_.likelihood
         if isinstance(likelihood, SelfMasking):
             likelihood = likelihood.likelihood

@@ -47,7 +47,7 @@ def product_of(schema: Schema) -> Product:
 
 
 def family_of(column: Column) -> tuple[type[Factorised], int]:
-    """What suits a column: the class of its likelihood, and how many classes.
+    """The likelihood of a column: its class, and how many classes it has.
 
     Real numbers are of Student's t whose scale is the decoder's: its tails are learned, and where scales differ from
     row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019). Counts that vary
@@ -101,7 +101,7 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
 
 
 def cells_of(schema: Schema) -> networks.Cells:
-    """What an encoder sees of the modelled columns."""
+    """The inputs of an encoder for the modelled columns."""
     columns = schema.modelled
     classes = [column.n_classes if column.n_classes > 2 else 0 for column in columns]
     logs = [column.kind in ("count", "positive") and not column.is_between for column in columns]
@@ -117,7 +117,7 @@ def table_networks(
     likelihood: Likelihood,
     context: int,
 ) -> tuple[networks.Cells, nn.Module, nn.Module]:
-    """What prepares cells, an encoder of the prepared, and a decoder of latents of ``event``."""
+    """Build a module that prepares cells, an encoder that reads its output, and a decoder of latents of ``event``."""
     cells, columns = cells_of(schema), len(schema.modelled)
     encoder = networks.MLP((cells.out_features,), (n_outputs,), hidden, activation, context)
     out_shape = (columns,) if likelihood.n_parameters == 1 else (likelihood.n_parameters, columns)

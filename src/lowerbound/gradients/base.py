@@ -1,4 +1,4 @@
-"""What a gradient estimator is, and what it may ask about an objective."""
+"""The interface of gradient estimators, and the properties of an objective that they use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def estimator(
 
 
 def traits(gradient: GradientEstimator) -> Traits:
-    """What was said of a gradient estimator, given with or without some of its arguments."""
+    """The traits of a gradient estimator, also of a partial one."""
     while isinstance(gradient, partial):
         gradient = gradient.func
     found: Traits = getattr(gradient, "traits", Traits())

@@ -1,4 +1,4 @@
-"""What makes two fits the same fit, so that one may resume the other's checkpoint."""
+"""The identity of a fit: a checkpoint is resumed only by a fit with the same identity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def identity(
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """What a fit must have in common with the one that it resumes, as JSON: data, model, and the way to learn it."""
+    """The identity of a fit, as JSON: data, model, and the way to learn it."""
     state, posterior, like = procedure.state, inference.posterior, next(model.parameters())
     structure = repr((model, posterior))  # of networks of your own, nothing else is known
     optimizer = {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))}
@@ -47,7 +47,7 @@ def identity(
 
 
 def _described(inference: Inference) -> dict[str, Any]:
-    """What ``inference`` says of itself and, unless it is ``AEVB``, the name of its class."""
+    """The description of ``inference`` and, unless it is ``AEVB``, the name of its class."""
     found, name = inference.describe(), type(inference).__qualname__
     try:
         json.dumps(found, allow_nan=False)

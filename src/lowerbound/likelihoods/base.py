@@ -1,4 +1,4 @@
-"""What a likelihood is."""
+"""The interface of likelihoods p(x|z)."""
 
 from __future__ import annotations
 

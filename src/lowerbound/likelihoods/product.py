@@ -93,7 +93,7 @@ class Product(Factorised):
         return [own[:, :, : part.n_parameters] for part, own in pairs]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """What each likelihood gave of its columns ``[…, its columns]``, in the order of the columns ``[…, D]``."""
+        """Join the likelihoods' values ``[…, its columns]`` in the order of the columns, ``[…, D]``."""
         values = torch.cat(list(parts), -1)
         return values if self.in_order else values.index_select(-1, self.place)
 

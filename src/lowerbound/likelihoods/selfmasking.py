@@ -57,7 +57,7 @@ class SelfMasking(Likelihood):
 
     @property
     def likelihoods(self) -> tuple[Factorised, ...]:
-        """Of the values, one for each block of columns."""
+        """Split values by the blocks of columns."""
         return self.likelihood.likelihoods
 
     @property
@@ -213,7 +213,7 @@ class Line(Curve):
         return logit if self.at_one is None else torch.where(x == 1, self._held(self.at_one), logit)
 
     def _value(self, x: Tensor) -> Tensor:
-        """What the logit is linear in; of what has none, any number."""
+        """The quantity that the logit is linear in; any number where there is none."""
         if self.of == "log":
             return torch.where(x > 0, x, 1).log()
         return torch.where((x > 0) & (x < 1), x, 0.5).logit() if self.of == "logit" else x

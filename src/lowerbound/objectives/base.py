@@ -47,7 +47,7 @@ def is_marked_no_bound(objective: Callable[..., Any]) -> bool:
 
 
 def _marked(objective: Callable[..., Any]) -> tuple[Callable[..., str] | None, dict[str, Any]]:
-    """What an objective says of itself, and the settings that it was given."""
+    """The reason that an objective states for being no bound, and the settings that it was given."""
     settings: dict[str, Any] = {}
     while isinstance(objective, partial):
         settings = {**objective.keywords, **settings}

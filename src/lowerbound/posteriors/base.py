@@ -1,4 +1,4 @@
-"""What an approximate posterior is."""
+"""The interface of approximate posteriors q(z|x)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Posterior(nn.Module, ABC):
 
     @property
     def paths(self) -> tuple[bool, ...]:
-        """Of each of its latents, whether gradients flow through its draws."""
+        """Whether gradients flow through the draws, for each of its latents."""
         return (self.family.reparameterisation is not None,)
 
     @property
@@ -51,7 +51,7 @@ class Posterior(nn.Module, ABC):
         """The distributions of a batch's latents, from ``out [B, n_outputs]``."""
 
     def outputs(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """What the encoder gives a batch of rows, ``[B, n_outputs]``, given what it is conditioned on."""
+        """The encoder's outputs for a batch of rows, ``[B, n_outputs]``, given their context."""
         out = self.encoded(x, mask, context)
         if not isinstance(out, Tensor) or out.shape[:1] != x.shape[:1]:
             what = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
@@ -67,7 +67,7 @@ class Posterior(nn.Module, ABC):
         return out
 
     def encoded(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
-        """What the encoder gives, of whatever shape."""
+        """The encoder's outputs, of any shape."""
         if mask is not None:
             x = torch.where(mask, x, 0)
         with explained("the encoder", x):
@@ -82,5 +82,5 @@ class Posterior(nn.Module, ABC):
         return self.distribution(self.outputs(x, mask, context))
 
     def noise(self, draws: int, rows: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """What K draws of each row's latent need at random, ``[K, B, …]``."""
+        """Draw the noise for K draws of each row's latent, ``[K, B, …]``."""
         return self.family.noise((draws, rows), self.event, generator, dtype)

@@ -41,9 +41,10 @@ def anomaly(
     """Score ``rows`` by −log p(x_observed) = −Σ_j E[log p(x_j|z)] + KL(p(z|x_observed) ‖ p(z)), in nats.
 
     Expectations are over the weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, of the estimate itself: the
-    identity holds for it exactly. Rows of which they are too few are drawn again with ten times as many (``Sampling``),
-    and a warning counts those with fewer than 50 effective draws even so. Rows with nothing observed score 0. Cells of
-    discrete and of continuous columns are in one sum, but not of one scale: a density's nats change with its units.
+    identity holds for it exactly. Rows with too few effective draws are drawn again, from a proposal of their own and
+    with more draws (``Sampling``), and a warning counts those that still have fewer than 50. Rows with nothing observed
+    score 0. Cells of discrete and of continuous columns are in one sum, but not of one scale: a density's nats change
+    with its units.
     Raises ValueError where the likelihood is not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it
     cannot see.
     """

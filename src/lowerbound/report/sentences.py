@@ -178,7 +178,7 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
         ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
         ("Seed", str(vae.seed_)),
-        ("Passes run", f"{len(history.records)}; {stopped}"),
+        ("Epochs run", f"{len(history.records)}; {stopped}"),
         ("Versions", f"lowerbound {lowerbound.__version__}, torch {torch.__version__}"),
     )
 
@@ -189,7 +189,7 @@ def modules_of(vae: FittedVAE) -> tuple[torch.nn.Module, ...]:
 
 
 def posterior_words(vae: FittedVAE) -> str:
-    """What q(z|x) is."""
+    """Describe q(z|x)."""
     return f"{type(vae.posterior_).__name__}, amortised by an encoder" if has_posterior(vae) else "none was learnt"
 
 

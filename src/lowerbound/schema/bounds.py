@@ -79,7 +79,7 @@ def found(column: Column, given: Column | None, seen: Floats) -> tuple[float, fl
 
 
 def _natural(column: Column, seen: Floats) -> tuple[float, float]:
-    """Of an interval whose ends are not declared: [0, 1] or [0, 100] if they hold the values, else what was seen."""
+    """The ends of an interval that declares none: [0, 1] or [0, 100] if they hold all values, else their range."""
     low, high = float(seen.min()), float(seen.max())
     top = next((float(top) for top in _TOPS if high <= top), None)
     return (low, high) if top is None or low < 0 or column.unit is not None else (0.0, top)

@@ -21,7 +21,7 @@ _GROUPS |= {"time": "times", "duration": "durations", "null": "nothing"}
 
 
 def group(storage: Storage) -> str:
-    """What cells are, whichever type holds them: numbers, text, times, durations or nothing."""
+    """The family of cells, whichever type holds them: numbers, text, times, durations or nothing."""
     if storage.family == "category":
         text = any(isinstance(level, str) for level in storage.categories or ("",))
         return "text" if text else "numbers"
@@ -157,7 +157,7 @@ def draws(column: Column, values: Floats) -> Floats:
 
 
 def _ends(column: Column) -> tuple[float, float]:
-    """What no encoded value of a column is below, or above."""
+    """The smallest and the largest encoded value that a column allows."""
     low, high = column.low, column.high
     least = -np.inf if low is None or not (column.bounded[0] or column.kind == "interval") else low
     most = np.inf if high is None or not (column.bounded[1] or column.kind == "interval") else high

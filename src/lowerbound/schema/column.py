@@ -75,7 +75,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column is taken for: its ``kind``, and ``why``, in words.
+    """The interpretation of a column: its ``kind``, and ``why``, in words.
 
     To override what is inferred, give the kind and, where the data do not tell them, ``low`` and ``high`` (bounds: of
     a datetime a date, or text as 2001-12-31), ``levels`` (of classes; an ordinal's in their order) or ``precision``.

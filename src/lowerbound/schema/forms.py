@@ -109,7 +109,7 @@ def _truth(counts: Counter[str]) -> str | None:
 def _as_dates(
     name: Name, found: Cells, counts: Counter[str], texts: list[str], own: tuple[str, ...], asked: bool
 ) -> Found | None:
-    """As dates, where nearly all are; ``asked``: whether they may be anything else."""
+    """Read the texts as dates, if nearly all are; ``asked``: whether they may be anything else."""
     fits = _fits(dates.candidates(_some(texts)), counts, texts, dates.read)
     if not fits:
         return None
@@ -165,7 +165,7 @@ def _on_one_day(forms: list[str], stamps: list[tuple[Any, Any]]) -> int | None:
 def _as_numbers(
     name: Name, found: Cells, counts: Counter[str], texts: list[str], own: tuple[str, ...], most: int
 ) -> Found | None:
-    """As numbers, where nearly all are. ``most``: see ``find``; 0 where numbers are declared."""
+    """Read the texts as numbers, if nearly all are. ``most``: see ``find``; 0 where numbers are declared."""
     fits = _fits(numerals.candidates(_spread(texts)), counts, texts, numerals.read)
     if not fits:
         return None

@@ -48,7 +48,7 @@ def read(column: Column, backend: Backend, value: Any) -> tuple[Storage, Cells]:
 
 
 def _of_text(column: Column, text: str) -> Any:
-    """What ``text`` says in a column; the text itself where the column holds text."""
+    """Parse ``text`` as a value of a column; a column of text takes it as it is."""
     family = column.storage.family
     if family == "category":
         family = "text" if any(isinstance(level, str) for level in column.levels) else "float"

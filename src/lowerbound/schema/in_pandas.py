@@ -198,7 +198,7 @@ def _objects(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def _family(value: Any, name: Name, row: int) -> Any:
-    """What family a Python object is of; of times of day, "stamp", and "zoned" where they have a zone."""
+    """The family of a Python object; for datetimes "stamp", or "zoned" if they have a zone."""
     if isinstance(value, datetime.datetime):
         return "stamp" if value.tzinfo is None else "zoned"
     for kind, family in _OBJECTS:

@@ -122,7 +122,7 @@ def _one_of(known_names: Collection[str], name: str) -> str:
 
 
 def _named_categories(dtype: Any) -> tuple[str, ...]:
-    """Of categories that have a name of their own: name, namespace and physical type."""
+    """Name, namespace and physical type of named categories."""
     categories = getattr(dtype, "categories", None)
     if categories is None or categories.is_global():
         return ()

@@ -34,7 +34,7 @@ def infer(
     A cell that is null, None, NaN or NaT is missing. Of the others, the first rule that holds:
 
     1. *constant*: they are all the same, or there are none.
-    2. Text that is written as dates or numbers are is read as such, where at least 95 % of its cells (and all but a few
+    2. Text that is written like dates or numbers is read as such, where at least 95 % of its cells (and all but a few
        different ones) are of one form: 31.12.2001, 12/31/2001 10:30, Dec 31, 2001, 2001-12-31T10:00:00Z, 1,234.50,
        1 234,5 €, 12 %, (1,234); see ``Column.form``. Blanks, "?", "-", "NA", "null", "unknown" and the like, and the
        few other texts, are then missing. Numbers without separators or marks stay text if none is missing and at most
@@ -103,7 +103,7 @@ def _given(name: Name, kind: str | Column) -> Column:
 def _column(
     name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int
 ) -> tuple[Column, Floats | None]:
-    """What a column is taken for, and its encoded cells ``[N]``: None where no model sees it."""
+    """Infer a column's kind, and encode its cells ``[N]``: None if no model sees it."""
     read = forms.find(name, storage, found, given, max_categories)
     if read is None:
         return _of_cells(name, storage, found, given, max_categories)
@@ -290,7 +290,7 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
 
 
 def _placed(column: Column, found: Cells) -> Column:
-    """With the offset and the step that keep whole numbers and times exact."""
+    """Add the offset and the step that keep whole numbers and times exact."""
     seen, family = found.values[found.mask], column.storage.family
     if family == "int":
         far = max(abs(int(seen.min())), abs(int(seen.max()))) > times.EXACT
@@ -323,7 +323,7 @@ def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
 
 
 def _heavy(column: Column, seen: Floats) -> bool:
-    """Of positive numbers, the tails of their logarithms."""
+    """The tails of the logarithms of positive numbers."""
     if column.kind == "positive" or column.large:
         above = seen[seen > 0]
         return len(above) > 0 and measures.heavy_tailed(np.log(above))

@@ -1,4 +1,4 @@
-"""What is measured of a column of numbers: the grid it was recorded on, its atoms, its tails, its place and spread."""
+"""Measure a column of numbers: the grid it was recorded on, its atoms, its tails, its location and spread."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def is_plain(form: str) -> bool:
 
 
 def _commonest(given: Iterable[str]) -> str:
-    """Of the texts that are not empty, the first that is there most often."""
+    """The most frequent text that is not empty; of several, the first."""
     counts: dict[str, int] = {}
     for text in given:
         if text:

@@ -27,7 +27,7 @@ ALLOWED: dict[Family, tuple[Kind, ...]] = {
     "time": ("datetime", *ASIDE),
     "null": ASIDE,
 }
-"""What each family of cells can be declared."""
+"""The kinds that each family of cells can be declared to have."""
 _GRADES, _EACH = 20, 10
 _MEASURED = re.compile(  # of what is measured in order, and of counts
     r"(?i:^(t|time|time_?step|step|year|month|week|day|hour|minute|second|date|age|period|quarter|season|trial|epoch|"

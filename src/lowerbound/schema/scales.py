@@ -54,7 +54,7 @@ def _beyond(levels: NDArray[np.float64], counts: Ints) -> float:
 
 
 def _absent(levels: NDArray[np.float64], counts: Ints) -> float:
-    """Of 20 values or more: the mean of the frequencies on both sides of a gap between levels, where it is largest."""
+    """The largest mean frequency of two levels on both sides of a gap, for 20 values or more."""
     gaps = np.diff(levels) > 1
     return float(((counts[1:] + counts[:-1])[gaps] / 2).max(initial=0)) if counts.sum() >= FEW else 0.0
 

@@ -57,7 +57,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Schema:
-    """What each column of a table is taken for, as ``infer`` found it in ``rows`` rows of a frame of ``backend``.
+    """The interpretation of each column of a table, as ``infer`` found it in ``rows`` rows of a frame of ``backend``.
 
     ``csv``: how the file was written that the frame was read from, where that is not with commas and points.
     """
@@ -79,7 +79,7 @@ class Schema:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the table as a whole, in description."""
+        """Problems of the table as a whole, in words."""
         few = f"fewer rows ({self.rows}) than columns ({len(self.columns)})"
         nothing = "no column is left to learn from"
         return (few,) * (self.rows < len(self.columns)) + (nothing,) * (not self.modelled)

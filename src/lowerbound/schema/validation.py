@@ -84,7 +84,7 @@ COLUMN: dict[str, Check] = {
     "markers": TEXTS,
     "value": Check("text, a finite number, a truth value or null", lambda value: value is None or is_level(value)),
 }
-"""What each field of a column must be."""
+"""The check of each field of a column."""
 STORAGE: dict[str, Check] = {
     "family": one_of(*get_args(Family)),
     "dtype": TEXT,
@@ -96,7 +96,7 @@ STORAGE: dict[str, Check] = {
     "detail": TEXTS,
     "arrow": TRUTH,
 }
-"""What each field of a column's storage must be."""
+"""The check of each field of a column's storage."""
 
 
 def _is_digits(value: Any) -> bool:
@@ -110,7 +110,7 @@ SCHEMA: dict[str, Check] = {
     "columns": Check("a list of columns", lambda value: is_list(value, lambda each: True) and len(value) > 0),
     "csv": or_none(OBJECT),
 }
-"""What each field of a schema must be."""
+"""The check of each field of a schema."""
 
 
 def checked(found: Any, what: str) -> tuple[tuple[Column, ...], Backend, int, Csv | None]:
@@ -185,7 +185,7 @@ def _is_known(storage: Storage, backend: Backend) -> bool:
 
 
 def _check_form(column: Column) -> str:
-    """What is wrong with the form of a column, in words."""
+    """The problem with the form of a column, in words."""
     family, form = column.storage.family, column.form
     if form is None:
         return ""
@@ -195,7 +195,7 @@ def _check_form(column: Column) -> str:
 
 
 def _check_classes(column: Column) -> str:
-    """What is wrong with the levels of a column, in words."""
+    """The problem with the levels of a column, in words."""
     levels, pooled, family = column.levels, column.pooled, column.storage.family
     if column.kind not in ALLOWED[family]:
         return f"its cells are {family}, which cannot be"
@@ -212,7 +212,7 @@ def _check_classes(column: Column) -> str:
 
 
 def _check_numbers(column: Column) -> str:
-    """What is wrong with the range, the offset and the step of a column, in words."""
+    """The problem with the range, the offset or the step of a column, in words."""
     low, high = column.low, column.high
     if low is not None and high is not None and low > high:
         return f"its range is from {low!r} to {high!r}"
@@ -236,7 +236,7 @@ def _check_numbers(column: Column) -> str:
 
 
 def _check_value(column: Column) -> str:
-    """What is wrong with the value of a constant column, in words."""
+    """The problem with the value of a constant column, in words."""
     value = column.value
     if value is None:
         return ""

@@ -23,7 +23,7 @@ MARKERS = frozenset(
     | {"not available", "not applicable", "no data", "n.d.", "nd", "tbd", "#value!", "#ref!", "#div/0!", "#num!"}
     | {"0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"}
 )
-"""What stands for a missing number or time, in lower case."""
+"""Texts that mark a missing number or time, in lower case."""
 
 
 def is_marker(text: str, more: Iterable[str] = ()) -> bool:
@@ -57,7 +57,7 @@ def is_form(given: object) -> bool:
 
 
 def laid_out(form: str) -> tuple[Literal["time", "float", "bool"], str, str | None, str | None]:
-    """What cells of a form are read as: family, type, unit and zone, as a ``Storage`` has them."""
+    """The ``Storage`` that cells of a form are read into: family, type, unit and zone."""
     if form in BOOLS:
         return "bool", "bool", None, None
     if not is_dates(form):

@@ -36,7 +36,7 @@ ModelFiles = Callable[[History, Tensors | None], dict[str, bytes]]
 
 
 class Progress(Protocol):
-    """What checkpoints hold of a fit: it gives its numbers and tensors, and takes them back.
+    """The interface of what a checkpoint stores: it gives its numbers and tensors, and takes them back.
 
     ``best_tensors``: of the modules at their best so far, which was after epoch ``best_epoch``; None if there is no
     validation, so that the present ones are the best.

@@ -1,4 +1,4 @@
-"""What the folder of a fit holds, and whether it is whole."""
+"""The contents of a fit's folder, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowerbound.storage.parts import CONFIG
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found in ``run``; ``problems``: a sentence for each file that is not as it was written.
+    """The contents of the folder ``run``; ``problems``: a sentence for each file that is not as it was written.
 
     ``unfinished``: whether a fit is under way, or was cut short. The rest is what ``config.json`` says, if it can be
     read; ``about``: in words.
@@ -84,7 +84,7 @@ def contents(run: Path) -> Contents:
 
 
 def _problems(path: Path, due: Sequence[str]) -> list[str]:
-    """What is not as it was written, and which of the files ``due`` the manifest does not list."""
+    """Describe files that are not as they were written, and which of the files ``due`` the manifest does not list."""
     found = folder.problems(path)
     if not found and (lacking := set(due) - folder.Folder.at(path).hashes.keys()):
         found = [f"{path / folder.MANIFEST} lists no {', '.join(sorted(lacking))}; restore the folder or fit again."]
@@ -92,7 +92,7 @@ def _problems(path: Path, due: Sequence[str]) -> list[str]:
 
 
 def _described(config: dict[str, Any]) -> dict[str, Any]:
-    """What a configuration says, as fields."""
+    """The fields of ``Contents`` that a configuration gives."""
     parts, extra, history = config["model"]["arguments"], config["extra"], config["history"]
     estimator, fitted = extra.get("estimator"), extra.get("fitted")
     rows = f", rows of shape {fitted['shape']}, seed {fitted['seed']}" if fitted else ""

@@ -126,7 +126,7 @@ class Folder:
         raise FormatError(f"{self.path / name} {state} {MANIFEST}; restore it or fit the model again.")
 
     def read(self, name: str, limit: int | None = None) -> bytes:
-        """All of the file ``name``, verified; ``FormatError`` if it has more than ``limit`` bytes."""
+        """Read and verify the file ``name``; ``FormatError`` if it has more than ``limit`` bytes."""
         with self.open(name) as file:
             size = os.fstat(file.fileno()).st_size
             if limit is not None and size > limit:
@@ -137,7 +137,7 @@ class Folder:
 
 
 def problems(path: Path) -> list[str]:
-    """What in the folder ``path`` is not as it was written, a sentence for each file; nothing if it is whole."""
+    """Describe files of the folder ``path`` that are not as they were written, a sentence each; none if it is whole."""
     try:
         found = Folder.at(path)
     except (FormatError, OSError) as error:
@@ -157,7 +157,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _listed(folder: Path) -> Mapping[str, str]:
-    """What the manifest lists; nothing where there is none, or a damaged one that is about to be replaced."""
+    """Read the manifest's entries; none if it is absent, or damaged and about to be replaced."""
     with contextlib.suppress(FormatError):
         return Folder.at(folder).hashes
     return {}

@@ -1,4 +1,4 @@
-"""What is kept of the course of a fit."""
+"""The record of a fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Stopped = Literal["epochs", "patience", "callback", "interrupted", "diverged"]
 
 @dataclass
 class History:
-    """What happened in a fit: one record per epoch, the epoch whose state was kept, why it stopped, the rescues."""
+    """The record of a fit: metrics per epoch, the epoch whose state was kept, why it ended, and the rescues."""
 
     records: list[Record] = field(default_factory=list)
     best_epoch: int | None = None

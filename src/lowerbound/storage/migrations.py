@@ -49,7 +49,7 @@ def _renamed(found: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> Any:
-    """With the ``passes`` of every schedule as its ``epochs``, and every ``Joint`` as ``Latents``."""
+    """Rename the ``passes`` of every schedule to ``epochs``, and turn every ``Joint`` into ``Latents``."""
     if isinstance(value, list):
         return [_parts(item) for item in value]
     if not isinstance(value, dict):

@@ -47,13 +47,13 @@ _CONFIG = {
         "an object of text", lambda value: isinstance(value, dict) and is_list([*value, *value.values()], is_text)
     ),
 }
-"""What each field of a configuration must be, except its format."""
+"""The check of each field of a configuration, except its format."""
 _HISTORY = {
     "best_epoch": or_none(whole("a whole number of 0 or more")),
     "stopped": one_of(None, *get_args(Stopped)),
     "rescues": TEXTS,
 }
-"""What each field of a ``History`` must be; its records are a file of their own."""
+"""The check of each field of a ``History``; its records are in a file of their own."""
 _CODES = {  # of a safetensors header
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Saved:
-    """What a folder held: p(x, z), q(z|x) if there is one, the history of their fit, and what was saved with them."""
+    """The contents of a folder: p(x, z), q(z|x) if there is one, the history of their fit, and the extra values."""
 
     model: LatentVariableModel
     posterior: Posterior | None
@@ -253,7 +253,7 @@ def _damaged(path: str | Path) -> FormatError:
 
 
 def rebuild(value: Mapping[str, Any], own: Mapping[str, Any], saved: Saved) -> dict[str, Any]:
-    """What ``encode`` described with a model, if its networks are no larger than the model's own."""
+    """Build what ``encode`` described with a model; refuse networks larger than the model's own."""
     for key, item in value.items():
         networks_due = key in ("encoder", "decoder", "likelihood", "prior", "objective", "gradient")
         if not networks_due and any(not name.startswith("schedules.") for name in names_in(item)):

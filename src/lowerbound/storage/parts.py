@@ -120,7 +120,7 @@ def _arguments(part: Callable[..., Any]) -> list[str]:
 
 
 def with_defaults(value: Any) -> Any:
-    """What ``encode`` described, each part with the default of every argument that the description lacks.
+    """Add to each described part the default of every argument that the description lacks.
 
     So an argument that came to a part later does not make two descriptions of the same part differ.
     """

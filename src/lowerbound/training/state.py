@@ -16,7 +16,7 @@ _OPTIMIZER = "optimizer."
 
 
 class State:
-    """All that a fit changes: modules by name and, if there is one, their optimiser.
+    """Everything that a fit changes: modules by name and, if there is one, their optimiser.
 
     ``modules["model"]`` is the model. Anything else that a step updates (sums, counts) is a buffer of another module.
     ``draws``: whether a step may draw from torch's global generator, as dropout does. ``tensors`` gives live views;
