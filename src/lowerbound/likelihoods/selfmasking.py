@@ -23,6 +23,7 @@ from lowerbound.likelihoods.moments import deviation_of, mean_of
 from lowerbound.likelihoods.product import Product
 
 _DRAWS = 64
+_AT_ONCE = 2**20  # numbers of the parameters of draws taken together
 
 
 class SelfMasking(Likelihood):
@@ -255,16 +256,17 @@ class Line(Curve):
         raise AssertionError
 
     def sample_missing(self, part: Factorised, params: Tensor, generator: torch.Generator) -> Tensor:
-        """One of ``_DRAWS`` draws of x by its P(missing|x), kept or replaced as they come."""
-        chosen = part.sample(params, generator)
-        log_total = functional.logsigmoid(self.logit(chosen))
-        for _ in range(_DRAWS - 1):
-            other = part.sample(params, generator)
-            log_weight = functional.logsigmoid(self.logit(other))
-            log_total = torch.logaddexp(log_total, log_weight)
-            uniform = torch.rand(other.shape, generator=generator, device=other.device, dtype=other.dtype)
-            chosen = torch.where(uniform.log() < log_weight - log_total, other, chosen)
-        return chosen
+        """Choose one of ``_DRAWS`` draws of x in proportion to P(missing|x): the largest log P + Gumbel noise."""
+        chosen, best = torch.zeros((), device=params.device), torch.full((), -torch.inf, device=params.device)
+        together = max(1, min(_DRAWS, _AT_ONCE // max(1, params.numel())))
+        for first in range(0, _DRAWS, together):
+            count = min(together, _DRAWS - first)
+            x = part.sample(params.repeat(count, *[1] * (params.dim() - 1)), generator).unflatten(0, (count, -1))
+            uniform = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            score, place = (functional.logsigmoid(self.logit(x)) - (-uniform.log()).log()).max(0, keepdim=True)
+            chosen = torch.where(score > best, x.gather(0, place), chosen)
+            best = torch.maximum(score, best)
+        return chosen.squeeze(0)
 
     @torch.no_grad()
     def initialise(self, part: Factorised, x: Tensor, mask: Tensor) -> None:
