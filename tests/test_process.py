@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import lowerbound as lb
-from lowerbound import distributions, gradients, objectives, posteriors, priors
+from lowerbound import distributions, gradients, objectives, posteriors, priors, process
 from lowerbound.distributions import flow
 from lowerbound.errors import LockedError
 from lowerbound.nn import MLP, ConvEncoder, seeded
@@ -361,3 +361,12 @@ def test_a_child_that_ends_does_not_unlock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         with pytest.raises(LockedError), files.locked(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("case", ["mlp", "conv", "flow", "mixture"])
+def test_fits_of_the_librarys_parts_never_set_the_global_generator(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, func: object, args: object, kwargs: object) -> None:
+        raise AssertionError(f"{func} drew from the global generator")
+
+    monkeypatch.setattr(process._FromGenerator, "_in_place", refuse)
+    fitted(case, 0)

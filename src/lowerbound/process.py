@@ -104,6 +104,7 @@ class _FromGenerator(TorchDispatchMode):
         elsewhere = torch.Tag.nondeterministic_seeded not in func.tags or not _on_cpu(args, kwargs)
         if elsewhere or getattr(_THREAD, "in_place", False):
             return func(*args, **kwargs)
+        func = _taking_generator(func)
         names = [argument.name for argument in func._schema.arguments]
         if "generator" in names[len(args) :]:
             return func(*args, **kwargs | {"generator": kwargs.get("generator") or self.generator})
@@ -123,6 +124,12 @@ class _FromGenerator(TorchDispatchMode):
             _THREAD.in_place = False
         self.generator.set_state(own.state)
         return out
+
+
+def _taking_generator(func: Any) -> Any:
+    """The overload of an operation that also takes a generator (``randn.generator`` of ``randn``), if there is one."""
+    name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
+    return getattr(func.overloadpacket, name, func)
 
 
 def _on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
