@@ -482,18 +482,33 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "given: a new level": (
         "sample run --given sex=Other --out o.csv",
         BAD_DATA,
-        ("'Other', which was never seen", "'Female', 'Male'"),
+        ("'Other', which does not occur in the data", "'Female', 'Male'"),
         b"",
     ),
-    "given: no number": ("sample run --given height=tall --out o.csv", BAD_DATA, ("'tall' is no number", "as 37"), b""),
+    "given: no number": (
+        "sample run --given height=tall --out o.csv",
+        BAD_DATA,
+        ("'tall', which is not a number", "as 37"),
+        b"",
+    ),
     "given: half a visit": (
         "sample run --given visits=2.5 --out o.csv",
         BAD_DATA,
         ("given: column 'visits' is given '2.5'", "whole number"),
         b"",
     ),
-    "given: no date": ("sample run --given seen=soon --out o.csv", BAD_DATA, ("'soon' is no date", "2001-12-31"), b""),
-    "given: neither": ("sample run --given smokes=maybe --out o.csv", BAD_DATA, ("'maybe' is no true or false",), b""),
+    "given: no date": (
+        "sample run --given seen=soon --out o.csv",
+        BAD_DATA,
+        ("'soon', which is not a date", "2001-12-31"),
+        b"",
+    ),
+    "given: neither": (
+        "sample run --given smokes=maybe --out o.csv",
+        BAD_DATA,
+        ("'maybe', which is not a truth value",),
+        b"",
+    ),
     "given: impossible": (
         "sample run --given height=-3 --out o.csv",
         BAD_DATA,
@@ -523,7 +538,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "schema: text without an order": (
         "fit t.csv --out new --schema zip=ordinal",
         BAD_DATA,
-        ("'zip' is ordinal, and text has no order", "--schema zip=ordinal:LOWEST"),
+        ("'zip' is ordinal, but text has no order", "--schema zip=ordinal:LOWEST"),
         b"",
     ),
     "schema: a level that no cell may lack": (
@@ -536,7 +551,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "schema: against the cells": (
         "fit t.csv --out new --schema sex=real",
         BAD_DATA,
-        ("'sex' is real, and it holds text",),
+        ("'sex' is real, but it holds text",),
         b"",
     ),
     "schema of a matrix": (
@@ -576,4 +591,4 @@ def test_levels_that_were_never_seen_are_said_and_refused_where_strict(
     assert scores[0, 5] == scores[1, 5] == 0
     run("fit", "t.csv", "--out", tmp_path / "strict", *QUICK, "--strict")
     run("score", tmp_path / "strict", tmp_path / "u.csv", "--samples", 20, code=BAD_DATA)
-    assert "row 0 of column 'sex' is 'Other', which was never seen" in capsys.readouterr().err
+    assert "row 0 of column 'sex' is 'Other', which is not a level of the column" in capsys.readouterr().err

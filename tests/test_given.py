@@ -76,16 +76,16 @@ def test_a_cell_s_code_is_that_of_its_row(column):
 
 
 REFUSED = {
-    "text for a number": ("x", "tall", ("'x' is given text, and 'tall' is no number", "as 37.5")),
-    "text for a time": ("t", "soon", ("'soon' is no date or time", "2001-12-31")),
+    "text for a number": ("x", "tall", ("'x' is given 'tall', which is not a number", "as 37.5")),
+    "text for a time": ("t", "soon", ("'soon', which is not a date or time", "2001-12-31")),
     "a number for a time": ("t", 5, ("'t' is given 5", "it holds times")),
     "a time for a number": ("x", NOON, ("'x' is given", "it holds numbers")),
     "a zone that the column has not": ("t", "2024-01-15T11:00Z", ("'t' is given 2024-01-15 11:00", "time zone")),
-    "neither": ("yes", "maybe", ("'maybe' is no true or false",)),
+    "neither": ("yes", "maybe", ("'maybe', which is not a truth value",)),
     "a half": ("n", "2.5", ("'n' is given '2.5'", "a whole number of 0 or more")),
     "below 0": ("n", -1, ("'n' is given -1", "a whole number of 0 or more")),
     "infinite": ("x", "inf", ("'x' is given inf", "finite")),
-    "a level": ("sex", "other", ("'other', which was never seen", "'f', 'm'")),
+    "a level": ("sex", "other", ("'other', which does not occur in the data", "'f', 'm'")),
     "a date of another form": ("written", "15/01/2024", ("'written' is given '15/01/2024'", "%d.%m.%Y")),
     "nothing": ("x", None, ("'x' is given no value",)),
     "no time": ("t", pd.NaT, ("'t' is given no value",)),

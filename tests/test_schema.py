@@ -185,7 +185,7 @@ def test_levels_never_seen() -> None:
     assert schema.decode(encoded).equals(new)
     full = schema.decode(encoded.filled(np.full((3, 2), 1.23)))  # what the user gave stays, holes are filled
     assert full.rows() == [("a", 1, 1.0), ("z", 2, 2.0), ("b", 1, 1.2)]
-    with pytest.raises(DataError, match="row 1 of column 'c' is 'z', which was never seen there") as refused:
+    with pytest.raises(DataError, match="row 1 of column 'c' is 'z', which is not a level of the column") as refused:
         schema.encode(new, strict=True)
     assert_one_sentence(str(refused.value), ())
 
@@ -263,8 +263,8 @@ def test_printed() -> None:
     at = lines[1].index("kind")
     assert all(line[at - 1] == " " != line[at] for line in lines[1:] if line.isascii())
     assert "20 %" in next(line for line in lines if line.startswith("hours"))
-    assert "reads as numbers" in next(line for line in lines if line.startswith(r"a\nb"))
-    assert "they stay so" in next(line for line in lines if line.startswith("empty"))
+    assert "consists of numbers" in next(line for line in lines if line.startswith(r"a\nb"))
+    assert "the column is not modelled" in next(line for line in lines if line.startswith("empty"))
     few = infer(pd.DataFrame({"a": [1.5, 2.5], "b": [1, 1], "c": [1, 1]}))
     assert "fewer rows (2) than columns (3)" in str(few)
 

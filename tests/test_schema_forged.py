@@ -249,7 +249,7 @@ def test_what_no_file_may_hold_is_not_inferred_either() -> None:
     grade = pd.DataFrame({"grade": pd.Categorical(["a", "b"] * 9)})
     with pytest.raises(ValueError, match="'grade' the level 'z', which is not a category"):
         infer(grade, {"grade": Column("categorical", levels=("a", "b", "z"))})
-    with pytest.raises(DataError, match="column 't' is of a time zone 'Mars/Base'"):
+    with pytest.raises(DataError, match="column 't' has the time zone 'Mars/Base'"):
         infer(pa.table({"t": pa.array([0, 1], pa.timestamp("s", "Mars/Base"))}))
 
 
@@ -257,5 +257,5 @@ def test_what_no_file_may_hold_is_not_inferred_either() -> None:
 def test_a_library_that_is_not_installed_is_named(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schema = Schema.from_dict(given(library))
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=f"one of {library}, which is not installed: pip install {library}"):
+    with pytest.raises(ImportError, match=f"a {library} frame, but {library} is not installed: pip install {library}"):
         schema.decode(np.zeros((2, len(schema.modelled))), generator=np.random.default_rng(0))

@@ -47,7 +47,7 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         ),
         (
             lambda: infer(pa.table({"a": [f"c{i % 200_000}" for i in range(400_000)]})),
-            ("'a' has 200,000 different cells",),
+            ("'a' has 200,000 different values",),
         ),
         (lambda: infer(pd.DataFrame({"a": []})), ("0 rows and 1 columns",)),
         (lambda: infer(pd.DataFrame(index=[1, 2])), ("2 rows and 0 columns",)),
@@ -87,7 +87,7 @@ TWICE = pd.DataFrame([[1, 2]], columns=["a", "a"])
         (lambda: FITTED.decode(np.zeros((2, 3)), like=pd.DataFrame({"n": [1]})), ("like lacks 't', 'p'",)),
         (
             lambda: WHEN.encode(pl.DataFrame({"d": MIXED[:1]})),
-            ("'d' holds times, of a time zone", "holds times"),
+            ("'d' holds times with a time zone", "holds times"),
         ),
     ],
 )

@@ -201,7 +201,9 @@ def of_other_rows(frame: Any, same: Callable[[Any, Any], None]) -> None:
     if not said:
         same(back, frame)
         return
-    assert re.match(r"row \d+ of column .* holds what is|column .* holds (cells|times|text)", said, re.DOTALL)
+    assert re.match(
+        r"row \d+ of column .*, but a value of kind .* is|column .* holds (cells|times|text)", said, re.DOTALL
+    )
 
 
 @EXAMPLES

@@ -140,7 +140,7 @@ def test_markers_are_filled_and_other_cells_are_not_touched(library: str) -> Non
     assert [column.kind for column in schema.columns] == ["positive", "datetime", "identifier"]
     said = " ".join(schema["amount"].problems)
     assert "2 cells ('?', ' n/a ') are taken as missing" in said
-    assert "1 cell of another form, the first in row 9, ('see note') is taken as missing" in said
+    assert "1 cell written in another form, the first in row 9, ('see note') is taken as missing" in said
     coded = schema.encode(frame)
     assert np.flatnonzero(~coded.mask[:, 0]).tolist() == [3, 7, 9]
     assert np.flatnonzero(~coded.mask[:, 1]).tolist() == [4, 8]
@@ -269,7 +269,7 @@ def test_cells_of_another_form_are_unseen() -> None:
     assert coded.unseen == {"x": 2}
     filled = schema.decode(coded.filled(np.zeros((4, 1))))
     assert filled["x"].tolist() == ["01.02.2001", "2001-02-01", "01.01.2001", "soon"]
-    with pytest.raises(ValueError, match=r"row 1 of column 'x' is '2001-02-01', which is not written as"):
+    with pytest.raises(ValueError, match=r"row 1 of column 'x' is '2001-02-01', which is not written in the column's"):
         schema.encode(new, strict=True)
     typed = pl.DataFrame({"x": [datetime.date(2001, 2, 1), None]})  # the same days of another library
     assert schema.encode(typed).values[0, 0] == coded.values[0, 0]

@@ -1,4 +1,4 @@
-"""Schemas: what the columns of a table are taken for, and their cells as numbers and back."""
+"""Schemas: the kind of each column of a table, and the conversion of its cells to numbers and back."""
 
 from lowerbound.schema.column import KINDS, Column, Kind, Storage
 from lowerbound.schema.infer import infer, infer_and_encode

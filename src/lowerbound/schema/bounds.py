@@ -1,4 +1,4 @@
-"""Bounds that the values of a column cannot pass: declared, or those of shares and percentages."""
+"""Bounds on the values of a column: declared by the user, or those of shares and percentages."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ _SPREAD = 0.8
 
 
 def share_or_percentage(name: Name, levels: NDArray[Any], counts: NDArray[np.int64]) -> int | None:
-    """1 of shares, 100 of percentages, None of other numbers of 0 or more: ``levels`` in their order, and how often.
+    """The upper bound of a column of shares (1) or percentages (100); None for other numbers.
 
-    Values from 0 to that top, of which the data show that it is one: they spread over more than 0.8 (to 1), or 20
-    values or more come to the very top (whole numbers pile up there), or near both ends of 0 to 100; or a name says
-    percent, or rate, and values go beyond a quarter, or a half (of 100: nine tenths), of the top.
+    ``levels``: the different values in ascending order; ``counts``: how often each occurs. A bound is returned only if
+    all values are between 0 and the bound, and one of these holds:
+
+    - the column's name means a percentage (percent, fraction, …), and the largest value is above 1/4 of the bound;
+    - the name means a rate (rate, share, score, …), and the largest value is above 0.5 (bound 1) or 90 (bound 100);
+    - values up to 1: the range of the values is wider than 0.8;
+    - 20 or more numbers, not all whole: the largest equals the bound, or they reach from 2 or less to 98 or more;
+    - whole numbers: they pile up at 100 (see ``_piles_up``). Whole numbers up to 1 never have a bound.
     """
     low, high, n = float(levels[0]), float(levels[-1]), int(counts.sum())
     top = next((top for top in _TOPS if high <= top), None)
@@ -48,20 +53,21 @@ def share_or_percentage(name: Name, levels: NDArray[Any], counts: NDArray[np.int
 
 
 def is_plain(low: float, high: float) -> bool:
-    """Whether shares cover enough of [0, 1] to be read as shares without a note."""
+    """Whether values cover so much of [0, 1] that they are read as shares without a note."""
     return high <= 1 and high - low > _SPREAD
 
 
 def _piles_up(levels: NDArray[Any], counts: NDArray[np.int64], top: int) -> bool:
-    """Whether more than twice as many whole numbers are the top as are each of the ten below it, on average."""
+    """Whether ``top`` is at least twice as frequent as the ten whole numbers below it are on average."""
     below = counts[(levels >= top - 10) & (levels < top)].sum() / 10
     return bool(levels[-1] == top and counts[-1] >= max(3, 2 * below) and counts.sum() >= FEW)
 
 
 def found(column: Column, given: Column | None, seen: Floats) -> tuple[float, float, tuple[bool, bool]]:
-    """``low``, ``high`` and ``bounded`` of a column of the encoded values ``seen``: as declared, of its kind, or seen.
+    """``Column.low``, ``high`` and ``bounded`` for a column with the encoded values ``seen``.
 
-    Raises ValueError for bounds that are none.
+    A bound is the declared one if there is one, else that of the column's kind, else the smallest or largest value.
+    Raises ValueError for an invalid declared bound.
     """
     low, high = (None, None) if given is None else (_encoded(column, given, end) for end in ("low", "high"))
     if column.kind == "interval":
@@ -79,7 +85,7 @@ def found(column: Column, given: Column | None, seen: Floats) -> tuple[float, fl
 
 
 def _natural(column: Column, seen: Floats) -> tuple[float, float]:
-    """The ends of an interval that declares none: [0, 1] or [0, 100] if they hold all values, else their range."""
+    """The default bounds of an interval: [0, 1] or [0, 100] if all values are inside, else the range of the values."""
     low, high = float(seen.min()), float(seen.max())
     top = next((float(top) for top in _TOPS if high <= top), None)
     return (low, high) if top is None or low < 0 or column.unit is not None else (0.0, top)

@@ -1,4 +1,4 @@
-"""The cells of a frame, read exactly and put back exactly, whichever library it is of."""
+"""Read the cells of a pandas, polars or pyarrow frame, and write them back, without any loss."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _IN: dict[Backend, ModuleType] = {"pandas": in_pandas, "polars": in_polars, "pya
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One column: ``values [N]`` where ``mask [N]``, and anything where not.
+    """The cells of one column: ``values [N]``, meaningful where ``mask [N]`` is True.
 
-    float64 of floats, int64 or uint64 of whole numbers, int64 of times and durations in their own unit, bool, or
-    Python objects (text, categories, decimals).
+    ``values`` are float64 for floats, int64 or uint64 for whole numbers, int64 for times and durations (in their own
+    unit), bool, or Python objects (text, categories, decimals).
     """
 
     values: Array
     mask: Mask
 
     def same(self, other: Cells) -> bool:
-        """Whether the other holds these very cells: the same bits of floats."""
+        """Whether both hold the same cells; floats are compared bit by bit."""
         if len(self.mask) != len(other.mask) or (self.mask != other.mask).any():
             return False
         mine, theirs = self.values[self.mask], other.values[self.mask]
         if len(mine) and (mine.dtype == object) != (theirs.dtype == object):
-            return False  # 1 and 1.0 as objects are two things
+            return False  # the objects 1 and 1.0 are different cells
         if mine.dtype.kind == "f" and theirs.dtype == mine.dtype:
             return mine.tobytes() == theirs.tobytes()
         return bool((mine == theirs).all())
 
     def over(self, other: Cells) -> Cells:
-        """These cells, and the other's where these hold nothing."""
+        """These cells, with missing ones taken from ``other``."""
         if self.mask.all() or not other.mask.any():
             return self
         if not self.mask.any():
@@ -59,22 +59,22 @@ class Cells:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Properties of a frame other than its cells: library, column names and types, and the index of pandas."""
+    """Properties of a frame other than its cells: library, column names and types, and pandas' index."""
 
     backend: Backend
     names: tuple[Name, ...]
     storages: tuple[Storage, ...]
-    index: Any = None  # of arrow: pandas' labels as the columns that pandas writes them in
+    index: Any = None  # for pyarrow: a table of the columns in which pandas stores its index
 
     @cached_property
     def storage_of(self) -> dict[Name, Storage]:
-        """How each column lies, by its name."""
+        """The storage of each column, by name."""
         return dict(zip(self.names, self.storages, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame that was read: a copy of its cells, which nothing done to the frame changes."""
+    """A frame that was read. Its cells are copies: later changes of the user's frame have no effect on them."""
 
     source: Source
     cells: tuple[Cells, ...]
@@ -83,9 +83,9 @@ class Frame:
     def ordered(
         self, names: Sequence[Name], what: str = "the frame", others: bool = False
     ) -> list[tuple[Storage, Cells]]:
-        """Its columns in the order of ``names``.
+        """The columns ``names``, in that order.
 
-        Raises ``DataError`` where it lacks some or, unless they are to be left out, holds ``others``.
+        Raises ``DataError`` if a column is missing, or if the frame has more columns and ``others`` is False.
         """
         mine, added = set(self.source.names), [] if others else self.others(names)
         lacking = [name for name in names if name not in mine]
@@ -109,9 +109,9 @@ class Frame:
 
 
 def read(frame: Any, what: str = "the frame", due: Sequence[Name] = ()) -> Frame:
-    """Read a frame of pandas, polars or pyarrow (or narwhals' of one). Raises ``DataError`` for what cannot be used.
+    """Read a frame of pandas, polars, pyarrow, or narwhals. Raises ``DataError`` if it cannot be used.
 
-    Columns that hold pandas' labels of rows are no columns of it, but those ``due``.
+    In a pyarrow table, columns that store pandas' index are not read as columns, except those named in ``due``.
     """
     if hasattr(frame, "collect"):
         raise DataError(f"{what} is lazy; give {what}.collect().")
@@ -131,7 +131,7 @@ def read(frame: Any, what: str = "the frame", due: Sequence[Name] = ()) -> Frame
 
 
 def read_value(backend: Backend, name: Name, value: Any) -> tuple[Storage, Cells]:
-    """One cell, as a column of a library would hold it."""
+    """Read ``value`` as a column of the library ``backend`` with this one cell."""
     make = {"pandas": "Series", "polars": "Series", "pyarrow": "array"}[backend]
     try:
         column = getattr(importlib.import_module(backend), make)([value])
@@ -142,25 +142,26 @@ def read_value(backend: Backend, name: Name, value: Any) -> tuple[Storage, Cells
 
 
 def write(source: Source, storages: Sequence[Storage], cells: Sequence[Cells], rows: int) -> Any:
-    """A frame of ``source``'s library and names, its columns as ``storages`` say."""
+    """Write a frame of ``source``'s library with its column names; ``storages`` are the types of the columns."""
     module = _IN[source.backend]
     try:
         columns = [module.build(storage, each.values, each.mask) for storage, each in zip(storages, cells, strict=True)]
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"this table is one of {source.backend}, which is not installed: pip install {source.backend}."
+            f"this table is a {source.backend} frame, but {source.backend} is not installed: pip install "
+            f"{source.backend}."
         ) from error
     index = source.index if source.index is not None and len(source.index) == rows else None
     return module.frame(source.names, columns, rows, index)
 
 
 def as_objects(backend: Backend, storage: Storage, cells: Cells) -> Cells:
-    """Cells of numbers or times as the Python objects that a library's column of objects holds."""
+    """Numbers or times as Python objects, as in a column of dtype object."""
     return Cells(in_arrow.objects(list(_IN[backend].build(storage, cells.values, cells.mask))), cells.mask)
 
 
 def plain(backend: Backend, storage: Storage) -> Storage:
-    """The plain type of a library for cells of a family that another library's type holds."""
+    """The basic type of the library ``backend`` for cells that are stored in another library's type."""
     text = storage.family == "category" and all(isinstance(level, str) for level in storage.categories or ())
     family = "text" if text else "float" if storage.family in ("category", "decimal") else storage.family
     unit = "us" if family in ("time", "duration") else None
@@ -180,12 +181,12 @@ def _backend(frame: Any) -> Backend | None:
 
 def _columns(frame: Any, backend: Backend) -> list[Any]:
     if backend == "pandas":
-        return [frame.iloc[:, j] for j in range(frame.shape[1])]  # a name may be there twice, or be a number
+        return [frame.iloc[:, j] for j in range(frame.shape[1])]  # by position: names may repeat or be numbers
     return frame.get_columns() if backend == "polars" else list(frame.columns)
 
 
 def _names(frame: Any, what: str) -> tuple[Name, ...]:
-    """The names of a frame's columns: each is text or a whole number, and there once."""
+    """The names of a frame's columns. Raises ``DataError`` unless each is text or a whole number, and unique."""
     names: list[Name] = []
     for name in getattr(frame, "column_names", frame.columns):
         if isinstance(name, str):
@@ -196,7 +197,7 @@ def _names(frame: Any, what: str) -> tuple[Name, ...]:
             raise DataError(f"{what} has a column called {name!r}, which is not text; rename it.")
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise DataError(f"{what} has two columns called {twice!r}; give each a name of its own.")
+        raise DataError(f"{what} has two columns called {twice!r}; rename one of them.")
     return tuple(names)
 
 

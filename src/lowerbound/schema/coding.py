@@ -1,4 +1,4 @@
-"""Cells as double-precision numbers for a model, and numbers as cells."""
+"""Encode the cells of a column as double-precision numbers for a model, and decode numbers to cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GROUPS |= {"time": "times", "duration": "durations", "null": "nothing"}
 
 
 def group(storage: Storage) -> str:
-    """The family of cells, whichever type holds them: numbers, text, times, durations or nothing."""
+    """What the cells are, in a word for messages: numbers, text, times, durations or nothing."""
     if storage.family == "category":
         text = any(isinstance(level, str) for level in storage.categories or ("",))
         return "text" if text else "numbers"
@@ -37,14 +37,14 @@ def holds(storage: Storage, column: Column) -> bool:
 
 
 def is_written(column: Column, storage: Storage) -> bool:
-    """Whether cells of a type are of the column's form, and not yet the numbers or times that it stands for."""
+    """Whether cells are still written in the column's form (as text, say), not yet parsed to numbers or times."""
     if column.form is None or storage.zone is not None:
         return False
     return group(storage) == group(column.storage) and storage.family != column.inner.storage.family
 
 
 def read_by_form(column: Column, storage: Storage, cells: Cells) -> tuple[Storage, Cells, Mask]:
-    """Cells as the numbers or times that they are written for, with their type; and which are of another form."""
+    """Parse cells that are written in the column's form: their new type and values, and which could not be parsed."""
     if is_written(column, storage) and column.form is not None:
         values, there, unknown = written.read(cells.values, cells.mask, column.form, column.markers)
         return column.inner.storage, Cells(values, there), unknown
@@ -57,7 +57,7 @@ def read_by_form(column: Column, storage: Storage, cells: Cells) -> tuple[Storag
 
 
 def written_cells(column: Column, storage: Storage, cells: Cells) -> Cells:
-    """Numbers or times as cells of the column's form, in a type of text or whole numbers."""
+    """Write numbers or times in the column's form, as text or whole numbers."""
     assert column.form is not None
     texts = written.write(cells.values, column.form)
     if storage.family in ("text", "category"):
@@ -67,34 +67,34 @@ def written_cells(column: Column, storage: Storage, cells: Cells) -> Cells:
 
 
 def check_type(column: Column, storage: Storage, cells: Cells) -> None:
-    """Refuse cells of another type than the schema's, where there are any."""
+    """Raise ``DataError`` if the cells are of another type than the schema's."""
     if not cells.mask.any() or holds(storage, column) or column.kind in ("constant", "identifier"):
         return
     row = int(np.argmax(cells.mask))
     theirs, due = (
-        f"{group(each)}{', of a time zone' if each.zone is not None else ''} ({each.dtype})"
+        f"{group(each)}{' with a time zone' if each.zone is not None else ''} ({each.dtype})"
         for each in (storage, column.storage)
     )
     raise DataError(
-        f"column {column.name!r} holds {theirs}, of which row {row} is {shown(cells.values[row], storage)}, and the "
-        f"schema's holds {due}; turn it into that type."
+        f"column {column.name!r} holds {theirs} (row {row} is {shown(cells.values[row], storage)}), but in the schema "
+        f"it holds {due}; convert it to that type."
     )
 
 
 def refuse_infinite(column: Column, cells: Cells) -> None:
-    """Refuse ±∞, naming the first."""
+    """Raise ``DataError``, which names the first row, if a cell is ±∞."""
     if cells.values.dtype.kind != "f":
         return
     wrong = cells.mask & np.isinf(cells.values)
     if wrong.any():
         raise DataError(
-            f"row {int(np.argmax(wrong))} of column {column.name!r} is infinite; drop the row, or put a finite value "
-            "or none there."
+            f"row {int(np.argmax(wrong))} of column {column.name!r} is infinite; drop the row, or set the cell to a "
+            "finite value or to missing."
         )
 
 
 def numbers(column: Column, storage: Storage, cells: Cells) -> Floats:
-    """Cells of numbers or times as encoded values ``[N]``, NaN where there are none."""
+    """Encode numbers or times: ``[N]``, NaN for missing cells."""
     if storage.family in ("int", "time", "duration"):
         found = _stepped(column, storage, cells)
     elif storage.family == "decimal":
@@ -105,7 +105,7 @@ def numbers(column: Column, storage: Storage, cells: Cells) -> Floats:
 
 
 def codes(column: Column, cells: Cells) -> Floats:
-    """Cells of classes as codes ``[N]``: NaN where there are none, −1 of a level that the schema does not know."""
+    """Encode classes as codes ``[N]``: NaN for missing cells, −1 for levels that are not in the schema."""
     place: dict[Level, int] = {level: code for code, level in enumerate(column.levels)}
     place |= dict.fromkeys(column.pooled, len(column.levels))
     if cells.values.dtype == object:
@@ -117,7 +117,7 @@ def codes(column: Column, cells: Cells) -> Floats:
 
 
 def outside(column: Column, values: Floats, cells: Cells) -> tuple[Mask, str]:
-    """Which encoded values the kind cannot take ``[N]``; and what it takes, in words."""
+    """Which encoded values ``[N]`` are outside the range of the column's kind; and that range, in words."""
     (low, high), positive = _ends(column), not _is_reached(column)
     with np.errstate(invalid="ignore"):
         wrong = (values < low) | (values > high) | (positive & (values <= 0))
@@ -129,19 +129,19 @@ def outside(column: Column, values: Floats, cells: Cells) -> tuple[Mask, str]:
 
 
 def check_range(column: Column, values: Floats, cells: Cells) -> None:
-    """Refuse encoded values that the kind cannot take, naming the first."""
+    """Raise ``DataError``, which names the first row, for encoded values outside the range of the column's kind."""
     wrong, due = outside(column, values, cells)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"row {row} of column {column.name!r} is {shown(cells.values[row], column.storage)}, and a column of kind "
-            f"{column.kind} holds what is {due}; put no value there, or declare another kind by "
+            f"row {row} of column {column.name!r} is {shown(cells.values[row], column.storage)}, but a value of kind "
+            f"{column.kind} is {due}; set the cell to missing, or declare another kind by "
             f"schema={{{column.name!r}: 'real'}}."
         )
 
 
 def draws(column: Column, values: Floats) -> Floats:
-    """Values as the column could have held them: on its grid, and in its range."""
+    """Round values to the column's grid, and bring them into its range."""
     if column.kind in CLASSES:
         return np.clip(np.rint(values), 0, column.n_classes - 1)
     low, high = _ends(column)
@@ -157,7 +157,7 @@ def draws(column: Column, values: Floats) -> Floats:
 
 
 def _ends(column: Column) -> tuple[float, float]:
-    """The smallest and the largest encoded value that a column allows."""
+    """The smallest and the largest encoded value that a column can have."""
     low, high = column.low, column.high
     least = -np.inf if low is None or not (column.bounded[0] or column.kind == "interval") else low
     most = np.inf if high is None or not (column.bounded[1] or column.kind == "interval") else high
@@ -165,25 +165,27 @@ def _ends(column: Column) -> tuple[float, float]:
 
 
 def _is_reached(column: Column) -> bool:
-    """Whether the values of a column come to its lower end: positive numbers without a 0 do not."""
+    """Whether a column can have its lower bound as a value; positive numbers without a 0 cannot."""
     return column.kind != "positive" or column.low == 0 or column.bounded[0]
 
 
 def _smallest(storage: Storage) -> float:
-    """The smallest number above 0 that a type holds."""
+    """The smallest number above 0 that a type can hold."""
     if storage.family == "decimal" and storage.digits is not None:
         return float(Decimal(1).scaleb(-storage.digits[1]))
     return float(np.finfo(storage.floating).smallest_subnormal)
 
 
 Uniform = np.random.Generator | Floats
-"""Where uniform numbers come from: a generator, or numbers in [0, 1), one per cell."""
+"""A source of uniform numbers: a generator, or an array of numbers in [0, 1), one per cell."""
 
 
 def cells(column: Column, storage: Storage, values: Floats, observed: Mask, generator: Uniform | None = None) -> Cells:
-    """Encoded values as cells of ``storage``: those ``observed`` as they are, others as ``draws``; none where NaN.
+    """Decode values to cells of the type ``storage``; NaN becomes a missing cell.
 
-    A level is drawn for "other", by how often each was seen; without a ``generator`` it is no cell.
+    ``observed`` values are decoded exactly; others are first rounded and brought into range by ``draws``. For the class
+    "other", one of its levels is drawn in proportion to how often each was seen; without a ``generator``, such a cell
+    is missing.
     """
     mask = ~np.isnan(values)
     safe = np.where(mask, values, 0.0)
@@ -203,7 +205,7 @@ def cells(column: Column, storage: Storage, values: Floats, observed: Mask, gene
 
 
 def keys(column: Column, storage: Storage, rows: int) -> Cells:
-    """New keys for ``rows`` rows: of whole numbers those that follow the largest one seen, and none of others."""
+    """New keys for ``rows`` rows: whole numbers continue from the largest one seen; keys of other types are missing."""
     if column.high is None or storage.family != "int" or column.offset + rows > storage.range[1]:
         return Cells(np.full(rows, None, object), np.zeros(rows, bool))
     return Cells(times.whole(np.arange(1.0, rows + 1), column.offset, 1, storage.range), np.ones(rows, bool))
@@ -222,7 +224,7 @@ def _stepped(column: Column, storage: Storage, given: Cells) -> Floats:
     if unit == column.unit or unit is None or column.unit is None:
         return times.steps(values, column.offset, column.step)
     ratio = times.PER_UNIT[column.unit] // times.PER_UNIT[unit]
-    if ratio:  # theirs is finer: the offset and the step are whole numbers of it
+    if ratio:  # the cells have the finer unit, in which the offset and the step are whole numbers
         return times.steps(values, column.offset * ratio, column.step * ratio)
     return times.steps(times.in_unit(values, unit, column.unit), column.offset, column.step)
 
@@ -241,9 +243,9 @@ def _from_steps(column: Column, storage: Storage, values: Floats) -> NDArray[Any
 
 
 def _limits(column: Column, storage: Storage, unit: str) -> tuple[int, int]:
-    """The first and the last time or duration, in ``unit``, that the type holds and that Python's dates reach too.
+    """The first and the last time or duration, in ``unit``, that can be decoded.
 
-    Those of the data are within them, wherever they lie.
+    Both the type and Python's dates must be able to hold them. If the data go beyond Python's dates, so do the limits.
     """
     first, last = times.readable(unit, storage.family == "duration", storage.zone is not None)
     if column.low is not None and column.high is not None and column.unit is not None:
@@ -277,7 +279,7 @@ def _levels(column: Column, storage: Storage, at: NDArray[np.int64], mask: Mask,
 
 
 def _typed(given: list[Any], storage: Storage) -> NDArray[Any]:
-    """Python objects as an array of what a storage's family is read as."""
+    """Python objects as an array of the dtype in which cells of ``storage`` are read."""
     if storage.family in ("text", "category", "null"):
         return in_arrow.objects(given)
     if storage.family == "decimal":
@@ -288,7 +290,7 @@ def _typed(given: list[Any], storage: Storage) -> NDArray[Any]:
 
 
 def _decimals(values: Floats, storage: Storage) -> NDArray[Any]:
-    """Numbers as decimals of the type, held to those of its precision."""
+    """Numbers as decimals of the type, clipped to the largest that its precision can hold."""
     precision, digits = storage.digits or (38, 0)
     unit, most = Decimal(1).scaleb(-digits), Decimal((0, (9,) * precision, -digits))
     exact = Context(prec=precision + 1)

@@ -30,18 +30,19 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 _COUNTED = 1000
-LATER = {"bounded", "dispersion", "markers"}  # fields that schemas of before do not have
-DATES = (-719_162, 2_932_896)  # days that Python's dates reach, from 1970
+LATER = {"bounded", "dispersion", "markers"}  # fields that are absent from older schema files
+DATES = (-719_162, 2_932_896)  # the first and last date of Python, in days from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How cells lie in the frame: ``dtype`` is the name of their type in its own library.
+    """The data type of a column in its frame.
 
-    ``unit`` and ``zone``: of times. ``digits``: a decimal's precision and scale. ``categories`` (in their order, None
-    where the type does not say them) and whether they are ``ordered``. ``detail``: what else makes the type.
-    ``arrow``: an arrow type inside pandas.
+    ``family``: what the cells are. ``dtype``: the name of their type in the frame's library. ``unit`` and ``zone``: the
+    unit and the time zone of times. ``digits``: precision and scale of decimals. ``categories``: those of a categorical
+    type in their order (None if the type does not list them), and whether they are ``ordered``. ``detail``: further
+    parameters of the type. ``arrow``: whether it is a pyarrow type in a pandas frame.
     """
 
     family: Family
@@ -56,14 +57,14 @@ class Storage:
 
     @property
     def floating(self) -> np.dtype[Any]:
-        """The floating type that the cells come in."""
+        """The floating-point type of the cells; float64 for cells that are not floats."""
         name = self.dtype.lower()
         known = self.family == "float" and re.fullmatch(r"(halffloat|float(16|32|64)?|double)", name)
         return np.dtype(_FLOATS.get(name, name)) if known else np.dtype(np.float64)
 
     @property
     def range(self) -> tuple[int, int]:
-        """The smallest and the largest whole number that the type holds; of times, all but the one that is no time."""
+        """The smallest and the largest whole number that the type can hold, without the one that stands for NaT."""
         if self.unit == "D":
             return DATES if self.dtype == "object" else (-(2**31), 2**31 - 1)
         found = re.search(r"(u?)int(\d+)", self.dtype.lower()) if self.family == "int" else None
@@ -75,25 +76,31 @@ class Storage:
 
 @dataclass(frozen=True)
 class Column:
-    """The interpretation of a column: its ``kind``, and ``why``, in words.
+    """The interpretation of a column: its ``kind``, and in words ``why`` it has that kind.
 
-    To override what is inferred, give the kind and, where the data do not tell them, ``low`` and ``high`` (bounds: of
-    a datetime a date, or text as 2001-12-31), ``levels`` (of classes; an ordinal's in their order) or ``precision``.
-    The rest is found:
+    To override what is inferred, give the kind and, optionally, ``low`` and ``high`` (bounds that no value can pass;
+    for a datetime, dates or text like 2001-12-31), ``levels`` (the classes; for an ordinal, in ascending order),
+    ``precision``, ``form`` or ``markers``. The other fields are measured from the data.
 
-    ``problems``: in words. ``missing``: the share of cells that hold nothing.
-    ``low``, ``high``: the range, declared or observed; ``bounded``: which of the two no value can pass. ``precision``:
-    the coarsest grid of a decimal step that holds every observed value, or None. ``atoms``: the share of the most
-    repeated value, which is ``atom``: a continuous
-    density has no bound there. ``heavy_tailed``: see ``measures.heavy_tailed``. ``dispersion``: of counts, variance
-    over mean, which is 1 of Poisson's. All in encoded values: of whole numbers and times these are
-    (cell − ``offset``) / ``step``, in the column's own unit; of others the cells.
-    ``centre``, ``scale``: of ``Schema.standardise``.
-    ``levels``: the classes, coded 0, 1, …; ``pooled``: those that share one more class, "other", each seen as often as
-    ``weights`` say. ``value``: what a constant column holds, None if nothing.
-    ``form``: how numbers or times are written as text, as "%d.%m.%Y" (of ``strftime``) or "#,##0.00" (of spreadsheets);
-    whole numbers can be dates of the form "%Y%m%d". ``markers``: texts that stand for a missing cell; where there is a
-    form, "?", "-", "NA", blanks and the like do so anyway.
+    ``low``, ``high``, ``precision``, ``atom`` and all other measurements are in encoded values. The encoded value of a
+    whole number or time is (cell − ``offset``) / ``step``, in the column's own unit; other numbers are encoded as
+    themselves.
+
+    - ``problems``: notes for the user, in words.
+    - ``missing``: the share of missing cells.
+    - ``low``, ``high``: the range, declared or observed. ``bounded``: whether each of them is a bound.
+    - ``precision``: the coarsest decimal grid that contains every observed value; None if there is none.
+    - ``atom``: the most frequent value. ``atoms``: its share; a continuous density can grow without bound there.
+    - ``heavy_tailed``: see ``measures.heavy_tailed``.
+    - ``dispersion``: variance over mean of counts (1 for a Poisson distribution).
+    - ``centre``, ``scale``: the parameters of ``Schema.standardise``.
+    - ``levels``: the classes, coded 0, 1, …. ``pooled``: rare levels, which share one more class, "other"; ``weights``:
+      how often each of these was seen.
+    - ``value``: the value of a constant column; None if all its cells are missing.
+    - ``form``: the format in which numbers or times are written as text: "%d.%m.%Y" (as in ``strftime``) or "#,##0.00"
+      (as in spreadsheets). Whole numbers can be dates of the form "%Y%m%d".
+    - ``markers``: texts that stand for a missing cell. In a column with a form, "?", "-", "NA", blanks and the like
+      are always missing.
     """
 
     kind: Kind
@@ -123,7 +130,7 @@ class Column:
 
     @property
     def modelled(self) -> bool:
-        """Whether a model sees it: constant columns and identifiers are kept aside."""
+        """Whether the model sees the column; constant columns and identifiers are left out."""
         return self.kind not in ASIDE
 
     @property
@@ -133,12 +140,12 @@ class Column:
 
     @property
     def large(self) -> bool:
-        """Whether it counts beyond what is told one by one: a density of its values is then as good as their masses."""
+        """Whether it holds counts above 1,000, for which a continuous density is as good as a probability mass."""
         return self.kind == "count" and self.high is not None and self.high > _COUNTED
 
     @property
     def n_classes(self) -> int:
-        """How many classes it has, "other" among them; 0 of numbers and times."""
+        """The number of classes, including "other"; 0 for numbers and times."""
         return len(self.levels) + bool(self.pooled)
 
     @property
@@ -148,12 +155,12 @@ class Column:
 
     @property
     def inner(self) -> Column:
-        """The column as its cells are read: of numbers or times, where they are written by a form."""
+        """The column after parsing: where it has a form, a column of the numbers or times that the texts stand for."""
         if self.form is None:
             return self
         family, dtype, unit, zone = written.laid_out(self.form)
         return replace(self, storage=Storage(family, dtype, unit, zone), form=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The column as a dictionary for JSON."""
         return asdict(self)

@@ -36,7 +36,7 @@ _LITERALS = re.compile(r"[ T/.,:'\-]*")
 
 @dataclass(frozen=True)
 class Format:
-    """A format taken apart: what reads it, the unit of its times, and minutes from UTC where it says them."""
+    """A parsed format: the pattern that reads it, the unit of its times, and minutes from UTC if it states a zone."""
 
     tokens: tuple[tuple[str, str], ...]
     pattern: re.Pattern[str]
@@ -49,11 +49,11 @@ class Format:
 
 @lru_cache(maxsize=4096)
 def compiled(form: str) -> Format:
-    """The parts of a format. Raises ValueError for one that tells no date."""
+    """Parse a format. Raises ValueError if it does not determine a date."""
     stem, offset = _without_offset(form)
     tokens = [(found[1] or "", found[2] or "") for found in _TOKEN.finditer(stem)]
     if "".join(f"%{code}" if code else literal for code, literal in tokens) != stem or len(form) > _LONGEST:
-        raise ValueError(f"{form!r} is no format of dates")
+        raise ValueError(f"{form!r} is not a date format")
     codes = [code.strip("-^0123456789") for code, _ in tokens if code]
     plain = ["b" if code == "B" else "Y" if code == "y" else "H" if code == "I" else code for code in codes]
     there = set(plain)
@@ -61,13 +61,13 @@ def compiled(form: str) -> Format:
     steps = all(second not in there or first in there for first, second in ("HM", "MS", "Sf"))
     literal = "".join(text for _, text in tokens)
     if len(there) < len(plain) or "Y" not in there or not there & {"m", "b"} or {"m", "b"} <= there or not twelve:
-        raise ValueError(f"{form!r} tells no date, or tells a part of one twice")
+        raise ValueError(f"{form!r} lacks the year or the month, or has a part twice")
     if any(code.endswith("f") and tokens[j - 1][1] not in (".", ",") for j, (code, _) in enumerate(tokens)):
-        raise ValueError(f"{form!r} has a fraction without a mark before it")
+        raise ValueError(f"{form!r} has a fraction without a decimal mark before it")
     if not steps or (offset is not None and "z" in there) or not _LITERALS.fullmatch(literal):
-        raise ValueError(f"{form!r} is no format of dates")
+        raise ValueError(f"{form!r} is not a date format")
     if ("z" in there or offset is not None) and "M" not in there:
-        raise ValueError(f"{form!r} has a zone and no time")
+        raise ValueError(f"{form!r} has a time zone but no time")
     pattern = _pattern(tokens) + ("" if offset is None else re.escape(form[len(stem) :]))
     digits = next((code for code, _ in tokens if code.endswith("f")), None)
     unit = "D" if "H" not in there else "s" if digits is None else "ns" if digits[:1] in ("7", "8", "9") else "us"
@@ -77,7 +77,7 @@ def compiled(form: str) -> Format:
 
 
 def read(texts: Sequence[str], form: str) -> tuple[Array, NDArray[np.bool_]]:
-    """Texts as int64 in the format's unit from 1970, in UTC if it has a zone; and which of them are of the format."""
+    """Parse texts: int64 since 1970 in the format's unit (in UTC if it has a zone), and which texts fit the format."""
     at = compiled(form)
     found, ok = np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
     for row, text in enumerate(texts):
@@ -89,7 +89,10 @@ def read(texts: Sequence[str], form: str) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def write(stamps: Array, form: str) -> list[str]:
-    """int64 in the format's unit as texts, held to the years 1 to 9999 (with two digits, to the century they mean)."""
+    """Format times, given as int64 in the format's unit, as texts.
+
+    Times are clipped to the years 1 to 9999, or to 1969 to 2068 for a format with two-digit years.
+    """
     at = compiled(form)
     size = _PER_SECOND.get(at.unit, 1)
     per_day = 1 if at.unit == "D" else _DAY * size
@@ -106,11 +109,11 @@ def write(stamps: Array, form: str) -> list[str]:
     return [texts[j] for j in place.reshape(-1).tolist()]
 
 
-_CENTURY = datetime.date(1969, 1, 1), datetime.date(2068, 12, 31)  # that POSIX reads two digits of
+_CENTURY = datetime.date(1969, 1, 1), datetime.date(2068, 12, 31)  # two-digit years, as POSIX reads them
 
 
 def candidates(texts: Sequence[str]) -> list[str]:
-    """Formats in which any of these texts may be written, the likelier first."""
+    """Formats in which any of these texts may be written, the more likely first."""
     found: dict[str, None] = {}
     for text in texts:
         match = _CLOCK.search(text)
@@ -120,7 +123,7 @@ def candidates(texts: Sequence[str]) -> list[str]:
 
 
 def as_written(form: str, texts: Sequence[str]) -> str:
-    """The variant of a format in which most of these texts, which are of it, are written to the letter."""
+    """The variant of a format (zero padding, month names, …) that reproduces most of these texts exactly."""
     ok = read(texts, form)[1]
     given = [text for text, there in zip(texts, ok.tolist(), strict=True) if there]
     if form.endswith("%z"):
@@ -152,14 +155,14 @@ def _without_offset(form: str) -> tuple[str, int | None]:
 
 
 def minutes(zone: str) -> int:
-    """Minutes east of UTC that Z, UTC, GMT, +01:00 or +0100 says."""
+    """The offset in minutes east of UTC of Z, UTC, GMT, +01:00 or +0100."""
     if zone.upper() in ("Z", "UTC", "GMT"):
         return 0
     return (-1 if zone[0] == "-" else 1) * (60 * int(zone[1:3]) + int(zone[-2:]))
 
 
 def _pattern(tokens: list[tuple[str, str]]) -> str:
-    """Numbers without a thousands separator, with or without a fraction."""
+    """The regular expression of a format. The fraction of a second may be left out."""
     parts: list[str] = []
     for j, (code, literal) in enumerate(tokens):
         name = code.lstrip("-^")
@@ -205,7 +208,7 @@ def _text(at: Format, date: datetime.date, rest: int, size: int) -> str:
     hour, minute, second = seconds // 3600, seconds // 60 % 60, seconds % 60
     twelve = hour % 12 or 12
     name = _LONG[date.month]
-    said = {
+    written = {
         **{"Y": f"{date.year:04d}", "y": f"{date.year % 100:02d}", "m": f"{date.month:02d}", "-m": str(date.month)},
         **{"d": f"{date.day:02d}", "-d": str(date.day), "b": name[:3], "^b": name[:3].upper(), "B": name},
         **{"H": f"{hour:02d}", "-H": str(hour), "I": f"{twelve:02d}", "-I": str(twelve), "M": f"{minute:02d}"},
@@ -216,7 +219,7 @@ def _text(at: Format, date: datetime.date, rest: int, size: int) -> str:
         if code.endswith("f"):
             parts.append(f"{fraction * (10**9 // size):09d}"[: int(code[:-1] or 6)])
         else:
-            parts.append(said[code] if code else literal)
+            parts.append(written[code] if code else literal)
     return "".join(parts) + at.zone
 
 
@@ -257,7 +260,7 @@ _SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def _dates(text: str) -> list[str]:
-    """Formats of the date in a text."""
+    """The formats in which the date in a text may be written."""
     found: list[str] = []
     for shape, forms in _SHAPES:
         if (match := re.fullmatch(shape, text, re.ASCII)) is not None:

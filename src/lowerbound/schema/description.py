@@ -32,12 +32,12 @@ def _shortened(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What would break the line, as its escape."""
+    """Escape characters that are not printable, such as line breaks."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _width(text: str) -> int:
-    """Cells that a terminal takes: two for wide letters, none for marks over others."""
+    """The width in a terminal: 2 for wide letters, 0 for combining marks."""
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
 

@@ -1,4 +1,4 @@
-"""Detect the form in which a column's cells are written, and the markers of missing cells."""
+"""Detect the form (the format of dates or numbers) in which a column's cells are written, and missing-value markers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from lowerbound.schema.column import Column, Name, Storage
 from lowerbound.schema.personal import is_called_so
 from lowerbound.schema.rules import are_codes, reads_as_key, shown
 
-_LOOKED_AT = 50  # texts that candidates are made of
+_LOOKED_AT = 50  # texts from which candidate formats are made
 _STRAY, _FEW, _MOST_STRAYS = 0.05, 20, 3
 _YEARS, _USUAL = (1500, 2200), 0.5
 _COMPACT = (19000101, 21001231)
 _DIALLED = 8
-_FRACTIONS = 10  # different ones, from which text of fractions is numbers
+_FRACTIONS = 10  # text of more different fractions than this is read as numbers
 _NUMBERS = ("real", "positive", "interval", "count")
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """How a column's cells are read: ``form`` (None of text as it is), ``markers`` in addition to the usual ones, the
-    ``storage`` and ``cells`` that come of it; and in words, ``how`` and what to know (``notes``).
+    """How a column's cells are read.
+
+    ``form``: None if they are not parsed. ``markers``: texts that mean missing, in addition to the usual ones.
+    ``storage`` and ``cells``: the result of parsing. ``how`` they are written and ``notes``: in words, for the user.
     """
 
     form: str | None
@@ -41,10 +43,11 @@ class Found:
 
 
 def find(name: Name, storage: Storage, found: Cells, given: Column | None, most: int) -> Found | None:
-    """The form of a column's cells; None where they are taken as they are.
+    """Find the form of a column's cells; None if they need no parsing.
 
-    ``given``: what is declared, of which ``form`` and ``markers`` hold, and a kind of numbers or times asks for a form
-    of these. ``most``: so many different whole numbers in text, with nothing missing among them, stay text.
+    ``given``: what the user declared. A declared ``form`` and ``markers`` are used as they are; if a kind of numbers or
+    times is declared, only forms of that kind are tried. ``most``: text that consists of at most this many different
+    whole numbers stays text, unless cells are missing.
     """
     if loose.is_loose(storage, found):
         cells, markers, notes = loose.find(name, storage, found, given)
@@ -62,22 +65,25 @@ def find(name: Name, storage: Storage, found: Cells, given: Column | None, most:
 
 
 def _declared(name: Name, storage: Storage, found: Cells, given: Column) -> Found:
-    """By the form that is declared: every other cell is refused."""
+    """Parse cells by the declared form. Raises ``DataError`` for a cell that is not written in it."""
     assert given.form is not None
     try:
         form = written.check(given.form)
     except ValueError as error:
         raise ValueError(
-            f"schema gives {name!r} an invalid form ({error}); give one as '%d.%m.%Y' or '#,##0.00'."
+            f"schema gives {name!r} an invalid form ({error}); give a form such as '%d.%m.%Y' or '#,##0.00'."
         ) from error
     if storage.family not in ("text", "int", "float") or (storage.family != "text" and not written.is_dates(form)):
-        raise DataError(f"schema gives {name!r} the form {form!r}, and its cells are {storage.family}; leave it out.")
+        raise DataError(
+            f"schema gives {name!r} the form {form!r}, but its cells are {storage.family}, which need no form; leave "
+            "the form out."
+        )
     values, there, unknown = written.read(found.values, found.mask, form, given.markers)
     if unknown.any():
         row = int(np.argmax(unknown))
         raise DataError(
             f"row {row} of column {name!r} is {shown(found.values[row])}, which is not written as {form!r}; declare "
-            f"another form, or name it among markers=(…)."
+            f"another form, or add this text to markers=(…) if it means missing."
         )
     if not there.any():
         raise DataError(f"no cell of column {name!r} is written as {form!r}; leave the form out of schema.")
@@ -109,7 +115,7 @@ def _truth(counts: Counter[str]) -> str | None:
 def _as_dates(
     name: Name, found: Cells, counts: Counter[str], texts: list[str], own: tuple[str, ...], asked: bool
 ) -> Found | None:
-    """Read the texts as dates, if nearly all are; ``asked``: whether they may be anything else."""
+    """Read the texts as dates, if nearly all are dates; ``asked``: whether they could also be something else."""
     fits = _fits(dates.candidates(_some(texts)), counts, texts, dates.read)
     if not fits:
         return None
@@ -134,7 +140,7 @@ def _as_dates(
 
 
 def _plausible(forms: list[str], stamps: list[tuple[Any, Any]], ambiguous: bool) -> bool:
-    """Whether a user surely means dates: years of today's calendar, and two digits of one in one order only."""
+    """Whether the texts are surely dates: years are plausible, and two-digit years can be read in one way only."""
     at = dates.compiled(forms[0])
     if not at.century and ambiguous and "%d.%m.%y" not in forms[0]:
         return False
@@ -146,11 +152,12 @@ def _plausible(forms: list[str], stamps: list[tuple[Any, Any]], ambiguous: bool)
         if len(days) < 3:
             return False
     usual = (days >= low) & (days < high)
-    return bool(usual.all() if "%Y%m%d" in forms[0] else usual.mean() > _USUAL)  # 9999-12-31 is no end of a calendar
+    # half is enough for other formats: dates such as 9999-12-31 stand for "no end"
+    return bool(usual.all() if "%Y%m%d" in forms[0] else usual.mean() > _USUAL)
 
 
 def _on_one_day(forms: list[str], stamps: list[tuple[Any, Any]]) -> int | None:
-    """Of orders of day and month, that in which all dates are of one day of several months: the first of each."""
+    """The position of the format in which all dates fall on the same day of the month, as monthly data do."""
     for j, (form, (values, ok)) in enumerate(zip(forms, stamps, strict=True)):
         if "%d" not in form or not {"%m", "%b"} & {form[at : at + 2] for at in range(len(form))}:
             continue
@@ -165,7 +172,7 @@ def _on_one_day(forms: list[str], stamps: list[tuple[Any, Any]]) -> int | None:
 def _as_numbers(
     name: Name, found: Cells, counts: Counter[str], texts: list[str], own: tuple[str, ...], most: int
 ) -> Found | None:
-    """Read the texts as numbers, if nearly all are. ``most``: see ``find``; 0 where numbers are declared."""
+    """Read the texts as numbers, if nearly all are numbers. ``most``: see ``find``; 0 if numbers are declared."""
     fits = _fits(numerals.candidates(_spread(texts)), counts, texts, numerals.read)
     if not fits:
         return None
@@ -200,7 +207,7 @@ def _fits(
     texts: Sequence[str],
     read: Callable[[Sequence[str], str], tuple[Any, NDArray[np.bool_]]],
 ) -> list[tuple[str, int]]:
-    """Forms that nearly all texts are of, each with how many cells are; the best first."""
+    """Forms that nearly all texts fit, each with the number of cells that fit it; the best first."""
     number = np.array([counts[text] for text in texts])
     found = []
     for form in forms:
@@ -228,7 +235,7 @@ def _taken(
             said.append(_missing(marks, counts))
         if strays:
             row = int(np.argmax(unknown))
-            said.append(_missing(strays, counts, f"of another form, the first in row {row},"))
+            said.append(_missing(strays, counts, f"written in another form, the first in row {row},"))
     how = "" if form in written.BOOLS else _how(form, found, there)
     return Found(form, (*own, *strays), _inner(form), Cells(values, there), how, tuple(said))
 
@@ -241,7 +248,7 @@ def _missing(texts: Sequence[str], counts: Counter[str], what: str = "") -> str:
 
 
 def _compact(name: Name, storage: Storage, found: Cells, given: Column | None) -> Found | None:
-    """Dates as whole numbers, 20011231: all of three or more are days of 1900 to 2100."""
+    """Read whole numbers such as 20011231 as dates, if there are 3 different ones and all are days of 1900 to 2100."""
     seen = found.values[found.mask]
     low, high = _COMPACT
     if not len(seen) or seen.min() < low or seen.max() > high:
@@ -275,10 +282,10 @@ def _how(form: str, found: Cells, there: NDArray[np.bool_]) -> str:
 
 
 def _some(texts: list[str]) -> list[str]:
-    """A few of the texts, from all of them."""
+    """About 50 of the texts, evenly spaced."""
     return texts[:: max(1, len(texts) // _LOOKED_AT)]
 
 
 def _spread(texts: list[str]) -> list[str]:
-    """A few texts and the longest: these have separators, if any has."""
+    """About 50 texts and the 50 longest, which have thousands separators if any text has."""
     return [*_some(texts), *sorted(texts, key=len)[-_LOOKED_AT:]]

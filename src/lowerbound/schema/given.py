@@ -1,4 +1,4 @@
-"""One value of a column as a user gives it: a Python object, or text as at the command line."""
+"""Read one value of a column that a user gives: a Python object, or text from the command line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from lowerbound.schema.column import Column, Storage
 
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 _EXAMPLE = {"float": "37.5", "int": "37", "decimal": "37.5", "bool": "true", "time": "2001-12-31", "duration": "90"}
-_KINDS = {"bool": "true or false", "time": "date or time", "duration": "number of seconds"}
+_KINDS = {"bool": "truth value (true or false)", "time": "date or time", "duration": "number of seconds"}
 
 
 def read(column: Column, backend: Backend, value: Any) -> tuple[Storage, Cells]:
-    """A value as a cell of ``column``, with its type. Times without a zone are in the column's.
+    """Convert a value to a cell of ``column``, with its type. Times without a zone are in the column's zone.
 
-    Raises ``DataError``, naming the column and the value, for text that the column's family cannot be read from, and
-    for what is no value.
+    Raises ``DataError``, which names the column and the value, if the text cannot be parsed or the value is missing.
     """
     name = column.name
     if isinstance(value, str):
@@ -57,12 +56,12 @@ def _of_text(column: Column, text: str) -> Any:
         if written.read(np.array([text], object), np.ones(1, bool), column.form)[1].all():
             return text
         try:
-            return _READERS[inner](text)  # beside the column's own form
+            return _READERS[inner](text)  # plain numbers are accepted as well as the column's form
         except ValueError:
             return text
     if family == "text" and inner == "time":
         try:
-            return datetime.datetime.fromisoformat(text)  # beside the column's own form
+            return datetime.datetime.fromisoformat(text)  # ISO dates are accepted as well as the column's form
         except ValueError:
             return text
     if family not in _READERS:
@@ -71,8 +70,8 @@ def _of_text(column: Column, text: str) -> Any:
         return _READERS[family](text)
     except (ValueError, OverflowError) as error:
         raise DataError(
-            f"column {column.name!r} is given text, and {text!r} is no {_KINDS.get(family, 'number')}; give one, as "
-            f"{_EXAMPLE[family]}."
+            f"column {column.name!r} is given {text!r}, which is not a {_KINDS.get(family, 'number')}; give one such "
+            f"as {_EXAMPLE[family]}."
         ) from error
 
 
@@ -100,26 +99,27 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def _is_time(value: Any) -> bool:
-    """Whether it is a date or time of Python, pandas or NumPy, and not the one that is none."""
+    """Whether ``value`` is a date or time of Python, pandas or NumPy other than NaT."""
     return isinstance(value, datetime.date | np.datetime64) and not np.isnat(np.datetime64(_bare(value)))
 
 
 def _bare(value: Any) -> Any:
-    """Without its zone, and of pandas as NumPy has it, to the nanosecond."""
+    """The time without its zone; a pandas timestamp becomes a NumPy datetime64, which keeps nanoseconds."""
     if isinstance(value, datetime.datetime):
         value = value.replace(tzinfo=None)
     return value.to_datetime64() if hasattr(value, "to_datetime64") else value
 
 
 def _stamp(column: Column, storage: Storage, value: Any) -> int:
-    """A time in the unit of ``storage``, of UTC where that has a zone."""
+    """A time as a whole number in the unit of ``storage``, in UTC if that has a zone."""
     zone = None if storage.zone is None else _zone(storage.zone)
     if zone is not None and isinstance(value, np.datetime64):
         value = value.astype("M8[us]").item()
     if isinstance(value, datetime.datetime):
         if value.tzinfo is not None and zone is None:
             raise DataError(
-                f"column {column.name!r} is given {value!s}, with a time zone, but its times have none; leave it out."
+                f"column {column.name!r} is given {value!s}, which has a time zone, but the column's times have none; "
+                "leave the time zone out."
             )
         if zone is not None:
             there = value if value.tzinfo is not None else value.replace(tzinfo=zone)

@@ -1,4 +1,4 @@
-"""Columns of pyarrow: cells out of arrays, and arrays out of cells."""
+"""Convert pyarrow arrays to cells, and cells to pyarrow arrays."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TYPES: dict[Family, tuple[str, ...]] = {
 }
 _UNITS = {"timestamp": UNITS, "duration": UNITS, "date32[day]": ("D",), "date64[ms]": ("ms",)}
 _DECIMALS = {"decimal32": 9, "decimal64": 18, "decimal128": 38, "decimal256": 76}
-"""The most digits of each."""
+"""The largest precision of each decimal type, in digits."""
 
 
 def read(array: Any, name: Name) -> tuple[Storage, Array, Mask]:
-    """How the cells of an array lie, their values, and which there are."""
+    """Read an array: the type of its cells, their values, and a mask that is False for missing cells."""
     if isinstance(array, pa.ChunkedArray):
         array = (array.unify_dictionaries() if types.is_dictionary(array.type) else array).combine_chunks()
     kind = array.type
@@ -63,7 +63,7 @@ def read(array: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def build(storage: Storage, values: Array, mask: Mask) -> Any:
-    """An array of the cells."""
+    """Build an array of the cells."""
     kind = type_of(storage)
     if storage.family == "null":
         return pa.nulls(len(mask))
@@ -83,7 +83,7 @@ def build(storage: Storage, values: Array, mask: Mask) -> Any:
 
 
 def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
-    """A table of the columns; pandas' labels of rows, ``index``, are again where they were, and said to be such."""
+    """Build a table of the columns. ``index``: the columns that store pandas' index, appended with their metadata."""
     table = pa.table(list(columns), names=[str(name) for name in names])
     if index is None or set(index.column_names) & set(table.column_names):
         return table
@@ -93,7 +93,7 @@ def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) 
 
 
 def known(storage: Storage) -> bool:
-    """Whether ``read`` can have given the storage."""
+    """Whether ``storage`` is one that ``read`` can return."""
     family, dtype = storage.family, storage.dtype
     if family == "category":
         return dtype == "dictionary" and storage.categories is not None and _known_detail(storage)
@@ -108,7 +108,7 @@ def known(storage: Storage) -> bool:
 
 
 def _known_detail(storage: Storage) -> bool:
-    """Whether a dictionary's types are those of indices and of levels, and hold its own levels."""
+    """Whether the index type and the value type of a dictionary type are valid and can hold its categories."""
     if len(storage.detail) != 2 or storage.detail[0] not in WHOLE:
         return False
     (index, name), levels = storage.detail, storage.categories or ()
@@ -124,7 +124,7 @@ def _is_alias(name: str) -> bool:
 
 
 def fit(levels: Sequence[Any], types: Mapping[Family, Collection[str]], name: str) -> bool:
-    """Whether the type called ``name`` is one of ``types`` that holds all of the levels."""
+    """Whether the type called ``name`` is one of ``types`` and can hold all levels."""
     family = next((family for family, names in types.items() if name in names), None)
     if family == "int":
         low, high = Storage("int", name).range
@@ -165,15 +165,15 @@ def objects(values: Sequence[Any]) -> Array:
 
 
 def refusal(name: Name, dtype: str, row: int | None, value: Any, way_out: str = "") -> DataError:
-    """The sentence for cells of a type that no kind takes."""
+    """The error for cells of a type that is not supported."""
     shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "..."
     where = "" if row is None else f" (row {row} is {shown})"
-    way_out = way_out or "turn them into numbers, text or times, or leave the column out"
-    return DataError(f"column {name!r} holds cells of type {dtype}{where}, which no kind takes; {way_out}.")
+    way_out = way_out or "convert them to numbers, text or times, or leave the column out"
+    return DataError(f"column {name!r} holds cells of type {dtype}{where}, which is not supported; {way_out}.")
 
 
 def check_levels(levels: Sequence[Any], name: Name, dtype: str) -> None:
-    """Refuse categories that are not text, finite numbers or bool."""
+    """Raise ``DataError`` if a category is not text, a finite number or a bool."""
     for level in levels:
         if not isinstance(level, str | int | float | bool) or (isinstance(level, float) and not math.isfinite(level)):
             raise DataError(
@@ -200,8 +200,8 @@ def _times(array: Any, mask: Mask, name: Name) -> tuple[Storage, Array, Mask]:
         zone = kind.tz if types.is_timestamp(kind) else None
         if zone is not None and not times.is_zone(zone):
             raise DataError(
-                f"column {name!r} is of a time zone {zone[:40]!r}, which the zone database does not know; cast it to "
-                "one that it does, as pyarrow.timestamp('us', 'UTC')."
+                f"column {name!r} has the time zone {zone[:40]!r}, which is not in the time zone database; cast it to "
+                "one that is, such as pyarrow.timestamp('us', 'UTC')."
             )
         family = "duration" if types.is_duration(kind) else "time"
         storage, whole = Storage(family, str(kind).partition("[")[0], unit, zone), array.cast(pa.int64())  # type: ignore[arg-type]

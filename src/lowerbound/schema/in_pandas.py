@@ -1,4 +1,4 @@
-"""Columns of pandas: cells out of series, and arrays for a frame out of cells."""
+"""Convert pandas series to cells, and cells to arrays for a pandas frame."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OBJECTS: tuple[tuple[type[Any] | tuple[type[Any], ...], Family], ...] = (
 
 
 def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
-    """How the cells of a series lie, their values, and which there are; NaN, NaT, None and pd.NA are none."""
+    """Read a series: the type of its cells, their values, and a mask that is False for NaN, NaT, None and pd.NA."""
     pd = _pandas()
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -79,7 +79,10 @@ def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def build(storage: Storage, values: Array, mask: Mask) -> Any:
-    """An array of the cells, as a column of a frame. Types without missing values are converted as in pandas."""
+    """Build an array of the cells for a column of a frame.
+
+    A type that cannot hold missing values is replaced as pandas does it (int by float, say) if cells are missing.
+    """
     pd = _pandas()
     if storage.arrow:
         array = in_arrow.build(storage, values, mask)
@@ -111,16 +114,16 @@ def build(storage: Storage, values: Array, mask: Mask) -> Any:
 
 
 def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
-    """A frame of the columns, its rows labelled by ``index``, or 0, 1, …"""
+    """Build a frame of the columns, with the given index or 0, 1, …"""
     pd = _pandas()
-    held = [pd.Series(column, dtype=column.dtype) for column in columns]  # objects of text would else be no objects
+    held = [pd.Series(column, dtype=column.dtype) for column in columns]  # without dtype, pandas would convert text
     table = pd.DataFrame(dict(enumerate(held)), index=pd.RangeIndex(rows))
     table.columns = pd.Index(list(names))
     return table if index is None else table.set_axis(index, axis=0)
 
 
 def known(storage: Storage) -> bool:
-    """Whether ``read`` can have given the storage."""
+    """Whether ``storage`` is one that ``read`` can return."""
     family, dtype, unit = storage.family, storage.dtype, storage.unit
     if family == "category":
         levels, detail = storage.categories, storage.detail
@@ -139,7 +142,7 @@ def known(storage: Storage) -> bool:
 
 
 def _is_sparse(name: str) -> bool:
-    """Whether the type of a sparse column holds what it says stands for the rest."""
+    """Whether pandas accepts the name of a sparse type, which includes its fill value."""
     try:
         _dtype(name)
     except (TypeError, ValueError, OverflowError):
@@ -148,7 +151,7 @@ def _is_sparse(name: str) -> bool:
 
 
 def _known_level(levels: Sequence[Any], name: str) -> bool:
-    """Whether an index of the type called ``name`` holds the levels."""
+    """Whether an index of the type called ``name`` can hold the levels."""
     if not levels and name in (f"{of}64[{unit}]" for of in ("datetime", "timedelta") for unit in in_arrow.UNITS):
         return True
     if name.endswith("[pyarrow]"):
@@ -157,7 +160,7 @@ def _known_level(levels: Sequence[Any], name: str) -> bool:
 
 
 def _pandas() -> Any:
-    """The library, which only a frame of its own brings in."""
+    """Import pandas only when a pandas frame is used."""
     return importlib.import_module("pandas")
 
 
@@ -185,7 +188,7 @@ def _categories(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def _objects(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
-    """A column of Python objects: all of one type that can be read."""
+    """Read a column of Python objects."""
     mask = series.notna().to_numpy(bool)
     values = in_arrow.shown_only(series.to_numpy(object), mask)
     rows = np.flatnonzero(mask)
@@ -208,12 +211,12 @@ def _family(value: Any, name: Name, row: int) -> Any:
 
 
 def _mixed(values: list[Any], families: list[Any], name: Name, rows: Array) -> Storage:
-    """How objects are read that are not of one type, or are times as objects: as floats, or as times of one zone."""
+    """The storage for objects of mixed types: float for numbers, time (in one zone) for dates and times."""
     kinds = set(families) - {"text"}
     if kinds and kinds <= {"int", "float", "decimal"}:
         return Storage("float", "object")
     if {"stamp", "zoned"} <= kinds:
-        way_out = "turn the column into times of one zone by pandas.to_datetime(…, utc=True)"
+        way_out = "convert the column to times of one zone by pandas.to_datetime(…, utc=True)"
         raise in_arrow.refusal(name, f"{type(values[0]).__name__} as objects", int(rows[0]), values[0], way_out)
     if kinds and (kinds <= {"stamp", "time"} or kinds == {"zoned"}):
         unit = "ns" if any(getattr(value, "nanosecond", 0) for value in values) else "us"
@@ -224,17 +227,17 @@ def _mixed(values: list[Any], families: list[Any], name: Name, rows: Array) -> S
 
 
 def mixed(name: Name, values: Sequence[Any], rows: Sequence[int]) -> DataError:
-    """The sentence for a column of objects of types that have nothing in common, which lie in ``rows``."""
+    """The error for objects whose types cannot be combined; ``rows``: the row of each value."""
     other = next((j for j, value in enumerate(values) if type(value) is not type(values[0])), 0)
     first, second = values[0], values[other]
     return DataError(
         f"column {name!r} mixes {type(first).__name__} (row {rows[0]} is {first!r}) and {type(second).__name__} "
-        f"(row {rows[other]} is {second!r}); make its cells of one type, as .astype(str) or pandas.to_numeric do."
+        f"(row {rows[other]} is {second!r}); convert its cells to one type, by .astype(str) or pandas.to_numeric."
     )
 
 
 def _typed(family: Family, values: Array, mask: Mask, name: Name) -> tuple[Storage, Array, Mask]:
-    """The objects of one family as an array of what the family is read as."""
+    """Objects of one family as a storage, an array of its dtype, and a mask."""
     if family == "text":
         return Storage("text", "object"), values, mask
     if family == "decimal":
@@ -249,7 +252,8 @@ def _typed(family: Family, values: Array, mask: Mask, name: Name) -> tuple[Stora
         if smallest < -(2**63) or largest >= 2**63:
             row = next(row for row in np.flatnonzero(mask) if not -(2**63) <= int(values[row]) < 2**63)
             raise DataError(
-                f"row {row} of column {name!r} is {values[row]}, beyond 64 bits; turn the column into text."
+                f"row {row} of column {name!r} is {values[row]}, which needs more than 64 bits; convert the column to "
+                "text."
             )
     made: dict[Family, type[np.generic]] = {"bool": np.bool_, "int": np.int64, "float": np.float64}
     found = np.where(mask, values, 0).astype(made[family])
@@ -259,7 +263,9 @@ def _typed(family: Family, values: Array, mask: Mask, name: Name) -> tuple[Stora
 def _digits(values: Array, name: Name, rows: Array) -> tuple[int, int]:
     wrong = next((row for row, value in zip(rows, values, strict=True) if not value.is_finite()), None)
     if wrong is not None:
-        raise DataError(f"row {wrong} of column {name!r} is not finite; drop the row, or put a number there.")
+        raise DataError(
+            f"row {wrong} of column {name!r} is not finite; drop the row, or set the cell to a number or to missing."
+        )
     return 38, max(0, *(-int(value.as_tuple().exponent) for value in values))
 
 
@@ -282,14 +288,14 @@ def _zone(dtype: Any, name: Name) -> str:
         known = False
     if not known:
         raise DataError(
-            f"column {name!r} is of a time zone without a name ({dtype.tz}); turn it into one that has, as "
-            ".dt.tz_convert('UTC') does."
+            f"column {name!r} has a time zone without a name ({dtype.tz}); convert it to one with a name, by "
+            ".dt.tz_convert('UTC')."
         )
     return str(dtype.tz)
 
 
 def _name(dtype: Any) -> str:
-    """A name that ``_dtype`` finds again; pandas calls text of several kinds by one."""
+    """A name from which ``_dtype`` can restore the type; pandas uses one name for several text types."""
     pd = _pandas()
     if not isinstance(dtype, pd.StringDtype):
         return str(dtype)

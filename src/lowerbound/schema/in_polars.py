@@ -1,4 +1,4 @@
-"""Columns of polars: cells out of series, and series out of cells."""
+"""Convert polars series to cells, and cells to polars series."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _MOST_DIGITS = 38
 
 
 def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
-    """How the cells of a series lie, their values, and which there are; NaN is none, as null."""
+    """Read a series: the type of its cells, their values, and a mask that is False for null and NaN."""
     dtype = series.dtype
     base = dtype.base_type().__name__
     if base not in _TAKEN:
         row = next((row for row, null in enumerate(series.is_null()) if not null), None)
-        way_out = "turn it into a Duration by pl.col(…).cast(pl.Duration)" if base == "Time" else ""
+        way_out = "convert it to a Duration by pl.col(…).cast(pl.Duration)" if base == "Time" else ""
         raise in_arrow.refusal(
             name, str(dtype), row, None if row is None else series.slice(row, 1).to_list()[0], way_out
         )
-    # a name with a 0 in it stops polars
+    # without its name: polars fails on a name that contains a null character
     storage, values, mask = in_arrow.read(series.alias("").to_arrow(), name)
     storage = replace(storage, dtype=base, detail=())
-    if base == "Enum":  # a set of names: that they have an order does not make them a scale
+    if base == "Enum":  # the order of an Enum's names need not mean anything
         storage = replace(storage, categories=tuple(dtype.categories.to_list()), ordered=False)
     elif base == "Categorical":
         storage = replace(storage, categories=None, ordered=False, detail=_named_categories(dtype))
@@ -56,7 +56,7 @@ def read(series: Any, name: Name) -> tuple[Storage, Array, Mask]:
 
 
 def build(storage: Storage, values: Array, mask: Mask) -> Any:
-    """A series of the cells."""
+    """Build a series of the cells."""
     import polars as pl
 
     if storage.family == "null":
@@ -73,14 +73,14 @@ def build(storage: Storage, values: Array, mask: Mask) -> Any:
 
 
 def frame(names: Sequence[Name], columns: Sequence[Any], rows: int, index: Any) -> Any:
-    """A frame of the columns."""
+    """Build a frame of the columns."""
     import polars as pl
 
     return pl.DataFrame([column.alias(str(name)) for name, column in zip(names, columns, strict=True)])
 
 
 def known(storage: Storage) -> bool:
-    """Whether ``read`` can have given the storage."""
+    """Whether ``storage`` is one that ``read`` can return."""
     dtype, detail = storage.dtype, storage.detail
     if dtype not in TYPES[storage.family]:
         return False
@@ -117,12 +117,12 @@ def _dtype(storage: Storage) -> Any:
 
 def _one_of(known_names: Collection[str], name: str) -> str:
     if name not in known_names:
-        raise ValueError(f"{name!r} is no type of polars that is read here.")
+        raise ValueError(f"{name!r} is not a supported polars type.")
     return name
 
 
 def _named_categories(dtype: Any) -> tuple[str, ...]:
-    """Name, namespace and physical type of named categories."""
+    """Name, namespace and physical type of named categories; empty for polars' global ones."""
     categories = getattr(dtype, "categories", None)
     if categories is None or categories.is_global():
         return ()

@@ -22,7 +22,7 @@ from lowerbound.schema.table import Schema
 
 _MOST_LEVELS = 100_000
 _HOLES = 0.9
-_MARKS = ("", "?", "-", "--", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "nan", "NaN")  # of text
+_MARKS = ("", "?", "-", "--", ".", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "nan", "NaN")
 Floats = NDArray[np.float64]
 
 
@@ -31,37 +31,41 @@ def infer(
 ) -> Schema:
     """Infer the kind of each column of a pandas, polars or pyarrow frame. ``schema``: kinds to use instead, by name.
 
-    A cell that is null, None, NaN or NaT is missing. Of the others, the first rule that holds:
+    Cells that are null, None, NaN or NaT are missing. The kind of a column follows from its other cells, by the first
+    of these rules that applies:
 
-    1. *constant*: they are all the same, or there are none.
-    2. Text that is written like dates or numbers is read as such, where at least 95 % of its cells (and all but a few
-       different ones) are of one form: 31.12.2001, 12/31/2001 10:30, Dec 31, 2001, 2001-12-31T10:00:00Z, 1,234.50,
-       1 234,5 €, 12 %, (1,234); see ``Column.form``. Blanks, "?", "-", "NA", "null", "unknown" and the like, and the
-       few other texts, are then missing. Numbers without separators or marks stay text if none is missing and at most
-       ``max_categories`` differ (10 of fractions), or some begin with 0. Whole numbers that are all days of 1900 to
-       2100, as 20011231, are dates. Then the rules below hold of what is read: *datetime*, or as of numbers.
-    3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is not taken for a scale.)
-    4. Text or categories: *binary* of two kinds; *identifier*, which is dropped, of what looks like somebody's own: of
-       20 cells or more of which 80 % differ, of texts written as e-mail, IP or postal addresses or telephone numbers
-       are, or by the column's name (e-mail, surname, …; see ``personal``); *categorical* otherwise. Of more than
-       ``max_categories`` levels, all but the most frequent ``max_categories`` − 1 share one class, "other".
-    5. bool: *binary*. Dates and times: *datetime*, counted in the longest of day, hour, minute, … that all lie on.
-       Durations: *positive* if none is below 0, else *real*.
-    6. Whole numbers, floats too (of a column with missing cells): *binary* of 0 and 1, or of any two in 20 cells
-       or more; *identifier* if they are stored as whole numbers, 20 or more, none missing or repeated, and the name is
-       a key's (id, customer_id, CustomerID, key, uuid, index, …) or they count the rows from 0 or 1 and the name is not
-       that of a count or a time (year, t, nTokens, …); *ordinal* if some are below 0, but there are at most 20
-       different ones, each 10 times on average; of 3 to 10 different ones that no count looks like *categorical* or
-       *ordinal* (by the name and by their frequencies, see ``scales``); *interval* of percentages (as below, where they
-       pile up at 100 or the name says so); *count* if none is below 0 and all are up to 2^53; *real* otherwise.
-    7. Other numbers: *interval*, bounded by 0 and 1 or by 0 and 100, of shares and percentages (see
-       ``bounds.share_or_percentage``); *positive* if none is below 0 (an exact 0 among them is an atom, see
-       ``Column.atoms``); *real* otherwise.
+    1. *constant*: all cells are equal, or all are missing.
+    2. Text that is written like dates or numbers is parsed (see ``Column.form``): 31.12.2001, 12/31/2001 10:30,
+       Dec 31, 2001, 2001-12-31T10:00:00Z, 1,234.50, 1 234,5 €, 12 %, (1,234). At least 95 % of the cells must have one
+       form. The few other texts, and blanks, "?", "-", "NA", "null", "unknown" and the like, are then missing. Numbers
+       without separators or units stay text if no cell is missing and they have at most ``max_categories`` different
+       values (10 if some are fractions), or if some begin with 0. Whole numbers such as 20011231 are dates if all are
+       days of 1900 to 2100. The rules below then apply to the parsed cells.
+    3. Ordered categories of pandas or pyarrow, more than two: *ordinal*. (An Enum of polars is treated as unordered.)
+    4. Text or categories: *binary* if there are two levels; *identifier* (not modelled) if they look personal or
+       unique: at least 20 cells of which 80 % differ, or texts written like e-mail, IP or postal addresses or telephone
+       numbers, or a column name like e-mail or surname (see ``personal``); *categorical* otherwise. With more than
+       ``max_categories`` levels, the most frequent ``max_categories`` − 1 are kept and the others share one class,
+       "other".
+    5. bool: *binary*. Dates and times: *datetime*, in the largest unit (day, hour, minute, …) that represents all of
+       them exactly. Durations: *positive* if none is below 0, else *real*.
+    6. Whole numbers, also those stored as floats because cells are missing:
+       *binary* for 0 and 1, or for any two values in 20 or more cells;
+       *identifier* for 20 or more integers, all present and different, if the name is that of a key (id, customer_id,
+       CustomerID, key, uuid, index, …), or if they number the rows from 0 or 1 and the name is not that of a count or
+       time (year, t, nTokens, …);
+       *ordinal* if some are below 0 and there are at most 20 different values, each 10 times on average;
+       *categorical* or *ordinal* for 3 to 10 different values whose name or frequencies do not suggest a count (see
+       ``scales``);
+       *interval* for percentages (see ``bounds.share_or_percentage``);
+       *count* if none is below 0 and none above 2^53; *real* otherwise.
+    7. Other numbers: *interval* for shares (0 to 1) and percentages (0 to 100), see ``bounds.share_or_percentage``;
+       *positive* if none is below 0 (if some are exactly 0, see ``Column.atoms``); *real* otherwise.
 
-    Where another reading is likely, ``Column.problems`` gives the line of ``schema`` for it.
+    Where another kind is also plausible, ``Column.problems`` gives the argument ``schema`` that selects it.
 
-    Raises ``DataError`` in a sentence for what cannot be used: columns with one name, mixed types, infinities, lists,
-    more than 100,000 levels, an empty table; and for a ``schema`` that the cells contradict.
+    Raises ``DataError`` for a frame that cannot be used (two columns with the same name, mixed types, infinite values,
+    lists, more than 100,000 levels, no rows or columns), and for a ``schema`` that contradicts the cells.
     """
     return infer_and_encode(df, schema, max_categories=max_categories, what=what)[0]
 
@@ -69,9 +73,9 @@ def infer(
 def infer_and_encode(
     df: Any, schema: Mapping[Name, str | Column] | None = None, *, max_categories: int = 100, what: str = "the frame"
 ) -> tuple[Schema, Floats]:
-    """Infer the schema of a frame and encode its rows, reading it once: ``[N, D]``, as ``Schema.encode`` would."""
+    """Infer the schema of a frame and encode its rows ``[N, D]`` as ``Schema.encode`` does, reading the frame once."""
     if max_categories < 2:
-        raise ValueError(f"max_categories is {max_categories}; give 2 or more, of which one is for all others.")
+        raise ValueError(f"max_categories is {max_categories}; give 2 or more (one class is for all other levels).")
     frame = reading.read(df, what)
     names = frame.source.names
     if not names or not frame.rows:
@@ -103,7 +107,7 @@ def _given(name: Name, kind: str | Column) -> Column:
 def _column(
     name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int
 ) -> tuple[Column, Floats | None]:
-    """Infer a column's kind, and encode its cells ``[N]``: None if no model sees it."""
+    """Infer a column's kind, and encode its cells ``[N]``; None if the column is not modelled."""
     read = forms.find(name, storage, found, given, max_categories)
     if read is None:
         return _of_cells(name, storage, found, given, max_categories)
@@ -116,7 +120,7 @@ def _column(
 def _of_cells(
     name: Name, storage: Storage, found: Cells, given: Column | None, max_categories: int
 ) -> tuple[Column, Floats | None]:
-    """A column by its cells, read by their form if they have one."""
+    """Infer a column's kind from its (parsed) cells, and encode them."""
     bare = Column("constant" if given is None else given.kind, name, storage=storage)
     if bare.kind != "identifier":
         coding.refuse_infinite(bare, found)
@@ -141,31 +145,31 @@ def _of_cells(
 
 
 def _key(column: Column, look: Look) -> Column:
-    """An identifier; where it is a key of whole numbers, with the largest as ``offset``."""
+    """An identifier column; if it is a key of whole numbers, the largest of them is kept to continue from."""
     if look.storage.family != "int" or not look.complete or look.distinct < look.rows:
         return column
     return replace(column, high=float(look.levels[-1]), offset=int(look.levels[-1]))
 
 
 def _check_declared(look: Look, given: Column) -> None:
-    """Refuse a declared kind that the cells cannot be of."""
+    """Raise ``DataError`` if the cells cannot be of the declared kind."""
     name, kind, family = look.name, given.kind, look.storage.family
     if look.distinct == 0:
-        return  # nothing speaks against it, and nothing can be learned
+        return  # all cells are missing
     if kind not in (allowed := rules.ALLOWED[family]):
         raise DataError(
-            f"schema says that {name!r} is {kind}, and it holds {coding.group(look.storage)} ({look.storage.dtype}; "
-            f"the first is {shown(look.seen[0], look.storage)}), which can be {', '.join(allowed)}; turn it into "
+            f"schema says that {name!r} is {kind}, but it holds {coding.group(look.storage)} ({look.storage.dtype}; "
+            f"the first is {shown(look.seen[0], look.storage)}), which can be {', '.join(allowed)}; convert it to "
             "another type, or leave it out of schema."
         )
     if kind == "constant" and look.distinct > 1:
         first, second = shown(look.levels[0]), shown(look.levels[1])
         raise DataError(
-            f"schema says that {name!r} is constant, and it holds {first} and {second}; leave it out of it."
+            f"schema says that {name!r} is constant, but it holds {first} and {second}; leave it out of schema."
         )
     if kind == "ordinal" and family == "text" and not given.levels:
         raise DataError(
-            f"schema says that {name!r} is ordinal, and text has no order; give Column('ordinal', levels=(…)), "
+            f"schema says that {name!r} is ordinal, but text has no order; give Column('ordinal', levels=(…)), "
             f"or --schema {name}=ordinal:LOWEST,…,HIGHEST."
         )
 
@@ -173,13 +177,13 @@ def _check_declared(look: Look, given: Column) -> None:
 def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
     found, missing = [], 1 - len(look.seen) / look.rows
     if not len(look.seen):
-        return ("all cells are missing; they stay so",)
+        return ("all cells are missing; the column is not modelled",)
     if missing > _HOLES:
         found.append(f"{100 * missing:.3g} % of its cells are missing")
     if why != "declared":
         found.extend(_other_readings(look, kind))
     elif kind not in ("identifier", "constant") and (what := rules.reads_as_personal(look)) is not None:
-        found.append(f"it looks like {what}; samples will repeat them")
+        found.append(f"it looks like {what}; samples will repeat real values")
     if kind == "identifier" and rules.counts_rows(look) and not rules.reads_as_key(look.name):
         found.append(
             "left out, because it numbers the rows; if it is a time axis or a count, declare schema="
@@ -192,23 +196,23 @@ def _problems(look: Look, kind: str, why: str) -> tuple[str, ...]:
         )
     texts = look.levels.tolist() if kind in CLASSES and look.storage.family == "text" else []
     if texts and all(map(is_number, texts)) and not rules.are_codes(texts):
-        found.append("its text reads as numbers")
+        found.append("its text consists of numbers")
     if marks := tuple(text for text in texts if text.strip() in _MARKS):
         said = f"schema={{{look.name!r}: Column({kind!r}, markers={marks!r})}}"
         found.append(
             f"{', '.join(map(repr, marks))} counts as a level; if it stands for a missing cell, declare {said}"
         )
     if kind not in ("identifier", "categorical") and rules.reads_as_key(look.name):
-        found.append("its name is that of a key: declare it 'identifier' or 'categorical' if it is one")
+        found.append("its name is that of a key; if it is one, declare it 'identifier' or 'categorical'")
     return tuple(found)
 
 
 def _other_readings(look: Look, kind: str) -> list[str]:
-    """Where a column can be read in two ways: which was taken, and the line of ``schema=`` for the other."""
+    """If a column can be read in two ways: a note that gives the chosen one and ``schema=`` for the other."""
     name, low, high = look.name, look.levels[0], look.levels[-1]
     if kind == "identifier" and (what := rules.reads_as_personal(look)) is not None:
         return [
-            f"left out, because it looks like {what}, which samples would repeat; to model it, declare "
+            f"left out, because it looks like {what}, and samples would repeat real values; to model it, declare "
             f"schema={{{name!r}: 'categorical'}}"
         ]
     if kind == "interval" and not bounds.is_plain(float(low), float(high)):
@@ -237,14 +241,14 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
         raise ValueError(f"schema gives {column.name!r} a level twice: {list(levels)[:9]}; give each once.")
     if len(levels) > _MOST_LEVELS:
         raise DataError(
-            f"column {column.name!r} has {len(levels):,} different cells, too many for classes; declare it by "
-            f"schema={{{column.name!r}: 'identifier'}}, or group them."
+            f"column {column.name!r} has {len(levels):,} different values, too many for classes; leave it out of the "
+            f"model by schema={{{column.name!r}: 'identifier'}}, or group its values."
         )
     held = column.storage.categories
     if held is not None and (beyond := [level for level in levels if level not in held]):
         raise ValueError(
-            f"schema gives {column.name!r} the level {shown(beyond[0])}, which is not a category of its type; "
-            "add it to them, or leave it out."
+            f"schema gives {column.name!r} the level {shown(beyond[0])}, which is not a category of the column; add "
+            "it to the column's categories, or leave it out of levels."
         )
     column = replace(column, levels=levels)
     unknown = found.mask & (coding.codes(column, found) < 0)
@@ -254,18 +258,18 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
         raise DataError(f"row {row} of column {column.name!r} is {value}, which is not one of the levels in schema.")
     if column.kind == "binary" and len(levels) != 2:
         raise DataError(
-            f"schema says that {column.name!r} is binary, and it has {len(levels)} levels, of which the first is "
-            f"{shown(levels[0])}; declare it categorical, or give its two by Column('binary', levels=(…))."
+            f"schema says that {column.name!r} is binary, but it has {len(levels)} levels (the first is "
+            f"{shown(levels[0])}); declare it categorical, or give its two levels by Column('binary', levels=(…))."
         )
     if column.kind != "categorical" or len(levels) <= most or (given is not None and given.levels):
         return column
     order = np.argsort(-look.counts, kind="stable")
     kept, pooled = np.sort(order[: most - 1]), np.sort(order[most - 1 :])
     share = look.counts[pooled].sum() / look.counts.sum()
-    said = f"{len(pooled)} rare levels ({100 * share:.3g} % of the cells) share the class 'other'"
+    note = f"{len(pooled)} rare levels ({100 * share:.3g} % of the cells) share the class 'other'"
     return replace(
         column,
-        problems=(*column.problems, said),
+        problems=(*column.problems, note),
         levels=tuple(levels[at] for at in kept),
         pooled=tuple(levels[at] for at in pooled),
         weights=tuple(int(count) for count in look.counts[pooled]),
@@ -273,7 +277,7 @@ def _classes(column: Column, look: Look, found: Cells, given: Column | None, mos
 
 
 def _measured(column: Column, look: Look, found: Cells, given: Column | None) -> tuple[Column, Floats]:
-    """A column of numbers or times with what is measured of them, and its encoded cells."""
+    """Measure a column of numbers or times: the column with all measured fields, and its encoded cells."""
     column = _placed(column, found)
     values = coding.numbers(column, column.storage, found)
     seen = values[found.mask]
@@ -302,7 +306,7 @@ def _placed(column: Column, found: Cells) -> Column:
 
 
 def _recorded(column: Column, seen: Floats) -> float | None:
-    """The grid of the values: of times and durations their step, of whole numbers 1 at least."""
+    """The precision of encoded values: 1 for times and durations (their step), at least 1 for whole numbers."""
     storage = column.storage
     if column.unit is not None:
         return 1.0
@@ -311,7 +315,7 @@ def _recorded(column: Column, seen: Floats) -> float | None:
 
 
 def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
-    """Of ``Schema.standardise``: an interval goes to [0, 1], positive numbers keep their 0, counts to 1,000 stay."""
+    """The parameters of ``Schema.standardise``, which describes them."""
     low = column.low if column.is_between and column.low is not None else 0.0
     if column.kind == "count" and not column.large:
         return low, 1.0
@@ -323,7 +327,7 @@ def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
 
 
 def _heavy(column: Column, seen: Floats) -> bool:
-    """The tails of the logarithms of positive numbers."""
+    """Whether the values have heavy tails; for positive numbers and large counts, the logarithms of those above 0."""
     if column.kind == "positive" or column.large:
         above = seen[seen > 0]
         return len(above) > 0 and measures.heavy_tailed(np.log(above))

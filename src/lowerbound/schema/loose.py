@@ -19,12 +19,15 @@ _STRAY, _FEW = 0.05, 20
 
 
 def is_loose(storage: Storage, cells: Cells) -> bool:
-    """Whether cells are objects that are yet to be read as the numbers or times that their type says."""
+    """Whether cells are Python objects of mixed types that must still be converted to numbers or times."""
     return storage.family in ("float", "time") and cells.values.dtype == object
 
 
 def read(storage: Storage, cells: Cells, markers: tuple[str, ...] = ()) -> tuple[Cells, Mask]:
-    """Numbers or times, and which cells are neither these nor a marker of a missing one; text is read as a number."""
+    """Convert objects to numbers (text is parsed) or times: the cells, and which could not be converted.
+
+    Texts that mark a missing value become missing cells.
+    """
     number = storage.family == "float"
     found = np.zeros(len(cells.mask), np.float64 if number else np.int64)
     there, unknown = np.zeros(len(cells.mask), bool), np.zeros(len(cells.mask), bool)
@@ -41,7 +44,10 @@ def read(storage: Storage, cells: Cells, markers: tuple[str, ...] = ()) -> tuple
 
 
 def find(name: Name, storage: Storage, cells: Cells, given: Column | None) -> tuple[Cells, tuple[str, ...], list[str]]:
-    """The cells as numbers or times; the texts among them that are taken as missing; and notes. Refuses many others."""
+    """The cells as numbers or times, the texts among them that are taken as missing, and notes for the user.
+
+    Raises ``DataError`` if more than 5 % of the cells cannot be converted, or any of fewer than 20.
+    """
     own = () if given is None else given.markers
     found, unknown = read(storage, cells, own)
     strays, others = int(unknown.sum()), int(found.mask.sum())
@@ -61,7 +67,7 @@ def find(name: Name, storage: Storage, cells: Cells, given: Column | None) -> tu
 
 
 def _stamp(value: Any, unit: str) -> int:
-    """A date, or a time with its zone or without, since 1970 (in UTC, if it has a zone)."""
+    """A date or time as a whole number of ``unit`` since 1970, in UTC if it has a zone."""
     if not isinstance(value, datetime.datetime):
         value = datetime.datetime(value.year, value.month, value.day)
     nanoseconds = int(getattr(value, "nanosecond", 0))

@@ -1,4 +1,4 @@
-"""Measure a column of numbers: the grid it was recorded on, its atoms, its tails, its location and spread."""
+"""Measure a column of numbers: its precision, repeated values, tails, location and spread."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 FEW = 20
-"""Fewer values tell nothing of grids coarser than decimals, of tails, of keys."""
+"""The smallest number of values from which precision, tails and keys are inferred."""
 _NICE = tuple(sorted({base * 10**power for base in (1, 2, 5, 25) for power in range(15)}, reverse=True))
 _MOST_DECIMALS = 22  # powers of ten up to here are exact in double precision
 _ULPS = 50
-_NOISE, _MOST_NOISE = 2e-7, 0.2  # of a value, by single precision; of a step, at the largest value
-_FINEST_SINGLE, _QUARTERS = 1 / (_ULPS * float(np.finfo(np.float32).eps)), 2  # binary fractions are decimal ones too
+_NOISE, _MOST_NOISE = 2e-7, 0.2  # rounding of single precision, relative to a value; its largest share of a step
+_FINEST_SINGLE, _QUARTERS = 1 / (_ULPS * float(np.finfo(np.float32).eps)), 2  # every binary fraction is also decimal
 _MULTIPLES = 5
 _SPIKE, _SPIKE_OVER, _BESIDE = 0.05, 5, 3
 _HEAVY, _HEAVY_OF_FEW = 3.31, 9.0
 
 
 def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None:
-    """The coarsest of the grids 10^−d, 2·10^−d, 5·10^−d, 25·10^−d that holds every value, or None.
+    """The coarsest grid of steps 10^−d, 2·10^−d, 5·10^−d or 25·10^−d that contains every value; None if there is none.
 
-    ``dtype``: the floating type that they were recorded in. A grid finer than 50 units in the last place of the
-    largest value is none: values that were never rounded lie on such. Steps other than 10^−d need 20 different values,
-    so that chance alone does not make one. 20 values may be off their grid by the rounding of single precision
-    (0.1 that was stored in it is 0.10000000149; a running sum of 0.1 drifts by less).
+    ``dtype``: the floating-point type in which the values were recorded. Grids finer than 50 units in the last place of
+    the largest value are not considered, because values that were never rounded lie on them too. Steps other than 10^−d
+    need 20 different values, so that they are not found by chance. With 20 or more values, deviations from the grid by
+    the rounding of single precision are accepted (0.1 stored in single precision is 0.10000000149).
     """
     dtype = np.dtype(np.float64) if dtype is None else dtype
     largest, finest = float(np.abs(values).max()), 1 / (_ULPS * float(np.finfo(dtype).eps))
@@ -43,7 +43,7 @@ def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None
 
 
 def snap(values: Array, step: float) -> Array:
-    """The nearest multiples of a ``precision``: as the decimal fractions are read, so that 3 · 0.1 is 0.3."""
+    """Round to multiples of a ``precision``: to the double nearest to the decimal fraction, so that 3 · 0.1 is 0.3."""
     whole, decimals = _grid(step)
     ten = float(f"1e{decimals}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -52,17 +52,18 @@ def snap(values: Array, step: float) -> Array:
 
 
 def most_repeated(values: Array) -> tuple[float, float]:
-    """The value that is there most often (the least of several), and its share."""
+    """The most frequent value (the smallest of several), and its share."""
     levels, counts = np.unique(values, return_counts=True)
     at = int(np.argmax(counts))
     return float(levels[at]), float(counts[at] / len(values))
 
 
 def is_spike(values: Array, step: float | None) -> bool:
-    """Whether the most repeated of 20 values or more is a spike that no density holds, and no rounding explains.
+    """Whether the most frequent value is a spike: so frequent that neither a density nor rounding explains it.
 
-    More than a twentieth of the values are it, beyond chance, and, if they were recorded in steps, more than five times
-    as many as are any of the three next values on each side of it.
+    There must be 20 or more values, and significantly more than 5 % of them must be equal to it (3 standard errors). If
+    the values were recorded in steps, it must also be more than 5 times as frequent as each of its three neighbours on
+    either side.
     """
     if len(values) < FEW:
         return False
@@ -75,10 +76,11 @@ def is_spike(values: Array, step: float | None) -> bool:
 
 
 def kurtosis(values: Array) -> float:
-    """(q.975 − q.025) / (q.75 − q.25), of quantiles q: 2.91 of a normal, 4.16 of Student's t with 3 degrees of freedom.
+    """The quantile kurtosis of Crow & Siddiqui (1967): (q.975 − q.025) / (q.75 − q.25), where q are quantiles.
 
-    Crow & Siddiqui 1967.
-    It exists whatever the moments, and one outlier does not move it. ∞ where the middle half is one value.
+    It is 2.91 for a normal distribution and 4.16 for Student's t with 3 degrees of freedom. It exists for every
+    distribution, and a single outlier does not change it. It is ∞ if the middle half of the values are equal, and 0 if
+    the outer quantiles are equal too.
     """
     far_low, low, high, far_high = np.quantile(_unit(values)[0], [0.025, 0.25, 0.75, 0.975])
     if high > low:
@@ -87,10 +89,10 @@ def kurtosis(values: Array) -> float:
 
 
 def heavy_tailed(values: Array) -> bool:
-    """Whether ``kurtosis`` is above 3.31 + 9/√n; an atom of over 10 % is left out.
+    """Whether ``kurtosis`` is above 3.31 + 9/√n, for n ≥ 20 values; a value of more than 10 % frequency is left out.
 
-    Of n normal values this happens to 1 column in 100 at n = 20, to fewer than 1 in 1,000 from n = 200 on. Of
-    Student's t with 3 degrees of freedom it finds 7 in 10 at n = 300, and 99 in 100 at n = 1,000.
+    False positives for normal values: 1 column in 100 at n = 20, fewer than 1 in 1,000 for n ≥ 200. Power for Student's
+    t with 3 degrees of freedom: 70 % at n = 300, 99 % at n = 1,000.
     """
     atom, share = most_repeated(values)
     kept = values[values != atom] if share > 0.1 else values
@@ -98,7 +100,10 @@ def heavy_tailed(values: Array) -> bool:
 
 
 def centre_and_scale(values: Array) -> tuple[float, float]:
-    """Median, and interquartile range / 1.349 (of a normal, its deviation); mean and deviation where that is 0."""
+    """Median, and interquartile range / 1.349 (the standard deviation of a normal distribution).
+
+    If the interquartile range is 0: mean and standard deviation.
+    """
     unit, largest = _unit(values)
     low, median, high = np.quantile(unit, [0.25, 0.5, 0.75])
     centre, spread = float(median), float(high - low) / 1.349
@@ -108,13 +113,13 @@ def centre_and_scale(values: Array) -> tuple[float, float]:
 
 
 def usable(scale: float) -> float:
-    """A scale that can be divided by: at least the smallest normal number, 1 for one that is 0, and finite."""
+    """A scale that is safe to divide by: 1 if it is 0, else clipped to the normal floating-point numbers."""
     limits = np.finfo(np.float64)
     return min(max(scale, float(limits.tiny)), float(limits.max)) if scale > 0 else 1.0
 
 
 def _unit(values: Array) -> tuple[Array, float]:
-    """The values over their largest magnitude, and that: so that differences of large ones do not overflow."""
+    """The values divided by their largest magnitude, so that differences do not overflow; and that magnitude."""
     largest = float(np.abs(values).max())
     return (values / largest, largest) if largest > 0 else (values, 1.0)
 
@@ -126,7 +131,10 @@ def _on_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
 
 
 def _near_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
-    """Whether 20 values or more are 5 multiples of 10^−d or more, but for the rounding of single precision."""
+    """Whether the values are multiples of 10^−``decimals`` up to the rounding of single precision.
+
+    Needs at least 20 values and 5 different multiples.
+    """
     ten = float(f"1e{decimals}")
     scaled = values * ten
     if len(values) < FEW or float(np.abs(scaled).max()) * _NOISE > _MOST_NOISE:

@@ -14,16 +14,16 @@ Floats = NDArray[np.float64]
 _STANDS_FOR = re.compile(r"-?9{2,}(\.9+)?|-1|-9|-?8{2,}")
 _OPEN = ("9999-12-31", "9999-12-30", "9999-01-01", "2999-12-31", "2262-04-11", "2099-12-31")
 _UNKNOWN = ("0001-01-01", "1677-09-21", "1677-09-22", "1753-01-01", "1899-12-30", "1900-01-01", "1970-01-01")
-_SHARE, _CELLS = 0.02, 5  # of a value that stands for another thing
+_SHARE, _CELLS = 0.02, 5  # the least share and number of cells of a value that is reported as a code
 
 
 def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
-    """Notes on the encoded values ``seen [n]`` of a column: values that stand for something else, and spikes."""
+    """Notes on the encoded values ``seen [n]`` of a column: codes such as 999 for unknown, and spikes."""
     found = []
     if (code := _code(column, seen)) is not None:
         value, share, means = code
         found.append(
-            f"{100 * share:.3g} % of the values are {value}, which often stands for {means}: if it does here, set "
+            f"{100 * share:.3g} % of the values are {value}, which often stands for {means}; if it does here, set "
             "those cells to missing"
         )
     elif _is_spike(column, seen):
@@ -34,17 +34,17 @@ def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
         advice = (
             f"consider schema={{{column.name!r}: 'ordinal'}}"
             if few
-            else "if it stands for something else, set those cells to missing, or add a column that marks them"
+            else "if it is a code for something else, set those cells to missing, or add a column that marks them"
         )
         found.append(
             f"{100 * column.atoms:.3g} % of the values are exactly {value}; a continuous distribution fits such a "
-            f"spike poorly: {advice}"
+            f"spike poorly; {advice}"
         )
     return tuple(found)
 
 
 def written(column: Column, value: float) -> str:
-    """An encoded value as a user knows it."""
+    """An encoded value as the user knows it: in the column's own numbers or times."""
     if column.unit is None:
         number = value * column.step + column.offset
         return f"{number:.0f}" if abs(number) < 1e15 and number == round(number) else f"{number:.6g}"
@@ -54,7 +54,7 @@ def written(column: Column, value: float) -> str:
 
 
 def _is_spike(column: Column, seen: Floats) -> bool:
-    """Whether one value is a spike that the column's likelihood has no mass for."""
+    """Whether the most frequent value is a spike to which the column's likelihood gives no probability mass."""
     held = {"positive": (0.0,), "interval": (column.low, column.high)}.get(column.kind, ())
     if column.kind not in ("real", "positive", "interval", "datetime") or column.atom in held:
         return False
@@ -62,7 +62,7 @@ def _is_spike(column: Column, seen: Floats) -> bool:
 
 
 def _code(column: Column, seen: Floats) -> tuple[str, float, str] | None:
-    """A value at an end of the range that is used as a code for something else: it, its share, and for what."""
+    """The smallest or largest value, if it looks like a code: the value, its share, and what it usually means."""
     levels, counts = np.unique(seen, return_counts=True)
     if len(seen) < measures.FEW or len(levels) < 3 or column.storage.family == "duration":
         return None
@@ -71,16 +71,16 @@ def _code(column: Column, seen: Floats) -> tuple[str, float, str] | None:
         if share < _SHARE or counts[at] < _CELLS:
             continue
         if column.unit is not None:
-            known = (_UNKNOWN, "a date that is not known") if at == 0 else (_OPEN, "an end that is open")
+            known = (_UNKNOWN, "an unknown date") if at == 0 else (_OPEN, "an open end")
             if value[:10] in known[0]:
                 return value, share, known[1]
         elif _STANDS_FOR.fullmatch(value) and _apart(float(levels[at]), others):
-            return value, share, "a value that is not known"
+            return value, share, "an unknown value"
     return None
 
 
 def _apart(value: float, others: Floats) -> bool:
-    """Whether a code lies apart from the values: below 0 where they are not, or farther away than they spread."""
+    """Whether a code is apart from the other values: −1 or −9 if none is below 0, or farther away than their range."""
     low, high = float(others[0]), float(others[-1])
     if value in (-1, -9):
         return low >= 0

@@ -1,7 +1,7 @@
-"""Numbers as people write them: thousands separators, decimal commas, currencies, per cent, accounting's brackets.
+"""Parse and write formatted numbers: thousands separators, decimal commas, currencies, percent signs, brackets.
 
-A pattern is a spreadsheet's: ``#,##0.00`` is 1,234.50; ``# ##0,0##`` is 1 234,5; ``$0``, ``0 %`` and ``0.00;(0.00)``
-(negative numbers in brackets). ``General`` writes a number with as many digits as it needs.
+Patterns are like those of spreadsheets: ``#,##0.00`` is 1,234.50; ``# ##0,0##`` is 1 234,5; ``$0``, ``0 %`` and
+``0.00;()`` (negative numbers in brackets). ``General`` writes a number with as many digits as it needs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ _SPACES = " \u00a0\u202f\u2009'\u2019_"
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern taken apart: what stands before and after, the marks, and how many decimals there are at least and at
-    most.
+    """A parsed pattern.
+
+    ``before`` and ``after``: symbols around the number. ``group`` and ``point``: thousands separator and decimal mark.
+    ``fixed`` and ``most``: the least and the largest number of decimals. ``brackets``: around negative numbers.
     """
 
     before: str = ""
@@ -59,12 +61,12 @@ class Pattern:
 
 @lru_cache(maxsize=4096)
 def compiled(form: str) -> Pattern:
-    """The parts of a pattern. Raises ValueError for what is none."""
+    """Parse a pattern. Raises ValueError if it is invalid."""
     if form == GENERAL:
         return Pattern(general=True)
     found = _PATTERN.fullmatch(form)
     if found is None or len(form) > 60 or (found["group"] is not None and found["group"] == found["point"]):
-        raise ValueError(f"{form!r} is no pattern of numbers")
+        raise ValueError(f"{form!r} is not a number format")
     fixed, most = len(found["fixed"] or ""), len(found["most"] or "")
     point = found["point"] or ("," if found["group"] == "." else ".")
     return Pattern(
@@ -73,7 +75,7 @@ def compiled(form: str) -> Pattern:
 
 
 def read(texts: Sequence[str], form: str) -> tuple[Array, NDArray[np.bool_]]:
-    """Texts as float64, and which of them are of the pattern; separators, marks and decimals may be left out."""
+    """Parse texts: float64, and which texts fit the pattern; separators, symbols and decimals are optional."""
     at = compiled(form)
     found, ok = np.zeros(len(texts)), np.zeros(len(texts), bool)
     for row, text in enumerate(texts):
@@ -84,13 +86,13 @@ def read(texts: Sequence[str], form: str) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def write(values: Array, form: str) -> list[str]:
-    """float64 as texts of the pattern."""
+    """Format float64 as texts."""
     at = compiled(form)
     return [_text(float(value), at) for value in values.tolist()]
 
 
 def candidates(texts: Sequence[str]) -> list[str]:
-    """Patterns that these texts may be written in, the likelier first."""
+    """Patterns in which these texts may be written, the more likely first."""
     parts = [found for text in texts if (found := _AROUND.fullmatch(text.strip())) is not None]
     if not parts:
         return []
@@ -116,13 +118,13 @@ def candidates(texts: Sequence[str]) -> list[str]:
 
 
 def is_plain(form: str) -> bool:
-    """Whether numbers of a pattern are written as programs write them."""
+    """Whether a pattern writes numbers as programs do: with a decimal point, no separators and no symbols."""
     at = compiled(form)
     return at.general or (at.group is None and at.point == "." and not (at.before or at.after or at.brackets))
 
 
 def _commonest(given: Iterable[str]) -> str:
-    """The most frequent text that is not empty; of several, the first."""
+    """The most frequent non-empty text; the first of several."""
     counts: dict[str, int] = {}
     for text in given:
         if text:

@@ -33,34 +33,35 @@ _MOST, _SOME, _NEARLY = 0.8, 0.5, 0.8
 
 
 def reads_as(name: Name, texts: Sequence[str], cells: int) -> str | None:
-    """The kind of personal data that the different ``texts`` of a column look like; None if they do not.
+    """The kind of personal data, in words, that a column's different ``texts`` look like; None if they do not.
 
-    Eight tenths of the texts are written as e-mail addresses, telephone numbers and the like are; or the column is
-    called so; or it is called a name and at least half of its cells differ; or of 20 cells or more eight tenths differ.
+    A column looks personal if 80 % of its texts are written like e-mail addresses, telephone numbers and the like; if
+    its name is one of these; if its name is that of a person (name, customer, …) and at least half of its cells (and 3
+    of them) differ; or if it has 20 or more cells of which 80 % differ.
     """
     for what, pattern in _CELLS.items():
         if sum(pattern.fullmatch(text.strip()) is not None for text in texts) >= _MOST * len(texts):
             return what
     if is_called_so(name):
-        return f"what its name says, {name!r}"
+        return f"personal data by its name, {name!r}"
     if _NAMES.search(_words(name)) and len(texts) >= max(3, _SOME * cells):
         return "names"
     if nearly_all_differ(len(texts), cells):
-        return f"what is somebody's own: {len(texts)} of {cells} cells differ"
+        return f"data of individuals: {len(texts)} of {cells} cells differ"
     return None
 
 
 def is_called_so(name: Name) -> bool:
-    """Whether a column is called as e-mail addresses, telephone numbers and the like are."""
+    """Whether a column's name is that of e-mail addresses, telephone numbers, surnames or similar personal data."""
     return _ALWAYS.search(_words(name)) is not None
 
 
 def nearly_all_differ(distinct: int, cells: int) -> bool:
-    """Whether there are 20 cells or more, of which at least 80 % differ."""
+    """Whether there are at least 20 cells, of which at least 80 % differ."""
     return cells >= FEW and distinct >= _NEARLY * cells
 
 
 def _words(name: Name) -> str:
-    """A column's name with its words apart, also where it is written as userName."""
+    """A column's name with its words separated by underscores, also if it is written as userName."""
     apart = re.sub(r"([a-z])([A-Z])", r"\1_\2", name) if isinstance(name, str) else ""
     return apart.replace(" ", "_").replace("-", "_")

@@ -29,7 +29,7 @@ ALLOWED: dict[Family, tuple[Kind, ...]] = {
 }
 """The kinds that each family of cells can be declared to have."""
 _GRADES, _EACH = 20, 10
-_MEASURED = re.compile(  # of what is measured in order, and of counts
+_MEASURED = re.compile(  # names of counts, and of times and positions that are measured in ascending order
     r"(?i:^(t|time|time_?step|step|year|month|week|day|hour|minute|second|date|age|period|quarter|season|trial|epoch|"
     r"wave|visit|session|round|dose|depth|distance|lag|position|rank)s?(_?\d+)?$)|^n[A-Z]|^n_|(?i:num(ber)?_?of|counts?$"
     r"|freq)"
@@ -40,9 +40,7 @@ _KEY = re.compile(rf"(?i:(?:^|[^a-z])(?:id|key|uuid|guid|index|idx|serial)$|^row
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A column's observed cells: ``seen [n]`` of ``rows``; ``levels`` are the different ones in their order, each there
-    ``counts`` times.
-    """
+    """The observed cells of a column: ``seen [n]`` of ``rows`` cells; their different ``levels``, and ``counts``."""
 
     name: Name
     storage: Storage
@@ -61,9 +59,9 @@ class Look:
 
 
 def look(name: Name, storage: Storage, cells: Cells) -> Look:
-    """The levels of categories stay in the type's own order; others come in ascending order."""
+    """Count the different cells. Categories stay in the order of their type; other levels are sorted."""
     seen = cells.values[cells.mask]
-    if storage.family == "decimal":  # counted as they are, for doubles may be the same of two that are not
+    if storage.family == "decimal":  # counted as decimals: different ones may become the same double
         each = sorted(Counter(seen.tolist()).items())
         counted = np.array([count for _, count in each], np.int64)
         numbers = np.array([float(level) for level, _ in each])
@@ -79,7 +77,7 @@ def look(name: Name, storage: Storage, cells: Cells) -> Look:
 
 
 def kind_of(column: Look, max_categories: int) -> tuple[Kind, str]:
-    """The kind of a column, and why, in words; the rules are those of ``infer``."""
+    """The kind of a column, and in words why it has that kind; ``infer`` lists the rules."""
     if column.distinct == 0:
         return "constant", "no values"
     if column.distinct == 1:
@@ -98,7 +96,7 @@ def kind_of(column: Look, max_categories: int) -> tuple[Kind, str]:
 
 
 def shown(level: Any, storage: Storage | None = None) -> str:
-    """A cell, for a sentence; of times and durations their ``storage`` tells what they are."""
+    """A cell as text for a message. Times and durations need their ``storage``."""
     if storage is not None and storage.unit is not None:
         return times.shown(int(level), storage)
     if isinstance(level, float | np.floating):
@@ -109,12 +107,12 @@ def shown(level: Any, storage: Storage | None = None) -> str:
 
 
 def are_codes(texts: list[str]) -> bool:
-    """Whether texts of digits are codes and no numbers: some begin with a 0."""
+    """Whether texts of digits are codes rather than numbers: some begin with 0."""
     return any(len(text) > 1 and text[0] == "0" and text.isdigit() for text in texts)
 
 
 def reads_as_key(name: Name) -> bool:
-    """Whether a name is one that keys have: id, customer_id, CustomerID, key, uuid, index, Unnamed: 0, …"""
+    """Whether a column's name is that of a key: id, customer_id, CustomerID, key, uuid, index, Unnamed: 0, …"""
     return isinstance(name, str) and _KEY.search(name) is not None
 
 
@@ -131,11 +129,11 @@ def _of_text(column: Look, max_categories: int) -> tuple[Kind, str]:
 
 
 def reads_as_personal(column: Look) -> str | None:
-    """The kind of personal data that a column seems to hold, such as e-mail addresses; None if it does not."""
+    """The kind of personal data that a column seems to hold, such as e-mail addresses, or None."""
     if column.storage.family in ("text", "category"):
         return personal.reads_as(column.name, [str(level) for level in column.levels.tolist()], len(column.seen))
     many = personal.nearly_all_differ(column.distinct, len(column.seen)) and column.storage.family == "int"
-    return f"what its name says, {column.name!r}" if many and personal.is_called_so(column.name) else None
+    return f"personal data by its name, {column.name!r}" if many and personal.is_called_so(column.name) else None
 
 
 def _of_numbers(column: Look) -> tuple[Kind, str]:
@@ -171,19 +169,19 @@ def _of_numbers(column: Look) -> tuple[Kind, str]:
 
 
 def _key(column: Look) -> str | None:
-    """Why whole numbers are a key, in words; None where they are not."""
+    """Why whole numbers are a key, in words; None if they are not a key."""
     if not column.complete or column.distinct < max(FEW, column.rows):
         return None
     if reads_as_key(column.name):
         return "dropped: its name is that of a key, and all cells differ"
     if counts_rows(column) and not (isinstance(column.name, str) and _MEASURED.search(column.name)):
         first = int(column.seen[0])
-        return f"dropped: it numbers the rows, {first}, {first + 1}, {first + 2}, …"
+        return f"dropped: it numbers the rows ({first}, {first + 1}, {first + 2}, …)"
     return None
 
 
 def counts_rows(column: Look) -> bool:
-    """Whether whole numbers are 20 or more, and the numbers of the rows: from 0 or 1 on, in their order."""
+    """Whether there are 20 or more whole numbers, and they are the row numbers, from 0 or 1."""
     if not column.complete or column.distinct < max(FEW, column.rows) or column.storage.family != "int":
         return False
     first = int(column.seen[0])

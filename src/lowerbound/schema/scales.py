@@ -1,4 +1,4 @@
-"""Whole numbers of few values: codes of classes, levels of a scale, or counts."""
+"""Decide whether whole numbers of few different values are codes of classes, levels of a scale, or counts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ _TOP, _BEYOND, _ABSENT = 0.1, 2.0, 5.0
 
 
 def of_whole_numbers(name: Name, levels: NDArray[np.float64], counts: Ints) -> Kind | None:
-    """``"categorical"``, ``"ordinal"`` or ``"binary"`` of whole numbers of 0 or more that are no counts, else None.
+    """The kind of non-negative whole numbers of few different values; None if they look like counts.
 
-    ``levels``: the different ones in their order, 3 to 10, each there ``counts`` times, 4 times on average. They are
-    classes by their name, or where no count looks so: a tenth are the largest; or of a count with their mean and
-    variance more than 2 would be above all that were seen; or more than 5 be a value between that none is. Then their
-    order is taken to say something if their frequencies rise to one peak and fall. Two up to 10 that follow each other,
-    as 1 and 2, are classes in 6 cells or more.
+    ``levels``: the different values in ascending order; ``counts``: how often each occurs.
+
+    Two consecutive values up to 10 are ``"binary"`` if there are 6 or more cells. 3 to 10 values in 12 or more cells, 4
+    per value on average, are ``"categorical"`` if the column's name is that of classes. Otherwise they are compared
+    with counts. They are not counts if at least 10 % of the cells are the largest value (it looks like a top level); if
+    more than 2 values above it would be expected from a count of this mean and variance; or if a gap between two values
+    has neighbours so frequent that more than 5 cells would be expected in it. They are then ``"ordinal"`` if their
+    frequencies rise to one peak and fall, else ``"categorical"``.
     """
     n, k = int(counts.sum()), len(levels)
     if k == 2 and levels[1] - levels[0] == 1 and levels[1] <= _MOST:
@@ -43,7 +46,11 @@ def of_whole_numbers(name: Name, levels: NDArray[np.float64], counts: Ints) -> K
 
 
 def _beyond(levels: NDArray[np.float64], counts: Ints) -> float:
-    """How many of a count of this mean and variance would be above the largest: the least that a family says."""
+    """The number of cells expected above the largest level, for a count of this mean and variance.
+
+    The count is negative binomial. If the variance is below the mean, a rounded normal count is considered too, and the
+    smaller of the two expectations is returned.
+    """
     n, top = counts.sum(), float(levels[-1])
     mean = float(levels @ counts / n)
     variance = float((levels - mean) ** 2 @ counts / n)
@@ -60,9 +67,9 @@ def _absent(levels: NDArray[np.float64], counts: Ints) -> float:
 
 
 def _has_one_peak(counts: Ints) -> bool:
-    """Whether frequencies rise and then fall, but for what chance does."""
+    """Whether frequencies rise and then fall, up to deviations of three standard errors."""
     at = int(np.argmax(counts))
     falls = np.concatenate([counts[: at + 1][::-1], counts[at:]])
     steps = np.diff(falls.astype(np.float64))
-    steps[at : at + 1] = 0  # from the one side to the other
+    steps[at : at + 1] = 0  # the step between the two sides of the peak
     return bool((steps <= 3 * np.sqrt(falls[1:] + falls[:-1])).all())

@@ -27,14 +27,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Rows as numbers: ``values [N, D]`` over the modelled columns, NaN where ``mask [N, D]`` is False.
+    """Rows as numbers: ``values [N, D]`` of the modelled columns, NaN where ``mask [N, D]`` is False.
 
-    ``unseen``: how many cells of a column are of a level that the schema does not know, or are values that the kind
-    does not hold, and so count as missing; of a constant column, how many are not its value. ``others``: the columns
-    that the schema does not have. ``source``: the library and the types that the rows came in.
-    ``aside``: what the numbers cannot say: identifiers, levels that share "other", unseen cells, missing cells of
-    constant columns, ``others``, and whole numbers or times that span more than 2^53 steps. ``complete``: whether
-    missing cells have been filled.
+    - ``unseen``: for each column, the number of cells that count as missing because their level is not in the schema or
+      their value is outside the range of the column's kind; for a constant column, of cells that differ from it.
+    - ``source``: the library and the types of the rows.
+    - ``aside``: cells that cannot be restored from the numbers: identifiers, levels that share the class "other",
+      unseen cells, missing cells of constant columns, columns that are not in the schema, and whole numbers or times
+      that span more than 2^53 steps.
+    - ``complete``: whether missing cells have been filled.
+    - ``others``: the columns that are not in the schema.
     """
 
     values: Floats
@@ -50,16 +52,18 @@ class Encoded:
         values = np.asarray(values, np.float64)
         if values.shape != self.values.shape:
             raise ValueError(
-                f"values are {list(values.shape)} for rows of {list(self.values.shape)}; give one per cell."
+                f"values have shape {list(values.shape)}, but the rows have {list(self.values.shape)}; give one value "
+                "per cell."
             )
         return replace(self, values=np.where(self.mask, self.values, values), complete=True)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The interpretation of each column of a table, as ``infer`` found it in ``rows`` rows of a frame of ``backend``.
+    """The interpretation of each column of a table, as ``infer`` found it.
 
-    ``csv``: how the file was written that the frame was read from, where that is not with commas and points.
+    ``backend`` and ``rows``: the library and the number of rows of the frame. ``csv``: separator, decimal mark and
+    missing values of the csv file from which the frame was read, if they are unusual.
     """
 
     columns: tuple[Column, ...]
@@ -74,19 +78,19 @@ class Schema:
 
     @property
     def modelled(self) -> tuple[Column, ...]:
-        """The columns that a model sees, in the order of ``Encoded.values``: all but constants and identifiers."""
+        """The columns that the model sees, in the order of ``Encoded.values``: all but constants and identifiers."""
         return tuple(column for column in self.columns if column.modelled)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Problems of the table as a whole, in words."""
         few = f"fewer rows ({self.rows}) than columns ({len(self.columns)})"
-        nothing = "no column is left to learn from"
+        nothing = "no column can be modelled: all are constant or identifiers"
         return (few,) * (self.rows < len(self.columns)) + (nothing,) * (not self.modelled)
 
     def __getitem__(self, name: Name) -> Column:
         if name not in self._by_name:
-            raise KeyError(f"there is no column {name!r}; the schema's are {list(self.names)}.")
+            raise KeyError(f"the schema has no column {name!r}; its columns are {list(self.names)}.")
         return self._by_name[name]
 
     @cached_property
@@ -99,14 +103,19 @@ class Schema:
     def encode(
         self, df: Any, *, strict: bool = False, lenient: bool = False, keep: bool = True, what: str = "the frame"
     ) -> Encoded:
-        """The rows of ``df`` as numbers; its columns may come in any order, and of another library.
+        """Encode the rows of ``df`` as numbers. Its columns may be in any order, and of another library.
 
-        Numbers are themselves, in double precision; whole numbers beyond 2^53 and times are (cell − offset) / step; a
-        class is its place among ``levels``. A level that the schema does not know counts as missing; ``strict``
-        refuses it. Raises ``DataError``, naming column and row, for other columns, other types, infinities, and values
-        that a column's kind cannot take; ``lenient``, it keeps other columns aside, and such values count as missing,
-        unless ``strict``. Without ``keep``, cells that ``decode`` could not bring back are not kept ``aside``: enough
-        for rows that only go into a model.
+        Numbers are encoded as themselves, in double precision; times, and whole numbers beyond 2^53, as
+        (cell − offset) / step; a class as its position in ``levels``.
+
+        ``strict``: raise an error for a level that is not in the schema (by default such a cell counts as missing).
+        ``lenient``: keep columns that are not in the schema in ``Encoded.aside``, and count values outside the range of
+        a column's kind as missing (by default both are errors; with ``strict`` such values remain errors).
+        ``keep``: whether to keep ``aside`` the cells that ``decode`` could not restore from the numbers; not needed if
+        the rows are only given to a model.
+
+        Raises ``DataError``, which names column and row, for missing or extra columns, other types, infinite values and
+        values outside the range of a column's kind.
         """
         frame = reading.read(df, what, self.names)
         pairs = zip(self.columns, frame.ordered(self.names, what, lenient), strict=True)
@@ -127,45 +136,50 @@ class Schema:
         return Encoded(values, ~np.isnan(values), unseen, frame.source, aside, others=others)
 
     def code(self, name: Name, value: Any) -> float:
-        """The number that ``encode`` gives a cell that holds ``value`` in the column ``name``.
-
-        Raises ``DataError`` for a value that the column cannot hold.
-        """
+        """Encode one ``value`` of the column ``name``. Raises ``DataError`` if the column cannot hold it."""
         column = self[name]
         storage, cells = given.read(column, self.backend, value)
         try:
             numbers, unknown = _numbers(column, storage, cells, lenient=True)
         except DataError as error:
             due = coding.group(column.inner.storage)
-            raise DataError(f"column {name!r} is given {value!r}, and it holds {due}; give one of these.") from error
+            raise DataError(f"column {name!r} is given {value!r}, but it holds {due}; give one of these.") from error
         found = float(numbers[0])
         if unknown.any() and column.kind not in CLASSES and not coding.is_written(column, storage):
             _, due = coding.outside(column, numbers, cells)
-            raise DataError(f"column {name!r} is given {value!r}, and its kind, {column.kind}, holds what is {due}.")
+            raise DataError(
+                f"column {name!r} is given {value!r}, but a value of kind {column.kind} is {due}; give such a value."
+            )
         if unknown.any():
             levels = ", ".join(shown(level, column.storage) for level in column.levels[:6])
             due = f"give one of {levels}" if column.form is None else f"write it as {column.form}"
-            raise DataError(f"column {name!r} is given {value!r}, which was never seen there; {due}.")
+            raise DataError(f"column {name!r} is given {value!r}, which does not occur in the data; {due}.")
         if column.storage.family == "int" and column.kind not in CLASSES and found != np.rint(found):
-            raise DataError(f"column {name!r} is given {value!r}, and it holds whole numbers; give one.")
+            raise DataError(f"column {name!r} is given {value!r}, but it holds whole numbers; give a whole number.")
         return found
 
     def decode(self, values: Encoded | Floats, like: Any = None, *, generator: coding.Uniform | None = None) -> Any:
-        """A frame of the columns' own types, categories and order of columns: the inverse of ``encode``.
+        """Decode numbers to a frame with the original types and order of columns: the inverse of ``encode``.
 
-        Of ``Encoded`` rows every cell that was observed comes back as it was, bit for bit, identifiers too; those that
-        ``filled`` filled are rounded to the column's ``precision`` and held to the range of its kind (0 and above for
-        counts and positive numbers, ``low`` to ``high`` for an interval). Numbers alone, ``[N, D]`` with NaN for a
-        missing cell, are draws: all are rounded and clipped; constant columns have their value; keys of whole numbers
-        continue from the largest in the data, and other identifiers, which no model knows, are missing. "other" is one
-        of the levels that share it, drawn by how often each was seen; without a ``generator`` it is missing. ``like``:
-        a frame whose library, types and order of columns to take, instead of those of the rows, or of the frame
-        inferred from; pandas' index too, if it has as many rows.
+        In ``Encoded`` rows, every observed cell is restored bit for bit, including identifiers. Cells that
+        ``Encoded.filled`` filled are rounded to the column's ``precision`` and brought into the range of its kind (at
+        least 0 for counts and positive numbers, ``low`` to ``high`` for an interval).
+
+        An array ``[N, D]`` (NaN for missing cells) is treated as draws: all values are rounded and brought into range,
+        constant columns get their value, keys of whole numbers continue from the largest in the data, and other
+        identifiers are missing.
+
+        The class "other" is replaced by one of its levels, drawn in proportion to how often each was seen; without a
+        ``generator``, such cells are missing. ``like``: a frame that determines the library, types and order of columns
+        (and pandas' index, if the number of rows is the same); by default those of the encoded rows or of the frame
+        from which the schema was inferred.
         """
         coded = values if isinstance(values, Encoded) else None
         numbers = coded.values if coded is not None else np.asarray(values, np.float64)
         if numbers.ndim != 2 or numbers.shape[1] != len(self.modelled):
-            raise ValueError(f"values are {list(numbers.shape)}; give [N, {len(self.modelled)}], one number per cell.")
+            raise ValueError(
+                f"values have shape {list(numbers.shape)}; give [N, {len(self.modelled)}], one number per cell."
+            )
         observed = coded.mask if coded is not None else np.zeros(numbers.shape, bool)
         source, place = self._source(coded, like), self._places()
         storages, found = [], []
@@ -195,15 +209,16 @@ class Schema:
         return reading.write(source, storages, found, len(numbers))
 
     def standardise(self, values: Floats) -> Floats:
-        """Values ``[..., D]`` of columns of like size: (x − centre) / scale, in double precision.
+        """Standardise values ``[..., D]``: u = (x − centre) / scale, in double precision.
 
-        Real numbers and times lose their median and are divided by their interquartile range / 1.349 (by mean and
-        standard deviation where that is 0); positive numbers, and counts that go beyond 1,000, are divided by their
-        median; an interval goes to [0, 1]; other counts and classes stay what they are. A density p(u) of the
-        standardised is p(u) / scale in the column's own units, so that log p(x) = log p(u) + ``log_jacobian``.
+        The parameters depend on the kind. Real numbers and times: median and interquartile range / 1.349 (mean and
+        standard deviation if that range is 0). Positive numbers, and counts with values above 1,000: 0 and the median
+        of the values above 0. Intervals: their bounds become 0 and 1. Other counts and classes are unchanged.
+
+        The density of x is p(u) / scale, so that log p(x) = log p(u) + ``log_jacobian``.
         """
         centre, scale = self._centres_and_scales()
-        with np.errstate(over="ignore"):  # of a value that its column's scale is nothing to
+        with np.errstate(over="ignore"):  # a value may be enormous compared with its column's scale
             return np.asarray(values / scale - centre / scale, np.float64)
 
     def unstandardise(self, values: Floats) -> Floats:
@@ -212,9 +227,9 @@ class Schema:
         return np.asarray((values + centre / scale) * scale, np.float64)
 
     def within_seen(self, values: Floats) -> Floats:
-        """Encoded values ``[..., D]`` held to the range of the cells that the schema was inferred from.
+        """Clip encoded values ``[..., D]`` to the range of each column (``low`` to ``high``).
 
-        A mean of a skewed distribution can lie beyond all that was ever seen.
+        The estimated mean of a skewed distribution can lie outside the range of the data.
         """
         low = [-math.inf if column.low is None else column.low for column in self.modelled]
         high = [math.inf if column.high is None else column.high for column in self.modelled]
@@ -222,39 +237,39 @@ class Schema:
 
     @property
     def log_jacobian(self) -> Floats:
-        """−log scale ``[D]``, in nats: what each observed cell's log-density gains in the column's own units."""
+        """−log scale ``[D]``, in nats: added to a standardised cell's log-density, it gives that in original units."""
         return -np.log(self._centres_and_scales()[1])
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The schema as a dictionary for JSON."""
         columns = [column.as_dict() for column in self.columns]
         found = {"format": FORMAT, "backend": self.backend, "rows": self.rows, "columns": columns}
         return found if self.csv is None else found | {"csv": asdict(self.csv)}
 
     def to_json(self) -> str:
-        """The schema as JSON, the same text for the same schema."""
+        """The schema as JSON. Equal schemas give the same text."""
         return json.dumps(self.as_dict(), allow_nan=False, sort_keys=True)
 
     @property
     def identity(self) -> str:
-        """SHA-256 of ``to_json``, by which a checkpoint knows its table."""
+        """SHA-256 of ``to_json``; a checkpoint uses it to identify its table."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @staticmethod
     def from_dict(found: Any, what: str = "the schema") -> Schema:
-        """The schema that ``as_dict`` wrote. Raises ``FormatError``, which names the file ``what``, for anything else.
+        """Restore a schema from ``as_dict``. Raises ``FormatError``, which names the file ``what``, for anything else.
 
-        Nothing in it chooses code or size: each field is checked (``validation``).
+        Each field is checked first (``validation``), so that a file can neither choose code nor the size of memory.
         """
         return Schema(*validation.checked(found, what))
 
     @staticmethod
     def from_json(text: str) -> Schema:
-        """The schema that ``to_json`` wrote. Raises ``FormatError`` for anything else."""
+        """Restore a schema from ``to_json``. Raises ``FormatError`` for anything else."""
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise FormatError(f"the schema is no JSON ({error}); restore its file, or infer it again.") from error
+            raise FormatError(f"the schema is not JSON ({error}); restore its file, or infer it again.") from error
         return Schema.from_dict(found)
 
     def _places(self) -> dict[Name, int]:
@@ -274,9 +289,9 @@ class Schema:
 
 
 def _numbers(column: Column, storage: Storage, found: Cells, lenient: bool = False) -> tuple[Floats, NDArray[np.bool_]]:
-    """Encoded values ``[N]`` of one column, NaN for none; and which cells the schema does not know.
+    """Encode one column: values ``[N]``, NaN for missing cells; and which cells are not in the schema.
 
-    ``lenient``: values that the kind cannot take are such cells too, instead of being refused.
+    ``lenient``: values outside the range of the column's kind are among these cells, instead of being an error.
     """
     nothing, known = np.full(len(found.mask), np.nan), np.zeros(len(found.mask), bool)
     if column.kind == "identifier" or not found.mask.any():
@@ -302,7 +317,7 @@ def _numbers(column: Column, storage: Storage, found: Cells, lenient: bool = Fal
 
 
 def _restored(column: Column, storage: Storage, numbers: Floats) -> Cells:
-    """The cells that the numbers alone bring back."""
+    """The cells that decoding the numbers would give, to see which must be kept aside."""
     if column.kind == "constant" and column.value is not None and coding.holds(storage, column):
         return coding.constant(column, storage, len(numbers))
     if not column.modelled or np.isnan(numbers).all():
@@ -317,7 +332,7 @@ def _cells(
     observed: NDArray[np.bool_],
     generator: coding.Uniform | None = None,
 ) -> Cells:
-    """Encoded values as cells of a type, in their form if they have one."""
+    """Decode one column to cells of the type ``storage``, written in the column's form if it has one."""
     inner = column.inner
     if not coding.is_written(column, storage):
         return coding.cells(inner, storage, numbers, observed, generator)
@@ -325,10 +340,10 @@ def _cells(
 
 
 def _merged(column: Column, coded: Encoded, kept: Cells, storage: Storage, cells: Cells) -> tuple[Storage, Cells]:
-    """Cells that were kept aside over those that the numbers say."""
+    """Replace decoded cells by those that were kept aside."""
     theirs = coded.source.storage_of[column.name]
     if (storage.family, storage.unit) != (theirs.family, theirs.unit):
-        return storage, cells  # of another type: the numbers say what can be said
+        return storage, cells  # the kept cells are of another type
     if column.kind == "constant" and not coded.complete:
         return storage, kept
     if coded.complete and column.kind != "identifier":
@@ -348,13 +363,13 @@ def _blank(rows: int) -> Cells:
 def _refusal(column: Column, storage: Storage, found: Cells, row: int) -> DataError:
     if column.form is not None:
         return DataError(
-            f"row {row} of column {column.name!r} is {shown(found.values[row])}, which is not written as the others "
-            f"are ({column.form}); write it so, put no value there, or leave strict out."
+            f"row {row} of column {column.name!r} is {shown(found.values[row])}, which is not written in the column's "
+            f"form, {column.form}; write it in that form, set the cell to missing, or leave strict out."
         )
     due: Sequence[Any] = (column.value,) if column.kind == "constant" else column.levels
     known = ", ".join(shown(level, column.storage) for level in due[:4]) + (", …" if len(due) > 4 else "")
     value = shown(found.values[row], storage)
     return DataError(
-        f"row {row} of column {column.name!r} is {value}, which was never seen there ({known}); put no value there, or "
-        "leave strict out."
+        f"row {row} of column {column.name!r} is {value}, which is not a level of the column ({known}); set the cell "
+        "to missing, or leave strict out."
     )

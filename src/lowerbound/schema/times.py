@@ -1,4 +1,4 @@
-"""Whole numbers and times as steps from an offset: exact in double precision while they are fewer than 2^53."""
+"""Whole numbers and times as steps from an offset: exact in double precision up to 2^53 steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIXED = re.compile(r"(UTC)?[+-]([01]\d|2[0-3]):[0-5]\d")
 
 @lru_cache
 def is_zone(name: str) -> bool:
-    """Whether ``name`` is a time zone: a fixed offset, or one of the zone database (any, where there is none)."""
+    """Whether ``name`` is a fixed offset or a zone of the time zone database (any name, if there is no database)."""
     if _FIXED.fullmatch(name):
         return True
     return bool(_ZONE.fullmatch(name)) and (_in_database(name) or not _in_database("UTC"))
@@ -42,9 +42,9 @@ def _in_database(name: str) -> bool:
 
 
 def steps(whole: Array, offset: int, step: int) -> Floats:
-    """(whole − offset) / step of int64 or uint64, ``[N]``: the division's nearest double, with no overflow before."""
+    """(whole − offset) / step for int64 or uint64 ``[N]``, as the nearest double; differences do not overflow."""
     below = whole < offset
-    apart = whole.astype(np.uint64) - np.uint64(offset % _WORD)  # modulo 2^64, as are the two
+    apart = whole.astype(np.uint64) - np.uint64(offset % _WORD)  # modulo 2^64
     apart[below] = np.uint64(0) - apart[below]
     quotient, rest = np.divmod(apart, np.uint64(step))
     found: Floats = quotient.astype(np.float64) + rest.astype(np.float64) / step
@@ -52,7 +52,7 @@ def steps(whole: Array, offset: int, step: int) -> Floats:
 
 
 def whole(values: Floats, offset: int, step: int, limits: tuple[int, int]) -> Array:
-    """The nearest whole numbers to offset + step · values, held to ``limits``: int64, or uint64 where these need it."""
+    """offset + step · values, rounded and clipped to ``limits``: int64, or uint64 if the limits need it."""
     low, high = limits
     dtype = np.int64 if high < 2**63 else np.uint64
     least, most = (low - offset) / step, (high - offset) / step
@@ -67,7 +67,7 @@ def whole(values: Floats, offset: int, step: int, limits: tuple[int, int]) -> Ar
 
 
 def natural_step(values: Array, offset: int, unit: str) -> int:
-    """The longest of day, hour, minute, … in whose steps from ``offset`` all times lie, in ``unit``."""
+    """The longest of day, hour, minute, … that divides all differences from ``offset``; its length in ``unit``."""
     apart = np.unique(values.astype(np.uint64) - np.uint64(offset % _WORD))
     divisor = int(np.gcd.reduce(apart)) * PER_UNIT[unit]
     longest = max(length for length in NATURAL if length >= PER_UNIT[unit] and divisor % length == 0)
@@ -75,9 +75,9 @@ def natural_step(values: Array, offset: int, unit: str) -> int:
 
 
 def readable(unit: str, duration: bool = False, zoned: bool = False) -> tuple[int, int]:
-    """The first and the last time of the years 1 to 9999 in ``unit``; of a ``duration``, what a Python timedelta holds.
+    """The first and the last time, in ``unit``, that Python's datetime (or timedelta, for a ``duration``) can hold.
 
-    All within 64 bits. Times of a zone keep a day from the ends, so that their local time is within them too.
+    The limits fit in 64 bits. For times of a zone they are a day narrower, so that local times are valid too.
     """
     day = PER_UNIT["D"] // PER_UNIT[unit]
     most = 2**63 - 1 - zoned * day
@@ -88,7 +88,7 @@ def readable(unit: str, duration: bool = False, zoned: bool = False) -> tuple[in
 
 
 def shown(stamp: int, storage: Storage) -> str:
-    """A time or a duration of a storage in words: of a zone with its offset, as its library shows it."""
+    """A time or duration as text; a time with a zone is shown in local time with its offset."""
     duration = storage.family == "duration"
     if storage.zone is not None and not duration and (local := _local(stamp, storage)) is not None:
         return local
@@ -97,7 +97,7 @@ def shown(stamp: int, storage: Storage) -> str:
 
 
 def _local(stamp: int, storage: Storage) -> str | None:
-    """The time in its zone, to the microsecond; None where Python does not know the zone, or has no such time."""
+    """The local time in its zone, to the microsecond; None if Python does not know the zone or cannot hold the time."""
     zone = re.fullmatch(r"([+-])(\d\d):?(\d\d)", storage.zone or "")
     try:
         if zone is None:
@@ -113,7 +113,7 @@ def _local(stamp: int, storage: Storage) -> str | None:
 
 
 def in_unit(values: Array, unit: str, to: str) -> Array:
-    """Times in another unit: a finer one exactly, a coarser one cut down; held to what 64 bits hold."""
+    """Convert times to another unit: rounded down for a coarser one, clipped to 64 bits for a finer one."""
     have, want = PER_UNIT[unit], PER_UNIT[to]
     if have <= want:
         return values // (want // have)

@@ -1,7 +1,7 @@
-"""Checks of a schema that was read from a file: each field by a table, then fields against each other.
+"""Check a schema that was read from a file: first each field, then the fields of a column against each other.
 
-Nothing in a file is taken on trust: a type, a unit or a time zone is one of those that ``infer`` can have found, and a
-number is in range. ``COLUMN`` and ``STORAGE`` have a line for each field of the two classes.
+Files are not trusted: types, units and time zones must be among those that ``infer`` can produce, and numbers must be
+in range. ``COLUMN`` and ``STORAGE`` have one check for each field of the two classes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from lowerbound.schema.rules import ALLOWED
 FORMAT = 1
 _IN: dict[Backend, ModuleType] = {"pandas": in_pandas, "polars": in_polars, "pyarrow": in_arrow}
 _MOST_LEVELS = 100_000
-_EXPONENT = 1100  # of a decimal: the smallest double has 1,074 digits after the point
+_EXPONENT = 1100  # the largest exponent of a decimal; the smallest double has 1,074 digits after the point
 
 
 def is_level(value: Any) -> bool:
@@ -132,12 +132,12 @@ def _csv(found: Any, what: str) -> Csv | None:
         return None
     try:
         if not isinstance(found, dict) or set(found) != {"separator", "decimal", "missing"}:
-            raise ValueError("no separator, decimal and missing")
+            raise ValueError("separator, decimal or missing is absent")
         marks = [found[name] for name in ("separator", "decimal") if found[name] is not None]
         if not all(is_text(mark) and mark.isascii() and mark != "\0" for mark in marks) or not TEXTS.holds(
             found["missing"]
         ):
-            raise ValueError("no text")
+            raise ValueError("a mark is not text")
         return Csv(found["separator"], found["decimal"], tuple(found["missing"]))
     except ValueError:
         raise wrong(what, "the schema's csv", found, "a separator, a decimal mark and a list of texts") from None
@@ -150,8 +150,8 @@ def _column(found: Any, j: int, backend: Backend, what: str) -> Column:
     storage = Storage(**_tuples(check_fields(given["storage"], STORAGE, f"the storage of {where}", what, LATER)))
     if not _is_known(storage, backend):
         raise FormatError(
-            f"{what}: the storage of {where} is {storage.family!r} of dtype {shown(storage.dtype)}, no type that a "
-            f"table of {backend} is read with in these units, digits and categories; {WAY_OUT}."
+            f"{what}: the storage of {where} is {storage.family!r} of dtype {shown(storage.dtype)}; a {backend} table "
+            f"has no such type with these units, digits and categories; {WAY_OUT}."
         )
     form = given["form"] and written.OLD.get(given["form"], given["form"])
     column = Column(**{**given, "storage": storage, "form": form})
@@ -169,7 +169,7 @@ def _tuples(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_known(storage: Storage, backend: Backend) -> bool:
-    """Whether a library's ``read`` can have given the storage."""
+    """Whether reading a frame of the library ``backend`` can produce the storage."""
     if (storage.unit is None) != (storage.family not in ("time", "duration")):
         return False
     if storage.zone is not None and storage.family != "time":
@@ -190,7 +190,7 @@ def _check_form(column: Column) -> str:
     if form is None:
         return ""
     if family != "text" and not (family in ("int", "float") and form == "%Y%m%d"):
-        return f"its cells are {family}, which have no form {shown(form)}"
+        return f"its cells are {family}, which cannot have the form {shown(form)}"
     return f"its form {shown(form)} does not fit that" if column.kind in ASIDE else ""
 
 
@@ -198,15 +198,15 @@ def _check_classes(column: Column) -> str:
     """The problem with the levels of a column, in words."""
     levels, pooled, family = column.levels, column.pooled, column.storage.family
     if column.kind not in ALLOWED[family]:
-        return f"its cells are {family}, which cannot be"
+        return f"its cells are {family}, which cannot be of that kind"
     if column.kind not in CLASSES:
         return "it has levels, which only classes have" if levels or pooled or column.weights else ""
     if not levels or (column.kind == "binary" and len(levels) != 2) or len(levels) > _MOST_LEVELS:
         return f"it has {len(levels)} levels"
     if len(pooled) != len(column.weights) or not set(levels).isdisjoint(pooled):
-        return "its pooled levels are not other ones than its levels, each with a weight"
+        return "its pooled levels are not distinct from its levels, or lack weights"
     if pooled and column.kind != "categorical":
-        return "levels are pooled"
+        return "it has pooled levels, which only a categorical column has"
     wrong = [level for level in (*levels, *pooled) if not _fits(level, column.storage)]
     return f"its level {shown(wrong[0])} is not of {column.storage.dtype}" if wrong else ""
 
@@ -217,21 +217,21 @@ def _check_numbers(column: Column) -> str:
     if low is not None and high is not None and low > high:
         return f"its range is from {low!r} to {high!r}"
     if column.unit is not None and any(abs(column.offset + column.step * at) > WORD for at in (low, high) if at):
-        return f"its range is from {low!r} to {high!r}, beyond 64 bits"
+        return f"its range is from {low!r} to {high!r}, which needs more than 64 bits"
     if not math.isfinite(column.centre / column.scale):
-        return f"its centre is {column.centre!r}, too far for a scale of {column.scale!r}"
+        return f"its centre is {column.centre!r}, too large for a scale of {column.scale!r}"
     ends = column.bounded if column.kind != "interval" else (True, True)
     if any(end and at is None for end, at in zip(ends, (low, high), strict=True)):
         return "it has no range"
     if all(ends) and low == high:
         return f"its range is from {low!r} to {high!r}"
     if column.unit is None and column.step != 1:
-        return f"its step is {column.step}, where 1 is due"
+        return f"its step is {column.step}, but must be 1"
     if column.unit is not None and column.step * times.PER_UNIT[column.unit] not in times.NATURAL:
-        return f"its step is {column.step} {column.unit}, and no day, hour, minute, second or part of one"
+        return f"its step is {column.step} {column.unit}, which is not a day, hour, minute, second or decimal part"
     first, last = column.storage.range
     if column.offset and not ((column.storage.family == "int" or column.unit) and first <= column.offset <= last):
-        return f"its offset is {column.offset}, which its cells cannot be"
+        return f"its offset is {column.offset}, which is outside the range of its type"
     return ""
 
 

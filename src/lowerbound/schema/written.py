@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 BOOLS = {f"{no}|{yes}": (no, yes) for no, yes in (("false", "true"), ("False", "True"), ("FALSE", "TRUE"))}
 """Pairs of texts that are read as false and true."""
 OLD = {"date": "%Y-%m-%d", "T": "%Y-%m-%dT%H:%M:%S", " ": "%Y-%m-%d %H:%M:%S"}
-"""Names that schemas had for three formats."""
+"""Names of three formats in older schema files."""
 MARKERS = frozenset(
     {"", "?", "??", "-", "--", "---", ".", "..", "*", "\u2013", "\u2014", "na", "n/a", "n.a.", "n.a", "#n/a", "#na"}
     | {"#n/a n/a", "<na>", "nan", "-nan", "nat", "null", "(null)", "\\n", "none", "nil", "missing", "unknown", "unk"}
@@ -32,14 +32,14 @@ def is_marker(text: str, more: Iterable[str] = ()) -> bool:
 
 
 def is_dates(form: str) -> bool:
-    """Whether a form is of dates and times."""
+    """Whether a form is a date format."""
     return re.search("%[Yy]", form) is not None
 
 
 def check(given: object) -> str:
-    """The form, if it is one. Raises ValueError for anything else."""
+    """Return the form if it is valid. Raises ValueError otherwise."""
     if not isinstance(given, str):
-        raise ValueError(f"{given!r} is no form")
+        raise ValueError(f"{given!r} is not text")
     form = OLD.get(given, given)
     if is_dates(form):
         dates.compiled(form)
@@ -49,7 +49,7 @@ def check(given: object) -> str:
 
 
 def is_form(given: object) -> bool:
-    """Whether ``given`` is a form."""
+    """Whether ``given`` is a valid form."""
     try:
         return bool(check(given))
     except ValueError:
@@ -57,7 +57,7 @@ def is_form(given: object) -> bool:
 
 
 def laid_out(form: str) -> tuple[Literal["time", "float", "bool"], str, str | None, str | None]:
-    """The ``Storage`` that cells of a form are read into: family, type, unit and zone."""
+    """The ``Storage`` of cells after parsing by a form: family, type, unit and zone."""
     if form in BOOLS:
         return "bool", "bool", None, None
     if not is_dates(form):
@@ -67,9 +67,9 @@ def laid_out(form: str) -> tuple[Literal["time", "float", "bool"], str, str | No
 
 
 def read(values: Array, mask: Mask, form: str, markers: Sequence[str] = ()) -> tuple[Array, Mask, Mask]:
-    """Cells of text or of whole numbers, read by a form: values, which there are, and which are not of the form.
+    """Parse cells of text or whole numbers by a form: values, a mask of parsed cells, a mask of cells that do not fit.
 
-    Each different text is read once. A cell that stands for a missing one is neither there nor unknown.
+    A cell that marks a missing value is in neither mask. Each different text is parsed once.
     """
     family, _, _, _ = laid_out(form)
     found: Array = np.zeros(len(mask), {"bool": bool, "float": float, "time": np.int64}[family])
@@ -91,7 +91,7 @@ def read(values: Array, mask: Mask, form: str, markers: Sequence[str] = ()) -> t
 
 
 def write(values: Array, form: str) -> list[str]:
-    """Numbers, times in the form's unit, or truth as texts."""
+    """Write numbers, times (in the form's unit) or truth values as texts."""
     if form in BOOLS:
         return [BOOLS[form][int(value)] for value in values.tolist()]
     return dates.write(values, form) if is_dates(form) else numerals.write(values, form)
