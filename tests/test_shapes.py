@@ -195,7 +195,7 @@ class TorchPosterior(lb.posteriors.DiagonalNormal):
 
 def test_distributions_of_a_wrong_shape_or_library_are_refused():
     encoder = MLP((D,), (2 * LATENTS,), (4,))
-    foreign = r"gave a torch\.distributions\.normal\.Normal, where one of lowerbound\.distributions is expected"
+    foreign = r"returned a torch\.distributions\.normal\.Normal; return one of lowerbound\.distributions"
     for use in USES.values():
         with pytest.raises(TypeError, match=f"the prior {foreign}"):
             use(*parts(prior=TorchPrior(LATENTS)))
@@ -304,15 +304,15 @@ FUNCTIONS: dict[str, tuple[Callable[[], evidence.Targets], str]] = {
     ),
     "a normal of torch": (
         lambda: evidence.of_functions(log_joint, foreign(torch.distributions.Normal), (2,)),
-        r"posterior\(x\) gave a torch\.distributions\.normal\.Normal, where one of lowerbound\.distributions",
+        r"posterior\(x\) returned a torch\.distributions\.normal\.Normal; return one of lowerbound\.distributions",
     ),
     "a prior of torch": (
         lambda: evidence.of_functions(log_joint, proposal, (2,), torch.distributions.Normal(0.0, 1.0)),
-        r"prior= gave a torch\.distributions\.normal\.Normal",
+        r"prior= returned a torch\.distributions\.normal\.Normal",
     ),
     "a tuple": (
         lambda: evidence.of_functions(log_joint, foreign(lambda loc, scale: (loc, scale)), (2,)),
-        r"posterior\(x\) gave a builtins\.tuple",
+        r"posterior\(x\) returned a builtins\.tuple",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Families of distributions: noise, sample, log-density. Draws take their noise from an explicit generator."""
+"""Families of distributions: noise, samples, log-densities. All random numbers come from an explicit generator."""
 
 from lowerbound.distributions.covariance import FullNormal, LowRankNormal
 from lowerbound.distributions.densities import (

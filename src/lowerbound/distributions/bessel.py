@@ -9,14 +9,14 @@ import torch
 from numpy.polynomial import Polynomial
 from torch import Tensor
 
-_LARGE, _TERMS = 16, 10  # orders from 16 on by ten terms: to 1e-12
+_LARGE, _TERMS = 16, 10  # from order 16, ten terms of the expansion have a relative error below 1e-12
 
 
 def log_bessel(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
     """log(I_ν(x) x⁻ᵛ e⁻ˣ) and I_{ν+1}(x)/I_ν(x), elementwise, for x ≥ 0 and ν ≥ 0; differentiable in x.
 
-    Large orders by Debye's expansion, which holds for all x; lower ones from those by
-    I_{ν−1}(x) = I_{ν+1}(x) + (2ν/x) I_ν(x), which loses no digits downwards. DLMF 10.41.3, 10.29.1.
+    Large orders are computed by Debye's expansion, which is accurate for all x (DLMF 10.41.3). Lower orders follow from
+    them by the recurrence I_{ν−1}(x) = I_{ν+1}(x) + (2ν/x) I_ν(x), which is stable downwards (DLMF 10.29.1).
     """
     steps = max(0, math.ceil(_LARGE - order))
     value = _debye(order + steps, x)
@@ -28,7 +28,7 @@ def log_bessel(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _debye(order: float, x: Tensor) -> Tensor:
-    """With s = √(ν² + x²): s − x − ν log(ν + s) − ½ log 2πs + log Σ_k U_k(ν/s)/νᵏ."""
+    """log(I_ν(x) x⁻ᵛ e⁻ˣ) = s − x − ν log(ν + s) − ½ log 2πs + log Σ_k U_k(ν/s)/νᵏ, with s = √(ν² + x²)."""
     s = torch.hypot(x, torch.full_like(x, order))
     series = torch.zeros_like(x)
     for coefficient in reversed(_series(order)):

@@ -1,4 +1,4 @@
-"""Normals whose dimensions are not independent."""
+"""Normal distributions with correlated dimensions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowerbound.distributions.normal import Normal
 
 
 class CorrelatedNormal(Distribution):
-    """N(loc, Σ) of a vector, ``loc [B, d]``; to write one: how Σ is held."""
+    """Interface of N(loc, Σ) with ``loc [B, d]``; subclasses choose a parameterisation of Σ."""
 
     domain = "real numbers"
     loc: Tensor
@@ -65,11 +65,11 @@ class FullNormal(CorrelatedNormal):
     def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.log_prob(z)
-        # of any condition: L⁻¹ (z − loc) would lose its digits where L is nearly singular
+        # accurate for any L: L⁻¹ (z − loc) would lose digits if L is nearly singular
         return -0.5 * (noise.square().sum(-1) + self.log_det()) - HALF_LOG_2PI * z.shape[-1]
 
     def squared(self, x: Tensor) -> Tensor:
-        # inverted once, not solved for each of K draws: its rows are then a product over all of them
+        # one inverse and one product for all K draws, which is faster than K solves
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return _times(torch.linalg.solve_triangular(self.scale_tril, eye, upper=False), x).square().sum(-1)
 
@@ -84,8 +84,8 @@ class FullNormal(CorrelatedNormal):
 class LowRankNormal(CorrelatedNormal):
     """N(loc, diag s² + F Fᵀ): ``loc`` and ``scale`` s ``[B, d]``, ``factor`` F ``[B, d, r]``, r ≤ d.
 
-    z = loc + s ε + F ε'. Its density needs r × r matrices alone: with C = I + Fᵀ diag(s⁻²) F,
-    |Σ| = |C| Π s² and Σ⁻¹ by the Woodbury identity.
+    z = loc + s ε + F ε'. The density needs only r × r matrices: with C = I + Fᵀ diag(s⁻²) F,
+    |Σ| = |C| Π s², and Σ⁻¹ follows from the Woodbury identity.
     """
 
     loc: Tensor
@@ -95,7 +95,7 @@ class LowRankNormal(CorrelatedNormal):
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """d values for s and d for F, of which it takes r: noise does not know the parameters, nor their shapes."""
+        """2d values: d for s, and d for F, of which r are used (the shapes of the parameters are not known here)."""
         return standard_normal((*lead, 2 * event[-1]), generator, dtype)
 
     def sample(self, noise: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class LowRankNormal(CorrelatedNormal):
         return self.loc + self.scale * noise[..., :dim] + _times(self.factor, noise[..., dim : dim + rank])
 
     def squared(self, x: Tensor) -> Tensor:
-        """|(x − F y)/s|² + |y|² at its least, y = C⁻¹ Fᵀ x/s²: a sum, where Woodbury's difference loses digits."""
+        """|(x − F y)/s|² + |y|² with y = C⁻¹ Fᵀ x/s²: a sum, which is more accurate than Woodbury's difference."""
         weighted = self.factor / self.scale.square().unsqueeze(-1)
         y = _times(torch.cholesky_solve(weighted.mT, self._capacitance()), x)
         return ((x - _times(self.factor, y)) / self.scale).square().sum(-1) + y.square().sum(-1)
@@ -115,10 +115,10 @@ class LowRankNormal(CorrelatedNormal):
         return torch.cat([self.factor, torch.diag_embed(self.scale)], -1)
 
     def _capacitance(self) -> Tensor:
-        """The Cholesky factor of C, ``[B, r, r]``, in double precision: added to a large FᵀF/s² the I would be lost."""
+        """The Cholesky factor of C, ``[B, r, r]``, in double precision because FᵀF/s² can be far larger than I."""
         scaled = (self.factor / self.scale.unsqueeze(-1)).double()
         eye = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
-        lower: Tensor = torch.linalg.cholesky_ex(eye + scaled.mT @ scaled).L  # of NaN it is NaN, and no exception
+        lower: Tensor = torch.linalg.cholesky_ex(eye + scaled.mT @ scaled).L  # NaN gives NaN instead of an exception
         return lower.to(self.factor.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Elementwise densities and links, written so that large terms cancel in symbols and not in digits."""
+"""Elementwise densities and links, in forms without differences of large numbers, which would lose digits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def poisson_log_prob(x: Tensor, log_rate: Tensor) -> Tensor:
-    """x log λ − λ − log x!, elementwise, to the last digits also where x and λ are large.
+    """x log λ − λ − log x!, elementwise, accurate also for large x and λ.
 
-    With u = log λ − log x it is −x(eᵘ − 1 − u) − R(x): the large terms cancel in symbols, not in digits.
+    Computed as −x(eᵘ − 1 − u) − R(x) with u = log λ − log x and Stirling's remainder R, where the large terms have
+    been cancelled analytically.
     """
     some = x > 0
     count = torch.where(some, x, 1)
@@ -44,13 +45,13 @@ def poisson_log_prob(x: Tensor, log_rate: Tensor) -> Tensor:
 
 
 def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Tensor:
-    """log of the probability of x with mean m and variance m + m²/r, elementwise, exact also for large x, m or r.
+    """log-probability of x with mean m and variance m + m²/r, elementwise, accurate also for large x, m or r.
 
     log Γ(x+r) − log Γ(r) − log x! − r log(1 + m/r) + x log(m/(r+m))
       = x·d − r·b + R(x+r) − R(r) − R(x) + log r − log(x+r), with b = log((r+m)/(r+x)), d = log(1+r/x) − log(1+r/m)
 
-    log m and log r beyond ±60 are taken for ±60. Counts that vary less than Poisson's drive r up for ever, and the
-    exponential of 88 overflows: at e^60 it has been a Poisson to the last bit for long.
+    log m and log r are clipped to ±60. Training on counts that vary less than a Poisson's increases r without limit,
+    and exp(89) overflows in single precision; at r = e^60 the distribution equals a Poisson in floating point.
     """
     log_mean, log_r = log_mean.clamp(-EXTREME, EXTREME), log_r.clamp(-EXTREME, EXTREME)
     some = x > 0
@@ -58,7 +59,7 @@ def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Te
     r = log_r.exp()
     total = count + r
     u = log_mean - count.log()
-    # b and d, each in whichever of two ways has the smaller terms to cancel.
+    # b and d, each by the one of two formulas that subtracts the smaller terms
     change = count * torch.expm1(u) / total  # (m − x)/(r + x)
     b = torch.logaddexp(log_r, log_mean) - total.log()
     b = torch.where(change > -0.5, torch.log1p(change.clamp(min=-0.5)), b)
@@ -70,9 +71,9 @@ def negative_binomial_log_prob(x: Tensor, log_mean: Tensor, log_r: Tensor) -> Te
 
 
 def deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
-    """b − a − a log(b/a) ≥ 0 of b = a + ``change``, elementwise, for a ≥ 0 and b > 0; ``log_ratio`` is log(b/a).
+    """b − a − a log(b/a) ≥ 0, elementwise, with b = a + ``change``, ``log_ratio`` = log(b/a), a ≥ 0 and b > 0.
 
-    Where b is near a, the logarithm is that of 1 + change/a; where a = 0, ``log_ratio`` may be any number.
+    If b is near a, log(b/a) is computed as log1p(change/a) instead. If a = 0, ``log_ratio`` may be any finite number.
     """
     near = change.abs() < 0.5 * a
     relative = torch.where(near, change, 0) / torch.where(near, a, 1)
@@ -80,7 +81,7 @@ def deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
 
 
 def student_t_log_prob(x: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
-    """log of Student's density with ν = ``df``, elementwise, to the last digits also where ν or x is large.
+    """log-density of Student's t with ν = ``df``, elementwise, accurate also for large ν or x.
 
     log Γ(a + ½) − log Γ(a) − ½ log 2πa = R(a + ½) − R(a) + (a − ½) log(1 + 1/2a) − ½ − ½ log 2π, with a = ν/2
     """
@@ -88,13 +89,13 @@ def student_t_log_prob(x: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Ten
     remainders = stirling_remainder(a + 0.5) - stirling_remainder(a)
     constant = remainders + (a - 0.5) * torch.log1p(0.5 / a) - 0.5 - HALF_LOG_2PI
     u = ((x - loc) / (scale * df.sqrt())).abs()
-    far = u > 1  # there u² would overflow before its logarithm does
+    far = u > 1  # here u² could overflow although its logarithm does not
     small, large = torch.where(far, 1 / torch.where(far, u, 1), u), torch.where(far, u, 1)
     return constant - scale.log() - (a + 0.5) * (torch.log1p(small.square()) + 2 * large.log())
 
 
 def beta_log_prob(x: Tensor, logit_mean: Tensor, log_concentration: Tensor) -> Tensor:
-    """log of the density of Beta(α = mκ, β = (1 − m)κ), elementwise for x in (0, 1), exact also for large κ.
+    """log-density of Beta(α = mκ, β = (1 − m)κ), elementwise for x in (0, 1), accurate also for large κ.
 
     −D(α, κx) − D(β, κ(1 − x)) + R(κ) − R(α) − R(β) + log(κ m (1 − m)) − log x(1 − x), with D the ``deviance``
     """
@@ -112,8 +113,9 @@ def beta_log_prob(x: Tensor, logit_mean: Tensor, log_concentration: Tensor) -> T
 
 
 def beta_binomial_log_prob(x: Tensor, trials: int, logit_mean: Tensor, log_concentration: Tensor) -> Tensor:
-    """log of the probability of x among n trials of probability Beta(α = mκ, β = (1 − m)κ), elementwise, exact also
-    for large n or κ.
+    """log-probability of x successes in n trials with probability Beta(α = mκ, β = (1 − m)κ), elementwise.
+
+    Accurate also for large n or κ.
 
     With y = n − x, q = (x + α)/(n + κ), D the ``deviance`` and R Stirling's remainder:
     −D(x, nq) − D(y, n(1−q)) − D(α, κq) − D(β, κ(1−q)) + log αβ(n+κ)/κ(x+α)(y+β)
@@ -144,19 +146,19 @@ def beta_binomial_log_prob(x: Tensor, trials: int, logit_mean: Tensor, log_conce
 
 
 def _shapes(logit_mean: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
-    """α and β of a beta distribution, above 0 also where rounding would lose them."""
+    """α and β of a beta distribution, kept above 0 where rounding would give 0."""
     tiny = torch.finfo(concentration.dtype).tiny
     alpha, beta = concentration * logit_mean.sigmoid(), concentration * logit_mean.neg().sigmoid()
     return alpha.clamp(min=tiny), beta.clamp(min=tiny)
 
 
 def _above_mean(x: Tensor, rest: Tensor, logit_mean: Tensor) -> Tensor:
-    """x − m of x and ``rest`` = 1 − x, by whichever of m and 1 − m is the smaller."""
+    """x − m, computed from x and m or from ``rest`` = 1 − x and 1 − m, whichever of m and 1 − m is smaller."""
     return torch.where(logit_mean > 0, logit_mean.neg().sigmoid() - rest, x - logit_mean.sigmoid())
 
 
 def stirling_remainder(y: Tensor) -> Tensor:
-    """R(y) = log Γ(y + 1) − y log y + y, elementwise, for y > 0: by Stirling's series where y is large."""
+    """R(y) = log Γ(y + 1) − y log y + y, elementwise, for y > 0; by Stirling's series for large y."""
     large = y > _STIRLING_FROM
     near, far = torch.where(large, 1.0, y), torch.where(large, y, _STIRLING_FROM)
     direct = torch.lgamma(near + 1) - torch.xlogy(near, near) + near
@@ -166,6 +168,6 @@ def stirling_remainder(y: Tensor) -> Tensor:
 
 
 def logistic_noise(uniform: Tensor) -> Tensor:
-    """Standard logistic values by inverse CDF from uniform ones in [0, 1)."""
+    """Transform uniform values in [0, 1) to standard logistic values by the inverse CDF."""
     tiny = torch.finfo(uniform.dtype).eps / 2
     return torch.logit(uniform.clamp(tiny, 1 - tiny))

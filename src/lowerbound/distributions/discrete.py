@@ -18,8 +18,11 @@ MAX_STATES = 1 << 16
 
 
 class Discrete(Distribution):
-    """Independent finite variables. ``noise [K, B, *E, 2]`` is two uniform values each: one draws z, the other draws
-    the relaxed variable anew given z (``relaxed_given``)."""
+    """Independent variables with finitely many values.
+
+    ``noise [K, B, *E, 2]`` holds two uniform values for each element: the first draws z, the second draws the relaxed
+    variable given z (``relaxed_given``).
+    """
 
     logits: Tensor
 
@@ -29,11 +32,11 @@ class Discrete(Distribution):
 
     @abstractmethod
     def relaxed(self, noise: Tensor, temperature: float | Tensor) -> Tensor:
-        """A continuous variable of the shape of z whose limit at temperature 0 is ``sample(noise)``; differentiable."""
+        """A differentiable continuous relaxation of z; its limit at temperature 0 is ``sample(noise)``."""
 
     @abstractmethod
     def relaxed_given(self, z: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
-        """A draw of ``relaxed`` given that its limit is z, from the second half of the noise; differentiable."""
+        """A differentiable draw of the relaxation conditional on its limit z, from the second value of the noise."""
 
     @abstractmethod
     def log_prob_per_dim(self, z: Tensor) -> Tensor: ...
@@ -79,7 +82,7 @@ class Bernoulli(Discrete):
         """With θ = p(z = 1) and v uniform: u = v(1 − θ) where z = 0, vθ + 1 − θ where z = 1. Tucker et al. 2017."""
         v = noise[..., 1]
         off, on = self.logits.neg().sigmoid(), self.logits.sigmoid()
-        # log u − log(1 − u), each without a difference of near numbers
+        # log u − log(1 − u), each computed without subtracting nearly equal numbers
         below, above = v * off, v * on + off
         upper = torch.where(z > 0, above.log() - (on * (1 - v)).log(), below.log() - (1 - below).log())
         return ((self.logits + upper) / temperature).sigmoid()
@@ -122,7 +125,10 @@ class Categorical(Discrete):
         return ((self.logits + _gumbel(noise[..., 0])) / temperature).softmax(-1)
 
     def relaxed_given(self, z: Tensor, noise: Tensor, temperature: float | Tensor) -> Tensor:
-        """Gumbel values given which is largest: −log(E_top/Σeˡ) on top, −log(E/eˡ + E_top/Σeˡ) below it."""
+        """Gumbel values given which is largest: −log(E_top/Σeˡ) for the largest, −log(E/eˡ + E_top/Σeˡ) for others.
+
+        E are standard exponential values, l the logits.
+        """
         exponential = -noise[..., 1].log()
         top = (exponential * z).sum(-1, keepdim=True)
         log_p = self.logits.log_softmax(-1)
@@ -156,4 +162,7 @@ def _one_hot(values: Tensor) -> Tensor:
 
 def _refuse_many(states: float) -> None:
     if states > MAX_STATES:
-        raise ValueError(f"the latent has {states:g} states, and at most {MAX_STATES} are enumerated.")
+        raise ValueError(
+            f"the latent has {states:g} states, but at most {MAX_STATES} can be enumerated; sample it instead, or use "
+            "fewer dimensions."
+        )

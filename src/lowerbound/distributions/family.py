@@ -25,7 +25,7 @@ WITHIN: Mapping[Domain, tuple[Domain, ...]] = {
     "positive numbers": ("real numbers",),
     "numbers from 0 to 1": ("positive numbers", "real numbers"),
 }
-"""The other domains, of the same measure, that hold all of one."""
+"""For a domain, the larger domains that contain it and have the same base measure."""
 Reparameterisation = Literal["location-scale", "inverse CDF", "composition", "implicit"]
 
 
@@ -34,50 +34,54 @@ class Family(NamedTuple):
 
     name: str
     unconstrained: bool
-    """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
+    """Whether it has a density at every real z that is smooth enough for Hamiltonian Monte Carlo."""
     differentiable: bool
-    """Whether its draws are differentiable in its parameters."""
+    """Whether its draws are differentiable with respect to its parameters."""
 
 
 class Distribution(ABC):
-    """A distribution of a latent ``z [*E]`` for each row of a batch (a posterior), or of one latent (a prior).
+    """A distribution of a latent ``z [*E]``: one per row of a batch (a posterior), or one for all rows (a prior).
 
-    To write one: a frozen dataclass whose fields are its parameters, ``[B, *P]`` for a posterior and ``[*P]`` for a
-    prior, with ``noise``, ``sample`` and ``log_prob``. ``batch_dims`` is the number of leading dimensions: 1 or 0, and
-    2 for a latent with parents, ``[K, B, *P]``; the same formulas serve all three. What has no closed form is None.
+    To write your own: make a frozen dataclass whose fields are the parameters, and define ``noise``, ``sample`` and
+    ``log_prob``. ``batch_dims`` is the number of leading dimensions of the parameters: 1 for a posterior (``[B, *P]``),
+    0 for a prior (``[*P]``), 2 for a latent with parents (``[K, B, *P]``). The formulas must broadcast over them.
+    Methods that need a closed form return None if there is none.
     """
 
     reparameterisation: ClassVar[Reparameterisation | None] = None
-    """How ``sample`` is differentiable in the parameters; None where it is not."""
+    """How ``sample`` is differentiable with respect to the parameters; None if it is not."""
     domain: ClassVar[Domain | None] = None
     """The domain of its values; None if unknown."""
     unconstrained: ClassVar[bool] = False
-    """Whether it has a density at every real z, smooth enough for Hamiltonian paths."""
+    """Whether it has a density at every real z that is smooth enough for Hamiltonian Monte Carlo."""
     batch_dims: int
 
     @staticmethod
     @abstractmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """Draw the parameter-free noise that ``sample`` needs for ``lead + event`` values, ``[*lead, …]``."""
+        """Draw the noise ``[*lead, …]`` that ``sample`` needs for values of shape ``lead + event``.
+
+        It must not depend on the parameters.
+        """
 
     @abstractmethod
     def sample(self, noise: Tensor) -> Tensor:
-        """z ``[K, B, *E]`` from ``noise [K, B, …]``."""
+        """Draw z ``[K, B, *E]`` from ``noise [K, B, …]``."""
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
         """log-density (or log-probability) of ``z [K, B, *E]``, ``[K, B]``."""
 
     def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
-        """``log_prob(z)`` of z = ``sample(noise)``: flows have it from the noise, for less."""
+        """``log_prob(z)`` for z = ``sample(noise)``. Flows compute it from the noise, which is cheaper."""
         return self.log_prob(z)
 
     def log_prob_per_dim(self, z: Tensor) -> Tensor | None:
-        """The terms ``[K, B, *E]`` that ``log_prob`` sums, where the dimensions of z are independent."""
+        """The terms ``[K, B, *E]`` that ``log_prob`` sums; None if the dimensions of z are not independent."""
         return None
 
     def log_prob_of_each(self, z: Tensor) -> Tensor:
-        """log-density of each of ``z [N, *E]`` under each row's distribution, ``[N, B]``; of no batch, ``[N, 1]``."""
+        """log-density of each of ``z [N, *E]`` under each row's distribution, ``[N, B]``; for a prior, ``[N, 1]``."""
         return self.log_prob(z.unsqueeze(1))
 
     def entropy(self) -> Tensor | None:
@@ -89,11 +93,11 @@ class Distribution(ABC):
         return None
 
     def states(self) -> Tensor | None:
-        """Every value that z can take, ``[S, *E]``, where they are few."""
+        """All S values of a discrete z, ``[S, *E]``; None if z is continuous. Raises ValueError if S is too large."""
         return None
 
     def nodes(self) -> Mapping[str, Distribution]:
-        """Its latents by name, each a node of a draw."""
+        """The distribution of each latent by name."""
         return {"z": self}
 
     def families(self) -> Mapping[str, Family]:
@@ -101,15 +105,15 @@ class Distribution(ABC):
         return {"z": Family(type(self).__name__, self.unconstrained, self.reparameterisation is not None)}
 
     def draw(self, noise: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """z and the noise it was drawn from, of each of ``nodes``."""
+        """Draw each latent of ``nodes``: z and the noise from which it was drawn, by name."""
         return {"z": (self.sample(noise), noise)}
 
     def join(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """z of its latents by name: the way back from ``draw``."""
+        """z of all latents together, from the z of each by name."""
         return latents["z"]
 
     def stopped(self) -> Self:
-        """The same distribution, through which no gradient flows to its parameters, nor to those of its networks."""
+        """A copy through which no gradient flows to the distribution's parameters or to those of its networks."""
         return dataclasses.replace(self, **detached_fields(self))  # type: ignore[type-var]
 
     def take(self, index: Tensor) -> Self:
@@ -118,7 +122,7 @@ class Distribution(ABC):
         return dataclasses.replace(self, **taken)  # type: ignore[type-var]
 
     def by_draw(self, draws: int, rows: int) -> Self:
-        """The distributions of draws · rows rows as those of each draw of each row: parameters ``[K, B, *P]``."""
+        """Reshape parameters ``[K·B, *P]`` to ``[K, B, *P]``, for K = ``draws`` and B = ``rows``."""
         if self.batch_dims != 1:
             return self
         lead = {name: value.unflatten(0, (draws, rows)) for name, value in self._tensors().items()}
@@ -128,7 +132,7 @@ class Distribution(ABC):
         return dataclasses.replace(self, **lead, **own, batch_dims=2)  # type: ignore[type-var]
 
     def score(self, z: Tensor) -> Tensor:
-        """∂ log q(z) / ∂ parameters at ``z [K, B, *E]``, each draw's own: ``[K, B, P]``."""
+        """∂ log q(z) / ∂ parameters for each draw of ``z [K, B, *E]``: ``[K, B, P]``."""
         with torch.enable_grad():
             own = {
                 name: value.detach().expand(len(z), *value.shape[self.batch_dims - 1 :]).clone().requires_grad_()
@@ -145,12 +149,12 @@ class Distribution(ABC):
 
 
 def a_distribution(what: str, found: object) -> Distribution:
-    """``found`` if it is a distribution of this library; ``what`` gave it."""
+    """Return ``found`` if it is a ``Distribution``. Raises TypeError, which names its origin ``what``, otherwise."""
     if isinstance(found, Distribution):
         return found
     kind = type(found)
     raise TypeError(
-        f"{what} gave a {kind.__module__}.{kind.__name__}, where one of lowerbound.distributions is expected, such as "
+        f"{what} returned a {kind.__module__}.{kind.__name__}; return one of lowerbound.distributions, such as "
         "Normal(loc, scale), or a Distribution of your own."
     )
 

@@ -1,4 +1,4 @@
-"""Normal values moved by a chain of invertible networks."""
+"""Normalising flows: normal values transformed by a chain of invertible networks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from lowerbound.distributions.family import Distribution, standard_normal
 
 Kind = Literal["iaf", "realnvp", "nsf"]
 _BINS = 8
-_IMPORTING = threading.Lock()  # a second thread must not take what the import changes for what was there before
+_IMPORTING = threading.Lock()  # a second thread must not save the settings that the import has changed
 
 
 class Transforms(nn.Module):
-    """A chain of invertible maps of ``[…, d]``: the dimensions in groups, each moved given those before and a context.
+    """A chain of invertible maps of ``[…, d]``.
 
-    "iaf": affine, each dimension a group: one pass forwards, d back. Kingma et al. 2016. "realnvp": affine, two halves:
-    one pass forwards, two back. Dinh et al. 2017. "nsf": the same with splines on [−5, 5]. Durkan et al. 2019. Groups
-    come in the opposite order at every second map. The chain starts as the identity.
+    Each map divides the dimensions into groups and transforms a group conditional on the groups before it and a
+    context. Every second map has the groups in reverse order. The chain is initialised as the identity.
+
+    - "iaf": affine; each dimension is a group; one network pass forwards, d passes for the inverse. Kingma et al. 2016.
+    - "realnvp": affine; two groups; one pass forwards, two for the inverse. Dinh et al. 2017.
+    - "nsf": as "realnvp", with rational quadratic splines on [−5, 5]. Durkan et al. 2019.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Transforms(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in get_args(Kind):
-            raise ValueError(f"kind is {kind!r}; it takes {', '.join(get_args(Kind))}.")
+            raise ValueError(f"kind is {kind!r}; give one of {', '.join(get_args(Kind))}.")
         if transforms < 1:
             raise ValueError(f"transforms must be at least 1, got {transforms}.")
         self.dim, self.kind = dim, kind
@@ -48,7 +51,7 @@ class Transforms(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor | None, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """The image of ``x […, d]`` and the log-determinant of its Jacobian, ``[…]``."""
+        """The image of ``x […, d]`` and the log-determinant of the Jacobian, ``[…]``."""
         maps = _zuko()
         steps = [partial(self._map, network, context) for network in self.networks]
         chain = maps.ComposedTransform(*[maps.AutoregressiveTransform(step, self.groups) for step in steps])
@@ -69,8 +72,8 @@ class Transforms(nn.Module):
 class Flow(Distribution):
     """z = loc + scale · T(ε; context), ε ~ N(0, I): ``loc`` and ``scale`` ``[B, d]``, ``context [B, C]`` or None.
 
-    log q(z) = log N(ε; 0, I) − log |∂T/∂ε| − Σ log scale. Of its own draws that costs nothing more; of other values it
-    takes the way back.
+    log q(z) = log N(ε; 0, I) − log |∂T/∂ε| − Σ log scale. For its own draws this is computed while sampling; for other
+    values the flow must be inverted.
     """
 
     domain = "real numbers"
@@ -99,7 +102,7 @@ class Flow(Distribution):
         return self._log_normal(noise) + log_det
 
     def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
-        # With z cut off from the parameters its gradient is another than that of the draw, and takes the way back.
+        # If z is detached from the parameters, the gradient of log q(z) differs, and the flow must be inverted.
         same = self.drawn.get("z") is z or (not torch.is_grad_enabled() and self.drawn.get("noise") is noise)
         return self.drawn["log_q"] if same else self.log_prob(z)
 
@@ -113,14 +116,14 @@ class Flow(Distribution):
 
 
 class _Masked(nn.Module):
-    """A network ``[…, d] → […, d · n]`` whose outputs of a group see only the inputs of groups before it.
+    """A masked network ``[…, d] → […, d · n]``: outputs of a group depend only on inputs of earlier groups.
 
     Germain et al. 2015.
     """
 
     def __init__(self, of: Tensor, groups: int, hidden: Sequence[int], n: int, context: int) -> None:
         super().__init__()
-        see = [of, *(torch.arange(size) % groups for size in hidden)]  # the last group that a unit has seen
+        see = [of, *(torch.arange(size) % groups for size in hidden)]  # the last group on which each unit depends
         masks = [later.unsqueeze(-1) >= earlier for earlier, later in pairwise(see)]
         masks.append(of.repeat_interleave(n).unsqueeze(-1) > see[-1])
         self.layers = nn.ModuleList(nn.Linear(mask.shape[1], mask.shape[0]) for mask in masks)
@@ -142,7 +145,7 @@ class _Masked(nn.Module):
 
 @cache
 def _zuko() -> Any:
-    """zuko's transforms, imported without what its import changes for the process: how torch checks arguments."""
+    """Import zuko's transforms, and undo its change of torch's argument checks for the whole process."""
     shared: Any = torch.distributions.Distribution
     with _IMPORTING:
         before = {name: vars(shared)[name] for name in ("_validate_args", "arg_constraints")}

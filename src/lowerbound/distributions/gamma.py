@@ -12,7 +12,7 @@ from lowerbound.distributions.densities import stirling_remainder
 from lowerbound.distributions.family import Distribution, standard_normal, uniform
 
 EULER = 0.5772156649015329
-_PROPOSALS = 8  # each is accepted with probability > 0.95: all are refused once in 10¹⁰ draws
+_PROPOSALS = 8  # each is accepted with probability > 0.95, so all are rejected once in 10¹⁰ draws
 _SERIES_FROM = 16.0
 
 
@@ -20,7 +20,7 @@ _SERIES_FROM = 16.0
 class Gamma(Distribution):
     """Independent gammas: ``concentration`` α and ``rate`` β, ``[B, *E]``. log p(z) = α log βz − βz − log z − log Γ(α).
 
-    Drawn by rejection from noise that does not know α, and differentiated implicitly: dz/dα = −∂F(z; α)/∂α / p(z).
+    Sampled by rejection from noise that does not depend on α. Differentiated implicitly: dz/dα = −∂F(z; α)/∂α / p(z).
     Figurnov et al. 2018.
     """
 
@@ -41,7 +41,7 @@ class Gamma(Distribution):
         return self.log_prob_per_dim(z).flatten(2).sum(2)
 
     def log_prob_per_dim(self, z: Tensor) -> Tensor:
-        """With u = log βz/α it is −α(eᵘ − 1 − u) − log z + log α − R(α): no large terms that cancel."""
+        """−α(eᵘ − 1 − u) − log z + log α − R(α) with u = log βz/α, which avoids differences of large numbers."""
         alpha = self.concentration
         u = self.rate.log() + z.log() - alpha.log()
         return -alpha * (torch.expm1(u) - u) - z.log() + alpha.log() - stirling_remainder(alpha)
@@ -114,7 +114,7 @@ def gamma_noise(shape: tuple[int, ...], generator: torch.Generator, dtype: torch
 def log_standard_gamma(concentration: Tensor, noise: Tensor) -> Tensor:
     """log z, z ~ Gamma(α, 1), differentiable in α: z = g u^(1/α) with g ~ Gamma(α + 1, 1) and u uniform.
 
-    In logarithms, since a z of small α is less than the smallest number. Marsaglia & Tsang 2000.
+    Computed in logarithms, because z underflows if α is small. Marsaglia & Tsang 2000.
     """
     normals, uniforms, last = noise.split([_PROPOSALS, _PROPOSALS, 1], -1)
     alpha = concentration + 1
@@ -128,7 +128,7 @@ def log_standard_gamma(concentration: Tensor, noise: Tensor) -> Tensor:
 
 
 def positive_exp(x: Tensor) -> Tensor:
-    """eˣ, kept within the positive numbers of its type; where that binds its derivative is 0."""
+    """eˣ, clipped to the positive numbers of its type; the derivative is 0 where it is clipped."""
     precision = torch.finfo(x.dtype)
     return x.clamp(math.ceil(math.log(precision.tiny)), math.floor(math.log(precision.max))).exp()
 
@@ -139,16 +139,16 @@ def gamma_entropy(alpha: Tensor) -> Tensor:
 
 
 def gamma_divergence(q: Tensor, p: Tensor, log_means: Tensor) -> Tensor:
-    """KL of gammas of concentrations q and p, the logarithm of whose means' ratio is v, elementwise.
+    """KL of gammas with concentrations q and p, elementwise; v is the logarithm of the ratio of their means.
 
-    p(eᵛ − 1 − v) − (q − p) δ(q) + log q/p + R(p) − R(q): the usual formula with its large terms cancelled.
+    p(eᵛ − 1 − v) − (q − p) δ(q) + log q/p + R(p) − R(q): the usual formula after cancelling its large terms.
     """
     remainders = stirling_remainder(p) - stirling_remainder(q)
     return p * (torch.expm1(log_means) - log_means) - (q - p) * digamma_remainder(q) + (q.log() - p.log()) + remainders
 
 
 def digamma_remainder(y: Tensor) -> Tensor:
-    """δ(y) = log y − ψ(y), elementwise, for y > 0: by its asymptotic series where y is large."""
+    """δ(y) = log y − ψ(y), elementwise, for y > 0; by its asymptotic series for large y."""
     large = y > _SERIES_FROM
     near, far = torch.where(large, 1.0, y), torch.where(large, y, _SERIES_FROM)
     square = far.reciprocal().square()
@@ -164,6 +164,6 @@ def _accepted(alpha: Tensor, normals: Tensor, uniforms: Tensor) -> Tensor:
     w = torch.where(inside, w, 0)
     log_ratio = 4.5 * d * w.square() + 3 * d * (torch.log1p(w) - w - w.square() - w**3 / 3)
     accepted = inside & (uniforms.log() < log_ratio)
-    refused = (accepted.cumsum(-1) == 0).sum(-1, keepdim=True)  # how many before the first
+    refused = (accepted.cumsum(-1) == 0).sum(-1, keepdim=True)  # the number of rejections before the first acceptance
     chosen = w.gather(-1, refused.clamp(max=_PROPOSALS - 1))
     return (d * torch.where(refused < _PROPOSALS, 1 + chosen, 1) ** 3).squeeze(-1)

@@ -32,7 +32,7 @@ _PER_DIM: dict[tuple[type, type], Rule] = {
     (Weibull, Gamma): kl_weibull_gamma,
     (Beta, Beta): kl_beta,
 }
-"""Where the dimensions are independent in both: → ``[B, *E]``, whose sum over the event is the KL."""
+"""Pairs of families with independent dimensions: the function gives the KL of each dimension, ``[B, *E]``."""
 
 _WHOLE: dict[tuple[type, type], Rule] = {
     (FullNormal, FullNormal): kl_normals,
@@ -47,17 +47,17 @@ _WHOLE: dict[tuple[type, type], Rule] = {
     (LogisticNormal, LogisticNormal): kl_logistic_normal,
     (VonMisesFisher, HypersphericalUniform): kl_sphere,
 }
-"""All else: → ``[B]``."""
+"""Other pairs of families: the function gives the KL, ``[B]``."""
 
 
 def kl_per_dim(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) of each latent dimension, ``[B, *E]`` or ``[K, B, *E]``; None where there is no closed form of each."""
+    """KL(q ‖ p) of each latent dimension, ``[B, *E]`` or ``[K, B, *E]``; None if it has no closed form."""
     rule = _PER_DIM.get((type(q), type(p)))
     return None if rule is None else rule(q, p)
 
 
 def kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p), ``[B]``, or ``[K, B]`` where q or p depends on the draw of a parent; None without a closed form."""
+    """KL(q ‖ p), ``[B]``, or ``[K, B]`` if q or p depends on the draw of a parent; None if it has no closed form."""
     rule = _WHOLE.get((type(q), type(p)))
     if rule is not None:
         return rule(_with_draws(q, p), p)
@@ -66,10 +66,10 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def batch_dims(q: Distribution, p: Distribution) -> int:
-    """The leading dimensions of KL(q ‖ p): 1, or 2 where either depends on the draw of a parent."""
+    """The number of leading dimensions of KL(q ‖ p): 1, or 2 if q or p depends on the draw of a parent."""
     return max(1, q.batch_dims, p.batch_dims)
 
 
 def _with_draws(q: Distribution, p: Distribution) -> Distribution:
-    """q with a dimension of draws, ``[1, B, *P]``, where p has one."""
+    """q with a dimension of draws, ``[1, B, *P]``, if p has one."""
     return q.by_draw(1, -1) if p.batch_dims == 2 else q

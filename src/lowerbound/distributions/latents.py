@@ -1,4 +1,4 @@
-"""Several named latents, each drawn given its parents, as one distribution of a flat vector."""
+"""Several named latents, each drawn given its parents, as one distribution over their concatenation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Conditional(ABC):
     event: tuple[int, ...]
     """E: the shape of z_n."""
     parents: tuple[str, ...]
-    """The names of the latents that it reads."""
+    """The names of the latents on which it depends."""
     family: type[Distribution] | Distribution
     """The family of the distribution, for its noise and its properties."""
 
     @abstractmethod
     def given(self, latents: Mapping[str, Tensor]) -> Distribution:
-        """The distribution at the parents' draws ``[K, B, *E]``, with parameters ``[K, B, *P]``."""
+        """The distribution given the parents' draws ``[K, B, *E]``; its parameters are ``[K, B, *P]``."""
 
     @abstractmethod
     def take(self, index: Tensor) -> Self:
@@ -39,13 +39,13 @@ class Conditional(ABC):
         return self.family.noise(lead, self.event, generator, dtype)
 
     def stopped(self) -> Self:
-        """The same conditional without gradients to its parameters or networks; those to the parents' draws stay."""
+        """A copy without gradients to its parameters or networks; gradients to the parents' draws are kept."""
         return dataclasses.replace(self, **detached_fields(self))  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
 class Known(Conditional):
-    """A latent without parents: its distribution is known for the whole batch."""
+    """A latent without parents: its distribution does not depend on other latents."""
 
     event: tuple[int, ...]
     distribution: Distribution
@@ -68,9 +68,10 @@ class Known(Conditional):
 
 @dataclass(frozen=True)
 class Computed(Conditional):
-    """A latent whose distribution ``network`` computes from ``inputs [B, …]`` of the rows and its parents' draws.
+    """A latent whose distribution is ``network(*inputs, context)``, computed for every draw of its parents.
 
-    The parents, flattened, and then ``context [B, C]`` are the network's context ``[K·B, C']``, its last argument.
+    ``inputs [B, …]`` are those of the rows. The last argument of the network is the concatenation of the parents' draws
+    (flattened) and ``context [B, C]``: ``[K·B, C']``.
     """
 
     event: tuple[int, ...]
@@ -97,7 +98,7 @@ class Computed(Conditional):
 
 @dataclass(frozen=True)
 class Merged(Conditional):
-    """A posterior made with its prior: ``merge(q, p)`` of the two distributions at the parents' draws."""
+    """A posterior that is combined with its prior: ``merge(q, p)`` of both distributions given the parents' draws."""
 
     own: Conditional
     prior: Conditional
@@ -124,10 +125,10 @@ class Merged(Conditional):
 
 @dataclass(frozen=True)
 class Latents(Distribution):
-    """Π_n p(z_n | parents) over named latents; z ``[K, B, d]`` is all of them, flattened and joined end to end.
+    """Π_n p(z_n | parents) over named latents; z ``[K, B, d]`` is their concatenation, each flattened.
 
-    ``conditionals``: each latent's distribution, by its name. Draws are ancestral: parents first. The noise is that of
-    the latents, flattened and joined in the order of ``conditionals``; z is in the order of ``names``, where given.
+    ``conditionals``: each latent's distribution by name. Sampling is ancestral: parents first. The noise is the
+    concatenation of the latents' noise in the order of ``conditionals``; z is in the order of ``names``, if given.
     """
 
     conditionals: Mapping[str, Conditional]
@@ -135,24 +136,24 @@ class Latents(Distribution):
     names: tuple[str, ...] = ()
 
     @property
-    def reparameterisation(self) -> Reparameterisation | None:  # type: ignore[override]  # of all its latents
+    def reparameterisation(self) -> Reparameterisation | None:  # type: ignore[override]  # depends on the latents
         return "composition" if all(each.differentiable for each in self.families().values()) else None
 
     @property
-    def unconstrained(self) -> bool:  # type: ignore[override]  # as its latents are
+    def unconstrained(self) -> bool:  # type: ignore[override]  # depends on the latents
         return all(each.unconstrained for each in self.families().values())
 
     @property
     def events(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each latent, in the order in which z joins them."""
+        """The shape of each latent, in the order of z."""
         return {name: self.conditionals[name].event for name in self.names or self.conditionals}
 
     def nodes(self) -> Mapping[str, Distribution]:
         for name, one in self.conditionals.items():
             if one.parents:
                 raise ValueError(
-                    f"latent {name!r} has the parents {', '.join(one.parents)}, so its distribution is known given "
-                    "their draws only: ask given(latents)."
+                    f"latent {name!r} has the parents {', '.join(one.parents)}, so its distribution depends on their "
+                    "draws; use given(latents) instead of nodes()."
                 )
         return self.given({})
 
@@ -160,17 +161,17 @@ class Latents(Distribution):
         return {name: _family(one.family) for name, one in self.conditionals.items()}
 
     def given(self, latents: Mapping[str, Tensor]) -> dict[str, Distribution]:
-        """The distribution of each latent at the draws ``[K, B, *E]`` of its parents."""
+        """The distribution of each latent given the draws ``[K, B, *E]`` of its parents."""
         return {name: one.given(latents) for name, one in self.conditionals.items()}
 
-    def noise(  # type: ignore[override]  # of the families of its latents
+    def noise(  # type: ignore[override]  # depends on the latents
         self, lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
     ) -> Tensor:
         each = [one.noise(lead, generator, dtype).flatten(len(lead)) for one in self.conditionals.values()]
         return torch.cat(each, -1)
 
     def noises(self, noise: Tensor) -> dict[str, Tensor]:
-        """The noise of each latent, from the joined ``noise [K, B, …]``."""
+        """Split the concatenated ``noise [K, B, …]`` into the noise of each latent."""
         found, first = {}, 0
         for name, one in self.conditionals.items():
             shape = one.noise((0, 0), torch.Generator(noise.device), noise.dtype).shape[2:]
@@ -179,7 +180,7 @@ class Latents(Distribution):
         return found
 
     def draw(self, noise: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Each latent's own z ``[K, B, *E]`` and noise, by its name."""
+        """Draw each latent: its z ``[K, B, *E]`` and its noise, by name."""
         noises, found = self.noises(noise), dict[str, Tensor]()
         for name in order(self.conditionals):
             found[name] = self.conditionals[name].given(found).sample(noises[name])
@@ -189,11 +190,11 @@ class Latents(Distribution):
         return self.join({name: z for name, (z, _) in self.draw(noise).items()})
 
     def join(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """z ``[K, B, d]`` of each latent's own ``[K, B, *E]``."""
+        """Concatenate the latents ``[K, B, *E]`` to z ``[K, B, d]``."""
         return torch.cat([latents[name].flatten(2) for name in self.events], -1)
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
-        """Each latent's own ``[K, B, *E]``, from z ``[K, B, d]``: the inverse of ``join``."""
+        """Split z ``[K, B, d]`` into the latents ``[K, B, *E]``: the inverse of ``join``."""
         return split(z, self.events)
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ class Latents(Distribution):
         return torch.stack(terms).sum(0)
 
     def entropy(self) -> Tensor | None:
-        """The sum of the latents' entropies, ``[B]``; None where a latent has none, or has parents."""
+        """The sum of the latents' entropies, ``[B]``; None if a latent has parents, or no closed-form entropy."""
         if any(one.parents for one in self.conditionals.values()):
             return None
         terms = [part.entropy() for part in self.nodes().values()]
@@ -210,7 +211,7 @@ class Latents(Distribution):
         return torch.stack(known).sum(0) if len(known) == len(terms) else None
 
     def mean(self) -> Tensor | None:
-        """The latents' means joined, ``[B, d]``; None where a latent has none, or has parents."""
+        """The concatenated means of the latents, ``[B, d]``; None if a latent has parents, or no closed-form mean."""
         if any(one.parents for one in self.conditionals.values()):
             return None
         nodes = self.nodes()
@@ -225,23 +226,23 @@ class Latents(Distribution):
 
 
 def conditionals(distribution: Distribution, event: tuple[int, ...]) -> Mapping[str, Conditional]:
-    """The latents of a distribution by name: those of ``Latents``, or the one of any other, ``"z"``."""
+    """The latents of a distribution by name: those of ``Latents``; the only latent of another distribution is "z"."""
     return distribution.conditionals if isinstance(distribution, Latents) else {"z": Known(event, distribution)}
 
 
 def split(z: Tensor, events: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Latents of shapes ``events`` by name, from z ``[K, B, d]`` of all of them joined."""
+    """Split the concatenation z ``[K, B, d]`` into latents of shapes ``events``, by name."""
     pieces = z.split([size(event) for event in events.values()], -1)
     return {name: own.unflatten(-1, event) for (name, event), own in zip(events.items(), pieces, strict=True)}
 
 
 def order(latents: Mapping[str, Conditional]) -> tuple[str, ...]:
-    """The names with parents before their children."""
+    """The names of the latents, parents before their children."""
     return parents_first({name: one.parents for name, one in latents.items()})
 
 
 def descendants(latents: Mapping[str, Conditional]) -> dict[str, set[str]]:
-    """For each latent, the latents that are drawn given it: its children, theirs, and so on."""
+    """For each latent, its children, their children, and so on."""
     found: dict[str, set[str]] = {name: set() for name in latents}
     for name in reversed(order(latents)):
         for above in latents[name].parents:
@@ -250,38 +251,41 @@ def descendants(latents: Mapping[str, Conditional]) -> dict[str, set[str]]:
 
 
 def parents_first(parents: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The names with each one's ``parents`` before it. Refuses a parent that is no latent, and cycles."""
+    """The names, ``parents`` before their children. Raises ValueError for an unknown parent or a cycle."""
     for name, above in parents.items():
         for each in above:
             if each not in parents:
                 raise ValueError(
-                    f"latent {name!r} has the parent {each!r}, which is no latent; they are {', '.join(parents)}."
+                    f"latent {name!r} has the parent {each!r}, which is not a latent; the latents are "
+                    f"{', '.join(parents)}."
                 )
     try:
         return tuple(graphlib.TopologicalSorter(parents).static_order())
     except graphlib.CycleError as error:
         cycle: list[Any] = error.args[1]
-        raise ValueError(f"latents cannot be their own ancestors: {' → '.join(cycle)}; remove a parent.") from None
+        raise ValueError(f"the parents form a cycle: {' → '.join(cycle)}; remove one of them.") from None
 
 
 def check_parents(
     parts: Mapping[str, nn.Module], parents: Mapping[str, Sequence[str]] | None
 ) -> dict[str, tuple[str, ...]]:
-    """The parents of each latent that has any. Refuses names that are none, parents that are unknown, and cycles."""
+    """The parents of each latent that has any. Raises ValueError for an invalid name, an unknown parent or a cycle."""
     if not parts or not all(isinstance(name, str) and name for name in parts):
-        raise ValueError(f"give each latent its part by name; got {', '.join(map(repr, parts)) or 'none'}.")
+        raise ValueError(f"latents need names, as in Latents({{'z': …}}); got {', '.join(map(repr, parts)) or 'none'}.")
     for name, part in parts.items():
         if getattr(part, "family", None) is Latents:
-            raise ValueError(f"latent {name!r} is itself of several latents; name them all in one.")
+            raise ValueError(f"latent {name!r} itself consists of several latents; list them all in one Latents.")
     given = {name: tuple(above) for name, above in (parents or {}).items() if above}
     if unknown := given.keys() - parts.keys():
-        raise ValueError(f"parents= has {sorted(unknown)[0]!r}, which is no latent; they are {', '.join(parts)}.")
+        raise ValueError(
+            f"parents= names {sorted(unknown)[0]!r}, which is not a latent; the latents are {', '.join(parts)}."
+        )
     parents_first({name: given.get(name, ()) for name in parts})
     return given
 
 
 def size(event: tuple[int, ...]) -> int:
-    """How many numbers a latent of this shape has."""
+    """The number of elements of a latent of this shape."""
     return torch.Size(event).numel()
 
 
@@ -292,5 +296,5 @@ def _family(of: type[Distribution] | Distribution) -> Family:
 
 
 def _repeated(value: Tensor, lead: torch.Size) -> Tensor:
-    """``value [B, …]`` for each of K draws, ``[K·B, …]``."""
+    """Repeat ``value [B, …]`` for each of K draws: ``[K·B, …]``."""
     return value.expand(*lead, *value.shape[1:]).flatten(0, 1)

@@ -12,9 +12,9 @@ from lowerbound.distributions.family import Distribution, uniform
 
 @dataclass(frozen=True)
 class Mixture(Distribution):
-    """Σ_c π_c p_c(z), a prior: ``components`` a distribution of C rows, ``logits [C]`` of their shares.
+    """Σ_c π_c p_c(z), a prior: ``components`` is a distribution with C rows, ``logits [C]`` are those of π.
 
-    Its noise is a uniform value, which chooses the component, and the component's own.
+    The noise is a uniform value, which selects the component, and the noise of the component.
     """
 
     components: Distribution
@@ -22,10 +22,10 @@ class Mixture(Distribution):
     batch_dims: int = 0
 
     @property
-    def unconstrained(self) -> bool:  # type: ignore[override]  # as its components are
+    def unconstrained(self) -> bool:  # type: ignore[override]  # depends on the components
         return self.components.unconstrained
 
-    def noise(  # type: ignore[override]  # of the components' family
+    def noise(  # type: ignore[override]  # depends on the components
         self, lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
     ) -> Tensor:
         own = self.components.noise(lead, event, generator, dtype).flatten(len(lead))
@@ -34,7 +34,10 @@ class Mixture(Distribution):
     def sample(self, noise: Tensor) -> Tensor:
         mean = self.components.mean()
         if mean is None:
-            raise ValueError(f"a mixture of {type(self.components).__name__} cannot be drawn from.")
+            raise ValueError(
+                f"sampling a mixture of {type(self.components).__name__} is not supported; use components of another "
+                "family."
+            )
         lead, event = noise.shape[:2], tuple(mean.shape[1:])
         shape = self.components.noise((0, 0), event, torch.Generator(noise.device), noise.dtype).shape[2:]
         shares = self.logits.softmax(0).cumsum(0)

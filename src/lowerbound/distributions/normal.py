@@ -13,9 +13,9 @@ from lowerbound.distributions.family import Distribution, standard_normal
 
 @dataclass(frozen=True)
 class Normal(Distribution):
-    """Independent normals: ``loc`` and ``scale`` of one shape, ``[B, *E]`` (a posterior) or ``[*E]`` (a prior).
+    """Independent normals: ``loc`` and ``scale`` are ``[B, *E]`` (a posterior) or ``[*E]`` (a prior).
 
-    z = loc + scale · ε, ε ~ N(0, I). Densities sum over the event dimensions.
+    z = loc + scale · ε, ε ~ N(0, I). Log-densities are summed over the event dimensions.
     """
 
     domain = "real numbers"
@@ -46,7 +46,7 @@ class Normal(Distribution):
         ).sum(-1)
 
     def log_prob_of_each(self, z: Tensor) -> Tensor:
-        """Two matrix products, z²·τ and z·μτ with τ = 1/σ², in double precision, for their large terms cancel."""
+        """By two matrix products, z²·τ and z·μτ with τ = 1/σ²; in double precision, because large terms cancel."""
         z = z.flatten(1).double()
         loc, scale = (each.reshape(-1, z.shape[1]).double() for each in (self.loc, self.scale))
         precision = scale.square().reciprocal()

@@ -1,4 +1,4 @@
-"""Mixtures of normals, as posteriors."""
+"""Mixtures of normals as posteriors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lowerbound.distributions.family import Distribution, standard_normal, unifo
 class NormalMixture(Distribution):
     """Σ_c π_c N(loc_c, diag scale_c²): ``logits [B, C]`` of π, ``loc`` and ``scale`` ``[B, C, d]``.
 
-    Differentiable in all three, exactly, by the conditional CDFs F(z_i | z_1 … z_{i−1}): as the parameters change z
-    moves such that each keeps its value. That is d steps, and where components lie far apart the gradients of the
+    Exactly differentiable with respect to all three: the gradient of z keeps each conditional CDF
+    F(z_i | z_1 … z_{i−1}) constant. This takes d sequential steps. If components are far apart, the gradients of the
     logits have a large variance. Graves 2016; Figurnov et al. 2018, §4.
     """
 
@@ -30,7 +30,7 @@ class NormalMixture(Distribution):
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """A uniform value that chooses the component, and d normal ones."""
+        """A uniform value, which selects the component, and d standard normal values."""
         chooses, normals = uniform((*lead, 1), generator, dtype), standard_normal(lead + event, generator, dtype)
         return torch.cat([chooses, normals], -1)
 
@@ -51,8 +51,8 @@ class NormalMixture(Distribution):
         return torch.einsum("...c,...cd->...d", self.logits.softmax(-1), self.loc)
 
     def _moving(self, z: Tensor) -> Tensor:
-        """The values of z, with their derivatives: dz_i = −dF(z_i | z_1 … z_{i−1}) / p(z_i | z_1 … z_{i−1})."""
-        log_weights, moving = self.logits, []  # of the components given the coordinates so far
+        """z with the gradient dz_i = −dF(z_i | z_1 … z_{i−1}) / p(z_i | z_1 … z_{i−1})."""
+        log_weights, moving = self.logits, []  # log-weights of the components given z_1 … z_{i−1}
         for value, loc, scale in zip(z.unbind(-1), self.loc.unbind(-1), self.scale.unbind(-1), strict=True):
             weights, x = log_weights.softmax(-1), value.unsqueeze(-1)
             cdf = (weights * torch.special.ndtr((x - loc) / scale)).sum(-1)

@@ -1,4 +1,4 @@
-"""Distributions of proportions."""
+"""Distributions of proportions: Beta, Dirichlet, logistic-normal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lowerbound.distributions.normal import Normal, kl_normal
 class Beta(Distribution):
     """Independent betas: ``a`` and ``b``, ``[B, *E]``. log p(z) = (a − 1) log z + (b − 1) log(1 − z) − log B(a, b).
 
-    z = g_a/(g_a + g_b) of two gamma values, differentiated as those are.
+    z = g_a/(g_a + g_b) for two gamma variables, with their implicit gradients.
     """
 
     domain = "numbers from 0 to 1"
@@ -62,7 +62,7 @@ class Beta(Distribution):
 class Dirichlet(Distribution):
     """C proportions that sum to 1: ``concentration`` α ``[B, C]``. log p(z) = Σ (α_c − 1) log z_c − log B(α).
 
-    z = g/Σg of C gamma values, differentiated as those are. The density is that of the first C − 1 proportions.
+    z = g/Σg for C gamma variables, with their implicit gradients. The density is that of the first C − 1 proportions.
     """
 
     domain = "proportions that sum to 1"
@@ -126,14 +126,15 @@ def kl_dirichlet(q: Dirichlet, p: Dirichlet) -> Tensor:
 
 
 def kl_logistic_normal(q: LogisticNormal, p: LogisticNormal) -> Tensor:
-    """KL(q ‖ p), ``[B]``: that of the normals, since z is a function of y that has an inverse."""
+    """KL(q ‖ p), ``[B]``: equal to that of the normals, because z is an invertible function of y."""
     return kl_normal(Normal(q.loc, q.scale), Normal(p.loc, p.scale)).sum(-1)
 
 
 def _log_prob(log_z: Tensor, alpha: Tensor) -> Tensor:
-    """log-density of a Dirichlet: with s = Σα and u = log z − log α/s,
+    """log-density of a Dirichlet. With s = Σα and u = log z − log α/s, it is computed as
 
-    −Σ α(eᵘ − 1 − u) − Σ log z + Σ log α − log s − Σ R(α) + R(s), where Σ α(eᵘ − 1) = 0 takes the rounding of u away.
+    −Σ α(eᵘ − 1 − u) − Σ log z + Σ log α − log s − Σ R(α) + R(s). The term Σ α(eᵘ − 1), which is 0 in exact arithmetic,
+    compensates the rounding of u.
     """
     total = alpha.sum(-1)
     u = log_z - (alpha.log() - total.log().unsqueeze(-1))
@@ -142,14 +143,14 @@ def _log_prob(log_z: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _entropy(alpha: Tensor) -> Tensor:
-    """Gammas g = rz have the entropies of r and of z and (C − 1) E[log r] between them."""
+    """H(z) = H(g) − H(r) − (C − 1) E[log r], for gamma variables g = r z with sum r."""
     total, n = alpha.sum(-1), alpha.shape[-1]
     rest = (n - 1) * (total.log() - digamma_remainder(total))
     return gamma_entropy(alpha).sum(-1) - gamma_entropy(total) - rest
 
 
 def _divergence(q: Tensor, p: Tensor) -> Tensor:
-    """Gammas of these concentrations diverge by as much as their proportions and their sums do."""
+    """KL of proportions: the KL of gamma variables with these concentrations minus the KL of their sums."""
     q_total, p_total = q.sum(-1), p.sum(-1)
     log_means = (q.log() - q_total.log().unsqueeze(-1)) - (p.log() - p_total.log().unsqueeze(-1))
     return gamma_divergence(q, p, log_means).sum(-1) - gamma_divergence(q_total, p_total, torch.zeros_like(q_total))

@@ -16,17 +16,18 @@ from lowerbound.distributions.densities import HALF_LOG_2PI
 from lowerbound.distributions.family import Distribution, standard_normal, uniform
 
 _PROPOSALS = 24
-_NODES = 64  # of the quadrature of dw/dκ
+_NODES = 64  # quadrature nodes for dw/dκ
 _FAR = 40.0  # nats: e⁻⁴⁰ ≈ 4e-18
 
 
 @dataclass(frozen=True)
 class VonMisesFisher(Distribution):
-    """Unit vectors about ``loc [B, d]``, itself of length 1, with ``concentration`` κ ``[B]``; d ≥ 2.
+    """Von Mises-Fisher: unit vectors around the unit vector ``loc [B, d]``, d ≥ 2, with ``concentration`` κ ``[B]``.
 
-    log p(z) = κ⟨loc, z⟩ + (d/2 − 1) log κ − log I_{d/2−1}(κ) − (d/2) log 2π, as a density of the sphere's surface.
-    z = w loc + √(1 − w²) v, with v uniform at right angles to loc and w by rejection, from noise that does not know κ;
-    differentiated implicitly in κ, with ∂F(w; κ)/∂κ by quadrature. Wood 1994; Davidson et al. 2018.
+    log p(z) = κ⟨loc, z⟩ + (d/2 − 1) log κ − log I_{d/2−1}(κ) − (d/2) log 2π, a density on the surface of the sphere.
+    z = w loc + √(1 − w²) v, where v is uniform on the directions orthogonal to loc and w is sampled by rejection, from
+    noise that does not depend on κ. The gradient in κ is implicit, with ∂F(w; κ)/∂κ by quadrature. Wood 1994; Davidson
+    et al. 2018.
     """
 
     domain = "unit vectors"
@@ -37,7 +38,7 @@ class VonMisesFisher(Distribution):
 
     @staticmethod
     def noise(lead: tuple[int, ...], event: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        """Proposals by a symmetric beta of d alone, uniform values that accept them, normal ones for v."""
+        """Proposals (symmetric beta values for d), uniform values to accept them, normal values for v."""
         shape = torch.full((2, *lead, _PROPOSALS), (event[-1] - 1) / 2, dtype=dtype, device=generator.device)
         first, second = torch._standard_gamma(shape, generator=generator)
         uniforms = uniform((*lead, _PROPOSALS), generator, dtype)
@@ -46,7 +47,7 @@ class VonMisesFisher(Distribution):
     def sample(self, noise: Tensor) -> Tensor:
         dim = self.loc.shape[-1]
         proposals, uniforms, normals = noise.split([_PROPOSALS, _PROPOSALS, dim], -1)
-        kappa = self.concentration.double()  # 1 − w is of order 1/κ, and its derivative a difference of near numbers
+        kappa = self.concentration.double()  # 1 − w is of order 1/κ; its derivative subtracts nearly equal numbers
         with torch.no_grad():
             gap = _accepted(kappa.unsqueeze(-1), dim, proposals.double(), uniforms.double())
         if torch.is_grad_enabled() and kappa.requires_grad:
@@ -56,7 +57,7 @@ class VonMisesFisher(Distribution):
         return along * self.loc + across * v
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """With ⟨loc, z⟩ − 1 as −½|z − loc|², which keeps its digits where κ is large."""
+        """Computes ⟨loc, z⟩ − 1 as −½|z − loc|², which is accurate for large κ."""
         return self._log_peak() - 0.5 * self.concentration * (z - self.loc).square().sum(-1)
 
     def entropy(self) -> Tensor:
@@ -77,7 +78,7 @@ class VonMisesFisher(Distribution):
 
 @dataclass(frozen=True)
 class HypersphericalUniform(Distribution):
-    """Unit vectors of ``dim`` dimensions, all alike: log p(z) = −log(2 π^(d/2) / Γ(d/2))."""
+    """The uniform distribution of unit vectors of d = ``dim`` dimensions: log p(z) = −log(2 π^(d/2) / Γ(d/2))."""
 
     domain = "unit vectors"
     dim: int
@@ -105,7 +106,7 @@ def kl_sphere(q: VonMisesFisher, p: HypersphericalUniform) -> Tensor:
 
 
 def _accepted(kappa: Tensor, dim: int, proposals: Tensor, uniforms: Tensor) -> Tensor:
-    """1 − w of the first proposal that is accepted, in (0, 2)."""
+    """1 − w, in (0, 2), for the first accepted proposal."""
     b = (dim - 1) / (2 * kappa + (4 * kappa.square() + (dim - 1) ** 2).sqrt())
     t = proposals / (1 - (1 - b) * proposals)
     log_ratio = 2 * kappa * b * (1 / (1 + b) - t) + (dim - 1) * (0.5 * (1 + b) * (1 + (1 - b) * t)).log()
@@ -118,12 +119,12 @@ def _accepted(kappa: Tensor, dim: int, proposals: Tensor, uniforms: Tensor) -> T
 def _slope(gap: Tensor, kappa: Tensor, dim: int) -> Tensor:
     """dw/dκ = −∂F(w; κ)/∂κ / p(w), for w = 1 − gap = cos θ, with A = E[w]:
 
-    sin θ ∫₀^θ (cos t − A) e^(κ(cos t − cos θ)) (sin t/sin θ)^(d−2) dt, or its equal −∫_θ^π where cos θ < A, so that the
-    integrand has one sign.
+    sin θ ∫₀^θ (cos t − A) e^(κ(cos t − cos θ)) (sin t/sin θ)^(d−2) dt. If cos θ < A, it is computed as the equal
+    −sin θ ∫_θ^π, whose integrand does not change sign.
     """
     _, mean = log_bessel(dim / 2 - 1, kappa)
     theta = _angle(gap)
-    beyond = (_FAR + math.sqrt(_FAR * (dim - 1))) / kappa  # where e^(κ cos t) has fallen by more than sin t has grown
+    beyond = (_FAR + math.sqrt(_FAR * (dim - 1))) / kappa  # beyond this the integrand is negligible
     end = torch.where(1 - gap > mean, 0, _angle((gap + beyond).clamp(max=2)))
     width, theta, kappa, mean = (each.unsqueeze(-1) for each in (end - theta, theta, kappa, mean))
     nodes, weights = (torch.tensor(each, dtype=gap.dtype, device=gap.device) for each in _quadrature())
@@ -135,12 +136,12 @@ def _slope(gap: Tensor, kappa: Tensor, dim: int) -> Tensor:
 
 
 def _angle(gap: Tensor) -> Tensor:
-    """θ, 1 − cos θ = gap."""
+    """The angle θ with 1 − cos θ = gap."""
     return 2 * (gap / 2).sqrt().asin()
 
 
 @cache
 def _quadrature() -> tuple[list[float], list[float]]:
-    """Nodes and weights of Gauss and Legendre on [0, 1]."""
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()

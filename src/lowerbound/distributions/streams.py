@@ -1,4 +1,4 @@
-"""Streams of random numbers: each part of a fit, and each row of a query, has its own, so that none moves another."""
+"""Independent streams of random numbers for the parts of a fit and for the rows of a query."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def generator(seed: int, *stream: str | int, device: torch.device | str = "cpu")
 class RowGenerators:
     """One generator per row of a batch: a row's random numbers do not depend on the rows next to it.
 
-    One ``torch.Generator`` per row, filled in a loop, costs about 10 µs per row and call; a counter-based generator in
-    tensor arithmetic would cost more per number than the loop does.
+    A loop over one ``torch.Generator`` per row costs about 10 µs per row and call. A counter-based generator in tensor
+    arithmetic would be slower.
     """
 
     rows: Sequence[torch.Generator]
@@ -35,17 +35,17 @@ class RowGenerators:
 
 
 Randomness = torch.Generator | RowGenerators
-"""Where random numbers of a batch come from: one generator for all rows, or one per row."""
+"""The source of a batch's random numbers: one generator for all rows, or one per row."""
 
 
 def by_row(rng: Randomness, rows: int, draw: Callable[[torch.Generator, range], Tensor]) -> Tensor:
     """Return the random numbers ``[K, B, …]`` of B = ``rows`` rows.
 
-    ``draw(generator, range(i, j))`` gives those of rows i to j, ``[K, j − i, …]``. It is called once with a single
-    generator, and once per row with ``RowGenerators``.
+    ``draw(generator, range(i, j))`` must return those of rows i to j − 1, ``[K, j − i, …]``. It is called once for all
+    rows, or once per row if ``rng`` is ``RowGenerators``.
     """
     if isinstance(rng, torch.Generator):
         return draw(rng, range(rows))
     if len(rng.rows) != rows:
-        raise ValueError(f"there are generators for {len(rng.rows)} rows, and {rows} rows to draw for.")
+        raise ValueError(f"there are {len(rng.rows)} generators for {rows} rows; give one per row.")
     return torch.cat([draw(own, range(row, row + 1)) for row, own in enumerate(rng.rows)], 1)
