@@ -135,6 +135,22 @@ def parameters(likelihood: Likelihood) -> torch.Tensor:
     return params
 
 
+def test_probabilities_of_all_values_are_those_of_each(likelihood):
+    """In rows and values that differ, by the method of all likelihoods and by a family's own."""
+    if likelihood.n_values is None:
+        assert likelihood.support.is_discrete == likelihood.counts
+        return
+    if likelihood.n_values > 20:
+        likelihood = TABLE["discretised logistics, 17 levels"]().double()
+    count, (draws, rows, values) = likelihood.n_values, (2, 3, 4)
+    shape = (draws, rows, likelihood.n_parameters, values)
+    params = torch.randn(shape, generator=rng(1), dtype=torch.float64)
+    each = torch.arange(count, dtype=torch.float64).view(count, 1, 1).expand(count, rows, values)
+    due = torch.stack([likelihood.log_prob_per_value(params, x) for x in each], -1)
+    assert torch.allclose(likelihood.log_probs(params), due, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(Factorised.log_probs(likelihood, params), due, rtol=1e-12, atol=1e-12)
+
+
 def masses(likelihood: Likelihood, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The grid ``[G]`` and the probability of each of its cells, ``[sets, G]``."""
     grid, width = grid_for(likelihood)

@@ -444,7 +444,7 @@ class Informative(nn.Module):
 
     def __init__(self, likelihood: likelihoods.Likelihood) -> None:
         super().__init__()
-        self.likelihood = likelihood
+        self.likelihood = self.of_values = likelihood
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.likelihood.log_prob(params, x, mask)

@@ -34,7 +34,7 @@ from lowerbound.likelihoods import (
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
-from lowerbound.likelihoods.selfmasking import Classes, Line
+from lowerbound.likelihoods.missingness import Classes, Line
 from lowerbound.model import draw
 from lowerbound.nn import MLP, Cells, Chain, seeded
 from lowerbound.storage.model import load

@@ -301,7 +301,6 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
     """Make the estimator, with a recipe's defaults if given; raise usage errors before data are read."""
     from lowerbound.estimators import VAE
     from lowerbound.estimators.parameters import check_parameters, one_of
-    from lowerbound.priors import ConditionalNormal
     from lowerbound.recipes import RECIPES
     from lowerbound.storage.registry import find
 
@@ -316,8 +315,8 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
             told = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
             vae = RECIPES[recipe](**told | more)
         check_parameters(vae.get_params(deep=False))
-        if isinstance(vae.prior, str) and find("priors", vae.prior) is ConditionalNormal:
-            raise ValueError("the prior ConditionalNormal needs a context, which can only be given in Python.")
+        if isinstance(vae.prior, str) and getattr(prior := find("priors", vae.prior), "needs_context", False):
+            raise ValueError(f"the prior {prior.__name__} needs a context, which can only be given in Python.")
     except (ValueError, TypeError, RecursionError) as error:
         raise click.UsageError(str(error)) from error
     return vae

@@ -30,7 +30,7 @@ from lowerbound.cli.base import (
     tell,
 )
 from lowerbound.cli.encode_sample_impute import FIT_A_TABLE
-from lowerbound.cli.table_as_numbers import AsNumbers
+from lowerbound.cli.table_as_numbers import AsNumbers, OfFrame
 from lowerbound.cli.table_options import as_arrow, check_table, keep_option, strict_option
 from lowerbound.errors import DataError
 
@@ -267,7 +267,7 @@ def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as
     if has_posterior(vae):
         found = vae.evidence(x) if judge else vae.log_likelihood(x, samples=samples)
     names = getattr(source, "names", None)
-    shown: Any = vae
+    shown: Any = OfFrame(vae, x)
     if vae.schema_ is not None:
         shown = AsNumbers.of(vae, as_arrow(x))
         x, names = shown.x, shown.names

@@ -1,4 +1,4 @@
-"""View of a model of a table as a model of numbers, for the report: classes as codes, NaN for missing cells."""
+"""Views of a model with the rows to report on: as a frame with its column names; of a table, as numbers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,32 @@ def _word(level: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class AsNumbers:
-    """A fitted VAE with a ``frame`` of rows, converted to numbers ``x [N, D]`` with column ``names``.
+class OfFrame:
+    """A fitted VAE that reads a ``frame`` of rows, which has its feature names, in place of the array it is given."""
+
+    vae: VAE
+    frame: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
+
+    def encode(self, x: Any) -> Any:
+        return self.vae.encode(self.frame)
+
+    def kl(self, x: Any) -> Any:
+        return self.vae.kl(self.frame)
+
+    def reconstruct(self, x: Any) -> Any:
+        return self.vae.reconstruct(self.frame)
+
+
+@dataclass(frozen=True, eq=False)
+class AsNumbers(OfFrame):
+    """The frame of a table converted to numbers ``x [N, D]`` with column ``names``: codes of classes, NaN if missing.
 
     ``levels``: per column, the names of its classes; empty for numbers.
     """
 
-    vae: VAE
-    frame: Any
     x: NDArray[np.float64]
     names: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
@@ -38,17 +56,8 @@ class AsNumbers:
         names = tuple(str(column.name) for column in columns)
         return cls(vae, frame, vae.schema_.encode(frame, lenient=True).values, names, levels)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.vae, name)
-
-    def encode(self, x: Any) -> Any:
-        return self.vae.encode(self.frame)
-
-    def kl(self, x: Any) -> Any:
-        return self.vae.kl(self.frame)
-
     def reconstruct(self, x: Any) -> Any:
-        return self._numbers(self.vae.reconstruct(self.frame))
+        return self._numbers(super().reconstruct(x))
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Any:
         return self._numbers(self.vae.sample(n_samples, random_state))

@@ -21,17 +21,8 @@ from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_domains
 from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
-from lowerbound.storage.registry import find
+from lowerbound.storage.registry import find, names
 
-_SUITS: dict[Domain | None, str] = {
-    "zeros and ones": "Bernoulli",
-    "numbers from 0 to 1": "Beta",
-    "one-hot classes": "Categorical",
-    "proportions that sum to 1": "Dirichlet",
-    "positive numbers": "Gamma",
-    "unit vectors": "HypersphericalUniform",
-}
-"""The prior of latents of these values, where it is not N(0, I)."""
 _WHOLE_BELOW = 2**53  # above, every floating number is whole
 _EXACT_BELOW = 2**24  # whole numbers are exact in single precision
 _SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
@@ -96,19 +87,24 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
     """A prior by name, for the latents of ``posterior`` and rows of ``shape``; None for the one that suits."""
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
-    event, (latent_dim, *_), domain = posterior.event, posterior.event, posterior.family.domain
+    domain = posterior.family.domain
     if prior is None and isinstance(posterior, posteriors.Latents):
         return priors.Latents({name: build_prior(None, one, shape, context) for name, one in posterior.parts.items()})
-    part: Any = find("priors", _SUITS.get(domain, "Normal") if prior is None else prior)
+    part: Any = _default_prior(domain) if prior is None else find("priors", prior)
     check_domains(domain, part.family and part.family.domain, type(posterior).__name__, part.__name__)
-    if part is priors.VampPrior:
-        return priors.VampPrior(event, shape)
-    if part is priors.ConditionalNormal:
-        if context is None:
-            raise ValueError('prior="ConditionalNormal" is p(z|context): give fit a context.')
-        return priors.ConditionalNormal(latent_dim, networks.MLP((context,), (2 * latent_dim,), (64,), nn.SiLU))
-    made: Prior = part(*event)
+    if part.needs_context and context is None:
+        raise ValueError(f'prior="{part.__name__}" is p(z|context): give fit a context.')
+    made: Prior = part.from_data(posterior.event, shape, context or 0)
     return made
+
+
+def _default_prior(domain: Domain | None) -> type[Prior]:
+    """The prior that says it is the default for latents of these values, or N(0, I)."""
+    for name in names("priors"):
+        part: type[Prior] = getattr(priors, name)
+        if part.default and part.family and part.family.domain == domain:
+            return part
+    return priors.Normal
 
 
 def check_channels(shape: tuple[int, ...]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.distributions import constraints
 
 from lowerbound import nn as networks
 from lowerbound.checks import (
@@ -30,7 +29,7 @@ from lowerbound.errors import FormatError
 from lowerbound.estimators.learning import NotGiven, is_own, name_of
 from lowerbound.estimators.parameters import check_parameters
 from lowerbound.estimators.trial import check_computes
-from lowerbound.likelihoods import Product, SelfMasking
+from lowerbound.likelihoods import Product
 from lowerbound.schema import Schema
 from lowerbound.schema.column import CLASSES
 from lowerbound.storage.model import Saved, rebuild
@@ -175,29 +174,21 @@ def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: Saved) -> Non
     """Refuse a schema whose columns are not those of the networks and the likelihood."""
     columns, names = schema.modelled, [str(name) for name in schema.names]
     alike = fitted["shape"] == [len(columns)] and fitted["n_features_in"] == len(names)
-    likelihood = saved.model.likelihood
-    product = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
+    product = saved.model.likelihood.of_values
     if not alike or fitted["feature_names_in"] not in ([], names) or not isinstance(product, Product):
         raise FormatError(f"{CONFIG}: the schema is not of the table that the model was fitted to; {WAY_OUT}.")
-    supports = {j: part.support for part, block in zip(product.likelihoods, product.of, strict=True) for j in block}
-    if len(supports) != len(columns):
+    values = {j: part.n_values or 0 for part, block in zip(product.likelihoods, product.of, strict=True) for j in block}
+    if len(values) != len(columns):
         raise FormatError(
-            f"{CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(supports)}; "
+            f"{CONFIG}: the schema has {len(columns)} columns to model, and the likelihood is of {len(values)}; "
             f"{WAY_OUT}."
         )
     modules = [] if saved.posterior is None else saved.posterior.modules()
     cells = [module.classes for module in modules if isinstance(module, networks.Cells)]
     for j, column in enumerate(columns):
-        classes = {_classes_of(supports[j]), *(each[j] or column.n_classes for each in cells if j < len(each))}
+        classes = {values[j], *(each[j] or column.n_classes for each in cells if j < len(each))}
         if classes != {column.n_classes if column.kind in CLASSES else 0}:
             raise FormatError(
                 f"{CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, and the "
                 f"model has {' and '.join(map(str, sorted(classes)))} for it; {WAY_OUT}."
             )
-
-
-def _classes_of(support: constraints.Constraint) -> int:
-    """How many classes a likelihood is of; 0 of numbers."""
-    if support is constraints.boolean:
-        return 2
-    return int(support.upper_bound) + 1 if isinstance(support, constraints._IntegerInterval) else 0

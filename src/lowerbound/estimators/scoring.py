@@ -21,7 +21,7 @@ from lowerbound.estimators.fitted import USE_BATCH, Fitted
 from lowerbound.estimators.parameters import whole
 from lowerbound.evidence.proposals import row_totals
 from lowerbound.evidence.targets import of_model, settled
-from lowerbound.likelihoods import Product, SelfMasking
+from lowerbound.likelihoods import Product
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
@@ -167,9 +167,7 @@ class Scoring(Fitted):
 
     def _per_spread(self, batch: Batch) -> Tensor | float:
         """The term ``[B]`` to add to log p(x) if densities are per unit of the columns' spread."""
-        likelihood = self.model_.likelihood
-        if isinstance(likelihood, SelfMasking):
-            likelihood = likelihood.likelihood
+        likelihood = self.model_.likelihood.of_values
         if not isinstance(likelihood, Product):
             return 0.0
         logs = likelihood.log_scale.expand(batch.x.shape)

@@ -10,7 +10,6 @@ from lowerbound.errors import FormatError
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
-from lowerbound.priors import ConditionalNormal
 from lowerbound.storage.model import TENSORS
 from lowerbound.storage.parts import CONFIG
 
@@ -51,6 +50,6 @@ def _check_context(model: LatentVariableModel, posterior: Posterior | None, cont
     """Refuse a context of another size than the networks take."""
     modules = [*model.modules(), *([] if posterior is None else posterior.modules())]
     taken = {size for module in modules if (size := getattr(module, "context", 0))}
-    given = any(isinstance(module, ConditionalNormal) for module in modules)
+    given = any(getattr(module, "needs_context", False) for module in modules)
     if context is not None and taken != {context} and (taken or not given):
         raise ValueError(f"a context of {context} numbers is given, and the networks take {sorted(taken) or 'none'}")

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.distributions import constraints
 
 from lowerbound.data import arrays
 from lowerbound.distributions import generator, negative_binomial_log_prob, poisson_log_prob
@@ -16,16 +17,7 @@ from lowerbound.errors import DataError
 from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.shallow import BernoulliMixture, Gaussian, gaussian_mixture, gaussians
-from lowerbound.likelihoods import (
-    Bernoulli,
-    BetaBinomial,
-    Categorical,
-    DiscretizedLogistic,
-    DiscretizedLogisticMixture,
-    Likelihood,
-    Ordinal,
-    Product,
-)
+from lowerbound.likelihoods import Likelihood, Product
 
 _MOST_FULL = 50  # columns of a mixture of full covariances
 Array = NDArray[np.float64]
@@ -81,26 +73,18 @@ class Suited(NamedTuple):
 
 def kind_of(likelihood: Likelihood) -> Suited:
     """Which baselines are of the same base measure as ``likelihood``."""
-    match likelihood:
-        case Bernoulli():
-            return Suited("binary", 2, "")
-        case DiscretizedLogistic() | DiscretizedLogisticMixture():
-            return Suited("levels", likelihood.levels, "")
-        case Categorical() | Ordinal():
-            return Suited("levels", likelihood.n_classes, "")
-        case BetaBinomial():
-            return Suited("levels", likelihood.trials + 1, "")
-        case Likelihood() if likelihood.counts:
-            return Suited("count", 0, "")
-        case Product():
-            parts = {kind_of(part) for part in likelihood.likelihoods}
-            mixed = "the columns are of different kinds, and each baseline takes only one; compare columns of one kind."
-            return parts.pop() if len(parts) == 1 else Suited(None, 0, mixed)
-    name = type(likelihood).__name__
+    name, levels = type(likelihood).__name__, likelihood.n_values
     if likelihood.informative:
         return Suited(None, 0, f"{name} models which cells are missing, and no baseline does.")
-    unknown = f"there is no baseline for {name}, whose base measure is {likelihood.measure}."
-    return Suited("real", 0, "") if likelihood.measure == "Lebesgue" else Suited(None, 0, unknown)
+    if isinstance(likelihood, Product):
+        parts = {kind_of(part) for part in likelihood.likelihoods}
+        mixed = "the columns are of different kinds, and each baseline takes only one; compare columns of one kind."
+        return parts.pop() if len(parts) == 1 else Suited(None, 0, mixed)
+    if levels is not None:
+        return Suited("binary" if likelihood.support is constraints.boolean else "levels", levels, "")
+    if likelihood.counts or likelihood.measure == "Lebesgue":
+        return Suited("count" if likelihood.counts else "real", 0, "")
+    return Suited(None, 0, f"there is no baseline for {name}, whose base measure is {likelihood.measure}.")
 
 
 def baselines(

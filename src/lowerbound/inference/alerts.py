@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound.likelihoods import Bernoulli, Categorical, Likelihood
+from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import eval_mode
 from lowerbound.nn import seeded
@@ -27,7 +27,7 @@ _SAME = tuple(f"{name}Backward" for name in (*_SHAPES, "ToCopy", "Expand", "Slic
 @contextlib.contextmanager
 def decoder_watched(model: LatentVariableModel) -> Iterator[None]:
     """Warn at the decoder's first output in the block if it gives probabilities, where the likelihood reads logits."""
-    if not isinstance(model.likelihood, Bernoulli | Categorical):
+    if not getattr(model.likelihood, "inverse_link", ""):  # nor if it is a module in place of a likelihood
         yield
         return
 
@@ -85,8 +85,7 @@ def fallen(start: float, history: History, values: int) -> str:
 
 
 def _words(likelihood: Likelihood) -> str:
-    name = type(likelihood).__name__
-    last = "softmax" if isinstance(likelihood, Categorical) else "sigmoid"
+    name, last = type(likelihood).__name__, likelihood.inverse_link
     return (
         f"the decoder's outputs lie in [0, 1], as those of a {last} do, and {name} reads them as logits: leave the "
         f"{last} out."

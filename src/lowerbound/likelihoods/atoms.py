@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lowerbound.likelihoods.base import Factorised
 from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Scale
+from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import exact_mean, n_observed
 
 
@@ -23,6 +24,8 @@ class ZeroInflatedLogNormal(Factorised):
 
     measure = "mixed"
     support = constraints.nonnegative
+    masked_by = "log"
+    atoms = 1
 
     def __init__(
         self,
@@ -50,6 +53,12 @@ class ZeroInflatedLogNormal(Factorised):
         some = torch.bernoulli(params[:, :, 0].neg().sigmoid(), generator=generator)
         return torch.where(some > 0, self.above.sample(params[:, :, 1:], generator), 0)
 
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        return line.with_zeros(params[:, :, 0], self.above.log_missing(params[:, :, 1:], line))
+
+    def centre_and_unit(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.above.centre_and_unit(x, mask)
+
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The share of zeros, held half a row from none and from all, and the moments of the other values' logs."""
         above = x > 0 if mask is None else mask & (x > 0)
@@ -69,6 +78,8 @@ class InflatedLogitNormal(Factorised):
 
     measure = "mixed"
     support = constraints.unit_interval
+    masked_by = "logit"
+    atoms = 2
     _LEAST = 1e-6
 
     def __init__(
@@ -103,6 +114,15 @@ class InflatedLogitNormal(Factorised):
         drawn = self.inside.sample(params[:, :, 2:], generator)
         uniform = torch.rand(drawn.shape, generator=generator, device=drawn.device, dtype=drawn.dtype)
         return torch.where(uniform < zero, 0, torch.where(uniform >= 1 - one, 1, drawn))
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        inside = self.inside.log_missing(params[:, :, 2:], line)
+        ends = functional.logsigmoid(line.at(params.new_tensor([0.0, 1.0]))).mT
+        gone = torch.cat([ends.expand(*params.shape[:2], 2, *inside.shape[2:]), inside.unsqueeze(2)], 2)
+        return (self.log_shares(params) + gone).logsumexp(2)
+
+    def centre_and_unit(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inside.centre_and_unit(x, mask)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The shares of both ends and of the rest, half a row at least where there is any, and the logits' moments."""

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
 from lowerbound.likelihoods.base import Factorised, Measure
-from lowerbound.likelihoods.logistic import normal_expectation
+from lowerbound.likelihoods.logistic import normal_expectation, t_expectation
+from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, open_unit
 
 _MORE_THAN_HALF = 0.51  # of a step: half of one may be rounded down
@@ -96,6 +97,9 @@ class LocationScale(Factorised):
             self.raw_scale.zero_()
         return bias
 
+    def centre_and_unit(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.shift, self.spread
+
     @abstractmethod
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """μ and σ of each value's own distribution; a spread of 0 where it does not vary."""
@@ -105,6 +109,7 @@ class Normal(LocationScale):
     """x ∈ ℝ, N(μ, σ²); arguments as in ``LocationScale``."""
 
     support = constraints.real
+    masked_by = "value"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         return normal_log_prob(x, self.mu(params), self.sigma(params))
@@ -114,6 +119,9 @@ class Normal(LocationScale):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return _normal_sample(self.mu(params), self.sigma(params), generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        return normal_expectation(*line.image(self.mu(params), self.sigma(params)))
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return mean_of(x, mask), deviation_of(x, mask)
@@ -150,6 +158,9 @@ class Transformed(LocationScale):
         rounding = (self.log_step - self._log_slope(self.shift)).exp() / (math.sqrt(12) * self.spread)
         return rounding.clamp(max=0.5).clamp(min=super()._floor)
 
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        return normal_expectation(*line.image(self.mu(params), self.sigma(params)))
+
     @abstractmethod
     def _log_slope(self, y: Tensor) -> Tensor:
         """log dx/dy at the value y of the function."""
@@ -164,6 +175,7 @@ class LogNormal(Transformed):
     """
 
     support = constraints.positive
+    masked_by = "log"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         inside = x > 0
@@ -172,6 +184,10 @@ class LogNormal(Transformed):
 
     def mean(self, params: Tensor) -> Tensor:
         return (self.mu(params) + 0.5 * self.sigma(params).square()).exp()
+
+    def typical(self, params: Tensor) -> Tensor:
+        """The median where the scale is the decoder's: there the mean hangs on a tail that few data tell."""
+        return self.mu(params).exp() if self.scale == "entry" else self.mean(params)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return _normal_sample(self.mu(params), self.sigma(params), generator).exp()
@@ -191,6 +207,7 @@ class LogitNormal(Transformed):
     """
 
     support = open_unit
+    masked_by = "logit"
     needs = "nothing"
 
     @classmethod
@@ -231,6 +248,7 @@ class StudentT(LocationScale):
     """
 
     support = constraints.real
+    masked_by = "value"
 
     def __init__(
         self,
@@ -262,6 +280,9 @@ class StudentT(LocationScale):
         loc, half = self.mu(params), 0.5 * self.degrees()
         width = (half / torch._standard_gamma(half.expand(loc.shape), generator=generator)).sqrt()
         return _normal_sample(loc, self.sigma(params) * width, generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        return t_expectation(*line.image(self.mu(params), self.sigma(params)), self.degrees())
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(self.df, str):

@@ -10,6 +10,7 @@ from torch.nn import functional
 from lowerbound.distributions import negative_binomial_log_prob, poisson_log_prob
 from lowerbound.distributions.densities import EXTREME
 from lowerbound.likelihoods.base import Factorised
+from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import deviation_of, exact_mean, log_mean_count
 
 
@@ -19,6 +20,7 @@ class Poisson(Factorised):
     measure = "counting"
     support = constraints.nonnegative_integer
     counts = True
+    masked_by = "value"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         return poisson_log_prob(x, params.squeeze(2))
@@ -28,6 +30,11 @@ class Poisson(Factorised):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(params), generator=generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        mean = self.mean(params)
+        log_rate = params.movedim(2, -1)
+        return line.of_counts(lambda x: poisson_log_prob(x, log_rate), mean, mean.sqrt(), torch.ones_like(mean))
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return log_mean_count(x, mask).unsqueeze(0)
@@ -43,6 +50,7 @@ class NegativeBinomial(Factorised):
     n_parameters = 2
     support = constraints.nonnegative_integer
     counts = True
+    masked_by = "value"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         log_mean, log_r = params.unbind(2)
@@ -54,6 +62,9 @@ class NegativeBinomial(Factorised):
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         log_mean, log_r = params.unbind(2)
         return _negative_binomial_sample(log_mean, log_r, generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        return _negative_binomial_missing(params[:, :, 0], params[:, :, 1], line)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         mean = log_mean_count(x, mask).exp()
@@ -71,6 +82,7 @@ class ZeroInflatedNegativeBinomial(Factorised):
     n_parameters = 3
     support = constraints.nonnegative_integer
     counts = True
+    masked_by = "value"
     _LEAST = 0.01  # π to start from: at 0 there would be nothing to learn it by
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
@@ -87,6 +99,10 @@ class ZeroInflatedNegativeBinomial(Factorised):
         logit, log_mean, log_r = params.unbind(2)
         counted = torch.bernoulli(logit.neg().sigmoid(), generator=generator)
         return counted * _negative_binomial_sample(log_mean, log_r, generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        logit, log_mean, log_r = params.unbind(2)
+        return line.with_zeros(logit, _negative_binomial_missing(log_mean, log_r, line))
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """By the mean, the variance and the share of zeros, which grows with π where the other two are held."""
@@ -106,3 +122,10 @@ def _negative_binomial_sample(log_mean: Tensor, log_r: Tensor, generator: torch.
     log_r = log_r.clamp(-EXTREME, EXTREME)
     gamma = torch._standard_gamma(log_r.exp(), generator=generator)
     return torch.poisson(gamma * (log_mean - log_r).exp(), generator=generator)
+
+
+def _negative_binomial_missing(log_mean: Tensor, log_r: Tensor, line: Line) -> Tensor:
+    mean, r = log_mean.unsqueeze(-1), log_r.unsqueeze(-1)
+    tail = 1 + (log_mean - log_r).exp()
+    deviation = (0.5 * log_mean).exp() * tail.sqrt()
+    return line.of_counts(lambda x: negative_binomial_log_prob(x, mean, r), log_mean.exp(), deviation, tail)

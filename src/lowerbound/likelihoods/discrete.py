@@ -21,7 +21,8 @@ class Bernoulli(Factorised):
 
     measure = "counting"
     support = constraints.boolean
-    one_scale = True
+    one_scale = classes = True
+    inverse_link = "sigmoid"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         # x·logit − softplus(logit) without its cancellation, and in fewer passes over K·B·X values
@@ -44,6 +45,10 @@ class Bernoulli(Factorised):
         found = x - params.sigmoid().squeeze(2)
         return (found if mask is None else torch.where(mask, found, 0)).unsqueeze(2)
 
+    def log_probs(self, params: Tensor) -> Tensor:
+        logit = params.squeeze(2)
+        return functional.logsigmoid(torch.stack([-logit, logit], -1))
+
     def mean(self, params: Tensor) -> Tensor:
         return params.squeeze(2).sigmoid()
 
@@ -65,19 +70,18 @@ def _together(values: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Categorical(Factorised):
-    """x ∈ {0, …, C − 1}; the parameters are C logits. Its ``mean`` is the probability of each class, last."""
+class OfClasses(Factorised):
+    """x ∈ {0, …, C − 1}; the ``mean`` is the probability of each class, last."""
 
     measure = "counting"
-    one_hot_mean = True
-    one_scale = True
+    one_hot_mean = one_scale = classes = True
     needs = "largest"
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
         if n_classes < 2:
-            raise ValueError(f"a categorical needs at least 2 classes, got {n_classes}.")
-        self.n_classes = self.n_parameters = n_classes
+            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got {n_classes}.")
+        self.n_classes = n_classes
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
@@ -88,11 +92,28 @@ class Categorical(Factorised):
     def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.n_classes - 1)
 
+    def mean(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).exp()
+
+
+class Categorical(OfClasses):
+    """x ∈ {0, …, C − 1}; the parameters are C logits. Its ``mean`` is the probability of each class, last."""
+
+    ordered = False
+    inverse_link = "softmax"
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__(n_classes)
+        self.n_parameters = n_classes
+
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         known = (x >= 0) & (x < self.n_classes)  # what is no class, NaN too, has no probability
         index = torch.where(known, x, 0).long().unsqueeze(1).expand(*params.shape[:2], 1, *x.shape[1:])
         log_prob = (params.gather(2, index) - params.logsumexp(2, keepdim=True)).squeeze(2)
         return torch.where(known, log_prob, -math.inf)
+
+    def log_probs(self, params: Tensor) -> Tensor:
+        return params.log_softmax(2).movedim(2, -1)
 
     def mean(self, params: Tensor) -> Tensor:
         return params.softmax(2).movedim(2, -1)
@@ -106,45 +127,30 @@ class Categorical(Factorised):
         return torch.log(class_counts(x, mask, self.n_classes) / (n_observed(x, mask) + 0.5 * self.n_classes))
 
 
-class Ordinal(Factorised):
+class Ordinal(OfClasses):
     """x ∈ {0, …, C − 1}, in that order: p(x ≤ c) = F(θ_c − μ), F the logistic's CDF, θ_0 < … < θ_C−2 cut points.
 
     The parameter is μ; the cut points are learned, for all values or for each value of ``shape``: the first, and
     the gaps between them, which are positive. Its ``mean`` is the probability of each class, last. McCullagh 1980.
     """
 
-    measure = "counting"
-    one_hot_mean = True
-    one_scale = True
-    needs = "largest"
     _LEAST_GAP = 1e-6  # a class that is never seen keeps a finite log-probability
 
     def __init__(self, n_classes: int, shape: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"an ordinal needs at least 2 classes, got {n_classes}.")
-        self.n_classes = n_classes
+        super().__init__(n_classes)
         self.shape = tuple(shape)
         self.first_cut = nn.Parameter(torch.full((*self.shape, 1), 1 - n_classes / 2))
         self.raw_gaps = nn.Parameter(torch.zeros(*self.shape, n_classes - 2))
 
-    @classmethod
-    def from_data(cls, given: Any) -> Self:
-        """Of classes up to the largest value, ``given``."""
-        return cls(max(2, given + 1))
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(0, self.n_classes - 1)
-
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         known = (x >= 0) & (x < self.n_classes)
-        log_probs = self._log_probs(params)
+        log_probs = self.log_probs(params)
         index = torch.where(known, x, 0).long().expand(log_probs.shape[:-1]).unsqueeze(-1)
         return torch.where(known, log_probs.gather(-1, index).squeeze(-1), -math.inf)
 
-    def mean(self, params: Tensor) -> Tensor:
-        return self._log_probs(params).exp()
+    def best(self, expected: Tensor) -> Tensor:
+        """The median, which is fewest levels away on average."""
+        return (expected.cumsum(-1) < 0.5).sum(-1).to(expected.dtype)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         loc = params.squeeze(2)
@@ -168,8 +174,7 @@ class Ordinal(Factorised):
         gaps = positive(self.raw_gaps) + self._LEAST_GAP
         return torch.cat([self.first_cut, self.first_cut + gaps.cumsum(-1)], -1), gaps
 
-    def _log_probs(self, params: Tensor) -> Tensor:
-        """log p of each class, ``[K, B, *X, C]``."""
+    def log_probs(self, params: Tensor) -> Tensor:
         cuts, gaps = self._cuts_and_gaps()
         loc = params.squeeze(2).unsqueeze(-1)
         zero = torch.zeros_like(loc)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from lowerbound.distributions import inverse_positive, logistic_noise, positive
 from lowerbound.likelihoods.base import Factorised, Measure
 from lowerbound.likelihoods.continuous import LocationScale
+from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 
 _MIN_SCALE = 0.01  # levels: there all mass is in one level, and less would only overflow
@@ -143,6 +144,7 @@ class RoundedLogistic(LocationScale):
     measure: Measure = "counting"
     counts = True
     support = constraints.nonnegative_integer
+    masked_by = "value"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         return log_mass(x, self.mu(params), self.sigma(params))
@@ -152,6 +154,13 @@ class RoundedLogistic(LocationScale):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return _sample(self.mu(params), self.sigma(params), math.inf, generator)
+
+    def log_missing(self, params: Tensor, line: Line) -> Tensor:
+        loc = self.mu(params)
+        scale = self.sigma(params).expand_as(loc)
+        at, of = loc.unsqueeze(-1), scale.unsqueeze(-1)
+        wide = 5 * scale + 0.5  # its tails fall by e a scale, on both sides
+        return line.of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), wide, scale)
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """With the mean of the data, though what lies below counts as 0, and with tails for the few that deviate."""

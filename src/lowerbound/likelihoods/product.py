@@ -69,7 +69,7 @@ class Product(Factorised):
         return constraints.stack([found[j] for j in range(len(found))], -1)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        triples = zip(self.likelihoods, self.split(params), self._by_block(x), strict=True)
+        triples = zip(self.likelihoods, self.split(params), self.by_block(x), strict=True)
         values = self.joined([part.log_prob_per_value(own, columns) for part, own, columns in triples])
         return values if self.scale is None else values - self.log_scale
 
@@ -82,14 +82,14 @@ class Product(Factorised):
         return self.joined([part.sample(own, generator) for part, own in pairs])
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        masks = [None] * len(self.of) if mask is None else self._by_block(mask)
-        triples = zip(self.likelihoods, self._by_block(x), masks, strict=True)
+        masks = [None] * len(self.of) if mask is None else self.by_block(mask)
+        triples = zip(self.likelihoods, self.by_block(x), masks, strict=True)
         biases = [part.initialise(columns, seen) for part, columns, seen in triples]
         return self.joined([_padded(bias, self.n_parameters) for bias in biases])
 
     def split(self, params: Tensor) -> list[Tensor]:
         """The parameters of each likelihood, ``[K, B, P_j, …, its columns]``."""
-        pairs = zip(self.likelihoods, self._by_block(params), strict=True)
+        pairs = zip(self.likelihoods, self.by_block(params), strict=True)
         return [own[:, :, : part.n_parameters] for part, own in pairs]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
@@ -97,7 +97,7 @@ class Product(Factorised):
         values = torch.cat(list(parts), -1)
         return values if self.in_order else values.index_select(-1, self.place)
 
-    def _by_block(self, values: Tensor) -> list[Tensor]:
+    def by_block(self, values: Tensor) -> list[Tensor]:
         """The last axis in pieces, one for each likelihood."""
         if values.shape[-1] != len(self.order):
             raise ValueError(f"there are likelihoods of {len(self.order)} columns for {values.shape[-1]} columns.")

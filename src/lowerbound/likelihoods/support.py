@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import constraints
 
 from lowerbound.data import Rows, arrays
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.likelihoods.base import Likelihood
-from lowerbound.likelihoods.discrete import Bernoulli
-from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture
 from lowerbound.likelihoods.product import Product
-from lowerbound.likelihoods.selfmasking import SelfMasking
 
 _CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
 _LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
@@ -75,7 +73,7 @@ def _outside(likelihood: Likelihood, x: Tensor, mask: Tensor | None) -> tuple[in
 
 def _check_columns(likelihood: Likelihood, x: Tensor) -> None:
     """Refuse rows of another number of columns than a ``Product`` has likelihoods."""
-    inner = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
+    inner = getattr(likelihood, "of_values", likelihood)
     if isinstance(inner, Product) and x.shape[1:] != (columns := sum(map(len, inner.of)),):
         raise DataError(
             f"the rows have shape {list(x.shape[1:])}, but the Product has likelihoods for {columns} columns: give it "
@@ -86,8 +84,8 @@ def _check_columns(likelihood: Likelihood, x: Tensor) -> None:
 def _cannot(likelihood: Likelihood) -> str:
     """What is wrong with a value, and the way out."""
     ways = "choose another likelihood"
-    if isinstance(likelihood, DiscretizedLogistic | DiscretizedLogisticMixture):
+    if getattr(likelihood, "needs", "") == "max_value":
         ways += ", or give max_value, the largest value"
-    if isinstance(likelihood, Bernoulli):
+    if likelihood.support is constraints.boolean:
         ways += ', or binarise grey values (binarise="afresh")'
     return f"{type(likelihood).__name__} cannot produce; {ways}, or correct the value"

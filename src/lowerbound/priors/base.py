@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,17 @@ class Prior(nn.Module, ABC):
     family: ClassVar[type[Distribution] | None] = None
     conditional: ClassVar[bool] = False
     """Whether ``forward`` reads its context, so that the latent can have parents in ``Latents``."""
+    default: ClassVar[bool] = False
+    """Whether it is the prior of latents of its family's domain if none is named."""
+    needs_context: ClassVar[bool] = False
+    """Whether it is p(z|context) only, so that a fit must be given a context."""
     needs_posterior: ClassVar[bool] = False
     """Whether ``forward`` takes the posterior as its second argument, for a prior that is made of it."""
+
+    @classmethod
+    def from_data(cls, event: tuple[int, ...], shape: tuple[int, ...], context: int) -> Self:
+        """Make one for latents of shape ``event``, rows of ``shape`` and a context of so many numbers."""
+        return cls(*event)
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ class Bernoulli(Prior):
     """p(z) = Π Bernoulli(z_i; σ(logit_i)), z ∈ {0, 1}^d."""
 
     family = distributions.Bernoulli
+    default = True
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class Categorical(Prior):
     """d variables of ``n_classes`` each, one-hot: z ``[d, C]``."""
 
     family = distributions.Categorical
+    default = True
 
     def __init__(self, latent_dim: int, n_classes: int) -> None:
         super().__init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import positive
-from lowerbound.nn import apply
+from lowerbound.nn import MLP, apply
 from lowerbound.priors.base import Prior
 from lowerbound.shapes import expect
 
@@ -63,11 +65,16 @@ class ConditionalNormal(Prior):
     """p(z|c) = N(μ(c), diag σ²(c)): ``network`` gives μ and then the raw σ, ``[B, C] → [B, 2d]``. Sohn et al. 2015."""
 
     family = distributions.Normal
-    conditional = True
+    conditional = needs_context = True
 
     def __init__(self, latent_dim: int, network: nn.Module) -> None:
         super().__init__()
         self.latent_dim, self.network = latent_dim, network
+
+    @classmethod
+    def from_data(cls, event: tuple[int, ...], shape: tuple[int, ...], context: int) -> Self:
+        latent_dim, *_ = event
+        return cls(latent_dim, MLP((context,), (2 * latent_dim,), (64,), nn.SiLU))
 
     @property
     def event(self) -> tuple[int, ...]:

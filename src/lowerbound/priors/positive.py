@@ -14,6 +14,7 @@ class Gamma(Prior):
     """p(z) = Π Gamma(z_i; concentration, rate); ``learned``: each dimension's own, from these values."""
 
     family = distributions.Gamma
+    default = True
 
     def __init__(self, latent_dim: int, concentration: float = 1.0, rate: float = 1.0, learned: bool = False) -> None:
         super().__init__()
@@ -34,6 +35,7 @@ class Beta(Prior):
     """p(z) = Π Beta(z_i; a, b); ``learned``: each dimension's own, from these values."""
 
     family = distributions.Beta
+    default = True
 
     def __init__(self, latent_dim: int, a: float = 1.0, b: float = 1.0, learned: bool = False) -> None:
         super().__init__()
@@ -53,6 +55,7 @@ class Dirichlet(Prior):
     """p(z) = Dirichlet(z; concentration), ``latent_dim`` proportions; ``learned``: each one's own, from this value."""
 
     family = distributions.Dirichlet
+    default = True
 
     def __init__(self, latent_dim: int, concentration: float = 1.0, learned: bool = False) -> None:
         super().__init__()

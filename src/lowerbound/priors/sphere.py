@@ -13,6 +13,7 @@ class HypersphericalUniform(Prior):
     """Unit vectors of ``latent_dim`` dimensions, all alike; goes with ``posteriors.VonMisesFisher``."""
 
     family = distributions.HypersphericalUniform
+    default = True
     like: Tensor
 
     def __init__(self, latent_dim: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,10 @@ class VampPrior(Prior):
         super().__init__()
         self._event, self.in_shape, self.components = tuple(event), tuple(in_shape), components
         self.pseudo_inputs = nn.Parameter(torch.zeros(components, *self.in_shape))
+
+    @classmethod
+    def from_data(cls, event: tuple[int, ...], shape: tuple[int, ...], context: int) -> Self:
+        return cls(event, shape)
 
     @property
     def event(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.data import Rows
@@ -16,7 +17,7 @@ from lowerbound.distributions import Randomness, by_row
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import settled
-from lowerbound.likelihoods import Bernoulli, Factorised, Likelihood, LogNormal, Ordinal, Product
+from lowerbound.likelihoods import Factorised, Likelihood, Product
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
@@ -162,8 +163,7 @@ def _check(model: LatentVariableModel) -> None:
 
 def _of_values(model: LatentVariableModel) -> LatentVariableModel:
     """The model without what it says of missingness."""
-    likelihood = getattr(model.likelihood, "likelihood", None) if is_informative(model) else None
-    if likelihood is None:
+    if (likelihood := model.likelihood.of_values) is model.likelihood:
         return model
     return LatentVariableModel(model.prior, model.decoder, likelihood).train(model.training)
 
@@ -196,9 +196,8 @@ def _sample(model: LatentVariableModel, params: Tensor, rng: Randomness) -> Tens
 
 def _best(model: LatentVariableModel, part: Part) -> Tensor:
     """Return one value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
-    likelihood = model.likelihood
+    likelihood = model.likelihood.of_values
     if is_informative(model):
-        likelihood = getattr(likelihood, "likelihood", likelihood)
         return _decided(likelihood, _mean_of_draws(model, likelihood, part))
     return _decided(likelihood, part.mean(model, lambda params: _means(likelihood, params)))
 
@@ -229,14 +228,7 @@ def _means(likelihood: Likelihood, params: Tensor) -> Tensor:
     if not isinstance(likelihood, Product):
         return likelihood.mean(params)
     pairs = zip(likelihood.likelihoods, likelihood.split(params), strict=True)
-    return torch.cat([_flat(part, _middle(part, own)) for part, own in pairs], -1)
-
-
-def _middle(likelihood: Likelihood, params: Tensor) -> Tensor:
-    """The mean; of a log-normal whose scale is the decoder's the median: its mean hangs on a tail that few tell."""
-    if isinstance(likelihood, LogNormal) and likelihood.scale == "entry":
-        return likelihood.mu(params).exp()
-    return likelihood.mean(params)
+    return torch.cat([_flat(part, part.typical(own)) for part, own in pairs], -1)
 
 
 def _seen(likelihood: Likelihood, x: Tensor) -> Tensor:
@@ -251,7 +243,7 @@ def _seen(likelihood: Likelihood, x: Tensor) -> Tensor:
 def _decided(likelihood: Likelihood, means: Tensor) -> Tensor:
     """One value for each cell, ``[B, *X]``, from the ``means`` of ``_means``."""
     if not isinstance(likelihood, Product):
-        return _value(likelihood, means)
+        return likelihood.best(means)
     classes = [_classes(part) for part in likelihood.likelihoods]
     sizes = [len(block) * max(1, count) for block, count in zip(likelihood.of, classes, strict=True)]
     found: Sequence[Tensor] = means.split(sizes, -1)
@@ -260,18 +252,12 @@ def _decided(likelihood: Likelihood, means: Tensor) -> Tensor:
 
 
 def _in_column(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    """As ``_value``; of a binary column, the more probable of its two."""
-    return (mean > 0.5).to(mean.dtype) if isinstance(likelihood, Bernoulli) else _value(likelihood, mean)
-
-
-def _value(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    if isinstance(likelihood, Ordinal):
-        return (mean.cumsum(-1) < 0.5).sum(-1).to(mean.dtype)
-    return mean.argmax(-1).to(mean.dtype) if likelihood.one_hot_mean else mean
+    """One value; of a binary column, the more probable of its two."""
+    return (mean > 0.5).to(mean.dtype) if likelihood.support is constraints.boolean else likelihood.best(mean)
 
 
 def _classes(likelihood: Likelihood) -> int:
-    return int(getattr(likelihood, "n_classes", 0)) if likelihood.one_hot_mean else 0
+    return (likelihood.n_values or 0) if likelihood.one_hot_mean else 0
 
 
 def _one_hot(likelihood: Likelihood, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.distributions import constraints
 
-from lowerbound.likelihoods import Categorical, Likelihood
+from lowerbound.likelihoods import Likelihood
 
 Array = NDArray[Any]
 _LEAST_PIXELS = 64  # flat rows with fewer values are shown as a table
@@ -34,7 +34,7 @@ class Look:
         shape = x.shape[1:]
         if len(shape) == 1:
             side = math.isqrt(shape[0])
-            grey = _interval(likelihood) is not None and not isinstance(likelihood, Categorical)
+            grey = _interval(likelihood) is not None and likelihood.ordered
             if not grey or side * side != shape[0] or shape[0] < _LEAST_PIXELS:
                 return None
             shape = (side, side)

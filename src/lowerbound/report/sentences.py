@@ -16,7 +16,7 @@ import lowerbound
 from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
-from lowerbound.likelihoods import Likelihood, Measure, Product, SelfMasking
+from lowerbound.likelihoods import Likelihood, Measure, Product
 from lowerbound.report.facts import STOPPED, FittedVAE, Training, has_posterior
 
 _FEW_DRAWS = 10  # effective draws: with fewer, a row's estimate is unreliable
@@ -161,7 +161,7 @@ def likelihood_words(likelihood: Likelihood) -> str:
 
 def _product(likelihood: Likelihood) -> Product | None:
     """Return the product over columns: the likelihood itself, or the one inside ``SelfMasking``."""
-    inner = likelihood.likelihood if isinstance(likelihood, SelfMasking) else likelihood
+    inner = likelihood.of_values
     return inner if isinstance(inner, Product) else None
 
 

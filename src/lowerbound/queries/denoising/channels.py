@@ -142,28 +142,29 @@ class _Exact(_Values):
 
 
 class _Columns(_Values):
-    """The columns of a product, each with a channel of its own, which reads the first of the parameters."""
+    """The columns of a product: each of its likelihoods has a channel of its own."""
 
     def __init__(self, columns: Sequence[_Values], product: likelihoods.Product) -> None:
-        self.columns, self.counts = columns, [part.n_parameters for part in product.likelihoods]
+        self.columns, self.product = columns, product
 
     def log_values(self, params: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([column.log_values(own, known) for column, own, known in self._each(params, y)], -1)
+        return self.product.joined([column.log_values(own, known) for column, own, known in self._each(params, y)])
 
     def moments(self, params: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        found = [column.moments(own, known) for column, own, known in self._each(params, y)]
-        return torch.cat([mean for mean, _ in found], -1), torch.cat([variance for _, variance in found], -1)
+        means, variances = zip(
+            *(column.moments(own, known) for column, own, known in self._each(params, y)), strict=True
+        )
+        return self.product.joined(means), self.product.joined(variances)
 
     def sample(self, params: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.cat([column.sample(own, known, rng) for column, own, known in self._each(params, y)], -1)
+        return self.product.joined([column.sample(own, known, rng) for column, own, known in self._each(params, y)])
 
     def impossible(self, y: Tensor) -> Tensor:
-        pairs = zip(self.columns, y.split(1, -1), strict=True)
-        return torch.cat([column.impossible(known) for column, known in pairs], -1)
+        pairs = zip(self.columns, self.product.by_block(y), strict=True)
+        return self.product.joined([column.impossible(known) for column, known in pairs])
 
     def _each(self, params: Tensor, y: Tensor) -> Iterator[tuple[_Values, Tensor, Tensor]]:
-        parts = zip(params.split(1, -1), self.counts, strict=True)
-        return zip(self.columns, (own[:, :, :count] for own, count in parts), y.split(1, -1), strict=True)
+        return zip(self.columns, self.product.split(params), self.product.by_block(y), strict=True)
 
 
 class Projected(Channel):
@@ -254,15 +255,15 @@ def _values(noise: Noise, likelihood: likelihoods.Likelihood, scale: Tensor | No
 
 def _columns(noise: Noise, product: likelihoods.Product, scale: Tensor | None) -> _Columns:
     kind = likelihoods.Bernoulli if scale is None else likelihoods.Normal
-    scales = [None] * len(product.likelihoods) if scale is None else scale.split(1, -1)
+    scales = [None] * len(product.of) if scale is None else product.by_block(scale)
     columns: list[_Values] = []
-    for number, (part, own) in enumerate(zip(product.likelihoods, scales, strict=True)):
+    for part, own, block in zip(product.likelihoods, scales, product.of, strict=True):
         if isinstance(part, kind):
             columns.append(_values(noise, part, own))
         elif scale is None or part.measure == "counting":
             columns.append(_Exact(part))
         else:
-            raise ValueError(_no_rule(noise, f"column {number} of the model's Product is {type(part).__name__}"))
+            raise ValueError(_no_rule(noise, f"column {block[0]} of the model's Product is {type(part).__name__}"))
     if not any(isinstance(part, kind) for part in product.likelihoods):
         raise ValueError(_no_rule(noise, f"no column of the model's Product is {kind.__name__}"))
     return _Columns(columns, product)
