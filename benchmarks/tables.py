@@ -67,6 +67,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = record.parse(parser)
+    if options.peers is not None and not options.peers.exists():
+        parser.error(f"--peers names {options.peers}, which does not exist; give a Python that has ctgan")
     options.cache, options.folder = options.cache.expanduser().resolve(), options.folder.resolve()
     for name, known in (("only", tuple(TITLES)), ("methods", METHODS), ("again", METHODS)):
         given = [each for each in getattr(options, name).split(",") if each]

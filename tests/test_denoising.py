@@ -18,7 +18,8 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, seeded
 from lowerbound.posteriors import DiagonalNormal
 from lowerbound.queries.denoising import Denoised, Flips, Gaussian, average_pooling, denoise
-from lowerbound.queries.denoising.clean_rows import _Moments, _settled
+from lowerbound.queries.denoising.clean_rows import _moments, _settled
+from lowerbound.queries.posterior_sampling import Part
 
 MIXING = np.random.default_rng(3).normal(size=(3, 6))
 
@@ -88,19 +89,33 @@ def test_chains_put_right_what_a_poor_encoder_has_wrong(operator):
     mean, deviation, evidence = exact(truth, y, a, scale)
     noise = Gaussian(scale, None if operator is None else torch.tensor(operator))
     narrow, model = truth.posterior(widen=0.2), truth.model()
-    found = denoise(model, narrow, torch.tensor(y), noise, rng(), samples=2000)
+    found = denoise(model, narrow, torch.tensor(y), noise, rng(), samples=2000, fit=False)
     assert found.refined.all()
     assert found.trusted.all()
-    assert found.ess.min() > 300
+    assert found.ess.min() > 150, "of 1,000 states of chains"
     assert errors(found, mean, deviation).max() < 4.5
     np.testing.assert_allclose(found.standard_deviation, deviation, rtol=0.1)
     assert (np.abs(found.log_evidence - evidence) < 4.5 * found.standard_error).all()
     assert found.standard_error.max() < 0.02
     with pytest.warns(RuntimeWarning, match=r"of 12 rows too few draws .* refine=True"):
-        crude = denoise(model, narrow, torch.tensor(y), noise, rng(), samples=2000, refine=False)
+        crude = denoise(model, narrow, torch.tensor(y), noise, rng(), samples=2000, refine=False, fit=False)
     assert not crude.refined.any()
     off = np.abs(crude.mean - mean) / (deviation / np.sqrt(found.ess)[:, None])
-    assert np.median(off.max(1)) > 8, "the unrefined answer is to be told from the right one"
+    assert np.median(off.max(1)) > 5, "the unrefined answer is to be told from the right one"
+
+
+@pytest.mark.parametrize("operator", [None, MIXING])
+def test_fitted_proposals_put_right_what_a_poor_encoder_has_wrong(operator):
+    truth, scale, a = pca(), 1.0, np.eye(6) if operator is None else operator
+    _, y = corrupted(truth, 12, a, scale)
+    mean, deviation, evidence = exact(truth, y, a, scale)
+    noise = Gaussian(scale, None if operator is None else torch.tensor(operator))
+    found = denoise(truth.model(), truth.posterior(widen=0.2), torch.tensor(y), noise, rng(), samples=2000)
+    assert not found.refined.any()
+    assert found.trusted.all()
+    assert errors(found, mean, deviation).max() < 4.5
+    np.testing.assert_allclose(found.standard_deviation, deviation, rtol=0.1)
+    assert (np.abs(found.log_evidence - evidence) < 4.5 * found.standard_error).all()
 
 
 def test_draws_are_of_the_posterior_and_cover_the_truth_as_often_as_they_say():
@@ -326,24 +341,36 @@ def test_memory_is_of_a_batch_and_not_of_all_draws(monkeypatch):
     seen = []
     model = truth.model()
     model.decoder.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
-    monkeypatch.setattr("lowerbound.queries.denoising.clean_rows._ROWS", 2)
     monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 64)
     found = denoise(model, truth.posterior(1.5), torch.tensor(y), Gaussian(scale), rng(), samples=3001, draws=70)
     assert max(seen) <= 64
     assert errors(found, mean, deviation).max() < 4.5
 
 
-def test_moments_in_chunks_are_those_of_all_draws_whatever_the_weights_scale():
-    random, total = np.random.default_rng(0), _Moments()
+class _Given:
+    """A model and a channel whose latents are the moments themselves."""
+
+    def decode(self, z, context):
+        return z
+
+    def moments(self, params, y):
+        return params[..., 0], params[..., 1]
+
+
+def test_moments_in_chunks_are_those_of_all_draws_whatever_the_weights_scale(monkeypatch):
+    monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 24)
+    random = np.random.default_rng(0)
     log_w = 30 * random.normal(size=(60, 3)) + np.linspace(-400, 800, 60)[:, None] * np.array([0, 1, -1])
     log_w[:7, 0] = -np.inf
     mean, variance = 1e4 + random.normal(size=(60, 3, 2)), random.random((60, 3, 2))
-    for log_some, *some in zip(*(np.split(each, [5, 6, 40]) for each in (log_w, mean, variance)), strict=True):
-        total.add(torch.tensor(log_some), *map(torch.tensor, some))
-    shares = np.exp(log_w - log_w.max(0))[..., None] / np.exp(log_w - log_w.max(0)).sum(0)[:, None]
-    due = (shares * mean).sum(0)
-    np.testing.assert_allclose(total.mean, due, rtol=1e-13)
-    np.testing.assert_allclose(total.variance, (shares * (variance + (mean - due) ** 2)).sum(0), rtol=1e-8)
+    shares = np.exp(log_w - log_w.max(0)) / np.exp(log_w - log_w.max(0)).sum(0)
+    z = torch.tensor(np.stack([mean, variance], -1))
+    batch = lb.draw.Batch(torch.zeros(3, 2), None, torch.arange(3), torch.ones(3))
+    part = Part(np.arange(3), torch.arange(3), batch, None, z, torch.tensor(shares), z[:0], torch.zeros(4, 3), 1)
+    found = _moments(_Given(), _Given(), part)
+    due = (shares[..., None] * mean).sum(0)
+    np.testing.assert_allclose(found[0], due, rtol=1e-13)
+    np.testing.assert_allclose(found[1], (shares[..., None] * (variance + (mean - due) ** 2)).sum(0), rtol=1e-8)
 
 
 def test_chains_that_stay_or_drift_are_not_settled():
@@ -355,6 +382,9 @@ def test_chains_that_stay_or_drift_are_not_settled():
 
 def test_latents_that_are_not_real_numbers_are_not_refined_and_that_is_said():
     model, posterior = bits()
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter.mul_(10)  # too sure of itself
     y = torch.ones(2, 5).double()
     with pytest.warns(RuntimeWarning, match="2 of 2 rows too few .* no chains"):
         found = denoise(model, posterior, y, Flips(0.1), rng(), samples=20)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound import likelihoods
 from lowerbound.data import Rows
 from lowerbound.queries import complete, posterior_sampling
+from lowerbound.queries.denoising import Gaussian, denoise
 from lowerbound.queries.row_streams import RowStreams
 
 N = 150
@@ -53,6 +55,62 @@ def test_any_partition_and_any_order_give_the_same_bytes(vae, asked):
     pd.testing.assert_frame_equal(shuffled, whole, check_exact=True)
     pd.testing.assert_frame_equal(halves, whole, check_exact=True)
     pd.testing.assert_frame_equal(alone, whole.iloc[[0, 100]], check_exact=True)
+
+
+def mixed(draws: int | None = None, **options):
+    """Answers of ``denoise`` for noisy rows of normals, bits and classes; some of the normals are missing."""
+    product = likelihoods.Product(
+        [likelihoods.Normal("dimension", shape=(2,)), likelihoods.Bernoulli(), likelihoods.Categorical(3)],
+        [[0, 1], [2, 3], [4]],
+    )
+    with lb.nn.seeded(0):
+        decoder, encoder = lb.nn.MLP((2,), (3, 5), (16,)), lb.nn.MLP((5,), (4,), (16,))
+        model = lb.LatentVariableModel(lb.priors.Normal(2), decoder, product)
+    y = model.sample(N, torch.Generator().manual_seed(1)).detach()
+    y[:, :2] += 0.5 * torch.randn(N, 2, generator=torch.Generator().manual_seed(2))
+    y[::4, 0], y[1::4, 1] = torch.nan, torch.nan  # no row lacks both: it could equal another
+    posterior = lb.posteriors.DiagonalNormal(2, encoder)
+
+    def ask(rows) -> dict[str, np.ndarray]:
+        rng = torch.Generator().manual_seed(0)
+        found = vars(denoise(model, posterior, y[list(rows)], Gaussian(0.5), rng, draws=draws, **options))
+        return {
+            name: np.moveaxis(each, 1, 0) if name == "draws" else each
+            for name, each in found.items()
+            if each is not None
+        }
+
+    return ask
+
+
+@pytest.mark.filterwarnings("ignore:of .* rows too few draws")
+@pytest.mark.parametrize("draws", [None, 3])
+def test_any_partition_and_any_order_of_noisy_rows_give_the_same_bytes(draws):
+    ask = mixed(draws, samples=60, refine=False)
+    order = np.random.default_rng(0).permutation(N)
+    whole, shuffled, parts = ask(range(N)), ask(order), [ask(range(71)), ask(range(71, N))]
+    alone = [ask([0]), ask([100])]
+    assert ("draws" in whole) == (draws is not None)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(shuffled[name], values[order])
+        np.testing.assert_array_equal(np.concatenate([each[name] for each in parts]), values)
+        np.testing.assert_array_equal(np.concatenate([each[name] for each in alone]), values[[0, 100]])
+
+
+@pytest.mark.filterwarnings("ignore:of .* chains have not settled")
+def test_chains_of_a_noisy_row_do_not_depend_on_the_others(monkeypatch):
+    monkeypatch.setattr(posterior_sampling.refining, "_WARM_UP", 4)
+    monkeypatch.setattr(posterior_sampling.refining, "_SETTLE", 2)
+    every = torch.ones_like
+    monkeypatch.setattr(
+        posterior_sampling, "too_few", lambda part, how, first=False: every(part.totals[2], dtype=torch.bool)
+    )
+    ask = mixed(3, samples=20)
+    whole, backwards, some = ask(range(20)), ask(range(19, -1, -1)), ask(range(5, 12))
+    assert whole["refined"].all()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(backwards[name][::-1], values)
+        np.testing.assert_array_equal(some[name], values[5:12])
 
 
 @pytest.mark.filterwarnings("ignore:importance sampling has")

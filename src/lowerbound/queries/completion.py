@@ -21,7 +21,7 @@ from lowerbound.likelihoods import Factorised, Likelihood, Product
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
-from lowerbound.queries.posterior_sampling import Part, Sampling, parts, too_few, width
+from lowerbound.queries.posterior_sampling import Part, Sampling, parts, too_few
 from lowerbound.queries.refining import Refine, is_informative
 from lowerbound.queries.surprise import Surprise
 from lowerbound.training import in_order
@@ -182,7 +182,7 @@ def _at(rows: Rows, places: NDArray[np.int64]) -> Rows:
 def _missing(model: LatentVariableModel, part: Part) -> Tensor:
     """Draw x ~ p(x|z) at each drawn z, ``[M, B, *X]``."""
     found, first, rng = [], 0, part.streams.generators("cells")
-    for count in chunks(len(part.drawn), len(part.batch.x), width(model, part.batch)):
+    for count in chunks(len(part.drawn), len(part.batch.x), part.width):
         found.append(_sample(model, model.decode(part.drawn[first : first + count], part.batch.context), rng))
         first += count
     return torch.cat(found)
@@ -211,7 +211,7 @@ def _mean_of_draws(model: LatentVariableModel, likelihood: Likelihood, part: Par
     for row in part.rows.tolist():
         total, first, context = torch.zeros((), dtype=torch.float64), 0, part.batch.context
         context = None if context is None else context[row : row + 1]
-        for count in chunks(len(part.z), 1, width(model, part.batch)):
+        for count in chunks(len(part.z), 1, part.width):
             some = slice(first, first + count)
             params = model.decode(part.z[some, row : row + 1], context)
             values = _seen(likelihood, model.likelihood.sample_missing(params, generators[row]))[:, 0].double()  # type: ignore[operator]

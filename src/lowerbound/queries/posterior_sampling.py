@@ -1,4 +1,4 @@
-"""The one sampler of z ~ p(z|x_observed) behind completions, conditional draws and anomaly scores.
+"""The one sampler of z ~ p(z|x_observed) behind completions, conditional draws, anomaly scores and denoised rows.
 
 Importance sampling from the posterior, then from a proposal fitted to the row, then chains: each for the rows of which
 the one before has too few effective draws. Every batch has a fixed size and every row its own random numbers, so that
@@ -23,7 +23,7 @@ from lowerbound.draw import Batch
 from lowerbound.evidence import pareto, proposals
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import WeightTotal, chunks
-from lowerbound.evidence.targets import Target, of_model, settled
+from lowerbound.evidence.targets import Target, Targets, of_model, settled
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
@@ -45,6 +45,7 @@ _LATENT_VALUES = 2**24  # held at once
 _FIRST = 0.4  # k̂ above which draws from q alone are not enough: q may be too narrow, and its weights miss a part
 _MORE = 10  # times as many draws, for rows of which there were too few
 _CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # chains per row at least; chains × rows at once; rows of a batch
+_CHAIN_VALUES = 2**22  # numbers of all chains at once, whose gradients are held too
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Part:
     ``places [n]``: which of all the rows are answered; ``rows [n]``: where they stand in the batch. ``batch``: B rows,
     0 where nothing is observed; ``streams``: theirs. ``z [S, B, *E]`` with ``shares [S, B]`` that sum to 1, in double
     precision; ``drawn [M, B, *E]`` without shares. ``totals [4, B]``: log p(x_observed), its standard error, the
-    effective sample size and k̂, by importance sampling.
+    effective sample size and k̂, by importance sampling. ``width``: numbers that each draw takes in memory.
     """
 
     places: Places
@@ -107,6 +108,7 @@ class Part:
     shares: Tensor
     drawn: Tensor
     totals: Tensor
+    width: int
     refined: bool = False
 
     def answered(self, values: Tensor, dim: int = 0) -> Tensor:
@@ -117,7 +119,7 @@ class Part:
         """Return Σ_k share_k f(params_k) ``[B, …]`` of f: params ``[K, B, P, *X]`` → ``[K, B, …]``, in double
         precision."""
         total, first = torch.zeros((), dtype=torch.float64, device=self.z.device), 0
-        for count in chunks(len(self.z), len(self.batch.x), width(model, self.batch)):
+        for count in chunks(len(self.z), len(self.batch.x), self.width):
             some = slice(first, first + count)
             values = statistic(model.decode(self.z[some], self.batch.context)).double()
             shares = self.shares[some].view(*values.shape[:2], *[1] * (values.dim() - 2))
@@ -177,14 +179,18 @@ def parts(
     how: Sampling,
     warn: bool = True,
     together: int = _ROWS,
+    targets: Targets | None = None,
 ) -> Iterator[Part]:
     """Draw for all ``rows``, each row in one part. To be read without gradients.
 
     ``warn``: warn of rows that are left with too few effective draws. ``together``: rows of a batch, at most.
+    ``targets``: log p(y, z) of rows y that are not of the model itself, but noisy, say.
     """
-    rows, targets = settled(rows, model, rng), of_model(model, posterior)
+    nothing = np.zeros(len(rows), bool)
+    if targets is None:
+        rows, targets = settled(rows, model, rng), of_model(model, posterior)
+        nothing = _nothing_observed(rows, model)
     streams = RowStreams.of(rows, rng, apart=how.draws > 0)
-    nothing = _nothing_observed(rows, model)
     size = _size(together, how.samples + how.draws, model)
     for places, batch, own in _batches(rows, np.flatnonzero(nothing), size, streams):
         yield _of_prior(places, batch, own, targets(batch), how)
@@ -208,7 +214,7 @@ def parts(
         if not len(left):
             return
     if how.refine is not None:
-        yield from _refined(model, posterior, rows, failed, how, streams)
+        yield from _refined(model, posterior, targets, rows, failed, how, streams)
     elif warn:
         _warn(failed.totals[2], len(rows), how.tries[-1])
 
@@ -231,8 +237,10 @@ class _Failed:
         self._places: list[Places] = []
         self._totals: list[Tensor] = []
         self._starts: list[Tensor] = []
+        self.width = 1
 
     def add(self, part: Part, some: NDArray[np.bool_], starts: Tensor | None) -> None:
+        self.width = part.width
         self._places.append(part.places[some])
         index = torch.from_numpy(np.flatnonzero(some))
         self._totals.append(part.answered(part.totals, 1)[:, index])
@@ -250,11 +258,6 @@ class _Failed:
     @property
     def starts(self) -> Tensor:
         return torch.cat(self._starts, 1)
-
-
-def width(model: LatentVariableModel, batch: Batch) -> int:
-    """Return how many numbers the decoder gives per draw."""
-    return batch.x[0].numel() * model.likelihood.n_parameters
 
 
 def _nothing_observed(rows: Rows, model: LatentVariableModel) -> NDArray[np.bool_]:
@@ -300,7 +303,7 @@ def _of_prior(places: Places, batch: Batch, streams: RowStreams, target: Target,
     z, drawn = prior.sample(noise).split([how.samples, how.draws])
     totals = torch.zeros(4, len(batch.x), dtype=torch.float64, device=z.device)
     totals[2], totals[3] = how.samples, -torch.inf
-    return Part(places, torch.arange(len(places)), batch, streams, z, _alike(z), drawn, totals)
+    return Part(places, torch.arange(len(places)), batch, streams, z, _alike(z), drawn, totals, target.width)
 
 
 def _weighted_part(
@@ -320,7 +323,7 @@ def _weighted_part(
     possible = (log_w > -torch.inf).any(0)
     shares = torch.where(possible, log_w, 0).softmax(0)  # where no draw is possible, all are alike, with an ESS of 0
     totals = torch.cat([total.result()[:3], shape.unsqueeze(0)])
-    part = Part(places, torch.arange(len(places)), batch, streams, z, shares, z[:0], totals)
+    part = Part(places, torch.arange(len(places)), batch, streams, z, shares, z[:0], totals, target.width)
     return replace(part, drawn=_chosen(part, draws, "drawn")) if draws else part
 
 
@@ -358,6 +361,7 @@ def _chosen(part: Part, draws: int, stream: str) -> Tensor:
 def _refined(
     model: LatentVariableModel,
     posterior: Posterior,
+    targets: Targets,
     rows: Rows,
     failed: _Failed,
     how: Sampling,
@@ -365,8 +369,9 @@ def _refined(
 ) -> Iterator[Part]:
     """Run chains for the rows that failed: draws are the chains' ends, and means are over all that they kept."""
     starts, totals, first = failed.starts, failed.totals, 0
-    chains, targets = len(starts), of_model(model, posterior)
-    size = _size(min(_REFINED, max(1, _CHAIN_ROWS // chains)), refining.KEPT * chains, model)
+    chains = len(starts)
+    most = min(_REFINED, _CHAIN_ROWS // chains, _CHAIN_VALUES // (chains * failed.width))
+    size = _size(most, refining.KEPT * chains, model)
     for places, batch, own in _batches(rows, failed.places, size, streams):
         index = torch.arange(first, first + len(places))
         index = torch.cat([index, index[:1].expand(size - len(places))])
@@ -380,7 +385,8 @@ def _refined(
         states = torch.cat(ends, 1)
         z = states.flatten(0, 1)
         here = torch.arange(len(places))
-        yield Part(places, here, batch, own, z, _alike(z), states[-1, : how.draws], totals[:, index], True)
+        drawn = states[-1, : how.draws]
+        yield Part(places, here, batch, own, z, _alike(z), drawn, totals[:, index], failed.width, True)
         first += len(places)
 
 

@@ -23,7 +23,7 @@ EVERY = 3
 FAULTS = {"ENOSPC": "error=ENOSPC", "EIO": "error=EIO", "KILL": "signal=KILL"}
 CALLS = ("write", "fsync", "rename", "openat", "fchmod", "mkdir", "unlink", "rmdir")
 _LINE = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)")
-_TEMPORARY = re.compile(r"\.[\w]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _REMOVAL = ("unlink", "rmdir")
 
 

@@ -13,28 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data import Rows
-from lowerbound.distributions import Distribution, FullNormal, Latents, LowRankNormal, Normal
-from lowerbound.distributions.latents import Known
+from lowerbound.distributions import RowGenerators, by_row
 from lowerbound.draw import Batch
-from lowerbound.evidence import pareto
 from lowerbound.evidence.importance import WeightTotal, chunks
-from lowerbound.evidence.targets import Target
+from lowerbound.evidence.proposals import StudentT
+from lowerbound.evidence.targets import Target, Targets
 from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.denoising.channels import Channel, channel_of, check
 from lowerbound.queries.denoising.noise import Noise
-from lowerbound.queries.posterior_sampling import ENOUGH
-from lowerbound.queries.refining import KEPT, hmc
-from lowerbound.training import in_order
+from lowerbound.queries.posterior_sampling import Part, Sampling, noise_of, parts, too_few
+from lowerbound.queries.refining import KEPT
 
 Array = NDArray[np.float64]
-_WIDEN = 1.2  # see _widened
 _MOVES = 0.2  # acceptance below which chains hardly do
-_ROWS = 100  # of a batch
-_LATENTS = 2**22  # latents of a batch held at once
-_CHAIN_VALUES = 2**22  # decoder outputs of all chains at once: their gradients are held too
-_CHAIN_ROWS = 2**12  # chains × rows at once
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,7 @@ def denoise(
     samples: int = 1000,
     draws: int | None = None,
     refine: bool = True,
+    fit: bool = True,
     context: Tensor | None = None,
 ) -> Denoised:
     """E[x|y] = Σ_k w_k E[x|y, z_k] / Σ_k w_k with w_k = p(y|z_k) p(z_k)/q(z_k), of each row of ``y [N, *Y]``.
@@ -76,9 +70,10 @@ def denoise(
     ``noise``: p(y|x), a ``Gaussian`` (with an operator: super-resolution, deblurring) or ``Flips``; with it p(y|z) and
     the moments of x given y and z are exact, and only z is drawn. NaN in y is missing: with noise of single values it
     is filled in too, which is inpainting of noisy rows (of exact ones it is the imputation of missing cells).
-    ``samples``: K, from the encoder's q at a guess of x, widened. Rows with fewer than 50 effective draws, or
-    whose k̂ says that the weights are unreliable, are ``refine``d: K draws of Hamiltonian chains on p(z|y), 20 of each,
-    replace theirs, and log p(y) is by importance sampling from a normal fitted to them.
+    ``samples``: K, from the encoder's q at a guess of x; rows of which they are too few are drawn again as ``Sampling``
+    has it: half of the draws from a proposal for each row (``fit``), then ten times as many, then (``refine``) by
+    Hamiltonian chains on p(z|y). Of these log p(y) is by importance sampling from a Student's t fitted to them.
+    A row's answer depends on that row, the model and ``rng`` alone.
     ``draws``: M, how many of p(x|y) to give. ``context [N, C]``: for a model that is given one.
     Raises ``ValueError`` for arguments that do not fit one another, ``DataError`` for values of y that cannot be.
     Vincent et al. 2008 (the task); Vehtari et al. 2024 (k̂); Neal 2011 (chains).
@@ -93,11 +88,14 @@ def denoise(
     channel, y = channel_of(noise, model.likelihood, shape, like), y.to(like)
     check(y, noise, channel, shape)
     channel.width = max(channel.width, math.prod(shape) * model.likelihood.n_parameters)
-    asked = _Asked(model, posterior, channel, samples, draws, rng)
-    rows = Rows(y, dtype=like.dtype, context=context)
-    size = min(len(y), _ROWS, max(1, _LATENTS // (samples * math.prod(model.prior.event))))
-    parts = [_of_batch(asked, batch[:real], refine) for batch, real in in_order(rows, max(1, size))]
-    found = {name: torch.cat([part[name] for part in parts]).cpu().double().numpy() for name in parts[0]}
+    rows, targets = Rows(y, dtype=like.dtype, context=context), _targets(model, posterior, channel)
+    chains = refine and _unconstrained(targets(rows.batch(torch.zeros(1, dtype=torch.int64), torch.ones(1))))
+    how = Sampling(samples, draws or 0, "hmc" if chains else None, fit=fit)
+    found: dict[str, Array] = {}
+    for part in parts(model, posterior, rows, rng, how, warn=False, targets=targets):
+        for name, values in _answers(model, channel, targets, part, how).items():
+            own = part.answered(values).cpu().double().numpy()
+            found.setdefault(name, np.empty((len(y), *own.shape[1:])))[part.places] = own
     refined, trusted = found["refined"].astype(bool), found["trusted"].astype(bool)
     _warn(found["ess"], refined, trusted, refine)
     drawn = None if draws is None else np.moveaxis(found["draws"], 1, 0)
@@ -105,96 +103,72 @@ def denoise(
     return Denoised(found["mean"], deviation, drawn, found["ess"], found["log_evidence"], error, refined, trusted)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of every batch."""
+def _targets(model: LatentVariableModel, posterior: Posterior, channel: Channel) -> Targets:
+    """log p(y, z) of corrupted rows, and q at a guess of the clean ones."""
 
-    model: LatentVariableModel
-    posterior: Posterior
-    channel: Channel
-    samples: int
-    draws: int | None
-    rng: torch.Generator
-
-    def target(self, batch: Batch) -> Target:
-        """log p(y, z) of corrupted rows, and the widened q at a guess of the clean ones."""
-        guess, seen = self.channel.guess(batch.x)
-        mask = None if bool(seen.all()) else seen
-        q, prior = distributions_of(self.model, self.posterior, guess, mask, batch.context)
-        q = _widened(q)
+    def of(batch: Batch) -> Target:
+        guess, seen = channel.guess(batch.x)
+        q, prior = distributions_of(model, posterior, guess, seen, batch.context)
 
         def log_joint(z: Tensor) -> Tensor:
             log_prior: Tensor = prior.log_prob(z)
-            return self.channel.log_prob(self.model.decode(z, batch.context), batch.x) + log_prior
+            return channel.log_prob(model.decode(z, batch.context), batch.x) + log_prior
 
-        return Target(log_joint, self.model.prior.event, q, prior, self.channel.width)
+        return Target(log_joint, model.prior.event, q, prior, channel.width)
+
+    return of
 
 
-def _of_batch(asked: _Asked, batch: Batch, refine: bool) -> dict[str, Tensor]:
-    """What is found of each row, the weak ones refined where asked and possible."""
-    found, target = _by_weights(asked, batch), asked.target(batch)
-    weak = (~found["trusted"]).nonzero()[:, 0]
+def _unconstrained(target: Target) -> bool:
     nodes = [*target.posterior.families().values(), *target.source("prior").families().values()]
-    if not refine or not len(weak) or not all(node.unconstrained for node in nodes):
-        return found
-    chains, width = _count(asked), asked.channel.width
-    at_once = max(1, min(_CHAIN_ROWS, _CHAIN_VALUES // width) // chains)
-    for index in weak.split(at_once):
-        context = None if batch.context is None else batch.context[index]
-        some = Batch(batch.x[index], None, batch.index[index], batch.weight[index], context)
-        for name, values in _by_chains(asked, some).items():
-            found[name][index] = values
-    return found
+    return all(node.unconstrained for node in nodes)
 
 
-def _by_weights(asked: _Asked, batch: Batch) -> dict[str, Tensor]:
-    """By importance sampling from q."""
-    target, y, rows = asked.target(batch), batch.x, len(batch.x)
-    q, prior = target.posterior, target.source("prior")
-    total, moments = WeightTotal(pareto.tail_size(asked.samples) + 1), _Moments()
-    latents, weights = [], []
-    for count in chunks(asked.samples, rows, target.width):
-        noise = q.noise((count, rows), target.event, asked.rng, y.dtype)
-        z = q.sample(noise)
-        params = asked.model.decode(z, batch.context)
-        log_w = asked.channel.log_prob(params, y) + prior.log_prob(z) - q.log_prob_of_sample(z, noise)
-        total.add(log_w)
-        moments.add(log_w, *asked.channel.moments(params, y))
-        latents.append(z)
-        weights.append(log_w)
-    evidence, error, ess, _ = total.result()
-    shape = torch.from_numpy(pareto.pareto_k(total.largest().cpu().numpy())).to(ess)
-    found = {"mean": moments.mean, "variance": moments.variance, "ess": ess, "log_evidence": evidence}
-    found |= {"standard_error": error, "refined": torch.zeros_like(ess, dtype=torch.bool)}
-    found["trusted"] = (ess >= ENOUGH) & (shape <= float(pareto.threshold(asked.samples)))
-    return found | _drawn(asked, batch, torch.cat(latents), torch.cat(weights))
+def _answers(
+    model: LatentVariableModel, channel: Channel, targets: Targets, part: Part, how: Sampling
+) -> dict[str, Tensor]:
+    """What is found of each row of a batch."""
+    mean, variance = _moments(model, channel, part)
+    evidence, error, ess, _ = part.totals
+    trusted = ~too_few(part, how)
+    if part.refined:
+        target = targets(part.batch)
+        kept = part.z.unflatten(0, (KEPT, -1))
+        evidence, error = _evidence(target, part, how.samples)
+        ess, trusted = _ess(kept), _settled(kept, _heights(target, part).unflatten(0, (KEPT, -1)))
+    found = {"mean": mean, "variance": variance, "ess": ess, "log_evidence": evidence, "standard_error": error}
+    found |= {"refined": torch.full_like(trusted, part.refined), "trusted": trusted}
+    return found | ({"draws": _drawn(model, channel, part)} if how.draws else {})
 
 
-def _by_chains(asked: _Asked, batch: Batch) -> dict[str, Tensor]:
-    """By Hamiltonian chains on p(z|y), from q; log p(y) from the normal fitted to them."""
-    target, y = asked.target(batch), batch.x
-    noise = target.posterior.noise((_count(asked), len(y)), target.event, asked.rng, y.dtype)
-    kept = hmc(target, target.posterior.sample(noise), asked.rng)
-    z, moments, heights, prior = kept.flatten(0, 1), _Moments(), [], target.source("prior")
-    for some in z.split(next(chunks(len(z), len(y), target.width))):
-        params = asked.model.decode(some, batch.context)
-        moments.add(some.new_zeros(some.shape[:2]), *asked.channel.moments(params, y))
-        heights.append(asked.channel.log_prob(params, y).double() + prior.log_prob(some).double())
-    fitted, total = _fitted(z), WeightTotal()
+def _moments(model: LatentVariableModel, channel: Channel, part: Part) -> tuple[Tensor, Tensor]:
+    """E[x|y] and Var[x|y], ``[B, *X]``: moments about a value near the mean, for those about 0 would lose digits."""
+    y = part.batch.x
+    centre = channel.moments(model.decode(part.z[:1], part.batch.context), y)[0].double()
+
+    def statistic(params: Tensor) -> Tensor:
+        mean, variance = (each.double() for each in channel.moments(params, y))
+        away = mean - centre
+        return torch.stack([away, variance + away.square()], 2)
+
+    away, square = part.mean(model, statistic).unbind(1)
+    return centre.squeeze(0) + away, (square - away.square()).clamp(min=0)
+
+
+def _evidence(target: Target, part: Part, samples: int) -> tuple[Tensor, Tensor]:
+    """log p(y) and its standard error ``[B]``, by importance sampling from what is fitted to the chains."""
+    fitted, total, rng = _fitted(part.z), WeightTotal(), part.streams.generators("evidence")
     joint = replace(target, log_joint=lambda flat: target.log_joint(flat.unflatten(2, target.event)), slope=None)
-    for count in chunks(asked.samples, len(y), target.width):
-        noise = fitted.noise((count, len(y)), tuple(fitted.loc.shape[1:]), asked.rng, y.dtype)
-        total.add(joint.log_weights(fitted, noise))
-    evidence, error, _, _ = total.result()
-    settled = _settled(kept, torch.cat(heights).unflatten(0, kept.shape[:2]))
-    found = {"mean": moments.mean, "variance": moments.variance, "ess": _ess(kept), "log_evidence": evidence}
-    found |= {"standard_error": error, "refined": torch.ones_like(settled), "trusted": settled}
-    return found | _drawn(asked, batch, z, z.new_zeros(z.shape[:2]))
+    noise = noise_of(fitted, samples, tuple(fitted.loc.shape[1:]), rng, part.batch.x)
+    for some in noise.split(next(chunks(samples, len(part.batch.x), part.width))):
+        total.add(joint.log_weights(fitted, some))
+    return total.result()[0], total.result()[1]
 
 
-def _count(asked: _Asked) -> int:
-    """Chains for each row; so many at the least, for their scatter to tell how far they have come."""
-    return max(20, math.ceil(asked.samples / KEPT))
+def _heights(target: Target, part: Part) -> Tensor:
+    """log p(y, z) of all draws, ``[S, B]``."""
+    each = part.z.split(next(chunks(len(part.z), len(part.batch.x), part.width)))
+    return torch.cat([target.log_joint(z).double() for z in each])
 
 
 def _settled(kept: Tensor, heights: Tensor) -> Tensor:
@@ -214,8 +188,8 @@ def _ess(kept: Tensor) -> Tensor:
     return (kept.shape[1] * spread / scatter).clamp(max=kept.shape[0] * kept.shape[1]).amin(1)
 
 
-def _fitted(z: Tensor) -> FullNormal:
-    """A normal of the mean and covariance of draws ``[K, B, *E]``, widened; the covariance drawn to its diagonal where
+def _fitted(z: Tensor) -> StudentT:
+    """A Student's t of the mean and covariance of draws ``[K, B, *E]``; the covariance is drawn to its diagonal where
     they are few. Any proposal is right for log p(y): that it comes from draws of p(z|y) makes it a good one."""
     flat = z.flatten(2).double()
     away = flat - flat.mean(0)
@@ -225,71 +199,23 @@ def _fitted(z: Tensor) -> FullNormal:
     covariance = (1 - share) * covariance + share * torch.diag_embed(diagonal)
     # a latent in which no chain moved has no spread, and still needs a density
     lower = torch.linalg.cholesky(covariance + torch.diag_embed(1e-12 + 1e-9 * diagonal))
-    return FullNormal(flat.mean(0).to(z.dtype), (_WIDEN * lower).to(z.dtype))
+    return StudentT(flat.mean(0).to(z.dtype), lower.to(z.dtype))
 
 
-def _widened(q: Distribution) -> Distribution:
-    """Normals are made a fifth wider: q learned of clean rows, and given a corrupted one z is less certain. Weights of
-    a proposal that is too narrow have an infinite variance; one that is too wide costs 5 % of the draws a latent."""
-    match q:
-        case Normal():
-            return replace(q, scale=_WIDEN * q.scale)
-        case FullNormal():
-            return replace(q, scale_tril=_WIDEN * q.scale_tril)
-        case LowRankNormal():
-            return replace(q, factor=_WIDEN * q.factor, scale=_WIDEN * q.scale)
-        case Latents():
-            known = {
-                n: replace(one, distribution=_widened(one.distribution))
-                for n, one in q.conditionals.items()
-                if isinstance(one, Known)
-            }
-            return replace(q, conditionals={**q.conditionals, **known})
-    return q
+def _drawn(model: LatentVariableModel, channel: Channel, part: Part) -> Tensor:
+    """Draws of x given y and each drawn z, ``[B, M, *X]``."""
+    found, rng, y = [], part.streams.generators("cells"), part.batch.x
+    for z in part.drawn.split(next(chunks(len(part.drawn), len(y), part.width))):
+        found.append(_sampled(channel, model.decode(z, part.batch.context), y, rng))
+    return torch.cat(found).transpose(0, 1)
 
 
-def _drawn(asked: _Asked, batch: Batch, z: Tensor, log_w: Tensor) -> dict[str, Tensor]:
-    """Draws of p(x|y) ``[B, M, *X]``: z from those at hand by their weights, then x given y and z."""
-    if asked.draws is None:
-        return {}
-    shares = log_w.double().nan_to_num(-math.inf).softmax(0).T
-    shares = torch.where(shares.isnan(), 1.0, shares)  # of a row that has no weight at all, any
-    chosen = torch.multinomial(shares, asked.draws, replacement=True, generator=asked.rng).T
-    z = z[chosen, torch.arange(len(batch.x), device=z.device)]
-    parts = []
-    for some in z.split(next(chunks(len(z), len(batch.x), asked.channel.width))):
-        params = asked.model.decode(some, batch.context)
-        parts.append(asked.channel.sample(params, batch.x, asked.rng))
-    return {"draws": torch.cat(parts).transpose(0, 1)}
+def _sampled(channel: Channel, params: Tensor, y: Tensor, rng: RowGenerators) -> Tensor:
+    def of(own: torch.Generator, some: range) -> Tensor:
+        rows = slice(some.start, some.stop)
+        return channel.sample(params[:, rows], y[rows], own)
 
-
-class _Moments:
-    """The mean and the variance of x over weighted draws of z, taken in chunks, in double precision. West 1979."""
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self) -> None:
-        self.scale: Tensor | None = None
-        self.weight: Tensor | float = 0.0
-
-    def add(self, log_w: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Take in ``log_w [K, B]``, and the moments of x given each z, ``[K, B, *X]``."""
-        log_w, mean, variance = log_w.double(), mean.double(), variance.double()
-        scale = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)
-        if self.scale is None:
-            self.mean, self.variance, before = mean[0], torch.zeros_like(mean[0]), torch.zeros_like(scale)
-        else:
-            scale = torch.maximum(self.scale, scale)
-            before = self.weight * (self.scale - scale).exp()
-        weights = (log_w - scale).exp()
-        self.scale, self.weight = scale, before + weights.sum(0)
-        known = torch.where(self.weight > 0, self.weight, 1)  # nothing is, of draws that all are impossible
-        shares, old = weights / known, before / known
-        away = mean - self.mean
-        self.mean = self.mean + torch.einsum("kb,kb...->b...", shares, away)
-        spread = torch.einsum("kb,kb...->b...", shares, variance + away * (mean - self.mean))
-        self.variance = old.view(-1, *[1] * (spread.dim() - 1)) * self.variance + spread
+    return by_row(rng, len(y), of)
 
 
 def _warn(ess: Array, refined: NDArray[Any], trusted: NDArray[Any], refine: bool) -> None:
