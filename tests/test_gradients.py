@@ -591,9 +591,9 @@ def test_latents_of_different_kinds_are_what_their_parts_are():
     with pytest.raises(ValueError, match="the posterior is of the latents k, b, z and the prior of z; name them alike"):
         draw(LatentVariableModel(lb.priors.Normal(5), toy.model.decoder, toy.model.likelihood), toy.posterior,
              batch_of(toy.x), rng())  # fmt: skip
-    with pytest.raises(ValueError, match="ByNode has estimators of a"):
+    with pytest.raises(ValueError, match="ByNode has estimators for a"):
         gradients.ByNode(("a",), (leave_one_out,))(there, elbo)
-    with pytest.raises(ValueError, match="enumerated is for models with one latent, and this has 3"):
+    with pytest.raises(ValueError, match="enumerated is for models with one latent, but this has 3"):
         enumerated(there, elbo)
 
 

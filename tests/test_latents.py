@@ -560,7 +560,10 @@ BOTH = {"a": lb.priors.Normal(2), "b": lb.priors.ConditionalNormal(2, MLP((2,), 
             ),
             "the parents form a cycle: ",
         ),
-        (lambda: enumerated(Classes().draw(rng(), 1), elbo, latent="w"), "no latent is named 'w'; they are y, z"),
+        (
+            lambda: enumerated(Classes().draw(rng(), 1), elbo, latent="w"),
+            "no latent is named 'w'; the latents are y, z",
+        ),
     ],
 )
 def test_what_is_no_order_of_latents_is_refused_in_a_sentence(make, words):

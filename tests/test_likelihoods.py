@@ -677,11 +677,11 @@ def test_learned_degrees_of_freedom_start_at_5_and_stay_above_1():
         (lambda: StudentT(scale="wide"), "scale"),
         (lambda: LogNormal("entry", (2,), resolution=(0.1, -1.0)), "resolution must be 0 or more"),
         (lambda: LogNormal("entry", (2,), resolution=(0.1,)), "resolution has 1 numbers"),
-        (lambda: LogNormal("scalar", (2,), resolution=(0.1, 0.2)), "resolution is of each"),
-        (lambda: Ordinal(1), "2 classes"),
-        (lambda: BetaBinomial(0), "1 trial"),
-        (lambda: DiscretizedLogisticMixture(1), "2 levels"),
-        (lambda: DiscretizedLogisticMixture(components=0), "1 component"),
+        (lambda: LogNormal("scalar", (2,), resolution=(0.1, 0.2)), "resolution has one number per value"),
+        (lambda: Ordinal(1), "n_classes must be at least 2"),
+        (lambda: BetaBinomial(0), "trials must be at least 1"),
+        (lambda: DiscretizedLogisticMixture(1), "levels must be at least 2"),
+        (lambda: DiscretizedLogisticMixture(components=0), "components must be at least 1"),
         (lambda: FullNormal(()), "shape"),
         (lambda: LowRankNormal((3,), 4), "from 1 to"),
         (lambda: Product([]), "at least one"),
@@ -927,7 +927,7 @@ def test_a_product_starts_and_draws_as_its_columns_do(masked):
 
 
 def test_a_product_refuses_another_number_of_columns():
-    with pytest.raises(ValueError, match="likelihoods of 6 columns for 5"):
+    with pytest.raises(ValueError, match="likelihoods for 6 columns, but the data have 5"):
         product().log_prob(torch.zeros(1, 2, 4, 6).double(), MIXED[:, :5])
 
 

@@ -393,9 +393,9 @@ def test_it_is_as_its_product_but_for_the_mask():
 
 
 def test_what_it_has_no_rule_for_is_refused():
-    with pytest.raises(ValueError, match=r"of the columns of a Product, and got Normal"):
+    with pytest.raises(ValueError, match=r"SelfMasking needs a Product, but got Normal"):
         SelfMasking(Normal())
-    with pytest.raises(ValueError, match="no rule for Beta"):
+    with pytest.raises(ValueError, match="does not support columns of Beta"):
         SelfMasking(Product([Normal(), Beta()]))
 
 

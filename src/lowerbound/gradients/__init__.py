@@ -1,4 +1,4 @@
-"""Gradient estimators: a draw and an objective → a surrogate ``[B]`` whose gradient estimates the objective's."""
+"""Gradient estimators: a draw and an objective → a surrogate ``[B]``, whose gradient estimates the objective's."""
 
 from lowerbound.gradients.base import GradientEstimator, Objective, Traits, estimator, traits, why_biased
 from lowerbound.gradients.nodes import ByNode, by_family

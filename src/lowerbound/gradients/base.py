@@ -20,11 +20,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Traits:
-    """``detached``: the estimator is given draws through which no gradient flows. ``least_draws``: K it needs.
-    ``rescales``: it scales the gradient of the draws, whatever else looks at them.
+    """Properties of a gradient estimator.
 
-    ``biased``: why the mean of its gradient is not the gradient of the objective; "" where it is.
-    ``biased_means``: whether that is so too of objectives that are means over the draws.
+    - ``detached``: whether it needs draws through which no gradient flows.
+    - ``least_draws``: the smallest K that it needs.
+    - ``biased``: why its mean is not the gradient of the objective; "" if it is unbiased.
+    - ``biased_means``: whether it is also biased for objectives that are means over the draws.
+    - ``rescales``: whether it rescales the gradient of the draws, so that other terms of the same draws (penalties)
+      cannot be used with it.
     """
 
     detached: bool = False
@@ -37,7 +40,7 @@ class Traits:
 def estimator(
     detached: bool = False, least_draws: int = 1, biased: str = "", biased_means: bool = True, rescales: bool = False
 ) -> Callable[[F], F]:
-    """Mark a function as a gradient estimator, with the traits in which it differs from ``reparameterised``."""
+    """Decorator that marks a function as a gradient estimator with the given ``Traits``."""
 
     def mark(function: F) -> F:
         function.traits = Traits(detached, least_draws, biased, biased_means, rescales)  # type: ignore[attr-defined]
@@ -48,7 +51,7 @@ def estimator(
 
 
 def traits(gradient: GradientEstimator) -> Traits:
-    """The traits of a gradient estimator, also of a partial one."""
+    """The traits of a gradient estimator, also of a ``functools.partial`` of one."""
     while isinstance(gradient, partial):
         gradient = gradient.func
     found: Traits = getattr(gradient, "traits", Traits())
@@ -62,7 +65,7 @@ def per_draw(draw: Draw, objective: Objective) -> Tensor:
 
 @lru_cache
 def is_mean(objective: Objective) -> bool:
-    """Whether an objective is a mean over the draws, as the ELBO is, so that each draw has its own share of it."""
+    """Whether an objective is a mean over the draws, like the ELBO, so that each draw contributes its own term."""
     log_lik = torch.tensor([[0.0], [1.0], [5.0]], dtype=torch.float64)
     one = log_lik.new_ones(1)
     probe = of_terms(log_lik, 3 * log_lik, 0.5 * log_lik, one, one)
@@ -71,22 +74,22 @@ def is_mean(objective: Objective) -> bool:
 
 
 def why_biased(gradient: GradientEstimator, objective: Objective) -> str:
-    """Why the mean of the estimator's gradient is not the gradient of this objective; "" where it is."""
+    """Why the estimator is biased for this objective; "" if it is unbiased."""
     found = traits(gradient)
     return found.biased if found.biased_means or not is_mean(objective) else ""
 
 
 def needs_mean(name: str, objective: Objective) -> None:
-    """Refuse an objective that is no mean over the draws."""
+    """Raise ValueError if the objective is not a mean over the draws."""
     if not is_mean(objective):
         raise ValueError(f"{name} needs an objective that is a mean over the draws, such as elbo; use leave_one_out.")
 
 
 def only_node(name: str, draw: Draw) -> Node:
-    """The one latent of a draw whose gradient is estimated; a draw with several is refused."""
+    """The only latent of a draw whose gradient is estimated. Raises ValueError if there are several."""
     nodes = [node for node in draw.nodes if not node.given]
     if len(nodes) > 1:
-        raise ValueError(f"{name} is for models with one latent, and this has {len(nodes)}; use by_family or ByNode.")
+        raise ValueError(f"{name} is for models with one latent, but this has {len(nodes)}; use by_family or ByNode.")
     return nodes[0]
 
 
@@ -100,7 +103,7 @@ class Sensitivity:
 
 
 def sensitivity(draw: Draw, objective: Objective) -> Sensitivity:
-    """How the objective changes with the terms of each draw."""
+    """The derivatives of the objective with respect to the terms of each draw."""
     with torch.enable_grad():
         terms = [term.detach().requires_grad_() for term in (draw.log_lik, draw.log_prior, draw.log_q)]
         value = objective(of_terms(*terms))

@@ -1,4 +1,4 @@
-"""Estimators of models with several latents."""
+"""Gradient estimators for models with several latents."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lowerbound.gradients.score import leave_one_out
 
 @estimator(least_draws=2)
 def by_family(draw: Draw, objective: Objective) -> Tensor:
-    """Differentiate through the draws of each latent whose family allows it; ``leave_one_out`` for the others."""
+    """Reparameterisation for each latent whose family allows it, ``leave_one_out`` for the others."""
     return leave_one_out(draw, objective)
 
 
 class ByNode(nn.Module):
-    """An estimator for each latent: Σ_n g_n(draw, the others given) − (N − 1) objective(draw, all given).
+    """A gradient estimator per latent: ``estimators[n]`` for the latent ``names[n]``.
 
-    g_n is ``estimators[n]``, for the latent ``names[n]``. The last term corrects the gradient of the model's
-    parameters, which each g_n includes. The model is evaluated N + 1 more times. A latent that the q of others reads
-    changes their draws too (``Draw.only``).
+    The surrogate is Σ_n g_n(draw with the other latents fixed) − (N − 1) objective(draw with all latents fixed), for N
+    latents. The last term is needed because each g_n includes the gradient of the model's parameters. The model is
+    evaluated N + 1 times more. If other latents' q depends on latent n, their draws change with it (``Draw.only``).
     """
 
     def __init__(self, names: Sequence[str], estimators: Sequence[GradientEstimator]) -> None:
         super().__init__()
         if len(names) != len(estimators) or not names:
-            raise ValueError(f"ByNode needs an estimator for each name; got {len(estimators)} for {len(names)}.")
+            raise ValueError(f"ByNode needs one estimator per name; got {len(estimators)} for {len(names)} names.")
         self.names, self.estimators = tuple(names), tuple(estimators)
         self.learned = nn.ModuleList(each for each in estimators if isinstance(each, nn.Module))
 
@@ -45,7 +45,10 @@ class ByNode(nn.Module):
     def forward(self, draw: Draw, objective: Objective) -> Tensor:
         there = {node.name for node in draw.nodes}
         if there != set(self.names):
-            raise ValueError(f"ByNode has estimators of {', '.join(self.names)}; the latents are {', '.join(there)}.")
+            raise ValueError(
+                f"ByNode has estimators for {', '.join(self.names)}, but the latents are {', '.join(there)}; give one "
+                "per latent."
+            )
         total = objective(draw.only()) * (1 - len(self.names))
         for name, one in zip(self.names, self.estimators, strict=True):
             total = total + one(draw.only(name, detached=traits(one).detached), objective)

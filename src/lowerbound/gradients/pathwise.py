@@ -8,28 +8,26 @@ from torch import Tensor
 from lowerbound.draw import Draw, in_groups, of_terms
 from lowerbound.gradients.base import Objective, estimator
 
-_LEAST_WEIGHT = 1e-12  # of a draw, beside weights that sum to 1
+_LEAST_WEIGHT = 1e-12  # smallest weight of a draw; weights sum to 1
 
 
 @estimator()
 def reparameterised(draw: Draw, objective: Objective) -> Tensor:
     """Differentiate through the draws: ∂/∂φ E_q[f] = E_ε[∂f(g_φ(ε, x))/∂φ].
 
-    Needs every latent drawn by a reparameterisation. Kingma & Welling 2013, §2.4; Rezende et al. 2014.
+    Every latent must have a reparameterisation. Kingma & Welling 2013, §2.4; Rezende et al. 2014.
     """
     _needs_path(draw)
     return objective(draw)
 
 
-@estimator(
-    biased="the term it leaves out has mean zero only in an objective that is a mean over the draws", biased_means=False
-)
+@estimator(biased="the term it omits has mean zero only if the objective is a mean over the draws", biased_means=False)
 def sticking_the_landing(draw: Draw, objective: Objective) -> Tensor:
-    """``reparameterised`` with φ stopped inside log q(z|x), of every latent.
+    """``reparameterised`` with φ detached inside log q(z|x), for every latent.
 
-    The term that this leaves out has mean zero in an ELBO, so the gradient is unbiased for any K. In a K-sample bound
-    it has not, and the gradient is biased: use ``doubly_reparameterised``. Where q is the posterior, the gradient in φ
-    has no variance. Roeder et al. 2017.
+    The omitted term has mean zero in an ELBO, so the gradient is unbiased for any K. In a K-sample bound such as IWAE
+    it is biased; use ``doubly_reparameterised`` there. If q is the exact posterior, the gradient with respect to φ has
+    no variance. Roeder et al. 2017.
     """
     _needs_path(draw)
     return objective(draw.stopped())
@@ -37,10 +35,11 @@ def sticking_the_landing(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(rescales=True)
 def doubly_reparameterised(draw: Draw, objective: Objective) -> Tensor:
-    """DReG: with gₖ = ∂L/∂log wₖ and hₖ = ∂²L/∂log wₖ², φ gets Σₖ (gₖ − hₖ) ∂(log p − log q̄)(zₖ)/∂zₖ ∂zₖ/∂φ.
+    """The doubly reparameterised gradient (DReG), unbiased for any smooth function L of the log-weights log wₖ.
 
-    θ gets Σₖ gₖ ∂log p. For IWAE, gₖ = w̃ₖ and gₖ − hₖ = w̃ₖ²; for the ELBO it is ``sticking_the_landing``. Unbiased
-    for any smooth function of the log-weights. Tucker et al. 2019.
+    With gₖ = ∂L/∂log wₖ and hₖ = ∂²L/∂log wₖ², the gradient with respect to φ is
+    Σₖ (gₖ − hₖ) ∂(log p − log q̄)(zₖ)/∂zₖ ∂zₖ/∂φ (q̄ is q with detached parameters), and with respect to θ Σₖ gₖ ∂log p.
+    For IWAE, gₖ = w̃ₖ and gₖ − hₖ = w̃ₖ²; for the ELBO it equals ``sticking_the_landing``. Tucker et al. 2019.
     """
     _needs_path(draw)
     stopped = draw.stopped()
@@ -50,16 +49,17 @@ def doubly_reparameterised(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(rescales=True)
 def partially_importance_weighted(draw: Draw, objective: Objective, groups: int) -> Tensor:
-    """PIWAE: θ maximises ``objective`` of all K draws, φ the mean of ``objective`` over ``groups`` of K/``groups``.
+    """PIWAE: θ maximises ``objective`` with all K draws, φ its mean over ``groups`` groups of K/``groups`` draws.
 
-    A large K tightens the bound for θ, but drowns φ's gradient in noise. Rainforth et al. 2018, §6.
+    A large K tightens the bound for θ, but lowers the signal-to-noise ratio of φ's gradient. Rainforth et al. 2018, §6.
     """
     _needs_path(draw)
     rows = draw.log_lik.shape[1]
     theta, _ = _derivatives(draw, objective)
     phi, _ = _derivatives(draw, lambda whole: objective(in_groups(whole, groups)).view(groups, rows).mean(0))
     at = {node.name: node.z.detach() for node in draw.nodes}
-    there = draw.at(at) if any(node.parents for node in draw.nodes) else draw  # q of children at detached parents
+    # q of children must be given detached parents
+    there = draw.at(at) if any(node.parents for node in draw.nodes) else draw
     direct = [node.beta * node.q.log_prob(at[node.name]) for node in there.nodes]
     return _weighted(draw.stopped(), theta, phi) - (phi * torch.stack(direct).sum(0)).sum(0)
 
@@ -78,10 +78,11 @@ def _derivatives(draw: Draw, objective: Objective) -> tuple[Tensor, Tensor]:
 
 
 def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
-    """Σₖ θₖ log wₖ, ``[B]``, whose gradient in z is that of Σₖ latentₖ log wₖ: one pass serves both.
+    """Σₖ θₖ log wₖ, ``[B]``, but with the gradient of Σₖ latentₖ log wₖ with respect to z, in one backward pass.
 
-    The hook scales the gradient of log w in each z, but not the gradient that reaches a parent through the draws of its
-    children, which has been scaled at the children: these are drawn from another tensor than ``node.z`` (``Evaluate``).
+    A hook rescales the gradient of log w with respect to each z. The gradient that reaches a parent through its
+    children's draws has been rescaled at the children and must not be rescaled again; it is not, because children are
+    drawn from another tensor than ``node.z`` (``Evaluate``).
     """
     theta = torch.where(theta.abs() < _LEAST_WEIGHT, _LEAST_WEIGHT, theta)
     ratio = latent / theta
@@ -94,4 +95,4 @@ def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
 def _needs_path(draw: Draw) -> None:
     for node in draw.nodes:
         if node.q.reparameterisation is None and not node.given:
-            raise ValueError(f"latent {node.name!r} has no reparameterisation: use another gradient estimator.")
+            raise ValueError(f"latent {node.name!r} has no reparameterisation; use another gradient estimator.")

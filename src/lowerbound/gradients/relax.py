@@ -1,4 +1,4 @@
-"""RELAX: a control variate that is itself learned, to leave the least variance."""
+"""RELAX: the score function with a control variate that is learned by minimising the variance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lowerbound.shapes import expect
 
 
 class Relax(nn.Module):
-    """REBAR with a learned term: [f(z) − c(z̃)] ∂log q(z) + ∂c(soft) − ∂c(z̃), c = f + r_ψ, unbiased for any r_ψ.
+    """``rebar`` with a learned term: [f(z) − c(z̃)] ∂log q(z) + ∂c(soft) − ∂c(z̃), c = f + r_ψ; unbiased for any r_ψ.
 
-    ``network``: r_ψ, ``[N, *E] → [N, 1]``. z̃ is the relaxed variable drawn anew given z; with r = 0 this is ``rebar``.
-    ψ minimises |g|², g the estimate in the logits of q, whose gradient is that of the estimator's variance.
-    Grathwohl et al. 2018.
+    ``network``: r_ψ, ``[N, *E] → [N, 1]``. soft is the relaxation of z, and z̃ a relaxation drawn given z. ψ minimises
+    the variance of g, the estimated gradient with respect to the logits of q: its gradient in ψ equals that of E|g|².
+    With r = 0 this is ``rebar``. Grathwohl et al. 2018.
     """
 
     traits = Traits(detached=True)
@@ -30,7 +30,10 @@ class Relax(nn.Module):
         node = only_node("Relax", draw)
         q, noise = node.q, node.noise
         if not isinstance(q, Bernoulli | Categorical) or noise is None:
-            raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
+            raise ValueError(
+                f"Relax needs a Bernoulli or Categorical latent, but {node.name!r} is a {type(q).__name__}; use "
+                "another gradient estimator."
+            )
         soft, given = q.relaxed(noise, self.temperature), q.relaxed_given(node.z, noise, self.temperature)
         f = per_draw(draw, objective)
         f_soft, f_given = (per_draw(draw.moved({node.name: each}), objective) for each in (soft, given))
@@ -45,7 +48,7 @@ class Relax(nn.Module):
         return surrogate + self._descent((score + path.detach() + path_of_rest) / len(f))
 
     def _rest(self, z: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """r(z) ``[K, B]``, with the network's own parameters or with these."""
+        """r(z) ``[K, B]``, with the network's own or the given parameters."""
         flat = z.flatten(0, 1)
         out: Tensor = (
             self.network(flat) if parameters is None else torch.func.functional_call(self.network, parameters, flat)
@@ -54,7 +57,7 @@ class Relax(nn.Module):
         return out.view(z.shape[:2])
 
     def _descent(self, gradient: Tensor) -> Tensor:
-        """0 ``[B]``, whose gradient in ψ is that of −|g|² of each row, and which has no other gradient."""
+        """Zeros ``[B]`` whose only gradient is with respect to ψ, equal to that of each row's −|g|²."""
         squares = gradient.square().flatten(1).sum(1)
         learned = list(self.network.parameters())
         found = torch.autograd.grad(squares.mean(), learned, retain_graph=True)

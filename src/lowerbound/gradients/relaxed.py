@@ -1,4 +1,4 @@
-"""Estimators for finite latents by their relaxations, and by enumeration."""
+"""Gradient estimators for discrete latents: continuous relaxations, and enumeration."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from lowerbound.gradients.base import Objective, estimator, needs_mean, only_nod
 
 Relaxation = Callable[[Distribution], Tensor]
 
-_RELAXED = "it is the gradient of the objective of a relaxed, continuous latent"
+_RELAXED = "it is the gradient for a continuous relaxation of the latent"
 
 
 @estimator(biased=_RELAXED)
 def relaxed(draw: Draw, objective: Objective, temperature: float = 0.5) -> Tensor:
-    """Replace finite latents by continuous relaxations: Gumbel-softmax, or the binary concrete.
+    """Replace discrete latents by continuous relaxations: Gumbel-softmax, or the binary concrete distribution.
 
-    Differentiable, of low variance, and biased; less biased, and noisier, the lower ``temperature``. The metrics stay
-    those of the finite latent. Jang et al. 2017; Maddison et al. 2017.
+    Has a low variance but is biased. A lower ``temperature`` decreases the bias and increases the variance. The metrics
+    of a fit are still computed with the discrete latent. Jang et al. 2017; Maddison et al. 2017.
     """
     return objective(draw.redrawn({node.name: partial(_soft, node, temperature) for node in _finite(draw)}))
 
 
-@estimator(biased="its backward pass is that of a relaxed latent, its forward pass that of the finite one")
+@estimator(biased="its backward pass uses a relaxed latent, its forward pass the discrete one")
 def straight_through(draw: Draw, objective: Objective, temperature: float = 0.5) -> Tensor:
-    """Use the finite latent forwards and the relaxed one backwards: z + soft − stop(soft). Bengio et al. 2013."""
+    """Discrete latents in the forward pass, relaxed ones in the backward pass: z + soft − soft.detach().
+
+    Bengio et al. 2013.
+    """
 
     def hard(node: Node, q: Distribution) -> Tensor:
         soft = _soft(node, temperature, q)
@@ -42,9 +45,9 @@ def straight_through(draw: Draw, objective: Objective, temperature: float = 0.5)
 def rebar(draw: Draw, objective: Objective, temperature: float = 0.5, coefficient: float = 1.0) -> Tensor:
     """The score function with the relaxed objective as a control variate: unbiased at any temperature.
 
-    [f(z) − η f(z̃)] ∂log q(z) + η ∂f(soft) − η ∂f(z̃), where z̃ is the relaxed variable drawn anew given z. Latents
-    drawn given a relaxed one follow it. Where these are finite too, each latent has a control variate of its own, in
-    which it and those below it are relaxed. Tucker et al. 2017.
+    [f(z) − η f(z̃)] ∂log q(z) + η ∂f(soft) − η ∂f(z̃), where soft is the relaxation of z, z̃ a relaxation drawn given z,
+    and η the ``coefficient``. Children of a relaxed latent are drawn given the relaxed value. If children are discrete
+    too, each latent has its own control variate, in which it and its descendants are relaxed. Tucker et al. 2017.
     """
     needs_mean("rebar", objective)
     finite = _finite(draw)
@@ -61,16 +64,18 @@ def rebar(draw: Draw, objective: Objective, temperature: float = 0.5, coefficien
 
 @estimator()
 def enumerated(draw: Draw, objective: Objective, latent: str | None = None) -> Tensor:
-    """The expectation over all states of a finite latent, Σ_z q(z|x) f(x, z): 2^d or C^d states, and no variance.
+    """The exact expectation over all states of a discrete latent, Σ_z q(z|x) f(x, z), for 2^d or C^d states.
 
-    ``latent``: which of several. The others keep their draws, or are drawn again given each state if they depend on it:
-    differentiated through their draws where their family allows it, and else by the score function.
+    ``latent``: its name, if there are several latents. Latents that depend on it are drawn again given each state; the
+    others keep their draws. Their gradients use reparameterisation if their family allows it, else the score function.
     """
     needs_mean("enumerated", objective)
     node = only_node("enumerated", draw) if latent is None else _named(latent, draw)
     states = node.q.states()
     if states is None:
-        raise ValueError(f"enumerated needs a latent with finitely many values, and {node.name!r} has more.")
+        raise ValueError(
+            f"enumerated needs a discrete latent, but {node.name!r} is continuous; use another gradient estimator."
+        )
     draws, rows = draw.log_lik.shape if len(draw.nodes) > 1 else (1, draw.log_lik.shape[1])
     each_state = states.repeat_interleave(draws, 0).unsqueeze(1).expand(-1, rows, *states.shape[1:])
     there = draw.redrawn({node.name: lambda _: each_state}, len(states)).sampled()
@@ -81,9 +86,9 @@ def enumerated(draw: Draw, objective: Objective, latent: str | None = None) -> T
 
 
 def _rebar_by_layer(draw: Draw, objective: Objective, temperature: float, coefficient: float) -> Tensor:
-    """``rebar`` with, for each latent i, c_i = f of the draw in which i and what is drawn given it are relaxed.
+    """``rebar`` with a control variate c_i for each latent i: f with latent i and its descendants relaxed.
 
-    η ∂c_i(soft) − η ∂c_i(z̃) is taken in the logits of i alone: c_i is no control variate for another latent.
+    η ∂c_i(soft) − η ∂c_i(z̃) is differentiated with respect to the logits of latent i only.
     """
     f = per_draw(draw, objective)
     total = f.mean(0)
@@ -102,7 +107,7 @@ def _rebar_by_layer(draw: Draw, objective: Objective, temperature: float, coeffi
 
 
 def _finite_below(node: Node, draw: Draw) -> list[Node]:
-    """The latents drawn given this one that cannot be differentiated through their draws."""
+    """The descendants of this latent that have no reparameterisation."""
     below = draw.below(node.name)
     return [each for each in draw.nodes if each.name in below and each.q.reparameterisation is None]
 
@@ -111,7 +116,7 @@ def _named(name: str, draw: Draw) -> Node:
     for node in draw.nodes:
         if node.name == name:
             return node
-    raise ValueError(f"no latent is named {name!r}; they are {', '.join(node.name for node in draw.nodes)}.")
+    raise ValueError(f"no latent is named {name!r}; the latents are {', '.join(node.name for node in draw.nodes)}.")
 
 
 def _soft(node: Node, temperature: float, q: Distribution) -> Tensor:
@@ -120,7 +125,7 @@ def _soft(node: Node, temperature: float, q: Distribution) -> Tensor:
 
 
 def _soft_own(node: Node, temperature: float, _: Distribution) -> Tensor:
-    """Relaxed by the q that drew it, to differentiate in its parameters."""
+    """The relaxation by the q from which the latent was drawn, differentiable with respect to its parameters."""
     return _soft(node, temperature, node.q)
 
 
@@ -130,11 +135,14 @@ def _soft_given(node: Node, temperature: float, _: Distribution) -> Tensor:
 
 
 def _finite(draw: Draw) -> list[Node]:
-    """The latents to relax: not those that gradients flow through, nor those that are given."""
+    """The latents to relax: those that have no reparameterisation and are not fixed."""
     return [node for node in draw.nodes if not node.path and not node.given]
 
 
 def _family(node: Node, q: Distribution) -> Discrete:
     if not isinstance(q, Discrete):
-        raise ValueError(f"latent {node.name!r} has no relaxation: it is a {type(q).__name__}.")
+        raise ValueError(
+            f"latent {node.name!r} has no relaxation, because it is a {type(q).__name__}; use another gradient "
+            "estimator."
+        )
     return q

@@ -1,4 +1,4 @@
-"""Estimators by the score function, ∂/∂φ E_q[f] = E_q[f ∂log q]: for any latent, and any objective."""
+"""Score-function gradient estimators, ∂/∂φ E_q[f] = E_q[f ∂log q], for any latent and any objective."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from lowerbound.gradients.base import (
 from lowerbound.shapes import expect
 
 Control = Callable[[Draw], tuple[Tensor, Tensor]]
-"""A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``, the second differentiable in q's parameters."""
+"""A draw → g(z) ``[K, B]`` and E_q[g] ``[B]``; the latter is differentiable with respect to q's parameters."""
 
 
 @estimator(detached=True)
 def score_function(draw: Draw, objective: Objective) -> Tensor:
-    """E_q[f ∂log q], with no baseline: unbiased, of high variance. Williams 1992; Ranganath et al. 2014."""
+    """E_q[f ∂log q] without a baseline: unbiased, with a high variance. Williams 1992; Ranganath et al. 2014."""
     return _surrogate(draw, objective, _signal(draw, objective))
 
 
 @estimator(detached=True, least_draws=2)
 def leave_one_out(draw: Draw, objective: Objective) -> Tensor:
-    """The score function with, for each draw, the objective of the others as its baseline.
+    """The score function with a leave-one-out baseline: the objective L computed from the other draws.
 
-    Lₖ is L with the terms of draw k replaced by the mean of the others': then L − Lₖ is the learning signal. For the
-    ELBO it is RLOO, for the IWAE bound VIMCO. Latents drawn by a reparameterisation keep it. Mnih & Rezende 2016;
+    Lₖ is L with the terms of draw k replaced by the mean of the other draws'; the learning signal is L − Lₖ. For the
+    ELBO this is RLOO, for the IWAE bound VIMCO. Latents that have a reparameterisation use it. Mnih & Rezende 2016;
     Kool et al. 2019.
     """
     return _surrogate(draw, objective, _leave_one_out(draw, objective))
@@ -45,9 +45,11 @@ def leave_one_out(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(detached=True, least_draws=2)
 def control_variate(draw: Draw, objective: Objective) -> Tensor:
-    """f − a*, a* = Cov(f·h, h)/Var(h) with h = ∂log q in q's parameters, for each row from the other draws.
+    """The score function with the baseline a* that minimises the variance: the signal is f − a*.
 
-    E[h] = 0, so a* = E[f·|h|²]/E[|h|²]: a mean of f with weights |h|². Ranganath et al. 2014, §3.2.
+    a* = Cov(f·h, h)/Var(h), where h is the gradient of log q with respect to q's parameters. Because E[h] = 0,
+    a* = E[f·|h|²]/E[|h|²], a mean of f with weights |h|². It is estimated for each row and draw from the other draws.
+    Ranganath et al. 2014, §3.2.
     """
     needs_mean("control_variate", objective)
     with torch.no_grad():
@@ -60,11 +62,11 @@ def control_variate(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(detached=True)
 def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
-    """The score function with, for component z_i, only the terms of f that depend on z_i.
+    """The score function, where the signal of component z_i contains only the terms of f that depend on z_i.
 
-    They are its own terms of log p and log q, for components are independent in both; those of the latents whose p or q
-    reads it; and the likelihood where the decoder reads it. Latents that are drawn given it depend on it too, and so do
-    their terms. For latents that are independent in q this is the Markov blanket. Ranganath et al. 2014, §3.1.
+    These are z_i's own terms of log p and log q (components must be independent in both), the terms of latents whose p
+    or q depends on it, directly or through other latents, and the likelihood if the decoder depends on it. For latents
+    that are independent in q, they are the Markov blanket. Ranganath et al. 2014, §3.1.
     """
     needs_mean("rao_blackwellised", objective)
     sampled = draw.sampled()
@@ -75,11 +77,12 @@ def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
         log_p, log_q = node.p.log_prob_per_dim(node.z), node.q.log_prob_per_dim(node.z)
         if log_p is None or log_q is None:
             raise ValueError(
-                f"rao_blackwellised needs latents with independent components, and those of {node.name!r} are not."
+                f"rao_blackwellised needs latents with independent components, but those of {node.name!r} are "
+                "dependent; use leave_one_out."
             )
         log_q = log_q.flatten(2)
         own = _of_each(share.log_q, node, log_q)
-        if node.closed:  # else log p reads latents that are drawn given every component
+        if node.closed:  # otherwise log p depends on latents that are drawn given every component
             own = own + _of_each(share.log_p, node, log_p.flatten(2))
         signal = whole.unsqueeze(2) / len(whole) - _left_out(node, sampled, share).unsqueeze(2) + own
         score = score + (signal.detach() * log_q).sum(2)
@@ -88,9 +91,10 @@ def rao_blackwellised(draw: Draw, objective: Objective) -> Tensor:
 
 @estimator(detached=True)
 def bounded(draw: Draw, objective: Objective, control: Control, coefficient: float = 1.0) -> Tensor:
-    """f − a(g − E_q[g]): ``control`` gives g, near f and with a mean in closed form; a is ``coefficient``.
+    """The score function with the control variate g: the signal is f − a(g − E_q[g]), where a is ``coefficient``.
 
-    g is a bound on f, or ``second_order``. Paisley, Blei & Jordan 2012.
+    ``control`` gives g(z), which should be close to f, and its mean in closed form: a bound on f, or ``second_order``.
+    Paisley, Blei & Jordan 2012.
     """
     needs_mean("bounded", objective)
     g, mean = control(draw)
@@ -99,10 +103,15 @@ def bounded(draw: Draw, objective: Objective, control: Control, coefficient: flo
 
 
 def second_order(draw: Draw) -> tuple[Tensor, Tensor]:
-    """A control for ``bounded``: log p(x, z) to second order around the mean of a normal q, its Hessian's diagonal."""
+    """A ``control`` for ``bounded``: log p(x, z) expanded to second order around the mean of a normal q.
+
+    Of the Hessian only the diagonal is used.
+    """
     node = only_node("second_order", draw)
     if not isinstance(node.q, Normal):
-        raise ValueError("second_order needs one latent, with a diagonal normal posterior.")
+        raise ValueError(
+            f"second_order needs a diagonal normal posterior, but latent {node.name!r} has a {type(node.q).__name__}."
+        )
     with torch.enable_grad():
         centre = node.q.loc.detach().unsqueeze(0).requires_grad_()
         there = draw.at({node.name: centre})
@@ -122,10 +131,11 @@ def second_order(draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 class LearnedBaseline(nn.Module):
-    """NVIL: f − b_ψ(x) − c, with ``network`` b_ψ learned by least squares together with the model, c a running mean.
+    """NVIL: the score function with a learned baseline; the signal is f − b_ψ(x) − c.
 
-    ``network``: ``[B, *X] → [B, 1]``. ``normalise`` divides the signal by its running deviation where that is above 1,
-    as the paper does: that scales φ's gradient, and so is left out unless asked for. Mnih & Gregor 2014.
+    b_ψ is ``network``, ``[B, *X] → [B, 1]``, trained by least squares together with the model; c is a running mean with
+    the decay rate ``decay``. ``normalise`` divides the signal by its running standard deviation if that is above 1, as
+    in the paper; it is off by default because it rescales φ's gradient. Mnih & Gregor 2014.
     """
 
     traits = Traits(detached=True)
@@ -140,7 +150,7 @@ class LearnedBaseline(nn.Module):
 
     def forward(self, draw: Draw, objective: Objective) -> Tensor:
         if draw.x is None:
-            raise ValueError("a learned baseline needs the rows that were drawn for, and this draw has none.")
+            raise ValueError("LearnedBaseline needs the rows of the batch, but this draw has none; set x on the draw.")
         f = _signal(draw, objective) * len(draw.log_lik)
         predicted: Tensor = self.network(draw.x)
         expect("the network of LearnedBaseline", predicted, (len(draw.x), 1), "[B, 1]")
@@ -158,19 +168,19 @@ class LearnedBaseline(nn.Module):
 
 
 def _surrogate(draw: Draw, objective: Objective, signal: Tensor) -> Tensor:
-    """L + Σₖ signalₖ log q(zₖ): the score, and what the objective's own dependence on θ and φ gives at fixed z."""
+    """L + Σₖ signalₖ log q(zₖ): its gradient is that of the objective at fixed z, plus the score-function term."""
     log_q = sum((node.log_density for node in _scored(draw)), torch.zeros_like(signal))
     return objective(draw) + (signal.detach() * log_q).sum(0)
 
 
 def _scored(draw: Draw) -> list[Node]:
-    """The latents that no gradient flows through, but that are not given."""
+    """The latents whose gradient is by the score function: not reparameterised and not fixed."""
     return [node for node in draw.nodes if not node.path and not node.given]
 
 
 @torch.no_grad()
 def _signal(draw: Draw, objective: Objective) -> Tensor:
-    """What each draw's score is multiplied by, ``[K, B]``: its share of a mean, or all of what is none."""
+    """The factor of each draw's score, ``[K, B]``: its term if the objective is a mean, else the whole objective."""
     if is_mean(objective):
         return per_draw(draw, objective) / len(draw.log_lik)
     return objective(draw).expand_as(draw.log_lik)
@@ -181,7 +191,7 @@ def _leave_one_out(draw: Draw, objective: Objective) -> Tensor:
     """L − Lₖ, ``[K, B]``."""
     draws, rows = draw.log_lik.shape
     if draws < 2:
-        raise ValueError("leave_one_out takes the other draws as its baseline: it needs draws of at least 2.")
+        raise ValueError("leave_one_out computes its baseline from the other draws; use draws of at least 2.")
 
     own = torch.eye(draws, dtype=torch.bool, device=draw.log_lik.device).unsqueeze(2)
 
@@ -200,7 +210,7 @@ def _leave_one_out(draw: Draw, objective: Objective) -> Tensor:
 
 
 def _left_out(node: Node, draw: Draw, share: Sensitivity) -> Tensor:
-    """The terms of the objective that do not depend on a latent or that are taken by its components, ``[K, B]``."""
+    """The terms of the objective that do not depend on a latent, or that are added per component, ``[K, B]``."""
     depends = {node.name} | draw.below(node.name)
     found = torch.zeros_like(draw.log_lik)
     for other in draw.nodes:

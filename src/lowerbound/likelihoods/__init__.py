@@ -1,9 +1,9 @@
 """Likelihoods p(x|z): one short class each.
 
-A likelihood reads the decoder's output ``params [K, B, P, *X]``, P = ``n_parameters`` numbers per value, and data
-``x [B, *X]``. Log-probabilities are in nats with respect to the measure it names: counting for discrete values,
-Lebesgue in the data's own units for continuous ones, or mixed: their product, or their sum where a single value has
-a probability of its own. They are never compared.
+A likelihood takes the decoder's output ``params [K, B, P, *X]``, P = ``n_parameters`` numbers per value, and data
+``x [B, *X]``. Log-probabilities are in nats, with respect to the likelihood's ``measure``: "counting" for discrete
+values, "Lebesgue" (in the data's own units) for continuous ones, or "mixed" (a product of both, or a sum if single
+values have a positive probability). Log-probabilities with respect to different measures are not comparable.
 """
 
 from lowerbound.likelihoods.atoms import InflatedLogitNormal, ZeroInflatedLogNormal

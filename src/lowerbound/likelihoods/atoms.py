@@ -1,4 +1,4 @@
-"""Likelihoods of positive values, and of values between bounds, where an end has a probability of its own."""
+"""Likelihoods of continuous values with a positive probability of an exact 0 or 1."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lowerbound.likelihoods.moments import exact_mean, n_observed
 class ZeroInflatedLogNormal(Factorised):
     """x ≥ 0: 0 with probability π, else log x ~ N(μ, σ²); the parameters are logit π and those of ``LogNormal``.
 
-    p(0) = π, p(x) = (1 − π) N(log x; μ, σ²) / x, with respect to a count at 0 and Lebesgue measure above. Aitchison
-    1955. Arguments as in ``LogNormal``, of the values above 0.
+    p(0) = π, p(x) = (1 − π) N(log x; μ, σ²) / x, with respect to counting measure at 0 plus Lebesgue measure above 0.
+    Aitchison 1955. The arguments are those of ``LogNormal`` and concern the values above 0.
     """
 
     measure = "mixed"
@@ -60,7 +60,7 @@ class ZeroInflatedLogNormal(Factorised):
         return self.above.centre_and_unit(x, mask)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The share of zeros, held half a row from none and from all, and the moments of the other values' logs."""
+        """Start at the share of zeros, kept away from 0 and 1, and the moments of the logarithms of other values."""
         above = x > 0 if mask is None else mask & (x > 0)
         half = 0.5 / (n_observed(x, mask).double() + 1)
         share = exact_mean((x == 0).to(x.dtype), mask)
@@ -71,9 +71,9 @@ class ZeroInflatedLogNormal(Factorised):
 class InflatedLogitNormal(Factorised):
     """0 ≤ x ≤ 1: 0 with probability π₀, 1 with π₁, else logit x ~ N(μ, σ²). Ospina & Ferrari 2010 (of the beta).
 
-    p(x) = (1 − π₀ − π₁) N(logit x; μ, σ²) / x(1 − x) inside, with respect to Lebesgue measure and a count at each end.
-    The parameters are log π₀ and log π₁ over the probability of the inside, and those of ``LogitNormal``, whose
-    arguments it takes. An end that holds none of the data starts at a probability of 1e-6.
+    p(x) = (1 − π₀ − π₁) N(logit x; μ, σ²) / x(1 − x) for 0 < x < 1, with respect to Lebesgue measure plus counting
+    measure at 0 and 1. The parameters are log(π₀/(1 − π₀ − π₁)), log(π₁/(1 − π₀ − π₁)) and those of ``LogitNormal``;
+    the arguments are those of ``LogitNormal``. If the data contain no 0 (or no 1), its probability starts at 1e-6.
     """
 
     measure = "mixed"
@@ -96,7 +96,7 @@ class InflatedLogitNormal(Factorised):
         self.n_parameters = 2 + self.inside.n_parameters
 
     def log_shares(self, params: Tensor) -> Tensor:
-        """log π₀, log π₁ and log of the rest, ``[K, B, 3, *X]``."""
+        """log π₀, log π₁ and log(1 − π₀ − π₁), ``[K, B, 3, *X]``."""
         return torch.cat([params[:, :, :2], torch.zeros_like(params[:, :, :1])], 2).log_softmax(2)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class InflatedLogitNormal(Factorised):
         return self.inside.centre_and_unit(x, mask)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The shares of both ends and of the rest, half a row at least where there is any, and the logits' moments."""
+        """Start at the shares of 0, 1 and other values, and the moments of the logits of the latter."""
         seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         within = seen & (x > 0) & (x < 1)
         parts = torch.stack([exact_mean(part.to(x.dtype), mask) for part in (x == 0, x == 1, within)])

@@ -17,30 +17,30 @@ Measure = Literal["counting", "Lebesgue", "mixed"]
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x|z), by the parameters that the decoder computes from z.
+    """p(x|z), given the parameters that the decoder computes from z.
 
-    To write one: give ``n_parameters``, ``measure``, ``support``, and the abstract methods; of values that are
-    independent given z, write a ``Factorised`` instead.
+    To write your own: define ``n_parameters``, ``measure``, ``support`` and the abstract methods. If the values of a
+    row are independent given z, subclass ``Factorised`` instead.
     """
 
     n_parameters: int = 1
     measure: Measure
-    informative: ClassVar[bool] = False  # which values are missing tells of them: p(mask|x) is a part of it
-    counts: ClassVar[bool] = False  # whole numbers from 0 on, without a largest
-    one_scale: ClassVar[bool] = False  # all values of a row lie in one range, so that they are standardised together
-    needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "nothing"  # of the data, to be made by name
-    one_hot_mean: ClassVar[bool] = False  # ``mean`` has a trailing axis: the probability of each class
-    ordered: ClassVar[bool] = True  # of two values one is the larger, which is not so for classes without an order
-    inverse_link: ClassVar[Literal["", "sigmoid", "softmax"]] = ""  # applied to the parameters, which are logits
+    informative: ClassVar[bool] = False  # whether it includes p(mask|x): missingness depends on x
+    counts: ClassVar[bool] = False  # whether x is a whole number of 0 or more without an upper bound
+    one_scale: ClassVar[bool] = False  # whether all values of a row are standardised by one location and scale
+    needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "nothing"  # the argument of ``from_data``
+    one_hot_mean: ClassVar[bool] = False  # whether ``mean`` has a trailing axis, the probability of each class
+    ordered: ClassVar[bool] = True  # whether the values have an order
+    inverse_link: ClassVar[Literal["", "sigmoid", "softmax"]] = ""  # maps parameters that are logits to probabilities
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """The likelihood of data of which it ``needs`` a fact, ``given``: a row's shape, the largest value, …"""
+        """Make the likelihood from the property of the data that it ``needs``: a row's shape, the largest value, …"""
         return cls()
 
     @property
     def n_values(self) -> int | None:
-        """C, if x takes the values 0, …, C − 1 only."""
+        """C if the possible values of x are 0, …, C − 1; otherwise None."""
         if self.support is constraints.boolean:
             return 2
         low, high = (getattr(self.support, f"{end}_bound", None) for end in ("lower", "upper"))
@@ -48,36 +48,36 @@ class Likelihood(nn.Module, ABC):
 
     @property
     def of_values(self) -> Likelihood:
-        """p(x|z) alone, without what the likelihood says of which values are missing."""
+        """The likelihood of the values alone, p(x|z), without that of which values are missing."""
         return self
 
     def typical(self, params: Tensor) -> Tensor:
-        """What a missing value is estimated by, given z: the mean, unless that hangs on a tail that few data tell."""
+        """The estimate of a missing value given z: by default the mean."""
         return self.mean(params)
 
     def best(self, expected: Tensor) -> Tensor:
-        """One value from the expectation of ``typical`` over z: itself, or the most probable class."""
+        """The best value, given the expectation of ``typical`` over z: that expectation, or the most probable class."""
         return expected.argmax(-1).to(expected.dtype) if self.one_hot_mean else expected
 
     def point(self, params: Tensor) -> Tensor:
-        """One value for each ``[K, B, *X]``: the mean, or the most probable class."""
+        """A point estimate, ``[K, B, *X]``: the mean, or the most probable class."""
         return Likelihood.best(self, self.mean(params))
 
     @property
     @abstractmethod
     def support(self) -> constraints.Constraint:
-        """The values x can take."""
+        """The values that x can have."""
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x|z) ``[K, B]`` of the observed values.
 
-        ``mask [B, *X]`` is True where x is observed; the rest is integrated out and has a zero gradient, whatever x
-        holds.
+        ``mask [B, *X]`` is True where x is observed. Other values are integrated out: whatever x contains there has no
+        effect and a gradient of 0.
         """
 
     def slope(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """∂ log p(x|z)/∂params ``[K, B, P, *X]``; a family may have it for less than log p and a backward pass."""
+        """∂ log p(x|z)/∂params, ``[K, B, P, *X]``. Subclasses may override it with a faster formula."""
         with torch.enable_grad():
             params = params.detach().requires_grad_()
             (found,) = torch.autograd.grad(self.log_prob(params, x, mask).sum(), params)
@@ -89,41 +89,41 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from p(x|z), ``[K, B, *X]``."""
+        """Draw from p(x|z), ``[K, B, *X]``."""
 
     @abstractmethod
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The ``params [P, *X]`` at which p is each value's own distribution in ``x [N, *X]``.
+        """Fit each value's marginal distribution in ``x [N, *X]``; return its ``params [P, *X]``.
 
-        Also sets what the likelihood itself learns or scales by.
+        Also sets the likelihood's own parameters and its scaling.
         """
 
 
 class Factorised(Likelihood):
     """p(x|z) = Π over observed values of p(x_i | params_i)."""
 
-    masked_by: ClassVar[Of | None] = None  # what missingness is logistic in under ``SelfMasking``; None: no rule
-    atoms: ClassVar[int] = 0  # how many of 0 and 1 have a probability of their own, next to a density
-    classes: ClassVar[bool] = False  # each of the ``n_values`` values stands for itself, whether ordered or not
+    masked_by: ClassVar[Of | None] = None  # logit P(missing|x) is linear in this (``SelfMasking``); None: unsupported
+    atoms: ClassVar[int] = 0  # for a density: 1 if x = 0 has a positive probability, 2 if x = 0 and x = 1 have one
+    classes: ClassVar[bool] = False  # whether the ``n_values`` values are classes, ordered or not
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x|z) ``[K, B]``: the sum over observed values."""
         if mask is None:
             return self.log_prob_of_row(params, x)
-        # Both sides of a `where` are differentiated, so the density must never see what is not observed.
+        # where() differentiates both branches, so unobserved values must be replaced before the density is computed.
         values = self.log_prob_per_value(params, torch.where(mask, x, 0))
         return torch.where(mask, values, 0).flatten(2).sum(2)
 
     def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) ``[K, B]`` of rows observed throughout; a family may have it for less than its values'."""
+        """log p(x|z) ``[K, B]`` of rows without missing values. Subclasses may override it with a faster formula."""
         return self.log_prob_per_value(params, x).flatten(2).sum(2)
 
     @abstractmethod
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x_i|z) of each value, ``[K, B, *X]``; its gradient is finite at x = 0, in the support or not."""
+        """log p(x_i|z) of each value, ``[K, B, *X]``. The gradient is finite at x = 0, also outside the support."""
 
     def log_probs(self, params: Tensor) -> Tensor:
-        """log p of each of the ``n_values`` values that x can take, ``[K, B, *X, C]``."""
+        """log-probability of each of the ``n_values`` possible values, ``[K, B, *X, C]``."""
         count, (_, rows, _, *event) = self.n_values, params.shape
         assert count is not None
         x = torch.arange(count, dtype=params.dtype, device=params.device).view(count, *[1] * len(event))
@@ -132,19 +132,19 @@ class Factorised(Likelihood):
         return values.movedim(2, -1)
 
     def missingness(self, columns: int) -> Curve | None:
-        """P(missing|x) of ``columns`` such columns, to be learned; None if ``log_missing`` has no rule."""
+        """A learnable P(missing|x) for ``columns`` columns of this likelihood; None if unsupported."""
         if self.classes and self.n_values is not None:
             return Classes(columns, self.n_values)
         of = self.masked_by if self.n_values is None else "value"
         return None if of is None else Line(columns, of, self.atoms)
 
     def log_missing(self, params: Tensor, line: Line) -> Tensor:
-        """log ∫ P(missing|x) p(x|z) dx ``[K, B, …, d]``; by default the sum over all of ``n_values`` values."""
+        """log ∫ P(missing|x) p(x|z) dx, ``[K, B, …, d]``; by default a sum over the ``n_values`` possible values."""
         x = torch.arange(self.n_values or 0, dtype=params.dtype, device=params.device)
         log_joint: Tensor = self.log_probs(params) + functional.logsigmoid(line.at(x))
         return log_joint.logsumexp(-1)
 
     def centre_and_unit(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and spread, ``[d]`` each, of what missingness is logistic in, once ``initialise`` has seen x."""
+        """Location and spread, ``[d]`` each, of the quantity ``masked_by``; called after ``initialise``."""
         rows, seen = x.flatten(0, -2), mask.flatten(0, -2)
         return mean_of(rows, seen), deviation_of(rows, seen)

@@ -1,4 +1,4 @@
-"""Likelihoods of real and of positive values."""
+"""Likelihoods of continuous values: real, positive, or between 0 and 1."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lowerbound.likelihoods.logistic import normal_expectation, t_expectation
 from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, open_unit
 
-_MORE_THAN_HALF = 0.51  # of a step: half of one may be rounded down
+_MORE_THAN_HALF = 0.51  # of a rounding step; exactly half a step may be rounded down
 
 Scale = float | Literal["scalar", "dimension", "entry"]
 
 
 class LocationScale(Factorised):
-    """x, or a function of it, is μ + σ · noise, with μ = ``shift`` + ``spread`` · (first parameter).
+    """Base class: x, or a function of x, is μ + σ · noise, with μ = ``shift`` + ``spread`` · (first parameter).
 
-    ``scale``: a number fixes σ (in the data's units); "scalar" learns one σ, "dimension" one for each value of a
-    row (give its ``shape``), "entry" reads σ from the decoder. A learned σ is at least ``min_scale`` times the
-    data's spread (a number for all values of a row, or one for each): without that floor the density of repeated
-    values grows without bound.
-    ``shift`` and ``spread`` are 0 and 1 until ``initialise`` takes them from data, for each value of ``shape``.
+    ``scale``: how σ is chosen. A number is a fixed σ in the data's units; "scalar" learns one σ; "dimension" learns one
+    per value of a row (give its ``shape``); "entry" takes σ from the decoder's second parameter.
+    ``min_scale``: a learned σ is at least ``min_scale`` times the data's spread (one number, or one per value of a
+    row). Without this floor, the density of repeated values can grow without bound.
+    ``shift`` and ``spread`` are 0 and 1 until ``initialise`` sets them from data (for each value of ``shape``).
     """
 
     measure: Measure = "Lebesgue"
@@ -45,7 +45,7 @@ class LocationScale(Factorised):
     ) -> None:
         super().__init__()
         if isinstance(scale, str) and scale not in ("scalar", "dimension", "entry"):
-            raise ValueError(f'scale must be a number, "scalar", "dimension" or "entry", not {scale!r}.')
+            raise ValueError(f'scale must be a number, "scalar", "dimension" or "entry"; got {scale!r}.')
         if not isinstance(scale, str) and not scale > 0:
             raise ValueError(f"a fixed scale must be positive, got {scale}.")
         if scale == "dimension" and not shape:
@@ -63,7 +63,7 @@ class LocationScale(Factorised):
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """One learned scale for each value of a row of shape ``given``."""
+        """With one learned scale per value of a row of shape ``given``."""
         return cls(scale="dimension", shape=given)
 
     @property
@@ -102,7 +102,7 @@ class LocationScale(Factorised):
 
     @abstractmethod
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """μ and σ of each value's own distribution; a spread of 0 where it does not vary."""
+        """μ and σ of each value's marginal distribution; σ is 0 for a value that does not vary."""
 
 
 class Normal(LocationScale):
@@ -128,10 +128,11 @@ class Normal(LocationScale):
 
 
 class Transformed(LocationScale):
-    """An increasing function of x is normal. ``resolution``: steps in which x was recorded, one or one for each value.
+    """Base class: an increasing function y of x is normal.
 
-    A learned σ is then at least the deviation of such rounding where the function is ``shift``: the step over √12 dx/dy
-    (and at most half of ``spread`` by it).
+    ``resolution``: the step to which x was rounded (one number, or one per value of a row; 0: not rounded). A learned σ
+    is then at least the standard deviation of the rounding error of y, resolution/(√12 dx/dy) at y = ``shift``. This
+    floor is at most half of ``spread``.
     """
 
     log_step: Tensor
@@ -148,7 +149,10 @@ class Transformed(LocationScale):
         if not np.min(self.resolution) >= 0:
             raise ValueError(f"resolution must be 0 or more, got {resolution}.")
         if scale == "scalar" and self.shape and np.any(self.resolution):
-            raise ValueError('scale="scalar" is one of all values, and resolution is of each: take "dimension".')
+            raise ValueError(
+                'scale="scalar" is one scale for all values, but resolution has one number per value; use '
+                'scale="dimension".'
+            )
         self.register_buffer("log_step", torch.tensor(self.resolution).log(), persistent=False)
 
     @property
@@ -163,15 +167,16 @@ class Transformed(LocationScale):
 
     @abstractmethod
     def _log_slope(self, y: Tensor) -> Tensor:
-        """log dx/dy at the value y of the function."""
+        """log dx/dy at y."""
 
 
 class LogNormal(Transformed):
     """x > 0, log x ~ N(μ, σ²): p(x) = N(log x; μ, σ²) / x, a density in the data's units.
 
-    Arguments as in ``LocationScale``; ``scale``, ``shift`` and ``spread`` are of log x. ``resolution``: steps in which
-    x was recorded (a number, or one for each value of ``shape``). A learned σ is then at least the deviation of such
-    rounding at the geometric mean of x, resolution / (√12 exp shift), and at most half of ``spread`` by it.
+    The arguments are those of ``LocationScale``; ``scale``, ``shift`` and ``spread`` refer to log x. ``resolution``: a
+    step to which x was rounded (one number, or one per value of a row). A learned σ is then at least the standard
+    deviation of the rounding error at the geometric mean of x, resolution/(√12 exp(shift)); this floor is at most half
+    of ``spread``.
     """
 
     support = constraints.positive
@@ -186,7 +191,7 @@ class LogNormal(Transformed):
         return (self.mu(params) + 0.5 * self.sigma(params).square()).exp()
 
     def typical(self, params: Tensor) -> Tensor:
-        """The median where the scale is the decoder's: there the mean hangs on a tail that few data tell."""
+        """The median if the scale is from the decoder, because the mean then depends on a poorly estimated tail."""
         return self.mu(params).exp() if self.scale == "entry" else self.mean(params)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,8 +207,8 @@ class LogNormal(Transformed):
 class LogitNormal(Transformed):
     """0 < x < 1, logit x ~ N(μ, σ²): p(x) = N(logit x; μ, σ²) / x(1 − x). Atchison & Shen 1980.
 
-    Arguments as in ``LogNormal``, of logit x = log x/(1 − x). With a ``resolution``, draws that would be rounded to 0
-    or 1 lie a step next to it: neither has a probability.
+    The arguments are those of ``LogNormal``, for logit x = log(x/(1 − x)). With a ``resolution``, draws are kept so far
+    from 0 and 1 that rounding cannot turn them into 0 or 1, which are outside the support.
     """
 
     support = open_unit
@@ -212,7 +217,7 @@ class LogitNormal(Transformed):
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """One learned scale for all values."""
+        """With one learned scale for all values."""
         return cls()
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
@@ -228,7 +233,7 @@ class LogitNormal(Transformed):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         drawn = _normal_sample(self.mu(params), self.sigma(params), generator).sigmoid()
-        limits = torch.finfo(params.dtype)  # rounding must not lead out of the support
+        limits = torch.finfo(params.dtype)  # so that rounding does not give 0 or 1
         least = (_MORE_THAN_HALF * self.log_step.exp()).clamp(max=0.5)
         return drawn.maximum(least.clamp(min=limits.tiny)).minimum((1 - least).clamp(max=1 - limits.eps / 2))
 
@@ -240,11 +245,11 @@ class LogitNormal(Transformed):
 
 
 class StudentT(LocationScale):
-    """x ∈ ℝ with tails as |x|^−(df + 1): μ + σ·t, t of Student's distribution. Lange, Little & Taylor 1989.
+    """x ∈ ℝ: μ + σ·t with Student's t, whose density falls as |x|^−(df + 1). Lange, Little & Taylor 1989.
 
-    ``df``: a number above 1 (below there is no mean), or "learned": one for all values, 1 + 4 · softplus, from 5.
-    Other arguments as in ``LocationScale``; σ is the scale, the standard deviation is σ √(df/(df − 2)). It starts
-    from medians and quartiles, for outliers move the data's moments.
+    ``df``: the degrees of freedom, above 1 (otherwise there is no mean), or "learned": one parameter for all values,
+    initially 5 and always above 1. The other arguments are those of ``LocationScale``; σ is the scale, the standard
+    deviation is σ √(df/(df − 2)). μ and σ are initialised from medians and quartiles, because outliers distort moments.
     """
 
     support = constraints.real
@@ -259,9 +264,9 @@ class StudentT(LocationScale):
     ) -> None:
         super().__init__(scale, shape, min_scale)
         if isinstance(df, str) and df != "learned":
-            raise ValueError(f'df must be a number or "learned", not {df!r}.')
+            raise ValueError(f'df must be a number or "learned"; got {df!r}.')
         if not isinstance(df, str) and not df > 1:
-            raise ValueError(f"df must be above 1, where the distribution has a mean, got {df}.")
+            raise ValueError(f"df must be above 1, so that the distribution has a mean; got {df}.")
         self.df = df
         if df == "learned":
             self.raw_df = nn.Parameter(torch.zeros(()))
@@ -288,16 +293,16 @@ class StudentT(LocationScale):
         if isinstance(self.df, str):
             self.raw_df.zero_()
         inverse = 1 / self.degrees()
-        quartile = 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)  # of t, to 0.1 %: Cornish & Fisher 1938
+        quartile = 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)  # of t, within 0.1 %: Cornish & Fisher 1938
         median, half = median_and_quartiles(x, mask)
         return median, torch.where(half > 0, half / quartile, deviation_of(x, mask))
 
 
 def _numbers(given: float | Sequence[float], shape: tuple[int, ...], name: str) -> float | tuple[float, ...]:
-    """One number for all values of ``shape``, or one for each."""
+    """One number for all values of ``shape``, or a tuple with one per value."""
     found = given if isinstance(given, float | int) else tuple(float(each) for each in given)
     if isinstance(found, tuple) and (len(found),) != shape:
-        raise ValueError(f"{name} has {len(found)} numbers for values of shape {shape}.")
+        raise ValueError(f"{name} has {len(found)} numbers, but a row has shape {shape}; give one, or one per value.")
     return found
 
 

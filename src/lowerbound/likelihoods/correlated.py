@@ -1,4 +1,4 @@
-"""Normal likelihoods whose values are correlated given z; one covariance, learned, for all rows."""
+"""Normal likelihoods whose values are correlated given z, with one learned covariance for all rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lowerbound.likelihoods.moments import deviation_of, mean_of
 
 
 class CorrelatedNormal(Likelihood):
-    """x ∈ ℝ^D, N(μ, S R S), D values of ``shape``; S = diag(``spread``), μ = ``shift`` + ``spread`` · (the parameter).
+    """x ∈ ℝ^D, N(μ, S R S), with S = diag(``spread``) and μ = ``shift`` + ``spread`` · (the parameter).
 
-    Unobserved values are integrated out: their rows and columns of R are left out. The eigenvalues of R are at least
-    ``min_scale``²: without that floor the density of values on a plane grows without bound. ``shift`` and ``spread``
-    are 0 and 1 until ``initialise`` takes them from data; R then starts from I, so that correlation is first the
-    latents' to explain.
+    ``shape``: the shape of a row, of D values. Unobserved values are integrated out: their rows and columns of R are
+    omitted. The eigenvalues of R are at least ``min_scale``²; without this floor, the density can grow without bound
+    if the data lie in a subspace. ``shift`` and ``spread`` are 0 and 1 until ``initialise`` sets them from data. R is
+    initialised as I, so that the latents explain correlations first.
     """
 
     measure = "Lebesgue"
@@ -42,14 +42,14 @@ class CorrelatedNormal(Likelihood):
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of values of a row of shape ``given``."""
+        """For rows of shape ``given``."""
         return cls(given)
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         known = x if mask is None else torch.where(mask, x, 0)
         residual = ((known - self.mean(params)) / self.spread).flatten(2)
         unit = (self.spread.log() + HALF_LOG_2PI).flatten()
-        if mask is None:  # all rows share one covariance: they are K·B draws of one row
+        if mask is None:  # all rows share one covariance, so they can be treated as K·B draws of one row
             seen = torch.ones(1, len(unit), dtype=torch.bool, device=unit.device)
             value = self._log_prob_in_units(residual.flatten(0, 1).unsqueeze(1), seen).view(residual.shape[:2])
             return value - unit.sum()
@@ -74,35 +74,35 @@ class CorrelatedNormal(Likelihood):
 
     @abstractmethod
     def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
-        """−½ eᵀ R⁻¹ e − ½ log|R|, ``[K, B]``, of ``residual [K, B, D]``: 0 where it is not ``seen [B, D]``."""
+        """−½ eᵀ R⁻¹ e − ½ log|R|, ``[K, B]``, for ``residual [K, B, D]``, which is 0 where ``seen [B, D]`` is False."""
 
     @abstractmethod
     def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from N(0, R), ``[K, B, D]`` as ``like``."""
+        """Draw from N(0, R), with the shape of ``like``, ``[K, B, D]``."""
 
     @abstractmethod
     def _start(self) -> None:
-        """Let R be I."""
+        """Set R to I."""
 
 
 class FullNormal(CorrelatedNormal):
-    """N(μ, S (L Lᵀ + ``min_scale``² I) S), L lower triangular; arguments as in ``CorrelatedNormal``.
+    """N(μ, S (L Lᵀ + ``min_scale``² I) S), L lower triangular; the arguments are those of ``CorrelatedNormal``.
 
-    With a mask it needs B·D² numbers, and B·D³ operations; without, D² and D³.
+    With a mask it needs memory of B·D² numbers and B·D³ operations; without a mask, D² and D³.
     """
 
     def __init__(self, shape: tuple[int, ...], min_scale: float = 1e-3) -> None:
         super().__init__(shape, min_scale)
         size = math.prod(self.shape)
-        self.raw_scale = nn.Parameter(torch.zeros(size))  # of the diagonal
-        self.below = nn.Parameter(torch.zeros(size, size))  # only what is below the diagonal is read
+        self.raw_scale = nn.Parameter(torch.zeros(size))  # the diagonal
+        self.below = nn.Parameter(torch.zeros(size, size))  # only entries below the diagonal are used
 
     def _factor(self) -> Tensor:
         """L, ``[D, D]``."""
         return self.below.tril(-1) + positive(self.raw_scale).diag()
 
     def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
-        factor = self._factor().double()  # in L Lᵀ single precision would lose small eigenvalues beside large ones
+        factor = self._factor().double()  # in single precision, L Lᵀ would lose its small eigenvalues
         one = torch.eye(len(factor)).to(factor)
         both = seen.unsqueeze(1) & seen.unsqueeze(2)
         cholesky = torch.linalg.cholesky(torch.where(both, factor @ factor.T + self.min_scale**2 * one, one))
@@ -121,28 +121,28 @@ class FullNormal(CorrelatedNormal):
 
 
 class LowRankNormal(CorrelatedNormal):
-    """N(μ, S (diag(d²) + W Wᵀ) S), W of ``rank`` columns; other arguments as in ``CorrelatedNormal``.
+    """N(μ, S (diag(d²) + W Wᵀ) S), W with ``rank`` columns; the other arguments are those of ``CorrelatedNormal``.
 
-    eᵀ R⁻¹ e = min over v of ‖(e − Wv)/d‖² + ‖v‖², at v = C⁻¹ Wᵀ (e/d²) with C = I + Wᵀ diag(d⁻²) W;
-    log|R| = log|C| + Σ log d². Woodbury's formula in that form has no large terms to cancel.
+    eᵀ R⁻¹ e = min over v of ‖(e − Wv)/d‖² + ‖v‖², attained at v = C⁻¹ Wᵀ (e/d²) with C = I + Wᵀ diag(d⁻²) W, and
+    log|R| = log|C| + Σ log d². This form of Woodbury's formula has no differences of large numbers.
     """
 
     def __init__(self, shape: tuple[int, ...], rank: int, min_scale: float = 1e-3) -> None:
         super().__init__(shape, min_scale)
         size = math.prod(self.shape)
         if not 1 <= rank <= size:
-            raise ValueError(f"the rank must be from 1 to the number of values, {size}, got {rank}.")
+            raise ValueError(f"rank must be from 1 to {size}, the number of values of a row; got {rank}.")
         self.rank = rank
         self.raw_scale = nn.Parameter(torch.zeros(size))
         self.factors = nn.Parameter(self._first_factors())
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of values of a row of shape ``given``, with one factor."""
+        """For rows of shape ``given``, with rank 1."""
         return cls(given, rank=1)
 
     def _first_factors(self) -> Tensor:
-        """Cosines, so small that they add 1 % to the variance at most: from W = 0 no gradient would lead away."""
+        """Cosines that add at most 1 % to the variance. They are not 0, because the gradient at W = 0 is 0."""
         size = math.prod(self.shape)
         angles = torch.outer(torch.arange(size) + 0.5, torch.arange(self.rank)) * (math.pi / size)
         return angles.cos() * (0.1 / math.sqrt(self.rank))
@@ -153,7 +153,7 @@ class LowRankNormal(CorrelatedNormal):
     def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:
         scale = self._scale()
         scaled, white = self.factors / scale.unsqueeze(1), residual / scale
-        exact = scaled.double()  # small scales make C large beside I, which single precision would lose
+        exact = scaled.double()  # small scales make C so large that single precision would lose I
         inner = torch.einsum("bd,dr,ds->brs", seen.double(), exact, exact) + torch.eye(self.rank).to(exact)
         cholesky = torch.linalg.cholesky(inner)
         best = torch.cholesky_solve((white.double() @ exact).permute(1, 2, 0), cholesky).permute(2, 0, 1)

@@ -43,7 +43,7 @@ class Poisson(Factorised):
 class NegativeBinomial(Factorised):
     """x ∈ {0, 1, 2, …} with mean m and variance m + m²/r; the parameters are log m and log r.
 
-    r → ∞ is the Poisson.
+    The limit r → ∞ is the Poisson distribution.
     """
 
     measure = "counting"
@@ -83,7 +83,7 @@ class ZeroInflatedNegativeBinomial(Factorised):
     support = constraints.nonnegative_integer
     counts = True
     masked_by = "value"
-    _LEAST = 0.01  # π to start from: at 0 there would be nothing to learn it by
+    _LEAST = 0.01  # the least initial π; from 0 it could not be learned
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         logit, log_mean, log_r = params.unbind(2)
@@ -105,7 +105,7 @@ class ZeroInflatedNegativeBinomial(Factorised):
         return line.with_zeros(logit, _negative_binomial_missing(log_mean, log_r, line))
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """By the mean, the variance and the share of zeros, which grows with π where the other two are held."""
+        """Match the mean, the variance and the share of zeros; given the other two, the last increases with π."""
         mean, zeros = log_mean_count(x, mask).double().exp(), exact_mean((x == 0).to(x.dtype), mask)
         ratio = (deviation_of(x, mask).double().square() - mean) / mean.square() + 1
         low, high = torch.full_like(mean, self._LEAST), torch.full_like(mean, 1 - self._LEAST)

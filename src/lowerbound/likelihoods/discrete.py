@@ -25,11 +25,11 @@ class Bernoulli(Factorised):
     inverse_link = "sigmoid"
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        # x·logit − softplus(logit) without its cancellation, and in fewer passes over K·B·X values
+        # equals x·logit − softplus(logit), but without cancellation and with fewer passes over K·B·X values
         return functional.logsigmoid((2 * x - 1) * params.squeeze(2))
 
     def log_prob_of_row(self, params: Tensor, x: Tensor) -> Tensor:
-        """Where no gradient is asked for, Σ min(t, 0) + log Π σ(|t|), t = ±logit: few logarithms."""
+        """Without gradients: Σ min(t, 0) + log Π σ(|t|), t = ±logit, which needs fewer logarithms."""
         if torch.is_grad_enabled():
             return super().log_prob_of_row(params, x)
         t = ((2 * x - 1) * params.squeeze(2)).flatten(2)
@@ -62,7 +62,7 @@ class Bernoulli(Factorised):
 
 @lru_cache
 def _together(values: int) -> tuple[int, ...]:
-    """Divisors of ``values``, small and of a product up to 64: so many factors from ½ to 1 do not underflow."""
+    """Small divisors of ``values`` with a product up to 64, so many factors of at least ½ do not underflow."""
     found: list[int] = []
     for size in (8, 7, 6, 5, 4, 3, 2):
         while values % size == 0 and math.prod(found) * size <= 64:
@@ -71,7 +71,7 @@ def _together(values: int) -> tuple[int, ...]:
 
 
 class OfClasses(Factorised):
-    """x ∈ {0, …, C − 1}; the ``mean`` is the probability of each class, last."""
+    """Base class of x ∈ {0, …, C − 1}. The last axis of ``mean`` is the probability of each class."""
 
     measure = "counting"
     one_hot_mean = one_scale = classes = True
@@ -80,12 +80,12 @@ class OfClasses(Factorised):
     def __init__(self, n_classes: int) -> None:
         super().__init__()
         if n_classes < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got {n_classes}.")
+            raise ValueError(f"n_classes must be at least 2; got {n_classes}.")
         self.n_classes = n_classes
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of classes up to the largest value, ``given``."""
+        """For classes up to the largest value, ``given``."""
         return cls(max(2, given + 1))
 
     @property
@@ -97,7 +97,7 @@ class OfClasses(Factorised):
 
 
 class Categorical(OfClasses):
-    """x ∈ {0, …, C − 1}; the parameters are C logits. Its ``mean`` is the probability of each class, last."""
+    """x ∈ {0, …, C − 1}; the parameters are C logits. The last axis of ``mean`` is the probability of each class."""
 
     ordered = False
     inverse_link = "softmax"
@@ -107,7 +107,7 @@ class Categorical(OfClasses):
         self.n_parameters = n_classes
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        known = (x >= 0) & (x < self.n_classes)  # what is no class, NaN too, has no probability
+        known = (x >= 0) & (x < self.n_classes)  # other values, including NaN, have probability 0
         index = torch.where(known, x, 0).long().unsqueeze(1).expand(*params.shape[:2], 1, *x.shape[1:])
         log_prob = (params.gather(2, index) - params.logsumexp(2, keepdim=True)).squeeze(2)
         return torch.where(known, log_prob, -math.inf)
@@ -128,10 +128,10 @@ class Categorical(OfClasses):
 
 
 class Ordinal(OfClasses):
-    """x ∈ {0, …, C − 1}, in that order: p(x ≤ c) = F(θ_c − μ), F the logistic's CDF, θ_0 < … < θ_C−2 cut points.
+    """Ordered x ∈ {0, …, C − 1}: p(x ≤ c) = F(θ_c − μ), with the logistic CDF F and cut points θ_0 < … < θ_C−2.
 
-    The parameter is μ; the cut points are learned, for all values or for each value of ``shape``: the first, and
-    the gaps between them, which are positive. Its ``mean`` is the probability of each class, last. McCullagh 1980.
+    The parameter is μ. The cut points are learned (the first one, and the positive gaps between them), once for all
+    values or for each value of ``shape``. The last axis of ``mean`` is the probability of each class. McCullagh 1980.
     """
 
     _LEAST_GAP = 1e-6  # a class that is never seen keeps a finite log-probability
@@ -149,7 +149,7 @@ class Ordinal(OfClasses):
         return torch.where(known, log_probs.gather(-1, index).squeeze(-1), -math.inf)
 
     def best(self, expected: Tensor) -> Tensor:
-        """The median, which is fewest levels away on average."""
+        """The median, which minimises the mean number of levels between estimate and value."""
         return (expected.cumsum(-1) < 0.5).sum(-1).to(expected.dtype)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
@@ -178,7 +178,7 @@ class Ordinal(OfClasses):
         cuts, gaps = self._cuts_and_gaps()
         loc = params.squeeze(2).unsqueeze(-1)
         zero = torch.zeros_like(loc)
-        # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which keeps its digits in both tails.
+        # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which is accurate in both tails
         upper = torch.cat([functional.logsigmoid(cuts - loc), zero], -1)
         lower = torch.cat([zero, functional.logsigmoid(loc - cuts)], -1)
         return upper + lower + functional.pad(torch.log(-torch.expm1(-gaps)), (1, 1))

@@ -1,4 +1,4 @@
-"""Likelihoods of 8-bit values and of other whole numbers, by the mass that a logistic has around each."""
+"""Likelihoods of 8-bit values and other whole numbers, by rounding a logistic distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lowerbound.likelihoods.continuous import LocationScale
 from lowerbound.likelihoods.missingness import Line
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 
-_MIN_SCALE = 0.01  # levels: there all mass is in one level, and less would only overflow
+_MIN_SCALE = 0.01  # in levels: all mass is already in one level, and smaller scales would overflow
 _NEAR = 88  # whole numbers around the location, beyond which a logistic of scale 2 or less has 1e-9 of its mass
 _MACLAURIN = (
     (-1 / 24, (1,)),
@@ -24,14 +24,14 @@ _MACLAURIN = (
     (-31 / 967680, (1, -30, 120)),
     (127 / 154828800, (1, -126, 1680, -5040)),
 )
-"""B_2k(½)/(2k)!, and the odd derivatives of a sigmoid over its slope, as polynomials in that."""
+"""B_2k(½)/(2k)!, and the odd derivatives of the sigmoid divided by its first, as polynomials in the first."""
 
 
 class DiscretizedLogistic(Factorised):
-    """x ∈ {0, …, ``levels`` − 1}, 8-bit values by default: a logistic whose mass falls into the nearest level.
+    """x ∈ {0, …, ``levels`` − 1}, by default 8-bit values: a logistic distribution rounded to the nearest level.
 
-    P(x) = F(x + ½) − F(x − ½), the first and last levels taking the tails; F is the logistic's CDF with location
-    and scale from two parameters. Salimans et al. 2017 (PixelCNN++), eq. 2.
+    P(x) = F(x + ½) − F(x − ½), where F is the logistic CDF; the first and the last level include the tails. The two
+    parameters determine its location and scale. Salimans et al. 2017 (PixelCNN++), eq. 2.
     """
 
     measure = "counting"
@@ -42,12 +42,12 @@ class DiscretizedLogistic(Factorised):
     def __init__(self, levels: int = 256) -> None:
         super().__init__()
         if levels < 2:
-            raise ValueError(f"a discretised logistic needs at least 2 levels, got {levels}.")
+            raise ValueError(f"levels must be at least 2; got {levels}.")
         self.levels = levels
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of levels up to the largest value that can be, ``given``."""
+        """For levels up to the largest possible value, ``given``."""
         return cls(given + 1)
 
     @property
@@ -76,8 +76,8 @@ class DiscretizedLogistic(Factorised):
 class DiscretizedLogisticMixture(Factorised):
     """x ∈ {0, …, ``levels`` − 1}: P(x) = Σ_m π_m [F_m(x + ½) − F_m(x − ½)], M ``components`` for each value.
 
-    The 3M parameters are M logits of π, M locations and M scales, each as in ``DiscretizedLogistic``. The values of
-    a row, colours too, are independent given z. Salimans et al. 2017 (PixelCNN++), eq. 2.
+    The 3M parameters are M logits of π, M locations and M scales, as in ``DiscretizedLogistic``. All values of a row,
+    including the colours of a pixel, are independent given z. Salimans et al. 2017 (PixelCNN++), eq. 2.
     """
 
     measure = "counting"
@@ -87,16 +87,16 @@ class DiscretizedLogisticMixture(Factorised):
     def __init__(self, levels: int = 256, components: int = 5) -> None:
         super().__init__()
         if levels < 2:
-            raise ValueError(f"a discretised logistic needs at least 2 levels, got {levels}.")
+            raise ValueError(f"levels must be at least 2; got {levels}.")
         if components < 1:
-            raise ValueError(f"a mixture needs at least 1 component, got {components}.")
+            raise ValueError(f"components must be at least 1; got {components}.")
         self.levels = levels
         self.components = components
         self.n_parameters = 3 * components
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of levels up to the largest value that can be, ``given``."""
+        """For levels up to the largest possible value, ``given``."""
         return cls(given + 1)
 
     @property
@@ -123,7 +123,7 @@ class DiscretizedLogisticMixture(Factorised):
         return _sample(loc.gather(2, chosen).squeeze(2), scale.gather(2, chosen).squeeze(2), self.levels, generator)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Components side by side: half of the variance is between them, half within."""
+        """Evenly spaced components, with half of the variance between them and half within."""
         middle = (self.levels - 1) / 2
         deviation = deviation_of(x, mask).clamp(min=0.5)
         at = torch.linspace(-1, 1, self.components, dtype=x.dtype, device=x.device)
@@ -135,10 +135,11 @@ class DiscretizedLogisticMixture(Factorised):
 
 
 class RoundedLogistic(LocationScale):
-    """x ∈ {0, 1, …}: a logistic rounded to whole numbers, 0 taking all that lies below: P(x) = F(x + ½) − F(x − ½).
+    """x ∈ {0, 1, …}: a logistic rounded to whole numbers, P(x) = F(x + ½) − F(x − ½); 0 includes the lower tail.
 
-    For counts that vary less than Poisson's, as grades and numbers of rooms. Arguments as in ``LocationScale``; a
-    logistic of scale σ has the standard deviation πσ/√3. Salimans et al. 2017, eq. 2, without a last level.
+    For counts that vary less than a Poisson's, such as grades or numbers of rooms. The arguments are those of
+    ``LocationScale``; the standard deviation of a logistic with scale σ is πσ/√3. Salimans et al. 2017, eq. 2, without
+    a last level.
     """
 
     measure: Measure = "counting"
@@ -159,16 +160,19 @@ class RoundedLogistic(LocationScale):
         loc = self.mu(params)
         scale = self.sigma(params).expand_as(loc)
         at, of = loc.unsqueeze(-1), scale.unsqueeze(-1)
-        wide = 5 * scale + 0.5  # its tails fall by e a scale, on both sides
+        wide = 5 * scale + 0.5  # a logistic has heavier tails than a normal
         return line.of_counts(lambda x: log_mass(x, at, of), loc.clamp(min=0), wide, scale)
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """With the mean of the data, though what lies below counts as 0, and with tails for the few that deviate."""
+        """The location at which the rounded, truncated distribution has the data's mean, and a scale.
+
+        The scale is at least so large that the few values that differ from the mean are in the tails.
+        """
         mean, deviation = mean_of(x, mask), deviation_of(x, mask)
         tails = 0.5 / (2 / deviation.square().clamp(max=0.25)).log()  # P(|x − mean| > ½) is then the variance
         spread = torch.where(deviation > 0, (deviation * (math.sqrt(3) / math.pi)).maximum(tails), 0)
         loc, scale = mean, torch.where(spread > 0, spread, 1)
-        for _ in range(20):  # Newton's
+        for _ in range(20):  # Newton's method
             loc = loc + (mean - _mean_above_0(loc, scale)) / (loc / scale).sigmoid().clamp(min=0.1)
         return loc, spread
 
@@ -180,15 +184,15 @@ def _in_levels(raw_loc: Tensor, raw_scale: Tensor, levels: int) -> tuple[Tensor,
 
 
 def _raw_scale(deviation: Tensor, levels: int) -> Tensor:
-    """The number from which ``_in_levels`` makes a scale of this standard deviation."""
+    """The inverse of ``_in_levels``: the raw scale that gives this standard deviation."""
     return inverse_positive(deviation * (math.sqrt(3) / math.pi) / ((levels - 1) / 2))
 
 
 def log_mass(x: Tensor, loc: Tensor, scale: Tensor, levels: float = math.inf) -> Tensor:
-    """log P of a logistic rounded to 0, …, ``levels`` − 1."""
+    """log-probability of x for a logistic rounded to 0, …, ``levels`` − 1."""
     precision = 1 / scale
     centred = (x - loc) * precision
-    # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which keeps its digits in both tails.
+    # F(a) − F(b) = F(a) F(−b) (1 − e^(b−a)), which is accurate in both tails
     below_top, above_bottom = x < levels - 1, x > 0
     upper = torch.where(below_top, functional.logsigmoid(centred + 0.5 * precision), 0)
     lower = torch.where(above_bottom, functional.logsigmoid(0.5 * precision - centred), 0)
@@ -204,7 +208,7 @@ def _mean(loc: Tensor, scale: Tensor, levels: int) -> Tensor:
 
 
 def _mean_above_0(loc: Tensor, scale: Tensor) -> Tensor:
-    """E[x] = Σ_k≥1 F(loc − k + ½): one by one near ``loc`` where the scale is below 2, else by Euler and Maclaurin."""
+    """E[x] = Σ_k≥1 F(loc − k + ½): summed near ``loc`` if the scale is below 2, else by the Euler-Maclaurin formula."""
     below = (loc.floor() - _NEAR / 2).clamp(min=0)
     near = below.clone()
     for place in range(1, _NEAR + 1):

@@ -1,6 +1,6 @@
-"""log E[sigmoid(η)] over a value's own distribution: the probability of what depends on it by a logistic curve.
+"""log E[sigmoid(η)] for a random η: the probability of an event whose logit is η, integrated over η.
 
-Deterministic and differentiable: a draw would make a bound of what can be had to many digits.
+Computed by deterministic, differentiable quadrature, which is nearly exact; sampling would only give a bound.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SCALES = (16, 0.235, 3.6)  # how many, and from where to where: to 1e-9
-_EDGES = (28, 16)  # around the middle of a t, and around where the curve turns
-_COUNTS, _EXACT = 96, 16  # how many counts are looked at, and how many of them from 0 on one by one
+_SCALES = (16, 0.235, 3.6)  # number, smallest and largest of the scales λ_i; the error is 1e-9
+_EDGES = (28, 16)  # quadrature intervals around the centre of t, and around the middle of the sigmoid
+_COUNTS, _EXACT = 96, 16  # number of counts that are evaluated, and how many of them consecutively from 0
 
 
 def _mixture() -> tuple[list[float], list[float]]:
-    """λ_i and log p_i: sigmoid(x) = Σ p_i Φ(x/λ_i), by the trapezoidal rule in log λ.
+    """λ_i and log p_i with sigmoid(x) = Σ p_i Φ(x/λ_i), by the trapezoidal rule in log λ.
 
-    A logistic variable is normal with the scale 2K, K of Kolmogorov's distribution: Andrews & Mallows 1974.
+    A logistic variable is a normal variable with a random scale 2K, where K has Kolmogorov's distribution. Andrews &
+    Mallows 1974.
     """
     count, low, high = _SCALES
     step = math.log(high / low) / (count - 1)
@@ -36,10 +37,11 @@ _NODES, _NODE_WEIGHTS = (each.tolist() for each in np.polynomial.legendre.leggau
 
 
 def normal_expectation(loc: Tensor, scale: Tensor) -> Tensor:
-    """log E[sigmoid(η)] of η ~ N(loc, scale²), elementwise, to 1e-8 whatever the two.
+    """log E[sigmoid(η)] for η ~ N(loc, scale²), elementwise, with an error of 1e-8.
 
-    As a mixture of normals the sigmoid has E = Σ p_i Φ(loc / √(scale² + λ_i²)). Its tail is none of a normal's, so what
-    lies far below is turned over first: E[sigmoid(η)] = e^(loc + v/2) E[sigmoid(η')], η' ~ N(−loc − v, v), v = scale².
+    The sigmoid is approximated by a mixture of normal CDFs, so that E = Σ p_i Φ(loc / √(scale² + λ_i²)). The mixture is
+    inaccurate in the lower tail, where instead E[sigmoid(η)] = e^(loc + v/2) E[sigmoid(η')] with η' ~ N(−loc − v, v)
+    and v = scale² is used.
     """
     variance = scale.square()
     turned = loc < -variance / 2
@@ -52,10 +54,10 @@ def normal_expectation(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def t_expectation(loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
-    """log E[sigmoid(loc + scale · t)], t of Student's distribution, elementwise, to 1e-5 (below 3 degrees 1e-4).
+    """log E[sigmoid(loc + scale · t)] for Student's t, elementwise, with an error of 1e-5 (1e-4 for ``df`` below 3).
 
-    The rule of Gauss and Legendre of 4 points between edges that crowd around 0, where t has its mass, and around where
-    the curve turns, and spread by powers from there, as far as t's tails need.
+    Gauss-Legendre quadrature with 4 points per interval. The intervals are short around 0, where t has its mass, and
+    around the middle of the sigmoid, and grow exponentially towards the tails.
     """
     with torch.no_grad():
         steep = scale.abs().clamp(min=1e-3)
@@ -68,7 +70,7 @@ def t_expectation(loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
         half, middle = edges.diff() / 2, (edges[..., 1:] + edges[..., :-1]) / 2
         points = (middle.unsqueeze(-1) + half.unsqueeze(-1) * half.new_tensor(_NODES)).flatten(-2)
         weights = (half.unsqueeze(-1) * half.new_tensor(_NODE_WEIGHTS)).flatten(-2)
-    log_p = weights.log() - (df + 1) / 2 * torch.log1p(points.square() / df)  # but for a constant, which cancels
+    log_p = weights.log() - (df + 1) / 2 * torch.log1p(points.square() / df)  # up to a constant, which cancels
     return _mean(log_p, loc.unsqueeze(-1) + scale.abs().unsqueeze(-1) * points)
 
 
@@ -79,13 +81,13 @@ def count_expectation(
     tail: Tensor,
     logit: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """log E[sigmoid(logit(x))] of counts x by their ``log_prob``, elementwise.
+    """log E[sigmoid(logit(x))] for counts x with the given ``log_prob``, elementwise.
 
-    To 1e-5 of slopes up to 3 for a standard deviation of x given z; to 2e-3 at 8.
+    The error is 1e-5 if the logit changes by up to 3 per standard deviation of x given z, and 2e-3 at a change of 8.
 
-    ``deviation``: that of x, or somewhat more. ``tail``: how slowly p falls, as e^(−x/tail). All counts are summed
-    where 96 of them hold the mass. Where they do not, p is smooth at the scale of 1 and fewer stand for all, evenly
-    spaced around a mean far from 0, and else one by one from 0 and then ever wider.
+    ``deviation``: the standard deviation of x, or an upper bound. ``tail``: the rate at which p falls, e^(−x/tail). If
+    96 counts cover the mass, all are summed. Otherwise p is smooth and 96 counts represent all: evenly spaced around
+    the mean if that is far from 0, else consecutive from 0 and then with growing distances.
     """
     with torch.no_grad():
         low = (mean - 6 * deviation).floor().clamp(min=0).unsqueeze(-1)
@@ -100,5 +102,5 @@ def count_expectation(
 
 
 def _mean(log_weights: Tensor, logit: Tensor) -> Tensor:
-    """log of the weighted mean of sigmoid(logit) over the last axis; exact where all are alike."""
+    """log of the weighted mean of sigmoid(logit) over the last axis; exact if all logits are equal."""
     return (log_weights + functional.logsigmoid(logit)).logsumexp(-1) - log_weights.logsumexp(-1)

@@ -1,4 +1,4 @@
-"""P(missing|x) of the columns of one likelihood: logistic in x, in log x or in logit x, or a logit for each class."""
+"""P(missing|x) for the columns of one likelihood: logistic in x, log x or logit x, or one logit per class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn import functional
 from lowerbound.likelihoods.logistic import count_expectation
 
 Of = Literal["value", "log", "logit"]
-"""What the logit of P(missing|x) is linear in: x, log x or logit x."""
+"""The quantity in which logit P(missing|x) is linear: x, log x or logit x."""
 _DRAWS = 64
-_AT_ONCE = 2**20  # numbers of the parameters of draws taken together
+_AT_ONCE = 2**20  # the most parameter values for which draws are made in one call
 
 
 class Part(Protocol):
-    """What is read of a likelihood: see ``Factorised``."""
+    """The methods of a likelihood that are used here; see ``Factorised``."""
 
     def log_probs(self, params: Tensor) -> Tensor: ...
     def log_missing(self, params: Tensor, line: Line) -> Tensor: ...
@@ -28,7 +28,7 @@ class Part(Protocol):
 
 
 class Curve(nn.Module, ABC):
-    """P(missing|x) of the d columns of one likelihood; ``learned [d]``: of which it is more than a constant."""
+    """P(missing|x) for the d columns of one likelihood; ``learned [d]``: for which columns it is not constant."""
 
     learned: Tensor
 
@@ -46,14 +46,14 @@ class Curve(nn.Module, ABC):
 
     @abstractmethod
     def sample_missing(self, part: Part, params: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from p(x|z, missing), ``[K, B, …, d]``."""
+        """Draw from p(x|z, missing), ``[K, B, …, d]``."""
 
     @abstractmethod
     def initialise(self, part: Part, x: Tensor, mask: Tensor) -> None:
-        """Start at the share of missing cells of each column, whatever x."""
+        """Start at the share of missing cells of each column, independent of x."""
 
     def _share(self, mask: Tensor) -> Tensor:
-        """The logit of each column's share of missing cells, half a row from none and from all; sets ``learned``."""
+        """The logit of each column's share of missing cells, kept away from 0 and 1; sets ``learned``."""
         rows = mask.flatten(0, -2)
         share = (~rows).double().mean(0)
         self.learned.copy_((share > 0) & (share < 1))
@@ -62,7 +62,7 @@ class Curve(nn.Module, ABC):
 
 
 class Classes(Curve):
-    """A logit for each class."""
+    """logit P(missing|x) is a parameter for each class."""
 
     def __init__(self, columns: int, n_classes: int) -> None:
         super().__init__(columns)
@@ -96,8 +96,8 @@ class Classes(Curve):
 class Line(Curve):
     """logit P(missing|x) = ``intercept`` + ``slope`` · (u − ``centre``)/``unit`` with u = x, log x or logit x.
 
-    ``at_zero``: the logit at x = 0 where that is an atom, and ``at_one`` at x = 1. ``centre`` and ``unit`` are 0 and 1
-    until ``initialise``.
+    ``at_zero`` and ``at_one``: the logits at x = 0 and x = 1, if these have a positive probability. ``centre`` and
+    ``unit`` are 0 and 1 until ``initialise`` sets them.
     """
 
     centre: Tensor
@@ -119,7 +119,7 @@ class Line(Curve):
         return logit if self.at_one is None else torch.where(x == 1, self._held(self.at_one), logit)
 
     def _value(self, x: Tensor) -> Tensor:
-        """The quantity that the logit is linear in; any number where there is none."""
+        """The quantity in which the logit is linear; an arbitrary number where it is undefined."""
         if self.of == "log":
             return torch.where(x > 0, x, 1).log()
         return torch.where((x > 0) & (x < 1), x, 0.5).logit() if self.of == "logit" else x
@@ -128,7 +128,7 @@ class Line(Curve):
         return part.log_missing(params, self)
 
     def sample_missing(self, part: Part, params: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose one of ``_DRAWS`` draws of x in proportion to P(missing|x): the largest log P + Gumbel noise."""
+        """Choose one of ``_DRAWS`` draws of x in proportion to P(missing|x), as the maximum of log P + Gumbel noise."""
         chosen, best = torch.zeros((), device=params.device), torch.full((), -torch.inf, device=params.device)
         together = max(1, min(_DRAWS, _AT_ONCE // max(1, params.numel())))
         for first in range(0, _DRAWS, together):
@@ -142,7 +142,7 @@ class Line(Curve):
 
     @torch.no_grad()
     def initialise(self, part: Part, x: Tensor, mask: Tensor) -> None:
-        """Also takes ``centre`` and ``unit`` from the likelihood, or of counts from the data."""
+        """Also set ``centre`` and ``unit``."""
         centre, unit = part.centre_and_unit(x, mask)
         self.centre.copy_(centre)
         self.unit.copy_(torch.where(unit > 0, unit, 1.0))
@@ -156,19 +156,19 @@ class Line(Curve):
         return torch.where(self.learned, parameter, parameter.detach())
 
     def image(self, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The logit's location and scale, where those of x, log x or logit x given z are ``loc`` and ``scale``."""
+        """Location and scale of the logit, given those of x (or log x, or logit x) given z."""
         slope = self._held(self.slope) / self.unit
         return self._held(self.intercept) + slope * (loc - self.centre), (slope * scale).expand_as(loc)
 
     def at(self, x: Tensor) -> Tensor:
-        """logit P(missing|x) of columns of values ``[…, d, L]``, or of values ``[L]`` in each column."""
+        """logit P(missing|x) for values ``[…, d, L]``, or for the same values ``[L]`` in each column."""
         return self.logit(x.movedim(-1, 0) if x.dim() > 1 else x.unsqueeze(-1)).movedim(0, -1)
 
     def of_counts(self, log_prob: Callable[[Tensor], Tensor], mean: Tensor, deviation: Tensor, tail: Tensor) -> Tensor:
-        """log P(missing|z) of counts; the arguments are those of ``count_expectation``."""
+        """log P(missing|z) for counts; the arguments are those of ``count_expectation``."""
         return count_expectation(log_prob, mean, deviation, tail, self.at)
 
     def with_zeros(self, logit: Tensor, log_missing: Tensor) -> Tensor:
-        """log P(missing|z) where x is 0 with the probability σ(``logit``), and else as ``log_missing`` has it."""
+        """log P(missing|z) if x is 0 with probability σ(``logit``); ``log_missing`` is that of other x."""
         zero = functional.logsigmoid(logit) + functional.logsigmoid(self.logit(torch.zeros_like(self.centre)))
         return torch.logaddexp(zero, functional.logsigmoid(-logit) + log_missing)

@@ -1,4 +1,4 @@
-"""What likelihoods start from: moments of data, over observed rows, in double precision; a support of several."""
+"""Moments of the observed data in double precision, from which likelihoods are initialised; the open unit interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 
 def n_observed(x: Tensor, mask: Tensor | None) -> Tensor:
-    """How many rows are observed, for each value of a row (at least 1)."""
+    """The number of observations of each value of a row (at least 1)."""
     return x.new_tensor(float(len(x))) if mask is None else mask.sum(0).clamp(min=1).to(x.dtype)
 
 
@@ -17,7 +17,7 @@ def mean_of(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def deviation_of(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The standard deviation; 0 where x does not vary by more than its rounding."""
+    """The standard deviation; 0 if x varies only by rounding error."""
     mean = exact_mean(x, mask)
     deviation = exact_mean((x - mean).square(), mask).sqrt()
     return torch.where(deviation > torch.finfo(x.dtype).eps * mean.abs(), deviation, 0).to(x.dtype)
@@ -30,19 +30,19 @@ def exact_mean(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def log_mean_count(x: Tensor, mask: Tensor | None) -> Tensor:
-    """log of the mean count, half a count added so that a column of zeros stays finite."""
+    """log of the mean count, with half a count added so that it is finite for a column of zeros."""
     return (mean_of(x, mask) + 0.5 / n_observed(x, mask)).log()
 
 
 def class_counts(x: Tensor, mask: Tensor | None, n_classes: int) -> Tensor:
-    """How often each class is observed, ``[C, *X]``, half a count added so that logarithms stay finite."""
+    """The frequency of each class, ``[C, *X]``, with half a count added so that logarithms are finite."""
     rows = [(x == c).to(x.dtype) for c in range(n_classes)]
     return torch.stack([mean_of(row, mask) * n_observed(x, mask) for row in rows]) + 0.5
 
 
 def median_and_quartiles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The median, and half the distance of the quartiles: 0 where x does not vary by more than its rounding."""
-    # torch.quantile refuses more than 16 million values; what is not observed is sorted to the end.
+    """The median, and half the interquartile range (0 if x varies only by rounding error)."""
+    # torch.quantile is limited to 16 million values; here unobserved values are sorted to the end.
     ordered = (x if mask is None else torch.where(mask, x, torch.inf)).sort(0).values
     last = n_observed(x, mask).double() - 1
     low, median, high = (_interpolated(ordered, last * q) for q in (0.25, 0.5, 0.75))
@@ -51,7 +51,7 @@ def median_and_quartiles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor
 
 
 def _interpolated(ordered: Tensor, place: Tensor) -> Tensor:
-    """The value at a place between rows of ``ordered [N, *X]``, ``[*X]``; 0 where nothing is observed."""
+    """Interpolate between rows of ``ordered [N, *X]`` at a fractional position: ``[*X]``; 0 if nothing is observed."""
     place = place.expand(ordered.shape[1:]).unsqueeze(0)
     below, above = (ordered.gather(0, at.long()).squeeze(0).double() for at in (place.floor(), place.ceil()))
     value = below + (above - below) * place.frac().squeeze(0)
@@ -59,7 +59,7 @@ def _interpolated(ordered: Tensor, place: Tensor) -> Tensor:
 
 
 class _OpenUnitInterval(constraints.Constraint):
-    """torch's ``unit_interval`` holds 0 and 1, where a beta's density is 0 or infinite."""
+    """0 < x < 1. torch's ``unit_interval`` includes 0 and 1, where a beta density is 0 or infinite."""
 
     def check(self, value: Tensor) -> Tensor:
         return (value > 0) & (value < 1)

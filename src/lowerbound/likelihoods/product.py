@@ -15,13 +15,13 @@ from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
 class Product(Factorised):
     """p(x|z) = Π_j p_j(x_j|z): a likelihood for each of the D columns, the last axis of x. Nazábal et al. 2020.
 
-    ``blocks``: of each likelihood, the columns that it is of, ``[[0, 2], [1]]``, for one evaluation of all that are of
-    a family; None where each is of one, in their order. P is that of the column with most parameters: column j reads
-    the first P_j of its own and leaves the rest. A likelihood sees data of shape ``[B, …, its columns]``. ``measure``
-    is "mixed" where those of columns (``measures``) differ. In ``mean``, a column of classes has the most probable one.
+    ``blocks``: the columns of each likelihood, such as ``[[0, 2], [1]]``, so that columns of one family are evaluated
+    together; by default each likelihood has one column. A likelihood gets data of shape ``[B, …, its columns]``. P is
+    the largest number of parameters of any column; column j uses the first P_j. ``measure`` is "mixed" if the columns'
+    measures differ. In ``mean``, a column of classes has its most probable class.
 
-    ``scale [D]``: what the columns' own values were divided by before they came here. Then log p is a density in their
-    own units: log p(x_j|z) = log p(x_j/s_j|z) − log s_j.
+    ``scale [D]``: the numbers by which the columns were divided when the data were standardised. log p is then a
+    density in the original units: log p(x_j|z) = log p(x_j/s_j|z) − log s_j.
     """
 
     of: tuple[tuple[int, ...], ...]
@@ -38,16 +38,16 @@ class Product(Factorised):
     ) -> None:
         super().__init__()
         if not likelihoods:
-            raise ValueError("a product needs at least one likelihood.")
+            raise ValueError("likelihoods is empty; a Product needs at least one.")
         self.columns = nn.ModuleList(_checked(likelihoods))
         self.blocks = None if blocks is None else tuple(tuple(each) for each in blocks)
         self.of = tuple((j,) for j in range(len(likelihoods))) if self.blocks is None else self.blocks
         order = [j for block in self.of for j in block]
         if len(self.of) != len(likelihoods) or sorted(order) != list(range(len(order))):
-            raise ValueError(f"blocks is {blocks}; give each of 0 to D − 1 once, in a list for each likelihood.")
+            raise ValueError(f"blocks is {blocks}; give one list per likelihood, with each of 0 to D − 1 once.")
         self.scale = None if scale is None else tuple(float(each) for each in scale)
         if self.scale is not None and (len(self.scale) != len(order) or not min(self.scale) > 0):
-            raise ValueError(f"scale is {scale}; give a number above 0 for each of the {len(order)} columns.")
+            raise ValueError(f"scale is {scale}; give one number above 0 per column ({len(order)}).")
         self.n_parameters = max(part.n_parameters for part in self.likelihoods)
         kinds = {j: part.measure for part, block in zip(self.likelihoods, self.of, strict=True) for j in block}
         self.measures: tuple[Measure, ...] = tuple(kinds[j] for j in range(len(order)))
@@ -60,7 +60,7 @@ class Product(Factorised):
 
     @property
     def likelihoods(self) -> tuple[Factorised, ...]:
-        """One for each block of columns."""
+        """The likelihood of each block of columns."""
         return tuple(part for part in self.columns if isinstance(part, Factorised))
 
     @property
@@ -88,19 +88,22 @@ class Product(Factorised):
         return self.joined([_padded(bias, self.n_parameters) for bias in biases])
 
     def split(self, params: Tensor) -> list[Tensor]:
-        """The parameters of each likelihood, ``[K, B, P_j, …, its columns]``."""
+        """Split the parameters by likelihood: ``[K, B, P_j, …, its columns]`` each."""
         pairs = zip(self.likelihoods, self.by_block(params), strict=True)
         return [own[:, :, : part.n_parameters] for part, own in pairs]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join the likelihoods' values ``[…, its columns]`` in the order of the columns, ``[…, D]``."""
+        """Join values by likelihood, ``[…, its columns]``, in the order of the columns: ``[…, D]``."""
         values = torch.cat(list(parts), -1)
         return values if self.in_order else values.index_select(-1, self.place)
 
     def by_block(self, values: Tensor) -> list[Tensor]:
-        """The last axis in pieces, one for each likelihood."""
+        """Split the last axis by likelihood."""
         if values.shape[-1] != len(self.order):
-            raise ValueError(f"there are likelihoods of {len(self.order)} columns for {values.shape[-1]} columns.")
+            raise ValueError(
+                f"the Product has likelihoods for {len(self.order)} columns, but the data have {values.shape[-1]}; "
+                "give one per column."
+            )
         ordered = values if self.in_order else values.index_select(-1, self.order)
         return list(ordered.split([len(block) for block in self.of], -1))
 
@@ -109,10 +112,13 @@ def _checked(likelihoods: Sequence[Likelihood]) -> list[Factorised]:
     parts = []
     for at, part in enumerate(likelihoods):
         if not isinstance(part, Factorised):
-            raise ValueError(f"column {at}: {type(part).__name__} is not of single values.")
+            raise ValueError(
+                f"column {at}: {type(part).__name__} is a density of whole rows; give a likelihood of single values, "
+                "such as Normal."
+            )
         parts.append(part)
     if len(set(map(id, parts))) < len(parts):
-        raise ValueError("a likelihood can be that of one column only: give each its own.")
+        raise ValueError("the same likelihood object is given twice; give each block its own.")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Likelihoods of proportions, and of successes among trials: beta and what is mixed by it."""
+"""Likelihoods of proportions (beta) and of successes in trials (beta-binomial)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Beta(Factorised):
         return params[:, :, 0].sigmoid()
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        limits = torch.finfo(params.dtype)  # rounding must not lead out of the support
+        limits = torch.finfo(params.dtype)  # so that rounding does not give 0 or 1
         return _beta_sample(params, generator).clamp(limits.tiny, 1 - limits.eps / 2)
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -48,9 +48,9 @@ class Beta(Factorised):
 
 
 class BetaBinomial(Factorised):
-    """x ∈ {0, …, n} successes among n = ``trials``, of a probability that is Beta(mκ, (1 − m)κ). Skellam 1948.
+    """x ∈ {0, …, n} successes in n = ``trials`` whose probability is Beta(mκ, (1 − m)κ) distributed. Skellam 1948.
 
-    Mean nm, variance nm(1 − m)(n + κ)/(1 + κ); κ → ∞ is the binomial. The parameters are logit m and log κ.
+    Mean nm, variance nm(1 − m)(n + κ)/(1 + κ); the limit κ → ∞ is the binomial. The parameters are logit m and log κ.
     """
 
     measure = "counting"
@@ -61,12 +61,12 @@ class BetaBinomial(Factorised):
     def __init__(self, trials: int) -> None:
         super().__init__()
         if trials < 1:
-            raise ValueError(f"a beta-binomial needs at least 1 trial, got {trials}.")
+            raise ValueError(f"trials must be at least 1; got {trials}.")
         self.trials = trials
 
     @classmethod
     def from_data(cls, given: Any) -> Self:
-        """Of as many trials as the largest value, ``given``."""
+        """With as many trials as the largest value, ``given``."""
         return cls(max(1, given))
 
     @property
@@ -89,13 +89,13 @@ class BetaBinomial(Factorised):
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         trials = self.trials * n_observed(x, mask)
         mean = (mean_of(x, mask) * n_observed(x, mask) + 0.5) / (trials + 1)
-        ratio = deviation_of(x, mask).square() / (self.trials * mean * (1 - mean))  # to the binomial's variance
+        ratio = deviation_of(x, mask).square() / (self.trials * mean * (1 - mean))  # over the binomial's variance
         concentration = (self.trials - ratio) / (ratio - 1).clamp(min=1e-6)
         return torch.stack([mean.logit(), concentration.clamp(1e-2, 1e4).log()])
 
 
 def _beta_sample(params: Tensor, generator: torch.Generator) -> Tensor:
-    """G_a / (G_a + G_b) of gamma values by their logarithms: of a small shape the values themselves are 0."""
+    """G_a / (G_a + G_b) for gamma values, computed in logarithms because they underflow if the shape is small."""
     logit, log_concentration = params.unbind(2)
     concentration = log_concentration.exp()
     log_a, log_b = (_log_gamma_sample(concentration * sign.sigmoid(), generator) for sign in (logit, -logit))
@@ -103,7 +103,7 @@ def _beta_sample(params: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _log_gamma_sample(shape: Tensor, generator: torch.Generator) -> Tensor:
-    """log of a gamma value of shape a: that of shape a + 1, times U^(1/a)."""
+    """log of a gamma value with shape a: a gamma value with shape a + 1, times U^(1/a)."""
     shape = shape.clamp(min=torch.finfo(shape.dtype).tiny)
     uniform = torch.rand(shape.shape, generator=generator, device=shape.device, dtype=shape.dtype)
     return torch._standard_gamma(shape + 1, generator=generator).log() + torch.log1p(-uniform) / shape

@@ -1,4 +1,4 @@
-"""Tables whose cells are missing because of the values they would have had."""
+"""Likelihoods of tables whose cells are missing depending on their own values (missing not at random)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from lowerbound.likelihoods.product import Product
 
 
 class SelfMasking(Likelihood):
-    """p(x_observed, mask|z) where a cell is missing by its own value alone. Ipsen, Mattei & Frellsen 2021 (not-MIWAE).
+    """p(x_observed, mask|z), where a cell is missing with a probability that depends on its own value only.
 
-    log p = Σ over observed [log p(x_j|z) + log P(observed|x_j)] + Σ over missing log ∫ P(missing|x_j) p(x_j|z) dx_j
-    with P(missing|x_j) = sigmoid(a_j + b_j u), u = (x_j − centre_j)/unit_j, or of log x_j where ``likelihood``, a
-    ``Product``, has a log-normal, and of logit x_j where it has a logit-normal; values that have a probability of their
-    own, 0 and 1, have a logit of their own, and so has each class. No draws are needed: the integrals are sums, or good
-    to 1e-8 (normal) and 1e-4 (Student's t, counts; see ``logistic.py``).
+    log p = Σ over observed [log p(x_j|z) + log P(observed|x_j)] + Σ over missing log ∫ P(missing|x_j) p(x_j|z) dx_j.
 
-    The data cannot show that missingness is of this kind: it is assumed. A column that ``initialise`` sees
-    without missing cells, or without others, keeps a constant probability of them. A row of which nothing is observed
-    has log p(mask|z), not 0.
+    P(missing|x_j) = sigmoid(a_j + b_j u), with u = (x_j − centre_j)/unit_j; x_j is replaced by its logarithm for
+    log-normal columns of ``likelihood`` (a ``Product``), and by its logit for logit-normal ones. Each class has its own
+    logit, and so have 0 and 1 where they have a positive probability. The integrals need no sampling: they are finite
+    sums, or quadrature with an error of 1e-8 (normal) or 1e-4 (Student's t, counts; see ``logistic.py``).
+
+    Self-masking is an assumption that the data cannot confirm. For a column that has no missing cells, or only missing
+    cells, in ``initialise``, the probability of missing stays constant. A row in which nothing is observed has
+    log p(mask|z), not 0. Ipsen, Mattei & Frellsen 2021 (not-MIWAE).
     """
 
     informative: ClassVar[bool] = True
@@ -34,8 +35,8 @@ class SelfMasking(Likelihood):
         super().__init__()
         if not isinstance(likelihood, Product):
             raise ValueError(
-                f"SelfMasking is of the columns of a Product, and got {type(likelihood).__name__}: give "
-                "SelfMasking(Product([…])), with a likelihood for each column."
+                f"SelfMasking needs a Product, but got {type(likelihood).__name__}; give SelfMasking(Product([…])), "
+                "with a likelihood for each column."
             )
         self.likelihood = likelihood
         self.n_parameters = likelihood.n_parameters
@@ -50,12 +51,12 @@ class SelfMasking(Likelihood):
 
     @property
     def likelihoods(self) -> tuple[Factorised, ...]:
-        """Split values by the blocks of columns."""
+        """The likelihood of each block of columns."""
         return self.likelihood.likelihoods
 
     @property
     def curves(self) -> tuple[Curve, ...]:
-        """P(missing|x), one for each block of columns."""
+        """P(missing|x) of each block of columns."""
         return tuple(curve for curve in self.columns if isinstance(curve, Curve))
 
     @property
@@ -68,7 +69,7 @@ class SelfMasking(Likelihood):
         return (values if mask is None else torch.where(mask, values, self.log_missing(params))).flatten(2).sum(2)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x_j|z) of each value, ``[K, B, *X]``: of its value alone, whether it is observed or not."""
+        """log p(x_j|z) of each value, ``[K, B, *X]``, without the probability that it is observed."""
         return self.likelihood.log_prob_per_value(params, x)
 
     def log_observed(self, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class SelfMasking(Likelihood):
         return self.likelihood.joined([functional.logsigmoid(-curve.logit(own)) for curve, own in pairs])
 
     def log_missing(self, params: Tensor) -> Tensor:
-        """log P(missing|z) of each cell, its value integrated out, ``[K, B, *X]``."""
+        """log P(missing|z) of each cell, with its value integrated out, ``[K, B, *X]``."""
         triples = zip(self.curves, self.likelihoods, self.likelihood.split(params), strict=True)
         return self.likelihood.joined([curve.log_missing(part, own) for curve, part, own in triples])
 
@@ -88,10 +89,10 @@ class SelfMasking(Likelihood):
         return self.likelihood.sample(params, generator)
 
     def sample_missing(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from p(x_j|z, missing) ∝ p(x_j|z) P(missing|x_j) of each cell, ``[K, B, *X]``.
+        """Draw each cell from p(x_j|z, missing) ∝ p(x_j|z) P(missing|x_j), ``[K, B, *X]``.
 
-        Exact for classes; else one of 64 draws of p(x_j|z) by their P(missing|x_j), near to it where that is seldom far
-        below its largest.
+        Exact for classes. Otherwise one of 64 draws from p(x_j|z) is chosen in proportion to P(missing|x_j), a good
+        approximation unless large values of P(missing|x_j) are rare.
         """
         triples = zip(self.curves, self.likelihoods, self.likelihood.split(params), strict=True)
         return self.likelihood.joined([curve.sample_missing(part, own, generator) for curve, part, own in triples])
@@ -110,8 +111,7 @@ class SelfMasking(Likelihood):
 def _curve_of(part: Factorised, columns: int) -> Curve:
     if (curve := part.missingness(columns)) is None:
         raise ValueError(
-            "SelfMasking integrates over the value of a missing cell, and has no rule for "
-            f"{type(part).__name__}: take Normal, StudentT, LogNormal, LogitNormal, Bernoulli, Categorical, Ordinal or "
-            "a likelihood of counts for it."
+            f"SelfMasking does not support columns of {type(part).__name__}; use Normal, StudentT, LogNormal, "
+            "LogitNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts."
         )
     return curve

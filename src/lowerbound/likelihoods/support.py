@@ -1,4 +1,4 @@
-"""Values that a likelihood cannot have produced, refused by the place of the first."""
+"""Raise an error for data outside a likelihood's support, naming the first such value."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lowerbound.errors import DataError
 from lowerbound.likelihoods.base import Likelihood
 from lowerbound.likelihoods.product import Product
 
-_CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
-_LARGEST_COUNT = 2.0**64  # above, counts lose their meaning in single precision, and their densities overflow
+_CHUNK = 10_000  # rows checked at a time, so that large data are not copied
+_LARGEST_COUNT = 2.0**64  # above this, densities of counts overflow in single precision
 
 
 def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
-    """Refuse values of an array ``x [N, *X]`` that ``likelihood`` gives no probability, naming the first."""
+    """Raise ``DataError`` if an array ``x [N, *X]`` has values outside the support, naming the first."""
     for start in range(0, len(x), _CHUNK):
         chunk = x[start : start + _CHUNK]
         bad = _outside(likelihood, arrays.to_tensor(chunk, None, torch.float64), None)
@@ -32,13 +32,13 @@ def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: S
 
 
 def check_rows(likelihood: Likelihood, rows: Rows) -> None:
-    """As ``check_support``, of the observed values of ``rows``, by the numbers of their rows in the data."""
+    """As ``check_support``, for the observed values of ``rows``."""
     for batch in _batches(rows):
         check_batch(likelihood, batch)
 
 
 def check_batch(likelihood: Likelihood, batch: Batch) -> None:
-    """As ``check_rows``, of some rows."""
+    """As ``check_support``, for the observed values of one batch; rows have their numbers in the whole data."""
     _check_columns(likelihood, batch.x)
     bad = _outside(likelihood, batch.x, batch.mask)
     if bad is not None:
@@ -49,7 +49,7 @@ def check_batch(likelihood: Likelihood, batch: Batch) -> None:
 
 
 def _batches(rows: Rows) -> Iterator[Batch]:
-    if rows.binarise == "afresh":  # 0 and 1 are all that it gives
+    if rows.binarise == "afresh":  # all values are then 0 or 1
         x = torch.stack([torch.zeros(rows.shape), torch.ones(rows.shape)]).to(rows.device, rows.dtype)
         yield Batch(x, None, torch.zeros(2, dtype=torch.int64), torch.ones(2))
         return
@@ -58,9 +58,9 @@ def _batches(rows: Rows) -> Iterator[Batch]:
 
 
 def _outside(likelihood: Likelihood, x: Tensor, mask: Tensor | None) -> tuple[int, ...] | None:
-    """The place of the first observed value (or row, where a support is of whole rows) outside the support."""
+    """The index of the first observed value outside the support (of the row, if the support concerns whole rows)."""
     support = getattr(likelihood, "support", None)
-    if support is None:  # a module in place of a likelihood need not say
+    if support is None:  # a user's module may have no support
         return None
     allowed: Tensor = support.check(x)
     if getattr(likelihood, "counts", False):
@@ -72,17 +72,17 @@ def _outside(likelihood: Likelihood, x: Tensor, mask: Tensor | None) -> tuple[in
 
 
 def _check_columns(likelihood: Likelihood, x: Tensor) -> None:
-    """Refuse rows of another number of columns than a ``Product`` has likelihoods."""
+    """Raise ``DataError`` if a ``Product`` has likelihoods for another number of columns."""
     inner = getattr(likelihood, "of_values", likelihood)
     if isinstance(inner, Product) and x.shape[1:] != (columns := sum(map(len, inner.of)),):
         raise DataError(
-            f"the rows have shape {list(x.shape[1:])}, but the Product has likelihoods for {columns} columns: give it "
-            "one for each column."
+            f"the rows have shape {list(x.shape[1:])}, but the Product has likelihoods for {columns} columns; give one "
+            "per column."
         )
 
 
 def _cannot(likelihood: Likelihood) -> str:
-    """What is wrong with a value, and the way out."""
+    """The part of the message that states what to do."""
     ways = "choose another likelihood"
     if getattr(likelihood, "needs", "") == "max_value":
         ways += ", or give max_value, the largest value"

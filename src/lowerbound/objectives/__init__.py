@@ -1,6 +1,7 @@
 """Objectives: a draw → a bound on log p(x) in nats per row, ``[B]``, to be maximised.
 
-They see tensors only. A penalty couples the rows of a batch: it is a scalar of its own, and no bound.
+Objectives work on tensors only; they know neither the model nor the training loop. A penalty depends on all rows of a
+batch together: it is a separate scalar and not a bound.
 """
 
 from lowerbound.objectives.base import is_marked_no_bound, lower_bound, no_bound, why_no_bound

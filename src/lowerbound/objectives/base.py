@@ -10,9 +10,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def no_bound(why: Callable[..., str], maximised: bool = True) -> Callable[[F], F]:
-    """Mark an objective that is no lower bound: ``why`` says so of its settings, and "" where it is one.
+    """Decorator that marks an objective as not a lower bound on log p(x).
 
-    ``maximised``: whether a fit can maximise it, so that it can be given by its name.
+    ``why``: a function of the objective's settings that returns the reason, or "" for settings with which it is a lower
+    bound. ``maximised``: whether a fit can maximise it, and it can be chosen by name.
     """
 
     def mark(function: F) -> F:
@@ -24,30 +25,30 @@ def no_bound(why: Callable[..., str], maximised: bool = True) -> Callable[[F], F
 
 
 def lower_bound(function: F) -> F:
-    """Mark an objective that is a lower bound on log p(x), in expectation, whatever its settings."""
+    """Decorator that marks an objective as a lower bound on log p(x) in expectation, for all settings."""
     return no_bound(lambda **_: "")(function)
 
 
 def why_no_bound(objective: Callable[..., Any]) -> str:
-    """Why an objective, given with or without some of its settings, is no lower bound; "" where it is one.
+    """Why an objective (or a partial of one, with settings) is not a lower bound on log p(x); "" if it is one.
 
-    One that is not marked, by ``lower_bound`` or ``no_bound``, is not known to be one.
+    An objective without the mark ``lower_bound`` or ``no_bound`` is treated as not a bound.
     """
     why, settings = _marked(objective)
     if why is None:
         name = getattr(objective, "__name__", type(objective).__name__)
-        return f"{name} is not known to be a lower bound: mark it by objectives.lower_bound if it is"
+        return f"{name} is not marked as a lower bound; if it is one, decorate it with objectives.lower_bound"
     return why(**settings)
 
 
 def is_marked_no_bound(objective: Callable[..., Any]) -> bool:
-    """Whether an objective says that it is no lower bound."""
+    """Whether an objective is explicitly marked as not a lower bound."""
     why, settings = _marked(objective)
     return why is not None and bool(why(**settings))
 
 
 def _marked(objective: Callable[..., Any]) -> tuple[Callable[..., str] | None, dict[str, Any]]:
-    """The reason that an objective states for being no bound, and the settings that it was given."""
+    """The function ``why`` of a marked objective, and the settings that were bound by ``functools.partial``."""
     settings: dict[str, Any] = {}
     while isinstance(objective, partial):
         settings = {**objective.keywords, **settings}

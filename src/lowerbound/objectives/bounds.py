@@ -1,4 +1,4 @@
-"""Bounds on log p(x): a draw → nats per row, ``[B]``. They use tensors only."""
+"""Bounds on log p(x): a draw → nats per row, ``[B]``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NEGLIGIBLE = 46.0  # nats: e⁻⁴⁶ ≈ 1e-20
 def elbo(draw: Draw) -> Tensor:
     """The evidence lower bound with the KL in closed form (SGVB-B of Kingma & Welling 2013, eq. 7).
 
-    mean_K log p(x|z) − KL(q(z|x) ‖ p(z)); where a latent has no closed-form KL, ``elbo_sampled``.
+    mean_K log p(x|z) − KL(q(z|x) ‖ p(z)). If a latent has no closed-form KL, this equals ``elbo_sampled``.
     """
     return elbo_sampled(draw) if draw.kl is None else draw.log_lik.mean(0) - over_draws(draw.kl)
 
 
 @lower_bound
 def elbo_sampled(draw: Draw) -> Tensor:
-    """The evidence lower bound by sampling alone (SGVB-A, eq. 6): mean_K [log p(x, z) − log q(z|x)]."""
+    """The evidence lower bound without closed forms (SGVB-A, eq. 6): mean_K [log p(x, z) − log q(z|x)]."""
     return draw.log_w.mean(0)
 
 
@@ -35,16 +35,16 @@ def elbo_sampled(draw: Draw) -> Tensor:
 def elbo_entropy(draw: Draw) -> Tensor:
     """The evidence lower bound with the entropy in closed form: mean_K log p(x, z) + H(q(z|x))."""
     if draw.entropy is None:
-        raise ValueError("elbo_entropy needs a posterior whose entropy has a closed form; use elbo_sampled.")
+        raise ValueError("elbo_entropy needs a posterior with a closed-form entropy; use elbo_sampled.")
     return (draw.log_lik + draw.log_prior).mean(0) + over_draws(draw.entropy)
 
 
 @lower_bound
 def iwae(draw: Draw) -> Tensor:
-    """The importance-weighted bound: log mean_K w. With K = 1 it is ``elbo_sampled``. Burda et al. 2016.
+    """The importance-weighted bound, log mean_K w. With K = 1 it equals ``elbo_sampled``. Burda et al. 2016.
 
-    Weights below 1e-20 of the largest get a gradient of exactly 0: subnormal numbers would slow every product that
-    they are part of. The value changes by less than K·1e-20.
+    Weights below 1e-20 of the largest get a gradient of exactly 0, because subnormal numbers would slow down the
+    backward pass. This changes the value by less than K·1e-20.
     """
     return _log_mean_exp(draw.log_w)
 
@@ -65,21 +65,22 @@ def renyi(draw: Draw, alpha: float) -> Tensor:
 
 
 @no_bound(
-    lambda **_: "with finitely many draws the log of an unbiased estimate is biased down, below an upper bound",
+    lambda **_: "it is an upper bound, and with finitely many draws its estimate is biased downwards",
     maximised=False,
 )
 def cubo(draw: Draw, order: float = 2.0) -> Tensor:
-    """The χ upper bound, 1/n · log mean_K wⁿ, as K → ∞. Dieng et al. 2017.
+    """The χ upper bound (CUBO), 1/n · log mean_K wⁿ with n = ``order``. Dieng et al. 2017.
 
-    exp(n·CUBO) is unbiased; its log with finite K is no bound. It is finite where q has heavier tails than the
-    posterior. To fit q by it, maximise ``minus_cubo`` with the model's parameters fixed.
+    It is an upper bound only in the limit K → ∞: exp(n·CUBO) is estimated without bias, but its logarithm is not. It is
+    finite if q has heavier tails than the posterior. To fit q, maximise ``minus_cubo`` with the model's parameters
+    fixed.
     """
     return _log_mean_exp(order * draw.log_w) / order
 
 
 @no_bound(lambda **_: "it is the negative of an upper bound")
 def minus_cubo(draw: Draw, order: float = 2.0) -> Tensor:
-    """−``cubo``: maximised by the q with the least χ-divergence from the posterior."""
+    """−``cubo``; maximising it over q minimises the χ-divergence from the posterior."""
     return -cubo(draw, order)
 
 
@@ -91,12 +92,12 @@ def multi_iwae(draw: Draw, groups: int) -> Tensor:
 
 @no_bound(lambda share=0.0: "" if 0 <= share <= 1 else "with a share outside [0, 1] it is not a mean of two bounds")
 def combined_iwae(draw: Draw, share: float) -> Tensor:
-    """``share`` · ELBO + (1 − ``share``) · IWAE of the same draws (CIWAE of Rainforth et al. 2018)."""
+    """``share`` · ELBO + (1 − ``share``) · IWAE, of the same draws (CIWAE of Rainforth et al. 2018)."""
     return share * elbo_sampled(draw) + (1 - share) * iwae(draw)
 
 
 def of_one_draw(objective: Callable[..., Tensor], draws: int) -> bool:
-    """Whether a bound for several draws is given only one, so that it equals the ELBO."""
+    """Whether ``draws`` is 1 for a bound that needs several draws to differ from the ELBO."""
     settings: dict[str, Any] = {}
     while isinstance(objective, partial):
         settings, objective = {**objective.keywords, **settings}, objective.func

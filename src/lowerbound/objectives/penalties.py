@@ -1,6 +1,6 @@
-"""Penalties: (draw, weight of each row) → nats. They couple the rows of a batch, so they are scalars and no bounds.
+"""Penalties: (draw, weight of each row) → nats. They depend on all rows of a batch together, so they are scalars.
 
-The penalties that compare rows are 0 for a batch with a single row of positive weight.
+Penalties that compare rows are 0 for a batch with a single row of positive weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compares_rows(penalty: F) -> F:
-    """Mark a penalty that is 0 for a batch of one row."""
+    """Decorator that marks a penalty as 0 for a batch of one row."""
     penalty.least_rows = 2  # type: ignore[attr-defined]
     return penalty
 
@@ -33,27 +33,28 @@ def least_rows(penalty: Callable[..., Any]) -> int:
 
 
 def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
-    """A penalty, in nats, that makes ELBO − penalty charge each latent dimension at least ``floor`` nats.
+    """Free bits: a KL below ``floor`` nats of a latent dimension brings no gain. Kingma et al. 2016, eq. 15.
 
-    Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g); the mean is
-    taken with ``weight [B]``. If β weights the KL, KL_g here is β·KL_g. Kingma et al. 2016, eq. 15.
+    The penalty is Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g),
+    where g are the latent dimensions and the mean has the weights ``weight [B]``. If the KL is weighted by β, KL_g
+    stands for β·KL_g.
     """
     shortfall = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if node.kl_per_dim is None:
-            raise ValueError(f"free_bits needs a KL in closed form, and latent {node.name!r} has none.")
+            raise ValueError(f"free_bits needs a closed-form KL per dimension, but latent {node.name!r} has none.")
         mean_kl = weight @ _per_row(node.kl_per_dim, batch_dims(node.q, node.p))
         shortfall = shortfall + (floor - mean_kl).clamp(min=0).sum()
     return shortfall
 
 
 def _per_row(kl_per_dim: Tensor, batch_dims: int) -> Tensor:
-    """KL of each dimension ``[B, d]``, averaged over draws where it depends on the draw of a parent."""
+    """KL of each dimension, ``[B, d]``, averaged over the draws of parents."""
     return kl_per_dim.flatten(batch_dims) if batch_dims == 1 else kl_per_dim.mean(0).flatten(1)
 
 
 class Decomposition(NamedTuple):
-    """Parts of the mean KL(q(z|x) ‖ p(z)) over rows, in nats, that sum to it. Chen et al. 2018, eq. 2."""
+    """Three terms, in nats, whose sum is the mean of KL(q(z|x) ‖ p(z)) over rows. Chen et al. 2018, eq. 2."""
 
     mutual_information: Tensor
     """E[log q(z|x) − log q(z)]"""
@@ -73,7 +74,7 @@ def decomposition(node: Node, weight: Tensor) -> Decomposition:
     log_p = node.p.log_prob_per_dim(node.z)
     if pairs is None or log_p is None:
         raise ValueError(
-            f"the decomposition needs independent dimensions, and latent {node.name!r} does not have them."
+            f"the decomposition needs independent dimensions, but those of latent {node.name!r} are dependent."
         )
     pairs, log_p, log_weight = pairs.flatten(3), log_p.flatten(2), weight.log()
     joint = (pairs.sum(3) + log_weight).logsumexp(2)
@@ -94,14 +95,17 @@ def total_correlation(draw: Draw, weight: Tensor, strength: float) -> Tensor:
 
 @compares_rows
 def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Literal["i", "ii"] = "i") -> Tensor:
-    """``off`` Σ_{i≠j} C_ij² + ``on`` Σ_i (C_ii − 1)², C the covariance of q's means ("i") or of its draws ("ii").
+    """DIP-VAE: ``off`` Σ_{i≠j} C_ij² + ``on`` Σ_i (C_ii − 1)², C being a covariance over rows. Kumar et al. 2018.
 
-    Kumar et al. 2018 (DIP-VAE).
+    ``kind``: C is the covariance of q's means ("i"), or of its draws ("ii").
     """
     total = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if not isinstance(node.q, Normal):
-            raise ValueError(f"this penalty needs a diagonal normal posterior, and latent {node.name!r} has another.")
+            raise ValueError(
+                f"disentangled needs a diagonal normal posterior, but latent {node.name!r} has a "
+                f"{type(node.q).__name__}."
+            )
         _needs_no_parents("this penalty", node)
         loc = node.q.loc.flatten(1)
         centred = loc - weight @ loc
@@ -117,15 +121,18 @@ def disentangled(draw: Draw, weight: Tensor, off: float, on: float, kind: Litera
 def maximum_mean_discrepancy(
     draw: Draw, weight: Tensor, strength: float, scales: tuple[float, ...] = (0.5, 1.0, 2.0)
 ) -> Tensor:
-    """``strength`` · MMD² between the batch's draws and a normal prior, without bias. Zhao et al. 2019 (InfoVAE).
+    """InfoVAE: ``strength`` · MMD² between the batch's draws and a normal prior, unbiased. Zhao et al. 2019.
 
-    The kernel is Σ_s exp(−|a − b|²/(2 s² d)); terms with the prior are in closed form, without draws from it. Pairs are
-    of different rows, because draws of the same row are not independent draws of the aggregate posterior.
+    The kernel is Σ_s exp(−|a − b|²/(2 s² d)), with s in ``scales``. Terms with the prior are in closed form. Only pairs
+    of different rows are used, because draws of one row are not independent draws of the aggregate posterior.
     """
     total = torch.zeros((), device=weight.device)
     for node in draw.nodes:
         if not isinstance(node.p, Normal):
-            raise ValueError(f"this penalty needs a diagonal normal prior, and latent {node.name!r} has another.")
+            raise ValueError(
+                f"maximum_mean_discrepancy needs a diagonal normal prior, but latent {node.name!r} has a "
+                f"{type(node.p).__name__}."
+            )
         z = ((node.z - node.p.loc) / node.p.scale).flatten(2).flatten(0, 1)
         draws = len(node.z)
         pairs = (weight.unsqueeze(1) * weight).fill_diagonal_(0).repeat(draws, draws) / draws**2
@@ -136,12 +143,13 @@ def maximum_mean_discrepancy(
 def _needs_no_parents(what: str, node: Node) -> None:
     if node.parents:
         raise ValueError(
-            f"{what} compares q of different rows, and q of latent {node.name!r} depends on its parents' draws."
+            f"{what} compares q of different rows, but q of latent {node.name!r} depends on its parents' draws; use a "
+            "model with independent latents."
         )
 
 
 def _mmd(z: Tensor, weight: Tensor, pairs: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """MMD² of weighted ``z [N, d]`` and N(0, I): E k(z, z') over ``pairs [N, N]`` − 2 E k(z, ε) + E k(ε, ε')."""
+    """MMD² between weighted ``z [N, d]`` and N(0, I): E k(z, z') over ``pairs [N, N]`` − 2 E k(z, ε) + E k(ε, ε')."""
     size = z.shape[1]
     norms = z.square().sum(1)
     distances = (norms.unsqueeze(1) + norms - 2 * z @ z.T).clamp(min=0)

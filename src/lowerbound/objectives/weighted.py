@@ -1,4 +1,4 @@
-"""Objectives that weigh the terms of the ELBO: no bounds."""
+"""Objectives that weight the terms of the ELBO; they are not bounds on log p(x)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from lowerbound.draw import Draw
 from lowerbound.objectives.base import no_bound
 
 
-@no_bound(lambda **_: "the KL is held at a capacity")
+@no_bound(lambda **_: "it penalises the distance of the KL from a capacity, not the KL")
 def capacity(draw: Draw, nats: float, strength: float) -> Tensor:
     """mean_K log p(x|z) − γ |KL − C|, C = ``nats``, γ = ``strength``. Burgess et al. 2018."""
     return draw.log_lik.mean(0) - strength * (draw.mean_kl - nats).abs()
 
 
 class Constrained(nn.Module):
-    """A Lagrangian: the least KL whose log-likelihood is ``log_lik`` on average, or the best under a KL of ``kl``.
+    """GECO: a constraint on one term of the ELBO with a Lagrange multiplier λ > 0. Rezende & Viola 2018.
 
-    "log_lik": −KL + λ (log p(x|z) − target); "kl": log p(x|z) − λ (KL − target). λ > 0 grows by e^(``rate`` ·
-    shortfall), in nats, at each step that falls short in a running mean, and shrinks where there is room.
-    Rezende & Viola 2018 (GECO).
+    ``of="log_lik"``: minimise the KL subject to a mean log-likelihood of at least ``target``; the objective is
+    −KL + λ (log p(x|z) − target). ``of="kl"``: maximise the log-likelihood subject to a mean KL of at most ``target``;
+    the objective is log p(x|z) − λ (KL − target). At each step λ is multiplied by e^(``rate`` · shortfall), where the
+    shortfall is the running mean (with ``decay``), in nats, by which the constraint is violated (negative if it holds).
+    ``start``: the initial λ.
     """
 
     multiplier: Tensor
@@ -33,7 +35,7 @@ class Constrained(nn.Module):
     ) -> None:
         super().__init__()
         if of not in ("log_lik", "kl"):
-            raise ValueError(f'the constraint is of "log_lik" or "kl", not {of!r}.')
+            raise ValueError(f'of must be "log_lik" or "kl"; got {of!r}.')
         self.of, self.target, self.rate, self.decay, self.start = of, target, rate, decay, start
         self.register_buffer("multiplier", torch.tensor(float(start)))
         self.register_buffer("shortfall", torch.zeros(()))
