@@ -231,7 +231,7 @@ BOUNDS: dict[str, tuple[Callable[..., Any], bool, str]] = {
     "a function of one's own": (own, False, "own is not marked as a lower bound; if it is one, decorate"),
     "a lambda": (lambda draw: elbo(draw), False, "is not marked as a lower bound"),
     "a module": (Module(), False, "Module is not marked as a lower bound"),
-    "settings of one's own": (partial(own), False, "not known"),
+    "settings of one's own": (partial(own), False, "not marked"),
     "one that says so": (lower_bound(other), True, ""),
     "settings of one that says so": (partial(lower_bound(other)), True, ""),
 }
