@@ -384,6 +384,16 @@ class Classes:
     def draw(self, noise: Tensor | torch.Generator, K: int, copies: int = 1) -> lb.draw.Draw:
         return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 2)), noise, K)
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) ``[N]``, a mixture of three normals."""
+        p, layer = self.model.prior(), self.model.decoder.layers[0]
+        above = p.conditionals["z"].given({"y": torch.eye(3).double().view(3, 1, 1, 3)})
+        mean = layer.weight[:, :3].T + layer.bias + above.loc.view(3, 1) * layer.weight[:, 3]
+        spread = torch.outer(layer.weight[:, 3], layer.weight[:, 3]) * above.scale.view(3, 1, 1).square()
+        each = torch.distributions.MultivariateNormal(mean, spread + 0.49 * torch.eye(2).double())
+        shares = p.conditionals["y"].given({}).logits[0].log_softmax(0)
+        return (each.log_prob(x.unsqueeze(1)) + shares).logsumexp(1).detach()
+
     def on_grid(self, K: int):
         points, weight = grid(20, K)
         classes = torch.tensor(list(itertools.product(range(3), repeat=K))).T
@@ -447,18 +457,12 @@ def test_enumerating_a_class_leaves_no_variance_of_its_own():
 
 def test_the_evidence_of_a_class_and_a_number_is_a_sum_of_normals():
     toy = Classes()
-    p = toy.model.prior()
     q = toy.posterior(toy.x)
     noise = toy.posterior.noise(20_000, 1, rng(), torch.float64)
     z = q.sample(noise)
     log_w = toy.model.log_joint(z, toy.x) - q.log_prob(z)
-    layer, above = toy.model.decoder.layers[0], p.conditionals["z"].given({"y": torch.eye(3).double().view(3, 1, 1, 3)})
-    mean = layer.weight[:, :3].T + layer.bias + above.loc.view(3, 1) * layer.weight[:, 3]
-    spread = torch.outer(layer.weight[:, 3], layer.weight[:, 3]) * above.scale.view(3, 1, 1).square()
-    each = torch.distributions.MultivariateNormal(mean, spread + 0.49 * torch.eye(2).double()).log_prob(toy.x)
-    truth = (each + p.conditionals["y"].given({}).logits[0].log_softmax(0)).logsumexp(0).detach()
     found = (log_w[:, 0].logsumexp(0) - math.log(20_000)).detach()
-    assert float(found) == pytest.approx(float(truth), abs=0.02)
+    assert float(found) == pytest.approx(float(toy.log_prob(toy.x)), abs=0.02)
 
 
 # Families with parameters of their own for each draw

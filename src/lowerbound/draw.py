@@ -109,6 +109,15 @@ class Node:
         """β KL(q ‖ p) of each row ``[B]``: in closed form or, where there is none, the mean of log q − log p."""
         return over_draws(self.log_q - self.log_p if self.kl is None else self.kl)
 
+    @property
+    def mean_kl_per_dim(self) -> Tensor | None:
+        """β KL(q ‖ p) of each dimension ``[B, *E]``: in closed form or, where its dimensions are independent in q and
+        p, the mean over the draws; else None."""
+        if (closed := self.kl_per_dim) is not None:
+            return closed.mean(0) if batch_dims(self.q, self.p) == 2 else closed
+        log_q, log_p = self.q.log_prob_per_dim(self.z), self.p.log_prob_per_dim(self.z)
+        return None if log_q is None or log_p is None else self._weighted((log_q - log_p).mean(0))
+
     def stopped(self) -> Node:
         """The node with the parameters of q stopped in log q: gradients of log q flow through the draws only."""
         q = self.q.stopped() if self.stopped_q is None else self.stopped_q()
@@ -210,8 +219,8 @@ class Draw:
 
     @property
     def mean_kl(self) -> Tensor:
-        """KL(q ‖ p) of each row ``[B]``: in closed form or, where there is none, the mean of log q − log p."""
-        return over_draws(self.log_q - self.log_prior if self.kl is None else self.kl)
+        """Σ over nodes of the KL(q ‖ p) of each row ``[B]``, in closed form where there is one (``Node.mean_kl``)."""
+        return _total([node.mean_kl for node in self.nodes])
 
     @property
     def log_w(self) -> Tensor:

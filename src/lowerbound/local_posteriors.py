@@ -24,6 +24,7 @@ _APART = 0.3  # standard deviations between components at the start: from equal 
 _LAST = 0.1  # of the steps
 _POWER = 3  # step t of the path counts as t³ in its mean
 _MOMENTS = 2000  # draws for the mean and covariance of a family without a closed form of them
+_AT_ONCE = 200  # of these: latents with parents go through a network
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LocalPosterior:
 
     @property
     def name(self) -> str:
-        return type(self.family).__name__
+        return self.family.name
 
 
 Gradient = Callable[[Tensor, Tensor], Tensor]
@@ -131,7 +132,7 @@ def moments(q: Distribution, event: tuple[int, ...], like: Tensor, rng: Randomne
         root = q.root().double()
         return q.loc.double(), root @ root.mT
     noise = by_row(rng, len(like), lambda own, some: q.noise((_MOMENTS, len(some)), event, own, like.dtype))
-    z = q.sample(noise).double().transpose(0, 1)  # [B, S, d]
+    z = torch.cat([q.sample(some) for some in noise.split(_AT_ONCE)]).double().transpose(0, 1)  # [B, S, d]
     away = z - z.mean(1, keepdim=True)
     return z.mean(1), away.mT @ away / (_MOMENTS - 1)
 

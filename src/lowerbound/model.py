@@ -205,7 +205,12 @@ def distributions_of(
     """
     q = a_distribution("the posterior", posterior(x, mask, context))
     p = model.prior_given(context, posterior)
-    ours, theirs = conditionals(q, posterior.event), conditionals(p, model.prior.event)
+    return with_prior(posterior, q, p), p
+
+
+def with_prior(posterior: Posterior, q: Distribution, p: Distribution) -> Distribution:
+    """A q(z|x) that ``posterior`` gave, with its latents joined in the order of p(z), and merged where it merges."""
+    ours, theirs = conditionals(q, posterior.event), conditionals(p, posterior.event)
     if ours.keys() != theirs.keys():
         raise ValueError(
             f"the posterior is of the latents {', '.join(ours)} and the prior of {', '.join(theirs)}; name them alike."
@@ -214,9 +219,9 @@ def distributions_of(
     if isinstance(q, Latents):
         q = replace(q, names=tuple(theirs))  # z is joined in one order by both
     if not any(part.merges for part in parts.values()):
-        return q, p
+        return q
     merged = {n: Merged(own, theirs[n], parts[n].merge) if parts[n].merges else own for n, own in ours.items()}
-    return (replace(q, conditionals=merged) if isinstance(q, Latents) else merged["z"].given({})), p
+    return replace(q, conditionals=merged) if isinstance(q, Latents) else merged["z"].given({})
 
 
 def draw(
@@ -235,13 +240,31 @@ def draw(
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
     q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
+    return draw_from(q, p, model, batch, noise, detached)
+
+
+def draw_from(
+    q: Distribution, p: Distribution, model: LatentVariableModel, batch: Batch, noise: Tensor, detached: bool = False
+) -> Draw:
+    """``draw`` from any q of the rows of a batch, with their prior p; ``noise [K, B, …]``: of q."""
+    ours, theirs = conditionals(q, model.prior.event), conditionals(p, model.prior.event)
+    return _Rows(model, batch, ours, theirs)(_drawn(q, noise, detached))
+
+
+def nodes_of(q: Distribution, p: Distribution, event: tuple[int, ...], noise: Tensor) -> tuple[Node, ...]:
+    """The latents of ``draw_from``, of shape ``event`` together, without the likelihood: nothing is decoded."""
+    return _nodes(conditionals(q, event), conditionals(p, event), _drawn(q, noise))
+
+
+def _drawn(q: Distribution, noise: Tensor, detached: bool = False) -> Choose:
+    """Each latent's own draw, by its part of the noise."""
     noises = q.noises(noise) if isinstance(q, Latents) else {"z": noise}
 
     def choose(name: str, q: Distribution) -> tuple[Tensor, Tensor | None]:
         z = q.sample(noises[name])
         return (z if not detached and q.reparameterisation is not None else z.detach()), noises[name]
 
-    return _Rows(model, batch, conditionals(q, posterior.event), conditionals(p, model.prior.event))(choose)
+    return choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,35 +279,46 @@ class _Rows:
 
     def __call__(self, choose: Choose, given: frozenset[str] = frozenset()) -> Draw:
         x, mask = self.batch.x, self.batch.mask
-        q, z, noise, above = {}, dict[str, Tensor](), {}, dict[str, Tensor]()
-        read = {name for one in self.q.values() for name in one.parents}
-        of = {name: one.stopped() if name in given else one for name, one in self.q.items()}
-        for name in order(self.q):
-            q[name] = of[name].given(above)
-            above[name], noise[name] = choose(name, q[name])
-            # What log p, log q and the decoder see of a parent is another tensor than what its children are drawn from:
-            # a hook on it meets the first kind of gradient only.
-            z[name] = above[name].view_as(above[name]) if name in read else above[name]
+        nodes = _nodes(self.q, self.p, choose, given)
+        z = {node.name: node.z for node in nodes}
         several = isinstance(self.model.prior, priors.Latents)
         joined = torch.cat([z[name].flatten(2) for name in self.p], -1) if several else z["z"]
         log_lik = self.model.log_lik(joined, x, mask, self.batch.context)
-        below = descendants(self.q)
-        nodes = tuple(
-            Node(
-                name,
-                z[name],
-                q[name],
-                self.p[name].given(z),
-                noise[name],
-                given=name in given,
-                parents=one.parents,
-                prior_parents=self.p[name].parents,
-                closed=below[name].isdisjoint(self.p[name].parents),
-                stopped_q=partial(_stopped, one, z) if one.parents else None,
-            )
-            for name, one in of.items()
-        )
         return Draw(nodes, log_lik, self, x if mask is None else torch.where(mask, x, 0), self.model.parents)
+
+
+def _nodes(
+    q_of: Mapping[str, Conditional],
+    p_of: Mapping[str, Conditional],
+    choose: Choose,
+    given: frozenset[str] = frozenset(),
+) -> tuple[Node, ...]:
+    """The latents where ``choose`` puts them, parents first, with their q and p."""
+    q, z, noise, above = {}, dict[str, Tensor](), {}, dict[str, Tensor]()
+    read = {name for one in q_of.values() for name in one.parents}
+    of = {name: one.stopped() if name in given else one for name, one in q_of.items()}
+    for name in order(q_of):
+        q[name] = of[name].given(above)
+        above[name], noise[name] = choose(name, q[name])
+        # What log p, log q and the decoder see of a parent is another tensor than what its children are drawn from:
+        # a hook on it meets the first kind of gradient only.
+        z[name] = above[name].view_as(above[name]) if name in read else above[name]
+    below = descendants(q_of)
+    return tuple(
+        Node(
+            name,
+            z[name],
+            q[name],
+            p_of[name].given(z),
+            noise[name],
+            given=name in given,
+            parents=one.parents,
+            prior_parents=p_of[name].parents,
+            closed=below[name].isdisjoint(p_of[name].parents),
+            stopped_q=partial(_stopped, one, z) if one.parents else None,
+        )
+        for name, one in of.items()
+    )
 
 
 def _stopped(conditional: Conditional, latents: Mapping[str, Tensor]) -> Distribution:

@@ -132,6 +132,36 @@ class LinearLayers:
         variance_1 = float(inverse[0, 0]) if order == "bottom-up" else 1 / float(precision[0, 0])
         return 0.5 * (widen**2 + shift**2 / variance_1 - 1) - math.log(widen)
 
+    def of_q(self, order: Order, shift: float = 0.0, widen: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Of ``posterior``: the mean of (z1, z2) less E[z|x], and the covariance; for every x the same."""
+        precision, inverse = self.precision(), self.precision().inverse()
+        if order == "bottom-up":
+            slope, first, second = -precision[1, 0] / precision[1, 1], widen**2 * inverse[0, 0], 1 / precision[1, 1]
+            both = torch.stack([slope.new_ones(()), slope])
+            return shift * both, first * torch.outer(both, both) + torch.diag(torch.stack([0 * second, second]))
+        away = precision.new_tensor([shift, 0.0])
+        if order == "apart":
+            return away, torch.diag(precision.diagonal().reciprocal() * precision.new_tensor([widen**2, 1.0]))
+        slope, first, second = -precision[0, 1] / precision[0, 0], widen**2 / precision[0, 0], inverse[1, 1]
+        both = torch.stack([slope, slope.new_ones(())])
+        return away, second * torch.outer(both, both) + torch.diag(torch.stack([first, 0 * first]))
+
+    def parts_of_kl(self, order: Order, shift: float = 0.0, widen: float = 1.0) -> dict[str, float]:
+        """Over x of the model: I_q(x; z), KL(q(z) ‖ p(z)), and E[log q(z_n|·) − log p(z_n|·)] of each latent."""
+        away, inside = self.of_q(order, shift, widen)
+        prior = inside.new_tensor([[self.a**2 + self.s**2, self.a], [self.a, 1.0]])
+        whole = prior - self.precision().inverse() + inside
+        trace, distance = torch.linalg.solve(prior, whole).trace(), away @ torch.linalg.solve(prior, away)
+        found = {
+            "information": 0.5 * (whole.logdet() - inside.logdet()),
+            "marginal": 0.5 * (trace + distance - 2 - whole.logdet() + prior.logdet()),
+        }
+        second = inside[1, 1] - (inside[0, 1] ** 2 / inside[0, 0] if order == "bottom-up" else 0)  # var(z2 | parents)
+        squares = whole + torch.outer(away, away)  # about (c, 0)
+        found["z2"] = 0.5 * (squares[1, 1] - 1 - second.log())
+        found["z1"] = found["information"] + found["marginal"] - found["z2"]
+        return {name: float(value) for name, value in found.items()}
+
 
 class BeliefNet:
     """p(b2) p(b1|b2) p(x|b1): two bits a layer, one row; q in either order."""

@@ -257,7 +257,7 @@ def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as
     import numpy as np
 
     from lowerbound.report import write_report
-    from lowerbound.report.facts import has_posterior
+    from lowerbound.report.facts import count_of, has_posterior
 
     _check_draws(judge, samples)
     vae = fitted(run)
@@ -278,7 +278,7 @@ def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as
         np.asarray(x),
         labels,
         found,
-        title=f"{Path(data).name}: VAE with {vae.latent_dim} latents",
+        title=f"{Path(data).name}: VAE with {count_of(vae)} latents",
         held_out=is_held_out(source, part),
         names=names,
         command=f"lowerbound report {run} {data}",

@@ -32,6 +32,9 @@ class OfFrame:
     def kl(self, x: Any) -> Any:
         return self.vae.kl(self.frame)
 
+    def kl_of_latents(self, x: Any) -> Any:
+        return self.vae.kl_of_latents(self.frame)
+
     def reconstruct(self, x: Any) -> Any:
         return self.vae.reconstruct(self.frame)
 

@@ -119,7 +119,7 @@ class Querying(Fitted):
 
     def _chains(self) -> queries.Refine:
         """Those that the latents allow: Hamiltonian ones are of real numbers."""
-        return "hmc" if getattr(self.posterior_.family, "unconstrained", None) is True else "gibbs"
+        return "hmc" if self.posterior_.unconstrained else "gibbs"
 
     def _schema(self) -> Schema:
         assert self.schema_ is not None

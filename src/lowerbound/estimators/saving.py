@@ -36,6 +36,7 @@ from lowerbound.storage.model import Saved, rebuild
 from lowerbound.storage.parts import CONFIG, encode
 
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
+_MADE_BY = ("inference", "optimizer", "posterior")  # may be functions of your own, of which a file holds the name
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|longdouble|[<>][iuf][248]")
 _FITTED: dict[str, Check] = {
     "n_features_in": whole("a whole number above 0", 1),
@@ -92,7 +93,7 @@ def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
         values |= {"schema": fitted.schema.as_dict(), "has_missing": fitted.has_missing}
     if fitted.objective_is_bound is not None:
         values["objective_is_bound"] = fitted.objective_is_bound
-    own = {name: {"own": name_of(kept[name])} for name in ("inference", "optimizer") if _is_own(kept[name])}
+    own = {name: {"own": name_of(kept[name])} for name in _MADE_BY if _is_own(kept[name])}
     return {"estimator": "VAE", "parameters": encode(kept) | own, "fitted": values}
 
 
@@ -151,8 +152,8 @@ def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) 
 
 
 def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Stand-ins for an inference or optimiser of your own, which only another fit needs."""
-    described = {name: parameters.get(name) for name in ("inference", "optimizer")}
+    """Stand-ins for functions of your own that only another fit needs."""
+    described = {name: parameters.get(name) for name in _MADE_BY}
     return {
         name: NotGiven(name, shown(value["own"]).strip("'"))
         for name, value in described.items()

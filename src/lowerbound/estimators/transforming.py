@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lowerbound import distributions
 from lowerbound.data import Rows
-from lowerbound.draw import Batch
+from lowerbound.draw import Batch, Node
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.fitted import USE_BATCH, Fitted
-from lowerbound.model import distributions_of
+from lowerbound.model import distributions_of, nodes_of
 from lowerbound.modes import eval_mode
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
@@ -59,14 +59,34 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return frames.beside(X, keep, {"mean": found.mean, "sd": found.scale}) if len(keep) else found
 
     def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
-        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N, d]``; None where it has no closed form of each."""
+        """KL(q(z|x) ‖ p(z)) of each dimension of z in nats, ``[N, d]``; None where a latent's dimensions depend on each
+        other. Of a latent with parents, and where there is no closed form, it is a mean over 1,000 draws."""
         found = []
-        for q, batch, real in self._posteriors(self._checked(X), context):
-            each = distributions.kl_per_dim(q, self.model_.prior_given(batch.context, self.posterior_))
-            if each is None:
+        for nodes, real in self._nodes(X, context):
+            each = [per_dim for node in nodes if (per_dim := node.mean_kl_per_dim) is not None]
+            if len(each) < len(nodes):
                 return None
-            found.append(each[:real].flatten(1))
+            found.append(torch.cat([per_dim[:real].flatten(1) for per_dim in each], 1))
         return torch.cat(found).double().cpu().numpy()
+
+    def kl_of_latents(self, X: ArrayLike, context: ArrayLike | None = None) -> dict[str, NDArray[np.float64]]:
+        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N]``, by its name ("z", where there is one); see ``kl``."""
+        found: dict[str, list[Tensor]] = {}
+        for nodes, real in self._nodes(X, context):
+            for node in nodes:
+                found.setdefault(node.name, []).append(node.mean_kl[:real])
+        return {name: torch.cat(parts).double().cpu().numpy() for name, parts in found.items()}
+
+    def _nodes(self, X: ArrayLike, context: ArrayLike | None) -> Iterator[tuple[list[Node], int]]:
+        """The latents of rows in the order of z, at as many draws as their KL needs: one, if that has a closed form."""
+        for q, batch, real in self._posteriors(self._checked(X), context):
+            p, like = self.model_.prior_given(batch.context, self.posterior_), next(self.posterior_.parameters())
+            for draws in (1, _MOMENT_DRAWS):
+                noise = self.posterior_.noise(draws, 1, self._rng("moments"), like.dtype)
+                found = {node.name: node for node in nodes_of(q, p, self._event, noise)}
+                if all(node.kl is not None and node.kl.dim() == 1 for node in found.values()):
+                    break
+            yield [found[name] for name in (p.events if isinstance(p, distributions.Latents) else found)], real
 
     def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
         """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""

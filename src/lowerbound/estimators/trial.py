@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
-from lowerbound.distributions import generator
+import torch
+from torch import nn
+
+from lowerbound import posteriors, priors
+from lowerbound.distributions import generator, size
 from lowerbound.draw import Batch
 from lowerbound.errors import FormatError
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
+from lowerbound.priors import Prior
 from lowerbound.storage.model import TENSORS
 from lowerbound.storage.parts import CONFIG
 
@@ -49,7 +54,17 @@ def check_computes(
 def _check_context(model: LatentVariableModel, posterior: Posterior | None, context: int | None) -> None:
     """Refuse a context of another size than the networks take."""
     modules = [*model.modules(), *([] if posterior is None else posterior.modules())]
-    taken = {size for module in modules if (size := getattr(module, "context", 0))}
+    above = _parents(model.prior) | _parents(posterior)
+    taken = {size - above.get(module, 0) for module in modules if (size := getattr(module, "context", 0))}
     given = any(getattr(module, "needs_context", False) for module in modules)
     if context is not None and taken != {context} and (taken or not given):
         raise ValueError(f"a context of {context} numbers is given, and the networks take {sorted(taken) or 'none'}")
+
+
+def _parents(latents: nn.Module | None) -> dict[nn.Module, int]:
+    """How many numbers of its latent's parents each network is given, before the context."""
+    if not isinstance(latents, priors.Latents | posteriors.Latents):
+        return {}
+    parts: Mapping[str, Prior | Posterior] = latents.parts
+    sizes = {name: sum(size(parts[one].event) for one in above) for name, above in latents.parents.items()}
+    return {module: of for name, of in sizes.items() for module in parts[name].modules()}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound import distributions
 from lowerbound.data import Rows
 from lowerbound.diagnostics import active_units
-from lowerbound.distributions import Distribution, generator
+from lowerbound.distributions import Distribution, Latents, generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.evidence.decision import Decision, decide, quantile
@@ -21,14 +21,17 @@ from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.formatting import signed, size
 from lowerbound.evidence.targets import like_of, settled
 from lowerbound.inference import Data
-from lowerbound.model import LatentVariableModel, distributions_of
+from lowerbound.local_posteriors import moments
+from lowerbound.model import LatentVariableModel, distributions_of, nodes_of
 from lowerbound.modes import read_only
+from lowerbound.posteriors import Latents as Layers
 from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
 _ROWS = 500  # of a batch
 _VALUES = 2**23  # of differences between draws and the rows' parameters, held at once
+_NETWORK = 2**16  # pairs of a draw and a row at once, where a latent has parents: each goes through its network
 _NEAR = 2.0  # nats below the cap
 _LEAST = 0.05  # nats of information: of latents that are used
 
@@ -56,8 +59,9 @@ class Collapse:
     q(z) is the mean of q(z|x) over the N = ``rows``, so that the information of which row it is cannot pass log N, the
     ``cap``. For the distribution that the rows are from it is, in expectation, a lower bound on I_q(x; z), and
     ``marginal_kl`` an upper one; ``upper``, where each row is left out of its own q(z), bounds I_q(x; z) from above.
-    ``kl_per_dim [d]``: mean over rows, None where there is no closed form. ``active [d]``: see
-    ``diagnostics.active_units``; None where the means of q are not known.
+    ``kl_per_dim [d]``: mean over rows, in the order of z; None where a latent's dimensions have none of their own.
+    ``active [d]``: see ``diagnostics.active_units``; None where the means of q are not known. ``kl_per_latent``: of
+    which ``kl`` is the sum, by name; that of a latent with parents is a mean over their draws.
     """
 
     kl: Estimate
@@ -67,6 +71,7 @@ class Collapse:
     rows: int
     kl_per_dim: Array | None
     active: NDArray[np.bool_] | None
+    kl_per_latent: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def cap(self) -> float:
@@ -104,21 +109,28 @@ class Collapse:
             )
         return (
             f"the latents hold {self.mutual_information} nats of information about x, and KL(q(z) ‖ p(z)) is "
-            f"{self.marginal_kl} nats; the mean KL is {self.kl}. {self.rows:,} rows can show at most log N = "
-            f"{self.cap:.2f} nats{near}."
+            f"{self.marginal_kl} nats; the mean KL is {self.kl}{self._each}. "
+            f"{self.rows:,} rows can show at most log N = {self.cap:.2f} nats{near}."
             f"{used}"
         )
+
+    @property
+    def _each(self) -> str:
+        """The KL of each latent, where there are several."""
+        if len(self.kl_per_latent) < 2:
+            return ""
+        return f" ({', '.join(f'{name}: {kl}' for name, kl in self.kl_per_latent.items())})"
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Of N rows: ``z [S, N, *E]`` with ``log_q`` and ``log_p [S, N]``; the closed forms of the KL ``[N]`` and of each
-    dimension's ``[N, d]``, and the means of q ``[N, d]``, where they are known."""
+    """Of N rows: ``z [S, N, *E]`` with ``log_q`` and ``log_p [S, N]``; the KL of each latent ``[N]``, and of each
+    dimension ``[N, d]`` and the means of q ``[N, d]``, where they are known."""
 
     z: Tensor
     log_q: Tensor
     log_p: Tensor
-    kl: Tensor | None
+    kl: Mapping[str, Tensor]
     kl_per_dim: Tensor | None
     means: Tensor | None
 
@@ -127,8 +139,8 @@ class _Drawn:
 def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples: int = 4, seed: int = 0) -> Collapse:
     """Split the mean KL of rows ``x [N, *X]``, with S = ``samples`` draws of q(z|x) for each.
 
-    log q(z) = log mean_j q(z|x_j), at the cost of N² S densities of z: where those are dear (flows, mixtures), give
-    fewer rows. Hoffman & Johnson 2016; the two bounds: Poole et al. 2019, §2.
+    log q(z) = log mean_j q(z|x_j), at the cost of N² S densities of z: where those are dear (flows, mixtures, latents
+    with parents), give fewer rows. Hoffman & Johnson 2016; the two bounds: Poole et al. 2019, §2.
     """
     like = like_of(model)
     rng = generator(seed, "collapse", device=like.device)
@@ -139,7 +151,8 @@ def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, sampl
     drawn = _joined([_drawn(model, posterior, batch, real, samples, rng) for batch, real in batches])
     others = _log_others(model, posterior, rows, drawn.z)
     log_mixture = torch.logaddexp(others, drawn.log_q) - math.log(len(rows))
-    information, marginal = _balanced(drawn.log_q - log_mixture, log_mixture - drawn.log_p, drawn.kl)
+    kl = torch.stack(list(drawn.kl.values())).sum(0)
+    information, marginal = _balanced(drawn.log_q - log_mixture, log_mixture - drawn.log_p, kl)
     upper = (drawn.log_q - others).mean(0).cpu().numpy() + math.log(len(rows) - 1)
     return Collapse(
         kl=Estimate.of(information + marginal),
@@ -149,6 +162,7 @@ def collapse(model: LatentVariableModel, posterior: Posterior, x: Data, *, sampl
         rows=len(rows),
         kl_per_dim=None if drawn.kl_per_dim is None else drawn.kl_per_dim.mean(0).cpu().numpy(),
         active=None if drawn.means is None else active_units(drawn.means.cpu().numpy()),
+        kl_per_latent={name: Estimate.of(each.cpu().numpy()) for name, each in drawn.kl.items()},
     )
 
 
@@ -160,12 +174,29 @@ def _drawn(
     if p.batch_dims:
         raise ValueError("this prior depends on each row's context, so there is no single p(z) to compare q(z) with.")
     noise = posterior.noise(samples, len(batch.x), rng, batch.x.dtype)
-    z = q.sample(noise)
-    log_q, log_p = q.log_prob_of_sample(z, noise).double(), p.log_prob(z).double()
-    known = (_kl(q, p), _kl_per_dim(q, p), q.mean())
-    kl, per_dim, means = (None if each is None else each[:real].double() for each in known)
-    means = None if means is None else means.flatten(1)
-    return _Drawn(z[:, :real], log_q[:, :real], log_p[:, :real], kl, per_dim, means)
+    found = {node.name: node for node in nodes_of(q, p, model.prior.event, noise)}
+    nodes = [found[name] for name in (p.events if isinstance(p, Latents) else found)]  # in the order of z
+    z = p.join({node.name: node.z for node in nodes})
+    log_q = torch.stack([node.log_q.double() for node in nodes]).sum(0)
+    log_p = torch.stack([node.log_p.double() for node in nodes]).sum(0)
+    each = [node.mean_kl_per_dim for node in nodes]
+    known = [per_dim[:real].flatten(1).double() for per_dim in each if per_dim is not None]
+    return _Drawn(
+        z[:, :real],
+        log_q[:, :real],
+        log_p[:, :real],
+        {node.name: node.mean_kl[:real].double() for node in nodes},
+        torch.cat(known, 1) if len(known) == len(nodes) else None,
+        _means(q, model.prior.event, batch, real, rng),
+    )
+
+
+def _means(q: Distribution, event: tuple[int, ...], batch: Batch, real: int, rng: torch.Generator) -> Tensor | None:
+    """E_q[z|x] ``[N, d]``, where it is known; of latents with parents the mean over 2,000 draws."""
+    means = q.mean()
+    if means is None and isinstance(q, Latents) and any(one.parents for one in q.conditionals.values()):
+        means, _ = moments(q, event, batch.x, rng)
+    return None if means is None else means[:real].flatten(1).double()
 
 
 def _joined(parts: list[_Drawn]) -> _Drawn:
@@ -176,29 +207,10 @@ def _joined(parts: list[_Drawn]) -> _Drawn:
         torch.cat([part.z for part in parts], 1),
         torch.cat([part.log_q for part in parts], 1),
         torch.cat([part.log_p for part in parts], 1),
-        known([part.kl for part in parts]),
+        {name: torch.cat([part.kl[name] for part in parts]) for name in parts[0].kl},
         known([part.kl_per_dim for part in parts]),
         known([part.means for part in parts]),
     )
-
-
-def _kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) ``[B]``; None unless each latent's has a closed form."""
-    found = [distributions.kl(*pair) for pair in _pairs(q, p)]
-    known = [each for each in found if each is not None]
-    return torch.stack(known).sum(0) if len(known) == len(found) else None
-
-
-def _kl_per_dim(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q ‖ p) of each dimension ``[B, d]``; None unless each latent's has a closed form."""
-    found = [distributions.kl_per_dim(*pair) for pair in _pairs(q, p)]
-    known = [each.flatten(1) for each in found if each is not None]
-    return torch.cat(known, 1) if len(known) == len(found) else None
-
-
-def _pairs(q: Distribution, p: Distribution) -> list[tuple[Distribution, Distribution]]:
-    priors = p.nodes()
-    return [(own, priors[name]) for name, own in q.nodes().items()]
 
 
 def _log_others(model: LatentVariableModel, posterior: Posterior, rows: Rows, z: Tensor) -> Tensor:
@@ -207,7 +219,8 @@ def _log_others(model: LatentVariableModel, posterior: Posterior, rows: Rows, z:
     flat, own = z.flatten(0, 1), torch.arange(n, device=z.device).repeat(samples)
     total = torch.full((samples * n,), -torch.inf, dtype=torch.float64, device=z.device)
     at_once = min(_ROWS, n)
-    width = max(1, _VALUES // (at_once * z[0, 0].numel()))
+    parents = isinstance(posterior, Layers) and bool(posterior.parents)
+    width = max(1, (_NETWORK if parents else _VALUES // z[0, 0].numel()) // at_once)
     first = 0
     for batch, real in in_order(rows, at_once):
         q, _ = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
@@ -220,15 +233,13 @@ def _log_others(model: LatentVariableModel, posterior: Posterior, rows: Rows, z:
     return total.view(samples, n)
 
 
-def _balanced(information: Tensor, marginal: Tensor, kl: Tensor | None) -> tuple[Array, Array]:
+def _balanced(information: Tensor, marginal: Tensor, kl: Tensor) -> tuple[Array, Array]:
     """Both terms of each row ``[N]`` from their draws ``[S, N]``.
 
-    Where their sum is known (``kl [N]``), so is its error in the draws, whose mean is 0; it is divided between them
-    such that the first varies least.
+    Where their sum is known better (``kl [N]``, in closed form), so is its error in the draws, whose mean is 0; it is
+    divided between them such that the first varies least.
     """
     first, second = (each.mean(0).cpu().numpy() for each in (information, marginal))
-    if kl is None:
-        return first, second
     error = kl.cpu().numpy() - first - second
     variance = error.var()
     covariance = np.mean((first - first.mean()) * (error - error.mean()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -44,7 +44,7 @@ class Gaps:
     the encoder's (``family``) first. ``log_p [N]``: estimates of log p(x); ``reliable [N]``: whether k̂ is below its
     threshold. ``standard_error [N]``: Monte Carlo errors, of "elbo", of "log_p", and by the names of families.
     ``gained``: local − ELBO, of the same noise where two families share it. ``late``: what the last tenth of the steps
-    gained.
+    gained. ``kl``: KL(q ‖ p) of the encoder's q, by the name of each latent; with parents, its mean over their draws.
     """
 
     elbo: Array
@@ -54,6 +54,7 @@ class Gaps:
     standard_error: Mapping[str, Array]
     gained: Mapping[str, Difference]
     late: Mapping[str, Difference]
+    kl: Mapping[str, Estimates] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -110,6 +111,9 @@ class Gaps:
             f"{self.local[name].mean():.2f}.",
             f"{_figure(self.approximation())} of it is approximation: the best {name} found comes no closer.",
         ]
+        if len(self.kl) > 1:
+            each = ", ".join(f"{_figure(kl)} ({latent})" for latent, kl in self.kl.items())
+            said.append(f"The KL(q ‖ p) of each latent in the ELBO is {each}.")
         said += [f"The best {other} found leaves {_figure(self.approximation(other))}." for other in rest]
         late = ", ".join(f"{_figure(each)} ({name})" for name, each in self.late.items())
         said.append(f"The last tenth of the search gained {late}.")
@@ -152,9 +156,10 @@ def gap_report(
 
     The best q of a row is sought from what the encoder gives it by ``steps`` of Adam, each with ``draws`` of z, at a
     rate that falls from ``learning_rate`` to 0: a top of its own, where there are several. Networks that belong to the
-    family, as a flow's, stay as they are. ``richer``: other families, each from the mean and covariance of the first
-    one's best; a posterior stands for its family, and its encoder is not asked (``nn.Identity()``). None: "FullNormal"
-    where z is a real vector.
+    family, as a flow's, stay as they are; so does how the q of a latent depends on its parents (``bounds.Local``).
+    ``richer``: other families, each from the mean and covariance of the first one's best; a posterior stands for its
+    family, and its encoder is not asked (``nn.Identity()``). None: "FullNormal" where z is a real vector, of all
+    latents together.
 
     All bounds are of ``samples`` fresh draws. ``log_p``: what ``to_precision`` or ``log_likelihood`` found for these
     rows; None: importance sampling from Student's t around the best q found, at most 8 ``samples`` draws per row. Model
@@ -171,8 +176,7 @@ def gap_report(
     rng, found, estimates = generator(seed, "gaps", device=device), [], []
     for number, index in enumerate(torch.arange(len(rows), device=rows.device).split(rows_at_once)):
         part = Part.of(model, posterior, rows.subset(index))
-        start = part.encoded()
-        best = [search.run(part.gradient(posterior), posterior, start, rng)]
+        best = [search.run(part.gradient(part.family), part.family, part.family.start, rng)]
         best += [part.richer(search, family, best[0], rng) for family in others]
         bounds = _bounds(part, best, samples, seed, number)
         found.append(bounds)
@@ -200,8 +204,9 @@ Bounds = Mapping[tuple[str, str], Array]  # by a family's name and a kind, means
 
 def _bounds(part: Part, best: Sequence[LocalPosterior], samples: int, seed: int, stream: int) -> Bounds:
     """Of fresh draws: the ELBO, each local bound, what it gained on it and what it gained in the last steps."""
-    start = part.log_weights(part.posterior, part.encoded(), samples, seed, stream)
+    start = part.log_weights(part.family, part.family.start, samples, seed, stream)
     found = {("", "elbo"): _mean(start)}
+    found |= {(name, "kl"): _mean(kl) for name, kl in part.kl(samples, seed, stream).items()}
     for local in best:
         before, end = (part.log_weights(local.family, at, samples, seed, stream) for at in (local.before, local.end))
         found[local.name, "local"] = _mean(end)
@@ -224,9 +229,10 @@ def _report(parts: Sequence[Bounds], log_p: LogLikelihood) -> Gaps:
     errors = {"elbo": elbo[1], "log_p": log_p.standard_error} | {name: each[1] for name, each in local.items()}
     gained, late = ({name: Difference(*each) for name, each in by_kind[kind].items()} for kind in ("gained", "late"))
     bounds = {name: each[0] for name, each in local.items()}
-    return Gaps(elbo[0], bounds, log_p.estimate, log_p.reliable, errors, gained, late)
+    kl = {name: Estimates(*each) for name, each in by_kind["kl"].items()}
+    return Gaps(elbo[0], bounds, log_p.estimate, log_p.reliable, errors, gained, late, kl)
 
 
-def _figure(difference: Difference) -> str:
-    error = difference.mean_monte_carlo_error
-    return f"{formatting.signed(difference.mean, error)} ± {formatting.size(error)}"
+def _figure(estimates: Estimates) -> str:
+    error = estimates.mean_monte_carlo_error
+    return f"{formatting.signed(estimates.mean, error)} ± {formatting.size(error)}"

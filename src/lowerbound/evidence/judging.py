@@ -82,6 +82,12 @@ class Evidence:
         counts = np.full(len(estimate), math.prod(self.shape)) if values is None else values
         return np.array([bits_per_dimension(nats, count) for nats, count in zip(estimate, counts, strict=True)])
 
+    @property
+    def kl(self) -> dict[str, float]:
+        """The mean KL(q ‖ p) of each latent, in nats per row, by ``collapse`` or else by ``gaps``; empty without."""
+        found = {} if self.gaps is None else {name: each.mean for name, each in self.gaps.kl.items()}
+        return found if self.collapse is None else {n: each.value for n, each in self.collapse.kl_per_latent.items()}
+
     def to_arviz(self) -> Any:
         """An ``arviz.InferenceData`` (the extra ``diag``)."""
         runs: dict[str, tuple[Annealed, NDArray[np.int64]]] = {}
@@ -104,6 +110,7 @@ class Evidence:
             "elbo": found.mean_elbo,
             "elbo_standard_error": found.mean_elbo_standard_error,
             "bits_per_dimension": found.bits_per_dimension(self.shape) if self.measure == "counting" else None,
+            "kl": self.kl,
             "measure": self.measure,
             "estimator": "importance sampling",
             "bound": "lower, in expectation",

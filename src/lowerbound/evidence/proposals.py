@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Distribution, Normal, NormalMixture, Randomness, by_row
+from lowerbound.distributions import Distribution, Latents, Normal, NormalMixture, Randomness, by_row
 from lowerbound.distributions import FullNormal as Full
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.distributions.family import standard_normal, uniform
+from lowerbound.distributions.latents import size
 from lowerbound.draw import Batch
 from lowerbound.evidence.importance import WeightTotal, chunks, same_noise
 from lowerbound.evidence.targets import Target, of_model
@@ -34,7 +35,15 @@ COST = 2 * _SEARCH.steps * _SEARCH.draws
 def fits(target: Target) -> bool:
     """Whether rows of it can have a normal of their own: q is a normal too, and of a vector that is not too long."""
     vector = len(target.event) == 1 and target.event[0] <= _MOST_LATENTS
-    return vector and isinstance(target.posterior, Normal | CorrelatedNormal)
+    return vector and _is_normal(target.posterior)
+
+
+def _is_normal(q: Distribution) -> bool:
+    """Whether q is a normal or, of several latents, each is one given its parents."""
+    if not isinstance(q, Latents):
+        return isinstance(q, Normal | CorrelatedNormal)
+    families = [one.family if isinstance(one.family, type) else type(one.family) for one in q.conditionals.values()]
+    return all(issubclass(family, Normal | CorrelatedNormal) for family in families)
 
 
 def fitted(
@@ -87,7 +96,7 @@ def walked(target: Target, like: Tensor, rng: Randomness) -> StudentT:
     loc, _ = moments(target.posterior, target.event, like, rng)
     loc, prior = loc.expand(len(like), -1), target.prior
     tril = torch.diag_embed(torch.ones_like(loc))
-    if isinstance(prior, Normal | CorrelatedNormal):
+    if prior is not None and _is_normal(prior):
         _, covariance = moments(prior, target.event, like, rng)
         tril = torch.linalg.cholesky(covariance).expand_as(tril)
     least = _LEAST * tril.square().sum(-1)
@@ -157,11 +166,15 @@ def row_totals(
 def around(q: Distribution, like: Tensor, rng: torch.Generator) -> Distribution:
     """A ``StudentT`` of the mean and covariance of the normal, or mixture of normals, ``q`` of each row of ``like
     [B, …]``; q itself where it is of another kind."""
-    if not isinstance(q, Normal | CorrelatedNormal | NormalMixture):
+    if isinstance(q, Latents):
+        event, vector = (sum(map(size, q.events.values())),), _is_normal(q)
+    elif isinstance(q, Normal | CorrelatedNormal | NormalMixture):
+        event, vector = (q.loc.shape[-1],), q.loc.dim() == 2 + isinstance(q, NormalMixture)
+    else:
         return q
-    if q.loc.dim() != 2 + isinstance(q, NormalMixture) or q.loc.shape[-1] > _MOST_LATENTS:
+    if not vector or event[0] > _MOST_LATENTS:
         return q
-    loc, covariance = moments(q, q.loc.shape[-1:], like, rng)
+    loc, covariance = moments(q, event, like, rng)
     lower = torch.linalg.cholesky_ex(covariance).L
     return StudentT(loc.to(like.dtype), lower.to(like.dtype))
 

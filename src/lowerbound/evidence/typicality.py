@@ -110,9 +110,7 @@ def _of_draws(
 ) -> tuple[Tensor, Tensor]:
     """log w ``[K, B]``, and the sums over K draws of log p(x|z) and of the KL, ``[2, B]``."""
     drawn = draw(model, posterior, batch, rng, draws)
-    kl = drawn.kl
-    total = (drawn.log_q - drawn.log_prior).double().sum(0) if kl is None else draws * kl.double()
-    return drawn.log_w, torch.stack([drawn.log_lik.double().sum(0), total])
+    return drawn.log_w, torch.stack([drawn.log_lik.double().sum(0), draws * drawn.mean_kl.double()])
 
 
 def _columns(terms: Terms) -> Array:

@@ -37,6 +37,16 @@ class Posterior(nn.Module, ABC):
         """Numbers that the encoder gives each row."""
 
     @property
+    def name(self) -> str:
+        """What reports call it."""
+        return type(self).__name__
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether each of its latents has a density at every real z, smooth enough for Hamiltonian paths."""
+        return self.family.unconstrained
+
+    @property
     def paths(self) -> tuple[bool, ...]:
         """Whether gradients flow through the draws, for each of its latents."""
         return (self.family.reparameterisation is not None,)

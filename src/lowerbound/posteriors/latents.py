@@ -68,6 +68,10 @@ class Latents(Posterior):
         return self.features
 
     @property
+    def unconstrained(self) -> bool:
+        return all(part.unconstrained for part in self.parts.values())
+
+    @property
     def paths(self) -> tuple[bool, ...]:
         return tuple(path for part in self.parts.values() for path in part.paths)
 
@@ -77,12 +81,35 @@ class Latents(Posterior):
         return super().outputs(x, mask, context)
 
     def distribution(self, out: Tensor) -> distributions.Latents:
-        return self._given(out, None, None)
+        return self.given(out)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> distributions.Latents:
-        if self.own_rows:
-            return self._given(x, mask, context)
-        return self._given(self.outputs(x, mask, context), None, context)
+        return self.given(*self.read(x, mask, context), context)
+
+    def read(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the parts read of rows: the features of ``encoder``, or the rows themselves with their mask."""
+        return (x, mask) if self.own_rows else (self.outputs(x, mask, context), None)
+
+    def given(
+        self, features: Tensor, mask: Tensor | None = None, context: Tensor | None = None, shift: Tensor | None = None
+    ) -> distributions.Latents:
+        """q(z|x) of what the parts ``read``. ``shift [B, n]``: what is added to the numbers that each part's network
+        gives, n of all parts in order."""
+        sizes = [part.n_outputs for part in self.parts.values()]
+        found: dict[str, Conditional] = {}
+        if self.shared:
+            columns = (features if shift is None else features + shift).split(sizes, -1)
+            for (name, part), own in zip(self.parts.items(), columns, strict=True):
+                found[name] = Known(part.event, part.distribution(own))
+            return distributions.Latents(found)
+        more = [()] * len(sizes) if shift is None else [(own,) for own in shift.split(sizes, -1)]
+        for (name, part), own_shift in zip(self.parts.items(), more, strict=True):
+            network, inputs = _Shifted(part) if own_shift else part, (features, mask, *own_shift)
+            if name in self.parents:
+                found[name] = Computed(part.event, part.family, self.parents[name], network, inputs, context)
+            else:
+                found[name] = Known(part.event, network(*inputs, context))
+        return distributions.Latents(found)
 
     def latent(self, name: str, x: Tensor) -> Distribution:
         """q(z_n|x) of one latent, which must have no parents."""
@@ -98,17 +125,13 @@ class Latents(Posterior):
         each = [part.noise(draws, rows, generator, dtype).flatten(2) for part in self.parts.values()]
         return torch.cat(each, -1)
 
-    def _given(self, features: Tensor, mask: Tensor | None, context: Tensor | None) -> distributions.Latents:
-        found: dict[str, Conditional] = {}
-        if self.shared:
-            columns = features.split([part.n_outputs for part in self.parts.values()], -1)
-            for (name, part), own in zip(self.parts.items(), columns, strict=True):
-                found[name] = Known(part.event, part.distribution(own))
-            return distributions.Latents(found)
-        for name, part in self.parts.items():
-            if name in self.parents:
-                inputs = (features, mask)
-                found[name] = Computed(part.event, part.family, self.parents[name], part, inputs, context)
-            else:
-                found[name] = Known(part.event, part(features, mask, context))
-        return distributions.Latents(found)
+
+class _Shifted(nn.Module):
+    """A part of which the network gives more than it does, by ``shift [B, n_outputs]``."""
+
+    def __init__(self, part: Posterior) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor, mask: Tensor | None, shift: Tensor, context: Tensor | None) -> Distribution:
+        return self.part.distribution(self.part.outputs(x, mask, context) + shift)

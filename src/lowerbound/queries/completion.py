@@ -165,7 +165,7 @@ def _of_values(model: LatentVariableModel) -> LatentVariableModel:
     """The model without what it says of missingness."""
     if (likelihood := model.likelihood.of_values) is model.likelihood:
         return model
-    return LatentVariableModel(model.prior, model.decoder, likelihood).train(model.training)
+    return LatentVariableModel(model.prior, model.decoder, likelihood, model.parents).train(model.training)
 
 
 def _with_holes(rows: Rows) -> NDArray[np.int64]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowerbound import posteriors, priors
 from lowerbound.diagnostics import active_units
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
@@ -51,6 +53,7 @@ class FittedVAE(Protocol):
 
     def encode(self, X: Any) -> Any: ...
     def kl(self, X: Any) -> Array | None: ...
+    def kl_of_latents(self, X: Any) -> dict[str, Array]: ...
     def reconstruct(self, X: Any) -> Array: ...
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> Array: ...
 
@@ -71,25 +74,46 @@ def grey(vae: FittedVAE, x: Array) -> Array:
     return x if vae.binarise == "none" else x / max_value
 
 
+def latents_of(vae: FittedVAE) -> dict[str, Posterior]:
+    """The posterior of each named latent, in the order of z."""
+    posterior, prior = vae.posterior_, vae.model_.prior
+    if isinstance(posterior, posteriors.Latents) and isinstance(prior, priors.Latents):
+        return {name: posterior.parts[name] for name in prior.parts}
+    return {"z": posterior}
+
+
+def count_of(vae: FittedVAE) -> int:
+    """The number of latents, over all that have a name."""
+    several = has_posterior(vae) and isinstance(vae.posterior_, posteriors.Latents)
+    return sum(part.latent_dim for part in latents_of(vae).values()) if several else vae.latent_dim
+
+
 @dataclass(frozen=True)
 class Latents:
     """Posterior ``means [N, D]``, ``kl [d]`` per latent and which are ``active [d]``.
 
-    ``kl``: KL(q ‖ p) in nats, mean over rows; None without a closed form.
+    ``kl``: KL(q ‖ p) in nats, mean over rows; None if dimensions depend on each other. ``names [d]``, and the KL
+    ``by_name``: where several latents have names.
     """
 
     means: Array
     kl: Array | None
     active: NDArray[np.bool_]
+    names: tuple[str, ...] = ()
+    by_name: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, vae: FittedVAE, x: Array) -> Latents:
         """Compute from the posteriors of rows ``x [N, *X]``."""
-        means, kl = vae.encode(x).mean, vae.kl(x)
+        means, kl, parts = vae.encode(x).mean, vae.kl(x), latents_of(vae)
         # a categorical latent has one mean per class
-        each = np.asarray(active_units(means)).reshape(vae.latent_dim, -1)
-        active: NDArray[np.bool_] = np.logical_or.reduce(each, 1)
-        return cls(means, None if kl is None else kl.mean(0), active)
+        sizes = [math.prod(part.event) // part.latent_dim for part in parts.values() for _ in range(part.latent_dim)]
+        starts = np.cumsum([0, *sizes[:-1]])
+        active: NDArray[np.bool_] = np.logical_or.reduceat(np.asarray(active_units(means)), starts)
+        several, mean = len(parts) > 1, None if kl is None else kl.mean(0)
+        names = [f"{name}[{i}]" for name, part in parts.items() for i in range(part.latent_dim)] if several else ()
+        each = {name: float(own.mean()) for name, own in vae.kl_of_latents(x).items()} if several else {}
+        return cls(means, mean, active, tuple(names), each)
 
     def plane(self) -> tuple[Array, float]:
         """Return the first two principal components of the means ``[N, 2]`` and their share of the variance."""

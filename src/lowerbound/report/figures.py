@@ -146,8 +146,8 @@ def _lines(ax: Axes, training: Training, curves: Mapping[str, Array]) -> int:
     return outside
 
 
-def draw_kl(ax: Axes, kl: Array, is_active: Array) -> None:
-    """Draw the KL of each latent ``[d]`` as bars, largest first; mark inactive latents."""
+def draw_kl(ax: Axes, kl: Array, is_active: Array, names: Sequence[str] = ()) -> None:
+    """Draw the KL of each latent ``[d]`` as bars, largest first; mark inactive latents. ``names``: instead of 1 … d."""
     order = np.argsort(-kl, kind="stable")
     places, active = np.arange(1, len(order) + 1), is_active[order]
     ax.bar(places[active], kl[order][active], color=BLUE, label="active")
@@ -156,8 +156,10 @@ def draw_kl(ax: Axes, kl: Array, is_active: Array) -> None:
         ax.bar(places[~active], heights, color="white", edgecolor=SOFT, hatch="////", label="inactive")
         ax.legend(loc="upper right")
     if len(order) <= 30:
-        ax.set_xticks(places, [str(latent + 1) for latent in order])
-        ax.set_xlabel("latent (index), largest KL first")
+        ax.set_xticks(places, [names[latent] if names else str(latent + 1) for latent in order])
+        ax.set_xlabel(f"latent{'' if names else ' (index)'}, largest KL first")
+        if names:
+            ax.tick_params("x", rotation=45 if len(order) > 6 else 0)
     else:
         ax.set_xlabel("latents, largest KL first")
     ax.set_xlim(0.4, max(len(order), 4) + 0.6)

@@ -18,7 +18,7 @@ from lowerbound.evidence import Evidence, LogLikelihood
 from lowerbound.evidence.verdict import judge
 from lowerbound.report import figures, overview, sentences, style
 from lowerbound.report.colours import Colouring
-from lowerbound.report.facts import FittedVAE, Latents, Training, has_posterior
+from lowerbound.report.facts import FittedVAE, Latents, Training, count_of, has_posterior
 from lowerbound.report.row_figures import rows_of
 from lowerbound.report.style import Panel
 from lowerbound.storage.files import atomic_write
@@ -152,6 +152,9 @@ def _activity_section(latents: Latents) -> Section:
         if latents.kl is None
         else (f"KL(q ‖ p) of each latent, averaged over the rows; the sum is {latents.kl.sum():.3g} nats. ")
     )
+    if latents.by_name:
+        each = ", ".join(f"{value:.3g} of {name}" for name, value in latents.by_name.items())
+        kl += f"By name it is {each}, given the latents that each depends on. "
     text = (
         f"{kl}A latent is "
         "active if its posterior mean varies over rows with a variance above 0.01 (Burda et al. 2016); an inactive one "
@@ -162,7 +165,7 @@ def _activity_section(latents: Latents) -> Section:
         why = "KL(q ‖ p) of each latent has no closed form under this prior and posterior, and is not shown."
         return Section(heading, (text, why), ())
     figure = Figure((5.6, 2.7), layout="constrained")
-    figures.draw_kl(figure.subplots(), latents.kl, latents.active)
+    figures.draw_kl(figure.subplots(), latents.kl, latents.active, latents.names)
     alt = f"Bars of the KL of each of {total} latents; {active} are active."
     return Section(heading, (text,), (Panel.of(style.png(figure), alt),))
 
@@ -186,7 +189,7 @@ def _page(
     elif evidence is not None:
         judged = judge(evidence, vae.model_.likelihood.measure, vae.shape_, ())
         shown = sentences.Evidence.of(evidence, judged, vae)
-    latents = f"{vae.latent_dim} latent{'s' if vae.latent_dim > 1 else ''}"
+    latents = f"{count_of(vae)} latent{'s' if count_of(vae) > 1 else ''}"
     return environment.from_string(template).render(
         title=title,
         held_out=held_out,

@@ -17,7 +17,7 @@ from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product
-from lowerbound.report.facts import STOPPED, FittedVAE, Training, has_posterior
+from lowerbound.report.facts import STOPPED, FittedVAE, Training, count_of, has_posterior, latents_of
 
 _FEW_DRAWS = 10  # effective draws: with fewer, a row's estimate is unreliable
 _MANY_ROWS = 0.05
@@ -174,7 +174,7 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
         ("Likelihood p(x|z)", _by_column(vae.model_.likelihood, names) or describe(vae.model_.likelihood)),
         ("Prior p(z)", describe(vae.model_.prior)),
         ("Posterior q(z|x)", posterior_words(vae)),
-        ("Latents", str(vae.latent_dim)),
+        ("Latents", latents_words(vae)),
         ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
         ("Seed", str(vae.seed_)),
@@ -186,6 +186,13 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
 def modules_of(vae: FittedVAE) -> tuple[torch.nn.Module, ...]:
     """The model, and the posterior if the inference learnt one."""
     return (vae.model_, vae.posterior_) if has_posterior(vae) else (vae.model_,)
+
+
+def latents_words(vae: FittedVAE) -> str:
+    """Count the latents; where they have names, those of each."""
+    parts = latents_of(vae) if has_posterior(vae) else {}
+    each = ", ".join(f"{part.latent_dim} of {name}" for name, part in parts.items()) if len(parts) > 1 else ""
+    return f"{count_of(vae)} ({each})" if each else str(count_of(vae))
 
 
 def posterior_words(vae: FittedVAE) -> str:
