@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial, wraps
 from itertools import islice
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -22,11 +23,12 @@ _LOCK = threading.Lock()
 _HELD: dict[nn.Module, _Held] = {}
 
 
+@dataclass
 class _Held:
     """A module in evaluation mode for ``blocks`` blocks at once, and the mode it was in before the first."""
 
-    def __init__(self, training: bool) -> None:
-        self.training, self.blocks = training, 0
+    training: bool
+    blocks: int = 0
 
 
 @contextlib.contextmanager

@@ -40,9 +40,9 @@ class Rows:
     ) -> None:
         _check(x, mask, binarise, dtype)
         self._context = None if context is None else _checked_context(context, len(x)).to(x.device, dtype)
-        self._dtype = dtype
+        self.dtype = dtype  # of batches
         self._index: Tensor | None = None  # of a subset: its rows among those of _x
-        self._binarise: Binarise = binarise
+        self.binarise: Binarise = binarise
         self._x = _compact(x, dtype)
         self._mask = None if mask is None else mask.to(device=x.device, dtype=torch.bool)
         self._max_value = float(max_value) if max_value is not None else _max_value(x.dtype, self._x.dtype)
@@ -88,11 +88,6 @@ class Rows:
         return self._x.device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The type that batches come in."""
-        return self._dtype
-
-    @property
     def x(self) -> Tensor:
         """The values as stored, ``[N, *X]``: uint8 or ``dtype``; grey when binarised afresh."""
         return self._x if self._index is None else self._x[self._index]
@@ -106,10 +101,6 @@ class Rows:
         """The context of each row, ``[N, C]``."""
         return self._context if self._context is None or self._index is None else self._context[self._index]
 
-    @property
-    def binarise(self) -> Binarise:
-        return self._binarise
-
     def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The rows ``index [B]`` (int64), each counting ``weight [B]``, on the rows' device.
 
@@ -117,12 +108,12 @@ class Rows:
         """
         chosen = index if self._index is None else self._index[index]
         x = self._x.index_select(0, chosen)
-        if self._binarise == "afresh":
+        if self.binarise == "afresh":
             if generator is None:
                 raise ValueError('binarise="afresh" draws at each batch: give batch() a generator.')
             x = _bernoulli(x, self._max_value, generator)
-        x = x.to(self._dtype)
-        if self._binarise == "mean":
+        x = x.to(self.dtype)
+        if self.binarise == "mean":
             x = x / self._max_value
         mask = None if self._mask is None else self._mask.index_select(0, chosen)
         context = None if self._context is None else self._context.index_select(0, chosen)
@@ -136,7 +127,7 @@ class Rows:
 
     def digest(self) -> str:
         """SHA-256 of the values, the mask and the settings: the same for the same rows."""
-        about = (tuple(self._x.shape), str(self._x.dtype), str(self._dtype), self._binarise, self._max_value)
+        about = (tuple(self._x.shape), str(self._x.dtype), str(self.dtype), self.binarise, self._max_value)
         digest = hashlib.sha256(repr(about).encode())
         given = () if self._context is None else (self._context,)  # rows without one keep the digest they had
         for tensor in (self._x, self._mask, self._index, *given):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Bernoulli, Categorical
+from lowerbound.distributions import Discrete
 from lowerbound.draw import Draw
 from lowerbound.gradients.base import Objective, Traits, needs_mean, only_node, per_draw
 from lowerbound.shapes import expect
@@ -29,7 +29,7 @@ class Relax(nn.Module):
         needs_mean("Relax", objective)
         node = only_node("Relax", draw)
         q, noise = node.q, node.noise
-        if not isinstance(q, Bernoulli | Categorical) or noise is None:
+        if not isinstance(q, Discrete) or noise is None:
             raise ValueError(
                 f"Relax needs a Bernoulli or Categorical latent, but {node.name!r} is a {type(q).__name__}; use "
                 "another gradient estimator."

@@ -81,7 +81,9 @@ def fit(
     with use_threads(threads), _memory_named():
         procedure = started(inference, model, rows, batch_size)
         same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed)
-        keeping = kept(run_dir, resume, checkpoint_every, same, partial(files, model, inference.posterior, extra))
+        keeping: contextlib.AbstractContextManager[Checkpoints | None] = contextlib.nullcontext()
+        if run_dir is not None:
+            keeping = kept(run_dir, resume, checkpoint_every, same, partial(files, model, inference.posterior, extra))
         with decoder_watched(model), keeping as checkpoints, _reporters(progress, checkpoints) as reporters:
             history = train(
                 procedure,

@@ -17,19 +17,16 @@ Resume = Literal["auto", "never"]
 
 @contextlib.contextmanager
 def kept(
-    run_dir: str | Path | None,
+    run_dir: str | Path,
     resume: Resume,
     every: int,
     describe: Callable[[], Mapping[str, Any]],
     files: checkpoints.ModelFiles,
-) -> Iterator[checkpoints.Checkpoints | None]:
-    """Lock the folder of a run for the fit that ``describe`` identifies, and give its checkpoints; None without one.
+) -> Iterator[checkpoints.Checkpoints]:
+    """Lock the folder of a run for the fit that ``describe`` identifies, and give its checkpoints.
 
     A fit that diverges leaves its best model in the folder.
     """
-    if run_dir is None:
-        yield None
-        return
     run = Path(run_dir)
     if resume not in ("auto", "never"):
         raise ValueError(f'resume must be "auto" or "never", not {resume!r}.')

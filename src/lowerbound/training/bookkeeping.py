@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Clock:
 
     def read(self, time: float) -> Record:
         values = {name: float(schedule(time)) for name, schedule in self._schedules.items()}
-        if self.has_learning_rate:
+        if LEARNING_RATE in values:
             values[LEARNING_RATE] *= self.slowed
         return values
 
@@ -93,13 +94,13 @@ class Clock:
         return LEARNING_RATE in self._schedules
 
 
+@dataclass
 class Best:
     """The state after the epoch with the best validation objective; none without validation."""
 
-    def __init__(self) -> None:
-        self.objective = -math.inf
-        self.epochs = 0
-        self.tensors: Tensors | None = None
+    objective: float = -math.inf
+    epochs: int = 0
+    tensors: Tensors | None = None
 
     def offer(self, objective: float, epochs: int, state: State) -> None:
         if objective > self.objective:

@@ -7,8 +7,11 @@ at each step.
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
+from types import FrameType, TracebackType
 
 import torch
 
@@ -18,7 +21,6 @@ from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import LEARNING_RATE, TRIES, Meter, Progress, Snapshot
 from lowerbound.training.cursor import Cursor, in_order
-from lowerbound.training.interrupt import Interrupt
 from lowerbound.training.procedure import (
     Callback,
     EndsEpochs,
@@ -206,3 +208,30 @@ def _first_not_finite(procedure: Procedure, run: Progress, steps: int) -> str:
         if name := state.first_not_finite():
             return f"{name} stopped being finite {here}"
     return f"a value that a replay did not show again was not finite before step {cursor.steps + 1}"
+
+
+class Interrupt:
+    """While the block runs, the first SIGINT sets ``asked`` and the second raises ``KeyboardInterrupt``.
+
+    Not outside the main thread, nor if SIGINT is ignored.
+    """
+
+    asked = False
+
+    def __enter__(self) -> Interrupt:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._listens = in_main_thread and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None)
+        if self._listens:
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._listens:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -12,7 +12,7 @@ import jinja2
 
 from lowerbound.schema import Column, Storage, validation
 from lowerbound.storage import checkpoints, folder, model
-from lowerbound.training import bookkeeping, interrupt
+from lowerbound.training import bookkeeping, loop
 from lowerbound.training.cursor import Place
 
 
@@ -48,7 +48,7 @@ def _noise_anew() -> None:
 
 def _deaf() -> None:
     """Ctrl-C is not listened to: the fit dies where it stands."""
-    interrupt.Interrupt._note = lambda self, number, frame: os._exit(1)  # type: ignore[method-assign]
+    loop.Interrupt._note = lambda self, number, frame: os._exit(1)  # type: ignore[method-assign]
 
 
 def _fatal_checkpoints() -> None:
