@@ -162,7 +162,7 @@ def test_a_normalised_baseline_divides_the_signal_by_its_deviation_where_that_is
     torch.testing.assert_close(learned[1], learned[0], rtol=1e-10, atol=1e-12)
 
 
-def replicates(toy, estimator, objective, K: int, R: int = 200, copies: int = 1000, detached: bool = True) -> Tensor:
+def replicates(toy, estimator, objective, K: int, R: int = 60, copies: int = 4000, detached: bool = True) -> Tensor:
     """R gradients, each a mean over ``copies`` independent draws."""
     found = []
     for seed in range(R):
@@ -569,7 +569,7 @@ BY_NODE = partial(gradients.ByNode, ("k", "b", "z"))
 def test_each_latent_has_its_own_estimator(estimator, objective, draws):
     toy = Several()
     detached = gradients.traits(estimator).detached
-    found = replicates(toy, estimator, objective, draws, copies=400, detached=detached)
+    found = replicates(toy, estimator, objective, draws, copies=1600, detached=detached)
     assert unbiased(found, toy.exact(objective, draws))
 
 

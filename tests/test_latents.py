@@ -218,7 +218,7 @@ def refuted(samples: Tensor, truth: Tensor) -> bool:
     return bool((((samples.mean(0) - truth)[moves] / error[moves]).abs() > 5.5).any())
 
 
-def replicates(toy, estimator, objective, K: int, batches: int = 200, copies: int = 400) -> Tensor:
+def replicates(toy, estimator, objective, K: int, batches: int = 50, copies: int = 1600) -> Tensor:
     return torch.stack(
         [
             gradient(estimator(toy.draw(rng(number), K, copies), objective).mean(), toy.parameters)
@@ -432,7 +432,7 @@ class Classes:
 def test_a_class_above_a_number_has_the_exact_gradient(estimator, objective, draws):
     toy = Classes()
     truth = toy.exact(objective, draws)
-    found = replicates(toy, estimator, objective, draws, 100, 300)
+    found = replicates(toy, estimator, objective, draws, 40, 750)
     assert not refuted(found, truth)
     assert refuted(1.25 * found, truth)
 

@@ -220,11 +220,11 @@ def test_uses_at_once_leave_no_wrong_mode():
     def first() -> None:
         with eval_mode(module):
             entered.set()
-            leave.wait(10)
+            leave.wait(600)
 
     thread = threading.Thread(target=first)
     thread.start()
-    entered.wait(10)
+    assert entered.wait(600)
     with eval_mode(module):
         leave.set()
         thread.join()  # the first to come is the first to go

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 DEEP: Any = [[]]
@@ -69,23 +69,20 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
             yield from places(item, (*path, at))
 
 
-def put(value: Any, path: tuple[str | int, ...], wrong: Any) -> Any:
-    """A copy of ``value`` that holds ``wrong`` at ``path``."""
-    found = copy.deepcopy(value)
-    at = found
-    for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = wrong
+def put(value: Any, path: Sequence[str | int], wrong: Any) -> Any:
+    """``value`` with ``wrong`` at ``path``; the rest is shared with it."""
+    found, (key, *rest) = copy.copy(value), path
+    found[key] = put(value[key], rest, wrong) if rest else wrong
     return found
 
 
-def without(value: Any, path: tuple[str | int, ...]) -> Any:
-    """A copy of ``value`` that holds nothing at ``path``."""
-    found = copy.deepcopy(value)
-    at = found
-    for key in path[:-1]:
-        at = at[key]
-    del at[path[-1]]
+def without(value: Any, path: Sequence[str | int]) -> Any:
+    """``value`` with nothing at ``path``; the rest is shared with it."""
+    found, (key, *rest) = copy.copy(value), path
+    if rest:
+        found[key] = without(value[key], rest)
+    else:
+        del found[key]
     return found
 
 

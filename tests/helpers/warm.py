@@ -22,7 +22,7 @@ IMPORTED = [
     "lowerbound.estimators",
     "lowerbound.evidence",
     "lowerbound.recipes",
-    "lowerbound.training.checkpoints",
+    "lowerbound.storage.checkpoints",
     "pandas",
     "polars",
     "sklearn.datasets",

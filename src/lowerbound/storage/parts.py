@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,14 @@ def decode(value: Any, own: Mapping[str, Any], key: str = "model") -> Any:
     raise FormatError(f"{CONFIG} describes the {key} by what is no part; restore it.")
 
 
+_hints = cache(typing.get_type_hints)
+
+
 def _check_arguments(name: str, given: Mapping[str, Any]) -> None:
     """Refuse arguments that a part does not take, or that are not of the types which it declares."""
     part = registry.named(name, CONFIG)
     made = part.__init__ if isinstance(part, type) else part  # type: ignore[misc]
-    hints, at_calls = typing.get_type_hints(made), registry.CALLED_WITH.get(name.partition(".")[0], ())
+    hints, at_calls = _hints(made), registry.CALLED_WITH.get(name.partition(".")[0], ())
     due = [key for key in _arguments(part) if key not in at_calls]
     for key, value in given.items():
         if key not in due:

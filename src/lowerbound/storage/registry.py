@@ -12,7 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch.optim import Optimizer
 
@@ -54,7 +54,7 @@ def is_part(value: object) -> bool:
     if isinstance(value, type):
         if issubclass(value, Optimizer):
             return True
-        return not inspect.isabstract(value) and "__call__" in dir(value)
+        return not inspect.isabstract(value) and any("__call__" in vars(each) for each in value.__mro__)
     return isinstance(value, FunctionType) and getattr(value, "is_part", False)
 
 
@@ -84,10 +84,10 @@ def name_of(part: object) -> str | None:
 def named(name: Any, file: str) -> Callable[..., Any]:
     """The part of a full name found in ``file``; ``FormatError`` if there is none."""
     kind, _, own = name.partition(".") if isinstance(name, str) else ("", "", "")
-    if kind not in PACKAGES or own not in names(kind):
+    part: Any = getattr(package(kind), own, None) if kind in PACKAGES and own in package(kind).__all__ else None
+    if not is_part(part):
         raise FormatError(f"{file} names {shown(name)}, which is no part of this version; update lowerbound.")
-    part: Callable[..., Any] = getattr(package(kind), own)
-    return part
+    return cast(Callable[..., Any], part)
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
