@@ -384,15 +384,16 @@ class Classes:
     def draw(self, noise: Tensor | torch.Generator, K: int, copies: int = 1) -> lb.draw.Draw:
         return draw(self.model, self.posterior, batch_of(self.x.expand(copies, 2)), noise, K)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) ``[N]``, a mixture of three normals."""
+    def log_prob(self, x: Tensor, of_each: bool = False) -> Tensor:
+        """log p(x) ``[N]``, a mixture of three normals; or log p(x, y) ``[N, 3]`` ``of_each`` class."""
         p, layer = self.model.prior(), self.model.decoder.layers[0]
         above = p.conditionals["z"].given({"y": torch.eye(3).double().view(3, 1, 1, 3)})
         mean = layer.weight[:, :3].T + layer.bias + above.loc.view(3, 1) * layer.weight[:, 3]
         spread = torch.outer(layer.weight[:, 3], layer.weight[:, 3]) * above.scale.view(3, 1, 1).square()
         each = torch.distributions.MultivariateNormal(mean, spread + 0.49 * torch.eye(2).double())
         shares = p.conditionals["y"].given({}).logits[0].log_softmax(0)
-        return (each.log_prob(x.unsqueeze(1)) + shares).logsumexp(1).detach()
+        joint = (each.log_prob(x.unsqueeze(1)) + shares).detach()
+        return joint if of_each else joint.logsumexp(1)
 
     def on_grid(self, K: int):
         points, weight = grid(20, K)

@@ -14,7 +14,7 @@ from oracles import batch_of, rng
 from torch import nn
 
 import lowerbound as lb
-from lowerbound import evidence, queries
+from lowerbound import distributions, evidence, queries
 from lowerbound.cli import commands
 from lowerbound.errors import FormatError
 from lowerbound.estimators.trial import check_computes
@@ -547,3 +547,77 @@ def test_a_context_is_given_to_networks_beside_the_parents_of_their_latent(fitte
     np.testing.assert_array_equal(loaded.transform(x, context=given), vae.transform(x, context=given))
     with pytest.raises(FormatError, match=r"a context of 3 numbers is given, and the networks take \[2\]"):
         check_computes(loaded.model_, loaded.posterior_, 3, (4,))
+
+
+def test_the_kl_of_a_class_and_a_number_is_that_of_an_enumeration():
+    """KL(q(y|x) ‖ p(y)) and Σ_y q(y|x) KL(q(z|x, y) ‖ p(z|y)), of each row."""
+    toy = Classes()
+    x = torch.tensor([[0.5, -0.4], [2.0, 1.0], [-1.0, 0.3], [0.0, 0.0]]).double()
+    q, p = distributions_of(toy.model, toy.posterior, x)
+    states = torch.eye(3).double().unsqueeze(1).expand(3, 4, 3).unsqueeze(2)  # y of each class, for each row
+    with torch.no_grad():
+        of_q, of_p = q.given({"y": states}), p.given({"y": states})
+        shares = of_q["y"].logits[:, 0].softmax(-1)
+        first = (shares * (shares.log() - of_p["y"].logits[0].log_softmax(-1))).sum(1)
+        second = (shares * distributions.kl(of_q["z"], of_p["z"]).T).sum(1)
+    found = collapse(toy.model, toy.posterior, x, samples=4000)
+    assert list(found.kl_per_latent) == ["y", "z"]
+    assert found.kl_per_latent["y"].value == pytest.approx(float(first.mean()), rel=1e-10)
+    assert found.kl_per_latent["z"].value == pytest.approx(float(second.mean()), rel=0.03)
+    assert found.kl.value == pytest.approx(float((first + second).mean()), rel=0.03)
+    assert len(found.kl_per_dim) == 2
+
+
+def test_a_class_above_a_number_is_found_from_what_is_observed():
+    toy = Classes()
+    x = torch.tensor([[0.5, -0.4], [2.0, 1.0]]).double()
+    rows = lb.data.Rows(x, torch.ones_like(x, dtype=torch.bool), dtype=torch.float64)
+    exact = toy.log_prob(x, of_each=True).softmax(1).numpy()
+    for refine in ("gibbs", None):
+        found = queries.posterior_draws(
+            toy.model, toy.posterior, rows, rng(), draws=2000, samples=8000, refine=refine, least_ess=100
+        )
+        np.testing.assert_allclose(found.z[:, :, :3].mean(0), exact, atol=0.06)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (
+            lambda toy, targets: evidence.annealed(targets, toy.x, rng()),
+            "annealing moves latents over all real numbers, and latent 'y' is a Categorical: use importance sampling",
+        ),
+        (
+            lambda toy, targets: evidence.appendix_d(targets, toy.x, rng()),
+            "latents over all real numbers, and latent 'y' is a Categorical: use importance_sampling",
+        ),
+        (
+            lambda toy, targets: queries.posterior_draws(
+                toy.model, toy.posterior, lb.data.Rows(toy.x, dtype=torch.float64), rng(), draws=3
+            ),
+            "latent 'y' is a Categorical: use refine=\"gibbs\" or refine=None",
+        ),
+    ],
+)
+def test_what_needs_real_numbers_refuses_a_class_above_a_number(ask, words):
+    toy = Classes()
+    with pytest.raises(ValueError, match=words):
+        ask(toy, evidence.of_model(toy.model, toy.posterior))
+
+
+def test_posteriors_that_are_not_made_of_latents_by_name_are_refused_in_a_sentence(fitted):
+    x = fitted[1]
+    for posterior, words in (
+        (
+            "Latents",
+            r"Latents needs more than its name: in Python, give a function \(latent_dim, encoder=…\) that return",
+        ),
+        (lb.posteriors.Latents, "latents need names, as in Latents\\(.*; got 10"),
+        (lambda latent_dim, encoder: 3, "posterior is a function that gave a int; let it return a Posterior"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            lb.VAE(posterior=posterior).fit(x)
+    with pytest.raises(
+        ValueError, match="latents have 4 columns, but this model has latent_dim=10 and a z of 5 numbers"
+    ):
+        fitted[0].inverse_transform(np.zeros((2, 4)))

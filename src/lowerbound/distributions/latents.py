@@ -270,8 +270,10 @@ def check_parents(
     parts: Mapping[str, nn.Module], parents: Mapping[str, Sequence[str]] | None
 ) -> dict[str, tuple[str, ...]]:
     """The parents of each latent that has any. Raises ValueError for an invalid name, an unknown parent or a cycle."""
-    if not parts or not all(isinstance(name, str) and name for name in parts):
-        raise ValueError(f"latents need names, as in Latents({{'z': …}}); got {', '.join(map(repr, parts)) or 'none'}.")
+    named = isinstance(parts, Mapping) and all(isinstance(name, str) and name for name in parts)
+    if not parts or not named:
+        got = ", ".join(map(repr, parts)) if isinstance(parts, Mapping) else repr(parts)
+        raise ValueError(f"latents need names, as in Latents({{'z': …}}); got {got or 'none'}.")
     for name, part in parts.items():
         if getattr(part, "family", None) is Latents:
             raise ValueError(f"latent {name!r} itself consists of several latents; list them all in one Latents.")

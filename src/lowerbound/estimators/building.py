@@ -82,6 +82,8 @@ def build(
         check_channels(shape)
     with networks.seeded(seed):
         like = make(given["latent_dim"], encoder=nn.Identity())  # to know what an encoder must give
+        if not isinstance(like, Posterior):
+            raise ValueError(f"posterior is a function that gave a {type(like).__name__}; let it return a Posterior.")
         activation = part_of("activations", given["activation"])
         prepare: networks.Cells | networks.Standardise
         if schema is not None:

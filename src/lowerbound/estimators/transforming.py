@@ -94,7 +94,8 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
         inputs.check_finite(z)
         if z.shape[1] != self._n_features_out:
-            of = f"latent_dim={self.latent_dim}" + ("" if len(self._event) == 1 else f" of {self._n_features_out}")
+            own = self._n_features_out
+            of = f"latent_dim={self.latent_dim}" + ("" if self.latent_dim == own else f" and a z of {own} numbers")
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
         means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]

@@ -111,6 +111,11 @@ def _ready(kind: str, part: Callable[..., Any]) -> Callable[..., Any]:
     required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     lacking = [name for name in required if name not in _SUPPLIED.get(kind, required)]
     if lacking:
+        if kind == "posteriors" and "parts" in lacking:  # whose first argument is not the number of latents
+            raise ValueError(
+                f"{part.__name__} needs more than its name: in Python, give a function (latent_dim, encoder=…) that "
+                f"returns lowerbound.{kind}.{part.__name__}(parts=…)."
+            )
         settings = ", ".join(f"{each}=…" for each in lacking)
         name = f"lowerbound.{kind}.{part.__name__}"
         whole = isinstance(part, type) and kind != "posteriors"  # a posterior is made once its latents are known
