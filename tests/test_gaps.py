@@ -309,9 +309,7 @@ def test_a_richer_family_starts_at_the_best_of_the_first(name):
     first = lb.posteriors.DiagonalNormal(3, Identity())
     best = local_posteriors.LocalPosterior(first, loc, torch.cat([loc, inverse_positive(scale - MIN_SCALE)], 1))
     (family,) = bounds.families(first, [name])
-    start = local_posteriors.started(
-        family, *local_posteriors.moments(first.distribution(best.end), (3,), loc, rng()), rng()
-    )
+    start = family.outputs_of(*local_posteriors.moments(first.distribution(best.end), (3,), loc, rng()), rng())
     q = family.distribution(start)
     z = q.sample(family.noise(40_000, 1, rng(1), torch.float64)).squeeze(1)
     np.testing.assert_allclose(((z.mean(0) - loc) / scale).abs(), 0, atol=0.6 if name == "NormalMixture" else 0.03)

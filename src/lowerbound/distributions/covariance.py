@@ -43,6 +43,10 @@ class CorrelatedNormal(Distribution):
     def mean(self) -> Tensor:
         return self.loc
 
+    def covariance(self) -> Tensor:
+        root = self.root().double()
+        return root @ root.mT
+
 
 @dataclass(frozen=True)
 class FullNormal(CorrelatedNormal):

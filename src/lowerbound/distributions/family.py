@@ -92,6 +92,10 @@ class Distribution(ABC):
         """E[z], ``[B, *E]``."""
         return None
 
+    def covariance(self) -> Tensor | None:
+        """Cov[z] of a vector in double precision, ``[B, d, d]``; None where there is no closed form."""
+        return None
+
     def states(self) -> Tensor | None:
         """All S values of a discrete z, ``[S, *E]``; None if z is continuous. Raises ValueError if S is too large."""
         return None

@@ -61,6 +61,9 @@ class Normal(Distribution):
     def mean(self) -> Tensor:
         return self.loc
 
+    def covariance(self) -> Tensor:
+        return torch.diag_embed(self.scale.double().square())
+
 
 def kl_normal(q: Normal, p: Normal) -> Tensor:
     """KL(q ‖ p) per dimension, ``[B, *E]``: log σ_p/σ_q + (σ_q² + (μ_q − μ_p)²)/2σ_p² − ½."""

@@ -55,7 +55,8 @@ def _check_context(model: LatentVariableModel, posterior: Posterior | None, cont
     """Refuse a context of another size than the networks take."""
     modules = [*model.modules(), *([] if posterior is None else posterior.modules())]
     above = _parents(model.prior) | _parents(posterior)
-    taken = {size - above.get(module, 0) for module in modules if (size := getattr(module, "context", 0))}
+    sizes = {module: getattr(module, "context", 0) for module in modules}  # of another library's module it may be any
+    taken = {size - above.get(module, 0) for module, size in sizes.items() if isinstance(size, int) and size}
     given = any(getattr(module, "needs_context", False) for module in modules)
     if context is not None and taken != {context} and (taken or not given):
         raise ValueError(f"a context of {context} numbers is given, and the networks take {sorted(taken) or 'none'}")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lowerbound.distributions import Distribution
+from lowerbound.distributions import Distribution, Randomness
 from lowerbound.nn import apply
 from lowerbound.shapes import explained
 
@@ -45,6 +45,14 @@ class Posterior(nn.Module, ABC):
     def unconstrained(self) -> bool:
         """Whether each of its latents has a density at every real z, smooth enough for Hamiltonian paths."""
         return self.family.unconstrained
+
+    def outputs_of(self, loc: Tensor, covariance: Tensor, rng: Randomness) -> Tensor:
+        """Outputs ``[B, n_outputs]`` of this mean ``[B, d]`` and these variances, for a search of the best ones."""
+        raise ValueError(f"no {type(self).__name__} can start from a mean and a covariance: leave it out of richer.")
+
+    def output_units(self, scale: Tensor) -> Tensor:
+        """The change of each output ``[B, n_outputs]`` that moves q by about one deviation, ``scale [B, d]``."""
+        raise NotImplementedError
 
     @property
     def paths(self) -> tuple[bool, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
-from lowerbound.distributions import positive
+from lowerbound.distributions import Randomness, positive
 from lowerbound.posteriors.base import Posterior
-from lowerbound.posteriors.normal import MIN_SCALE
+from lowerbound.posteriors.normal import APART, MIN_SCALE, normal_rows, raw
 
 
 class FullNormal(Posterior):
@@ -26,6 +28,17 @@ class FullNormal(Posterior):
         rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, -1, device=out.device)
         scale_tril[..., rows, columns] = below
         return distributions.FullNormal(loc, scale_tril)
+
+    def outputs_of(self, loc: Tensor, covariance: Tensor, rng: Randomness) -> Tensor:
+        """Keeps the full covariance."""
+        lower = torch.linalg.cholesky_ex(covariance).L
+        below = torch.tril_indices(self.latent_dim, self.latent_dim, -1, device=loc.device)
+        return torch.cat([loc, raw(lower.diagonal(dim1=1, dim2=2)), lower[:, below[0], below[1]]], 1)
+
+    def output_units(self, scale: Tensor) -> Tensor:
+        """The entries of one row of the Cholesky factor move at once, and share its deviation."""
+        below = torch.tril_indices(self.latent_dim, self.latent_dim, -1, device=scale.device)
+        return torch.cat([scale, torch.ones_like(scale), scale[:, below[0]] / self.latent_dim**0.5], 1)
 
 
 class LowRankNormal(Posterior):
@@ -47,3 +60,12 @@ class LowRankNormal(Posterior):
         loc, raw_scale, factor = out.tensor_split((self.latent_dim, 2 * self.latent_dim), -1)
         factor = factor.unflatten(-1, (self.latent_dim, self.rank))
         return distributions.LowRankNormal(loc, factor, positive(raw_scale) + MIN_SCALE)
+
+    def outputs_of(self, loc: Tensor, covariance: Tensor, rng: Randomness) -> Tensor:
+        scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+        factor = nn.functional.normalize(normal_rows(rng, len(loc), (self.latent_dim, self.rank), loc), dim=2)
+        factor = APART * scale.unsqueeze(2) * factor
+        return torch.cat([loc, raw(scale * math.sqrt(1 - APART**2)), factor.flatten(1)], 1)
+
+    def output_units(self, scale: Tensor) -> Tensor:
+        return torch.cat([scale, torch.ones_like(scale), scale.repeat_interleave(self.rank, 1) / self.rank], 1)

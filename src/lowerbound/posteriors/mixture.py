@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lowerbound import distributions
-from lowerbound.distributions import positive
+from lowerbound.distributions import Randomness, positive
 from lowerbound.posteriors.base import Posterior
-from lowerbound.posteriors.normal import MIN_SCALE
+from lowerbound.posteriors.normal import APART, MIN_SCALE, normal_rows, raw
 
 
 class NormalMixture(Posterior):
@@ -29,3 +30,14 @@ class NormalMixture(Posterior):
         logits, rest = out.tensor_split((self.components,), -1)
         loc, raw_scale = rest.unflatten(-1, (2, self.components, self.latent_dim)).unbind(-3)
         return distributions.NormalMixture(logits, loc, positive(raw_scale) + MIN_SCALE)
+
+    def outputs_of(self, loc: Tensor, covariance: Tensor, rng: Randomness) -> Tensor:
+        scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+        away = normal_rows(rng, len(loc), (self.components, self.latent_dim), loc)
+        locs = loc.unsqueeze(1) + APART * scale.unsqueeze(1) * away
+        logits = loc.new_zeros(len(loc), self.components)
+        return torch.cat([logits, locs.flatten(1), raw(scale).repeat(1, self.components)], 1)
+
+    def output_units(self, scale: Tensor) -> Tensor:
+        wide = scale.repeat(1, self.components)
+        return torch.cat([scale.new_ones(len(scale), self.components), wide, torch.ones_like(wide)], 1)

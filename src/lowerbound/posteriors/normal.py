@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lowerbound import distributions
-from lowerbound.distributions import Distribution, positive
+from lowerbound.distributions import Distribution, Randomness, by_row, inverse_positive, positive
 from lowerbound.posteriors.base import Posterior
 
 MIN_SCALE = 1e-6  # keeps log σ and the density finite where a raw scale underflows
+APART = 0.3  # standard deviations between components at a start: from equal values symmetry would keep them equal
+
+
+def raw(scale: Tensor) -> Tensor:
+    """The outputs that become these scales."""
+    return inverse_positive((scale - MIN_SCALE).clamp(min=MIN_SCALE))
+
+
+def normal_rows(rng: Randomness, rows: int, event: tuple[int, ...], like: Tensor) -> Tensor:
+    """Standard normal values ``[rows, *event]``."""
+
+    def draw(own: torch.Generator, some: range) -> Tensor:
+        return torch.randn((1, len(some), *event), generator=own, dtype=like.dtype, device=like.device)
+
+    return by_row(rng, rows, draw).squeeze(0)
 
 
 class IndependentNormal(Posterior):
