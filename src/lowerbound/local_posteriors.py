@@ -34,7 +34,7 @@ class LocalPosterior:
 
     @property
     def name(self) -> str:
-        return self.family.name
+        return self.family.family_name
 
 
 Gradient = Callable[[Tensor, Tensor], Tensor]

@@ -44,8 +44,8 @@ class Local(Posterior):
             self.start = batch.x.new_zeros(len(batch.x), self.n_outputs)
 
     @property
-    def name(self) -> str:
-        return self.posterior.name
+    def family_name(self) -> str:
+        return self.posterior.family_name
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -142,9 +142,9 @@ def families(own: Posterior, richer: Sequence[Richer | Posterior] | None) -> lis
     if richer is None and vector and not isinstance(own, posteriors.FullNormal):
         asked = ("FullNormal",)
     if asked and not vector:
-        raise ValueError(f"richer is of real vectors, and {own.name} of other latents: leave richer out.")
+        raise ValueError(f"richer is of real vectors, and {own.family_name} of other latents: leave richer out.")
     found = [each if isinstance(each, Posterior) else _named(each, own.latent_dim) for each in asked]
-    names = [each.name for each in (own, *found)]
+    names = [each.family_name for each in (own, *found)]
     if len(set(names)) < len(names):
         raise ValueError(
             f"families are distinguished by name; the encoder's and those of richer are {', '.join(names)}."

@@ -37,8 +37,8 @@ class Posterior(nn.Module, ABC):
         """Numbers that the encoder gives each row."""
 
     @property
-    def name(self) -> str:
-        """What reports call it."""
+    def family_name(self) -> str:
+        """What reports call its family."""
         return type(self).__name__
 
     @property
