@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,14 @@ def test_what_makes_no_posterior_is_refused(posterior: Any) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with data; the command line leaves the interpreter's limit as it was."""
     np.save(tmp_path / "x.npy", X)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    return tmp_path
+    limit = sys.getrecursionlimit()
+    yield tmp_path
+    assert sys.getrecursionlimit() == limit
 
 
 def fit(*options: object) -> int:
@@ -270,10 +274,6 @@ def test_options_that_cannot_be_are_refused_as_usage(
 
 def test_more_threads_than_processors_are_allowed_in_reason(here: Path) -> None:
     assert fit("--threads", 2 * CORES) == 0
-
-
-def test_the_interpreter_is_as_it_was() -> None:
-    assert sys.getrecursionlimit() == 1000
 
 
 # --- every network, likelihood, shape and type ---

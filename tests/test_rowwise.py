@@ -70,8 +70,9 @@ def standard_errors(ppca: PPCA, rows: Rows, found: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("make", [PPCA.posterior, hopeless])
 def test_the_best_values_are_the_exact_means(ppca, rows, make):
-    found = completed(ppca.model(), make(ppca), rows, 0, samples=500)
-    assert np.sqrt(np.mean(standard_errors(ppca, rows, found) ** 2)) < 0.1
+    """Of 500 draws, one row in 500 or so has weights that look well and are not."""
+    found = completed(ppca.model(), make(ppca), rows, 0, samples=2000)
+    assert np.sqrt(np.mean(standard_errors(ppca, rows, found) ** 2)) < 0.05
     seen = rows.mask.numpy()
     assert found[seen].tobytes() == rows.x.numpy()[seen].tobytes()
 
