@@ -88,12 +88,12 @@ def test_the_preview_counts_what_it_finds() -> None:
     said = preview(x, names=("a", "b", "c"))
     assert said.problems == (
         "41 values are NaN, the first in row 0, column 1 ('b'); drop the row, or fill the value in.",
-        "1 value is infinite, in row 5, column 1 ('b'); drop the row, or put a finite value there.",
+        "1 value is infinite, in row 5, column 1 ('b'); drop the row, or set it to a finite value.",
         "1 value is too large for float32, in row 7, column 1 ('b'); rescale the column.",
         "column 2 ('c') is NaN in every row; leave it out.",
     )
     assert said.likelihood is said.why is None
-    assert "a fit would refuse these data" in said.words()
+    assert "a fit would raise an error for these data" in said.words()
 
 
 def test_the_preview_looks_beyond_the_first_rows() -> None:

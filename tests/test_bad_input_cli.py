@@ -115,7 +115,7 @@ def test_check_refuses_the_files_that_fit_refuses(name: str, here: Path, capsys:
     out, err = capsys.readouterr()
     if out:
         assert json.loads(out)["problems"]
-        assert "a fit would refuse these data" in err
+        assert "a fit would raise an error for these data" in err
     else:
         assert_one_sentence(err.strip(), CLI[name].words)
     assert tree(here) == before

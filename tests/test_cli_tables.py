@@ -557,7 +557,7 @@ BAD: dict[str, tuple[str, int, tuple[str, ...], bytes]] = {
     "schema of a matrix": (
         "fit t.csv --out new --schema visits=real --likelihood Normal",
         BAD_DATA,
-        ("schema is of a frame",),
+        ("schema needs a data frame",),
         b"",
     ),
     "both of score": ("score run t.csv --anomaly --evidence", USAGE, ("give only one of them",), b""),
@@ -584,7 +584,7 @@ def test_levels_that_were_never_seen_are_said_and_refused_where_strict(
     (tmp_path / "u.csv").write_bytes(CSV + b"k,170,Other,3,true,,,00101,NL\nk,170,,3,true,,,00101,NL\n")
     run("score", "run", tmp_path / "u.csv", "--samples", 20, "--anomaly", "--out", tmp_path / "s.npy")
     assert (
-        "warning: X holds cells that were never seen in fitting, taken as missing: 1 of 'sex'"
+        "warning: X has levels that were not in the fitted data; they count as missing: 1 of 'sex'"
         in capsys.readouterr().err
     )
     scores = np.load(tmp_path / "s.npy")

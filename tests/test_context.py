@@ -123,13 +123,13 @@ def test_it_is_saved_with_its_context(fitted, tmp_path):
     vae.save(tmp_path / "run")
     again = lb.load(tmp_path / "run")
     np.testing.assert_array_equal(again.score_samples(y[:5], context=c[:5]), vae.score_samples(y[:5], context=c[:5]))
-    with pytest.raises(ValueError, match="fitted with a context of 3 numbers a row"):
+    with pytest.raises(ValueError, match="fitted with a context of 3 numbers per row"):
         again.score_samples(y[:5])
 
 
 def test_a_context_that_does_not_fit_is_refused(fitted):
     vae, y, c = fitted
-    with pytest.raises(ValueError, match="the context has 2 numbers a row, and this model was fitted with one of 3"):
+    with pytest.raises(ValueError, match="the context has 2 numbers per row, but this model was fitted with one of 3"):
         vae.transform(y[:5], context=c[:5, :2])
     with pytest.raises(ValueError, match=r"context is float64 of shape \(4, 3\); give numbers, \[5, C\]"):
         vae.transform(y[:5], context=c[:4])
@@ -137,7 +137,7 @@ def test_a_context_that_does_not_fit_is_refused(fitted):
     bad[2, 1] = np.nan
     with pytest.raises(DataError, match="the context of row 2 holds NaN"):
         vae.transform(y[:5], context=bad)
-    with pytest.raises(ValueError, match="has 3 numbers a row, and this model was fitted with none"):
+    with pytest.raises(ValueError, match="has 3 numbers per row, but this model was fitted with none"):
         lb.VAE(1, epochs=1).fit(y).transform(y[:5], context=c[:5])
     with pytest.raises(ValueError, match="give fit a context"):
         lb.VAE(1, prior="ConditionalNormal", epochs=1).fit(y)

@@ -119,13 +119,13 @@ def _parameters(**changes: Any) -> Callable[[Any], Any]:
 
 
 CONTRADICTIONS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "a column fewer than the network": ("table", _column(0, kind="identifier"), "schema is not of the table"),
+    "a column fewer than the network": ("table", _column(0, kind="identifier"), "schema is not that of the table"),
     "a class more than the likelihood": ("table", _column(1, levels=["Bonn", "Ulm", "Köln", "Rom"]), "of 4 classes"),
     "a class fewer than the likelihood": ("table", _column(1, levels=["Bonn", "Ulm"]), "of 2 classes"),
     "numbers for classes": ("table", _column(3, kind="count", levels=[]), "is count of 0 classes"),
-    "rows of another shape than the network's": ("array", _fitted(shape=[4], n_features_in=4), "do not compute"),
-    "rows of 4 TB": ("array", _fitted(shape=[10**12], n_features_in=10**12), "do not compute"),
-    "a context that no part takes": ("array", _fitted(n_context=10**12), "do not compute"),
+    "rows of another shape than the network's": ("array", _fitted(shape=[4], n_features_in=4), "do not fit"),
+    "rows of 4 TB": ("array", _fitted(shape=[10**12], n_features_in=10**12), "do not fit"),
+    "a context that no part takes": ("array", _fitted(n_context=10**12), "do not fit"),
     "features that are not those of the rows": ("array", _fitted(n_features_in=4), "does not fit 4 features"),
     "names of no columns": ("array", _fitted(feature_names_in=["a"]), "features of 1 names"),
     "a schema of an array": ("array", _fitted(schema={}), "lacks 'backend'"),
@@ -188,7 +188,7 @@ def test_weights_that_overflow_are_refused(runs: dict[str, Path], tmp_path: Path
     run = tmp_path / "run"
     shutil.copytree(runs["array"], run)
     _weights(run, "posterior.encoder.first.spread", lambda values: values.zero_())
-    with pytest.raises(FormatError, match="its numbers are not finite"):
+    with pytest.raises(FormatError, match="the results are not finite"):
         lb.load(run)
 
 

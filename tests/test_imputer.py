@@ -217,7 +217,7 @@ def test_constant_columns_one_row_and_nothing_observed(truth):
     out = lb.LatentImputer(**QUICK).fit_transform(x)
     assert (out[:, 0] == 0.1).all()
     assert abs(out[3, 1] - np.nanmean(x[:, 1])) < np.nanstd(x[:, 1])
-    with pytest.warns(UserWarning, match="never seen"):
+    with pytest.warns(UserWarning, match="not in the fitted data"):
         assert lb.LatentImputer(**QUICK).fit(x).transform([[5.0, 1.0]])[0, 0] == 5
     one = lb.LatentImputer(**QUICK).fit([[1.5, 2.0]])
     assert one.model_ is None
@@ -328,7 +328,7 @@ def test_an_array_may_follow_a_frame_and_a_frame_an_array(truth):
         ({"add_indicator": "yes"}, "add_indicator is 'yes'; give True or False"),
         ({"missing_values": [1]}, r"missing_values is \[1\]; give a number"),
         ({"missing_values": "?"}, "X is an array of numbers"),
-        ({"missing_values": -1}, "X contains NaN, and missing_values is -1"),
+        ({"missing_values": -1}, "X contains NaN, but missing_values is -1"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"schema": {"height": "real"}}, "schema names 'height', but X has no such column"),

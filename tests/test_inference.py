@@ -96,12 +96,12 @@ def test_the_command_line_fits_and_reports_and_the_model_loads(way, tmp_path, mo
     if way == "aevb":
         assert np.isfinite(vae.transform(rows())).all()
         return
-    with pytest.raises(ValueError, match=r"the inference is your own (EM|Nothing): pass it back, as load\(path, inf"):
+    with pytest.raises(ValueError, match=r"inference is your own (EM|Nothing), which is not saved; give it"):
         again.fit(rows())
     own = WAYS[way]["inference"]
     assert lb.load(run, inference=own).fit(rows()).inference is own
     for needs in (vae.transform, vae.encode, vae.score, vae.score_samples, vae.reconstruct, vae.log_likelihood):
-        with pytest.raises(NoPosteriorError, match=r"the inference \w+ learnt no posterior q\(z\|x\), which"):
+        with pytest.raises(NoPosteriorError, match=r"the inference \w+ learnt none"):
             needs(rows())
 
 
@@ -448,7 +448,7 @@ def test_an_optimiser_of_ones_own_is_passed_back_for_another_fit(tmp_path):
 
     lb.VAE(1, optimizer=mine, epochs=1, hidden=(4,), random_state=0).fit(rows()).save(tmp_path)
     assert lb.load(tmp_path).transform(rows()).shape == (len(rows()), 1)
-    with pytest.raises(ValueError, match=r"the optimizer is your own mine: pass it back, as load\(path, optimizer="):
+    with pytest.raises(ValueError, match=r"optimizer is your own mine, .*; give it by load\(path, optimizer="):
         lb.load(tmp_path).fit(rows())
     assert lb.load(tmp_path, optimizer=mine).fit(rows()).optimizer is mine
 
@@ -473,15 +473,15 @@ def test_a_way_of_ones_own_is_given_the_settings_that_it_takes():
     [
         ({"inference": "EM"}, "inference is 'EM', none of AEVB; did you mean 'AEVB'"),
         ({"inference": 3}, "inference is int; give a name, or a function"),
-        ({"inference": lambda: None}, r"inference is called as \S+\(model, posterior\), which it does not take"),
-        ({"inference": lambda model, posterior: 3}, "which gave a int; let it give an object with posterior"),
+        ({"inference": lambda: None}, r"inference is called as \S+\(model, posterior\), which fails"),
+        ({"inference": lambda model, posterior: 3}, "which returned a int; return an object with posterior"),
         ({"optimizer": "Addam"}, "optimizer is 'Addam', none of .*; did you mean 'Adam'"),
-        ({"optimizer": 3}, "optimizer is 3; give a name, or a function that makes one of parameters"),
+        ({"optimizer": 3}, "optimizer is 3; give a name, or a function that makes an optimiser of parameters"),
         ({"optimizer": lambda parameters: None}, "optimizer made a NoneType, which is no torch.optim.Optimizer"),
         *(
             (
                 {"inference": EM, name: value},
-                f"{name} is .*, a setting of AEVB, and the inference EM takes no",
+                f"{name} is .*, a setting of AEVB, but the inference EM has no",
             )
             for name, value in {
                 **{"objective": "iwae", "gradient": "score_function", "draws": 2, "beta": 0.5, "warm_up": 3.0},

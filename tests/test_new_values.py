@@ -179,7 +179,7 @@ def test_kept_columns_stand_before_the_results(library, vae):
         assert coded.index.equals(rows.index)
         latents = lb.VAE(**QUICK).set_output(transform="pandas").fit(bare).transform(bare)
         assert latents.index.equals(rows.index)
-    for bad, said in ((["nom"], "'nom'"), ("name", r"give names of columns, as \['name'\]")):
+    for bad, said in ((["nom"], "'nom'"), ("name", r"give a list of column names, such as \['name'\]")):
         with pytest.raises(ValueError, match=said):
             vae.encode(x, keep=bad)
 

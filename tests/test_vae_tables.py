@@ -250,7 +250,7 @@ def test_asking_an_array_model_of_cells():
         with pytest.raises(ValueError, match="array") as error:
             ask()
         assert_one_sentence(str(error.value), ("array", "frame"))
-    with pytest.raises(ValueError, match="schema is of a frame"):
+    with pytest.raises(ValueError, match="schema needs a data frame"):
         quick(schema={"a": "real"}).fit(np.zeros((5, 2)))
 
 

@@ -88,7 +88,7 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
 
     vae = fitted(run)
     if pairs and vae.schema_ is None:
-        raise DataError(f"--given needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"--given needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     given = given_cells(vae, pairs)
     drawn = vae.sample(rows, random_state=seed, given=given)
@@ -139,7 +139,7 @@ def impute(
 
     vae = fitted(run)
     if vae.schema_ is None:
-        raise DataError(f"impute needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"impute needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     check_table(vae, run, strict, keep, out)
     x = as_arrow(rows_of(source_for(vae, data), part))

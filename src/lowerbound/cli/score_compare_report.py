@@ -111,7 +111,7 @@ def score(
     _check_draws(judge, samples)
     vae = fitted(run)
     if anomaly and vae.schema_ is None:
-        raise DataError(f"--anomaly needs a model of a table, and {run} was fitted to an array; {FIT_A_TABLE}")
+        raise DataError(f"--anomaly needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_table(vae, run, strict, keep, out)
     source = source_for(vae, data)
     x = rows_of(source, part)

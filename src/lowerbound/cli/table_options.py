@@ -90,7 +90,7 @@ def check_table(vae: VAE, run: Path, strict: bool, keep: Sequence[str], out: Pat
     """Refuse table options for models of arrays and for .npy files; make the model strict if ``strict``."""
     for name, given in (("--strict", strict), ("--keep", keep)):
         if given and vae.schema_ is None:
-            raise DataError(f"{name} needs a model of a table, and {run} was fitted to an array; leave it out.")
+            raise DataError(f"{name} needs a model of a table, but {run} was fitted to an array; leave {name} out.")
     if keep and (out is None or out.suffix.lower() == ".npy"):
         raise click.BadParameter("kept columns need a .csv or .parquet file; give one with --out.", param_hint="--keep")
     vae.strict = vae.strict or strict

@@ -164,7 +164,7 @@ def _checked_context(context: Tensor, rows: int) -> Tensor:
         raise DataError(f"the context is {list(context.shape)}; give [{rows}, C], some numbers for each row.")
     if not bool((finite := context.isfinite()).all()):
         row = int((~finite).any(1).nonzero()[0])
-        raise DataError(f"the context of row {row} holds NaN or an infinity; each row needs all of its context.")
+        raise DataError(f"the context of row {row} holds NaN or an infinite value; give finite numbers.")
     return context
 
 

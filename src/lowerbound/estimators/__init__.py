@@ -18,9 +18,9 @@ __all__ = ["VAE", "Encoding", "LatentImputer", "compare", "default_likelihood", 
 
 
 def load(path: str | Path, **own: Any) -> VAE | Fit:
-    """Read a folder: the ``VAE`` that ``VAE.save`` wrote, or the model and posterior that ``lowerbound.save`` did.
+    """Read a folder: the ``VAE`` written by ``VAE.save``, or the model and posterior written by ``lowerbound.save``.
 
-    ``own``: your networks, which a folder does not describe, as ``load(path, decoder=…)``; their weights are loaded.
+    ``own``: your own networks, as in ``load(path, decoder=…)``; a folder contains their weights but not their code.
     """
     saved = read(path, **own)
     if "estimator" not in saved.extra:

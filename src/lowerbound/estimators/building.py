@@ -30,24 +30,24 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Schema
 
-_INITIALISE_ROWS = 10_000  # enough to start from; the rest of a large table need not be read for it
+_INITIALISE_ROWS = 10_000  # rows from which initial values are computed
 
 
 def is_table(given: Mapping[str, Any], X: Any) -> bool:
-    """Whether each column of ``X`` gets a likelihood of its own. Refuses a ``schema`` where none does."""
+    """Whether each column of ``X`` gets its own likelihood. Raises ValueError for a ``schema`` if not."""
     own = given["encoder"] is not None or given["decoder"] is not None
     own = own or given["network"] != "mlp" or given["binarise"] != "none"
     table = given["likelihood"] == "auto" and not own and frames.is_frame(X)
     if given["schema"] is not None and not table:
         raise ValueError(
-            "schema is of a frame whose columns have each a likelihood of their own: give one, with "
-            'likelihood="auto" and the library\'s own networks, or leave schema out.'
+            'schema needs a data frame, likelihood="auto" and the library\'s own networks; give these, or leave '
+            "schema out."
         )
     return table
 
 
 def likelihood_of_table(schema: Schema, missing: str) -> Likelihood:
-    """p(x|z) of the columns of ``schema``, and of which cells are missing where ``missing`` is "self_masking"."""
+    """p(x|z) for the columns of ``schema``; with ``missing="self_masking"``, including which cells are missing."""
     product = product_of(schema)
     return SelfMasking(product) if missing == "self_masking" else product
 
@@ -55,7 +55,7 @@ def likelihood_of_table(schema: Schema, missing: str) -> Likelihood:
 def likelihood_of_array(
     likelihood: str | Likelihood, x: NDArray[Any], max_value: float, binarised: bool, names: Sequence[str] | None
 ) -> Likelihood:
-    """p(x|z) of rows ``x [N, *X]``, whose columns may have ``names``. Refuses rows that it cannot produce."""
+    """p(x|z) for rows ``x [N, *X]`` with column ``names``. Raises ``DataError`` for rows outside its support."""
     if isinstance(likelihood, str):
         name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
         likelihood = build_likelihood(name, x, max_value)
@@ -70,10 +70,10 @@ def likelihood_of_array(
 def build(
     given: Mapping[str, Any], rows: Rows, likelihood: Likelihood, schema: Schema | None, seed: int
 ) -> tuple[LatentVariableModel, Posterior]:
-    """Build p(x, z) and q(z|x) for ``rows``, and initialise them from some of these."""
+    """Build p(x, z) and q(z|x) for ``rows``, and initialise them from at most 10,000 of these."""
     shape, n_context = rows.shape, None if rows.context is None else rows.context.shape[1]
     some = torch.randperm(len(rows), generator=generator(seed, "initialise")).to(rows.device)
-    if rows.mask is None:  # a column with few missing or few observed values needs all rows
+    if rows.mask is None:  # with missing values all rows are used, because some column may have few observed values
         some = some[:_INITIALISE_ROWS]
     batch = rows.batch(some, torch.ones(len(some)))
     hidden, context = given["hidden"], n_context or 0
@@ -81,9 +81,9 @@ def build(
     if given["network"] == "conv" and (given["encoder"] is None or given["decoder"] is None):
         check_channels(shape)
     with networks.seeded(seed):
-        like = make(given["latent_dim"], encoder=nn.Identity())  # to know what an encoder must give
+        like = make(given["latent_dim"], encoder=nn.Identity())  # to know the size of the encoder's output
         if not isinstance(like, Posterior):
-            raise ValueError(f"posterior is a function that gave a {type(like).__name__}; let it return a Posterior.")
+            raise ValueError(f"posterior is a function that returned a {type(like).__name__}; return a Posterior.")
         activation = part_of("activations", given["activation"])
         prepare: networks.Cells | networks.Standardise
         if schema is not None:

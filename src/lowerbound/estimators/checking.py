@@ -26,11 +26,10 @@ def check(
     validation: float = 0.1,
     csv: data.Csv | None = None,
 ) -> Preview:
-    """Preview ``VAE(schema=schema).fit(X)``, and list problems of ``X``, without fitting; print the result.
+    """Report what ``VAE(schema=schema).fit(X)`` would do, and problems of ``X``, without fitting. Print the result.
 
-    ``X``: rows as an array; a frame of pandas, polars or pyarrow; what ``lowerbound.data.load`` gives; or a name or
-    path of data (``csv``: how that is written, if that cannot be detected). Raises only what
-    ``lowerbound.data.load`` does for data that cannot be read.
+    ``X``: an array; a pandas, polars or pyarrow frame; a result of ``lowerbound.data.load``; or the name or path of
+    data (``csv``: its format, if it cannot be detected). Raises an error only if the data cannot be read.
     """
     name = "X"
     if isinstance(X, str | Path):
@@ -69,7 +68,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: floa
         frames.standardised(values, found)
         why, missing = _families(found), float(np.isnan(values).mean())
         if missing:
-            notes.append(f"{100 * missing:.3g} % of the cells to model are missing; a fit would maximise iwae")
+            notes.append(f"{100 * missing:.3g} % of the modelled cells are missing; a fit would maximise iwae")
     except (DataError, ValueError) as error:
         problems.append(str(error))
     if rows:
@@ -103,7 +102,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _extent(X: Any) -> tuple[int, int, int]:
-    """Rows, columns and bytes of a frame; none of one that is lazy."""
+    """Rows, columns and bytes of a frame; zeros for a lazy frame."""
     import narwhals as nw
 
     try:

@@ -14,11 +14,11 @@ from lowerbound.estimators.vae import VAE
 def compare(
     models: Mapping[str, VAE | Sequence[VAE]], X: ArrayLike, samples: int | None = None, seed: int = 0
 ) -> evidence.Comparison:
-    """Which model gives rows ``X`` more probability: paired differences; errors of rows, draws and seeds apart.
+    """Compare models by log p(x) of the same rows ``X``: paired differences, with errors by rows, draws and seeds.
 
-    ``models``: by name; several under one name are fits of one model with different seeds. Grey values are binarised
-    alike for all, and each fit has draws of its own, so that their errors are independent. ``samples``, ``seed``: see
-    ``VAE.log_likelihood``.
+    ``models``: fitted models by name; a list under one name holds fits of the same model with different seeds. All
+    models get the same binarised values, but each fit has its own random draws, so that Monte Carlo errors are
+    independent. ``samples``, ``seed``: see ``VAE.log_likelihood``.
     """
     fits = {name: [each] if isinstance(each, VAE) else list(each) for name, each in models.items()}
     measures = {name: each[0].model_.likelihood.measure for name, each in fits.items() if each}

@@ -23,9 +23,9 @@ from lowerbound.posteriors import Posterior
 from lowerbound.priors import Prior
 from lowerbound.storage.registry import find, names
 
-_WHOLE_BELOW = 2**53  # above, every floating number is whole
-_EXACT_BELOW = 2**24  # whole numbers are exact in single precision
-_SMALLEST_SPREAD = 1e-35  # less has no reciprocal in single precision
+_WHOLE_BELOW = 2**53  # above this, every double is a whole number
+_EXACT_BELOW = 2**24  # below this, whole numbers are exact in single precision
+_SMALLEST_SPREAD = 1e-35  # the reciprocal of a smaller number overflows in single precision
 _MOST_CLASSES = 2**16
 _CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 
@@ -47,7 +47,7 @@ def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, s
 
 
 def _whole(x: NDArray[Any]) -> bool:
-    """Whether every value is a whole number; large arrays are not copied for it."""
+    """Whether every value is a whole number, checked in chunks so that large arrays are not copied."""
     return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in _chunks(x))
 
 
@@ -56,7 +56,7 @@ def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
-    """Make a likelihood by name, with arguments that follow from ``x [N, *X]`` and from ``max_value``, its largest."""
+    """Make a likelihood by name, with arguments from the data ``x [N, *X]`` and the largest possible value."""
     part = cast(type[Likelihood], find("likelihoods", name))
     if part.needs == "shape":
         return part.from_data(x.shape[1:])
@@ -84,7 +84,7 @@ def part_of(kind: str, part: Any) -> Any:
 
 
 def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[int, ...], context: int | None) -> Prior:
-    """A prior by name, for the latents of ``posterior`` and rows of ``shape``; None for the one that suits."""
+    """Make a prior by name for the latents of ``posterior`` and rows of ``shape``; None: the one that suits them."""
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
     domain = posterior.family.domain
@@ -108,15 +108,15 @@ def _default_prior(domain: Domain | None) -> type[Prior]:
 
 
 def check_channels(shape: tuple[int, ...]) -> None:
-    """Refuse rows (H, W, C) of images, and those that could be either, where (C, H, W) is expected."""
+    """Raise an error for rows that are, or could be, images of shape (H, W, C), where (C, H, W) is expected."""
     if len(shape) != 3 or shape[2] not in _CHANNELS or shape[0] == 1:
         return
     if shape[0] in _CHANNELS and shape[1] == shape[2] != shape[0]:  # a square image of C channels
         return
     seems = "could be images (H, W, C) or (C, H, W)" if shape[0] in _CHANNELS else "look like images (H, W, C)"
     raise ValueError(
-        f'rows of shape {shape} {seems}, and network="conv" takes (C, H, W): give X.transpose(0, 3, 1, 2) if the last '
-        "axis is the channels; if the first is, say so by networks of your own, encoder="
+        f'rows of shape {shape} {seems}, but network="conv" takes (C, H, W); give X.transpose(0, 3, 1, 2) if the last '
+        "axis is the channels. If the first axis is the channels, give your own networks, encoder="
         f"lowerbound.nn.ConvEncoder({shape}, …) and decoder=lowerbound.nn.ConvDecoder(…)."
     )
 
@@ -142,10 +142,10 @@ def build_networks(
         decoder = networks.MLP(event, out_shape, tuple(hidden)[::-1], activation, context)
     elif len(shape) not in (2, 3):
         raise ValueError(
-            f'network="conv" needs rows of shape (H, W) or (C, H, W), not {shape}; reshape X, or use network="mlp".'
+            f'network="conv" needs rows of shape (H, W) or (C, H, W), but got {shape}; reshape X, or use network="mlp".'
         )
     elif context or len(event) > 1:
-        raise ValueError('network="conv" takes no context and latents of one axis only; use network="mlp".')
+        raise ValueError('network="conv" supports neither a context nor latents of several axes; use network="mlp".')
     else:
         encoder = networks.ConvEncoder(shape, n_outputs)
         decoder = networks.ConvDecoder(event[0], out_shape)
@@ -153,7 +153,7 @@ def build_networks(
 
 
 def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
-    """Refuse columns whose variation is too small for single precision, in which models compute."""
+    """Raise ``DataError`` for columns whose variation is too small for single precision, in which models compute."""
     if not (_is_real(likelihood) or likelihood.counts) or x.dtype == np.uint8:
         return
     mean, deviation, varies = _moments(x)
@@ -170,7 +170,7 @@ def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names:
     if small.any():
         raise DataError(f"{where}, too little for single precision; rescale it first.")
     base = "smallest value" if likelihood.counts else "mean"
-    raise DataError(f"{where}, which single precision cannot tell apart; subtract its {base} first.")
+    raise DataError(f"{where}, too little for single precision at that size; subtract its {base} first.")
 
 
 def _is_real(likelihood: Likelihood) -> bool:
@@ -186,7 +186,7 @@ def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bo
 
 
 def sample_dtype(dtype: np.dtype[Any], likelihood: Likelihood) -> np.dtype[Any]:
-    """The type of samples: that of the data if it holds the whole support, and whole numbers if the data were."""
+    """The type of samples: that of the data, or a larger one if that cannot hold the whole support."""
     if dtype.kind == "f" or likelihood.measure != "counting":
         return dtype if dtype.kind == "f" else np.dtype(np.float32)
     return np.dtype(np.int64) if likelihood.counts else dtype

@@ -22,11 +22,11 @@ from lowerbound.posteriors import Posterior
 from lowerbound.schema import Encoded, Schema
 from lowerbound.schema.column import Name
 
-USE_BATCH = 128  # rows at once in a fitted model: always so many, so that no row's result depends on the others
+USE_BATCH = 128  # a fixed batch size, so that a row's result does not depend on the other rows
 
 
 class Fitted(ABC):
-    """An estimator that has a model and, unless its inference learnt none, a posterior."""
+    """Base class of a fitted estimator: it has a model and, depending on the inference, a posterior."""
 
     model_: LatentVariableModel
     inference: Any
@@ -48,13 +48,13 @@ class Fitted(ABC):
 
     @property
     def posterior_(self) -> Posterior:
-        """The fitted q(z|x); ``NoPosteriorError`` if the inference learnt none."""
+        """The fitted q(z|x). Raises ``NoPosteriorError`` if the inference learnt none."""
         if not hasattr(self, "_posterior"):
             raise AttributeError(f"this {type(self).__name__} is not fitted, so it has no posterior_.")
         if self._posterior is None:
             raise NoPosteriorError(
-                f"the inference {name_of(self.inference)} learnt no posterior q(z|x), which this needs; sample, "
-                "inverse_transform and save need none."
+                f"this method needs a posterior q(z|x), but the inference {name_of(self.inference)} learnt none; "
+                "sample, inverse_transform and save need none."
             )
         return self._posterior
 
@@ -75,7 +75,10 @@ class Fitted(ABC):
         return values.cpu().numpy().astype(dtype if dtype.kind == "f" else np.float32, copy=False)
 
     def _framed(self, x: NDArray[Any], coded: Encoded | None = None, random_state: int | None = None) -> Any:
-        """Convert rows to a frame if the model was fitted to one: in the types of ``coded`` rows, with their keys."""
+        """Convert rows to a frame if the model was fitted to one.
+
+        ``coded``: rows whose types and identifiers the frame gets.
+        """
         if self.schema_ is None:
             return x
         rng = np.random.default_rng(self.seed_ if random_state is None else random_state)

@@ -30,9 +30,10 @@ def is_frame(X: Any) -> bool:
 
 
 def learned(X: Any, given: Schema | Mapping[Name, Any] | None, strict: bool) -> tuple[Schema, Array]:
-    """The schema of a frame to fit, ``given`` or inferred with the kinds that are given, and its rows ``standardised``.
+    """The schema of a frame to fit, and its standardised rows. The frame is read once.
 
-    The frame is read once. Raises ``DataError`` for one that has no column to learn from.
+    ``given``: a schema, or the kinds of some columns; the others are inferred. Raises ``DataError`` if no column can be
+    modelled.
     """
     if isinstance(given, Schema):
         found, values = given, None
@@ -46,13 +47,15 @@ def learned(X: Any, given: Schema | Mapping[Name, Any] | None, strict: bool) -> 
 
 
 def check_modelled(of: Schema) -> None:
-    """Refuse a schema without a column that a model could learn."""
+    """Raise ``DataError`` if a schema has no column that can be modelled."""
     if not of.modelled:
-        raise DataError("X has no column to learn from: each is constant or an identifier; give one that varies.")
+        raise DataError(
+            "X has no column to learn from, because each is constant or an identifier; give a column that varies."
+        )
 
 
 def say(of: Schema) -> None:
-    """Warn once of what columns are taken for where that is a choice: read by a form, or left out as keys."""
+    """Warn once of columns whose interpretation is uncertain: parsed text, and columns left out as identifiers."""
     said = []
     for column in of.columns:
         name, notes = repr(column.name), [note for note in column.problems if re.search("is used| taken|read as", note)]
@@ -68,7 +71,7 @@ def say(of: Schema) -> None:
     if said:
         more = f"; and {len(said) - 12} more columns" if len(said) > 12 else ""
         warnings.warn(
-            f"of X, {'; '.join(said[:12])}{more}: lowerbound.check says why, and schema= declares another kind.",
+            f"in X, {'; '.join(said[:12])}{more}. lowerbound.check gives the reasons; declare another kind by schema=.",
             ReadingWarning,
             stacklevel=5,
         )
@@ -77,34 +80,34 @@ def say(of: Schema) -> None:
 def encoded(
     X: Any, of: Schema, strict: bool, lenient: bool = True, kept: Sequence[Name] | None = (), keep: bool = True
 ) -> Encoded:
-    """The rows of ``X`` as numbers; levels that were never seen count as missing, with a warning that counts them.
+    """Encode the rows of ``X``. Levels that are not in the schema count as missing, with a warning.
 
-    Unless ``strict``, so do values that the kind of their column does not hold, where ``lenient``: columns that the
-    model was not fitted to are then ignored with a warning, but for those ``kept`` (None: all).
+    ``lenient``: so do values outside the range of their column's kind; and columns that the model was not fitted to are
+    ignored with a warning, except those in ``kept`` (None: all). ``strict``: unknown levels and such values are errors.
     """
     coded = of.encode(X if is_frame(X) else _framed(X, of), strict=strict, lenient=lenient, keep=keep, what="X")
     check_names(coded.source.names, kept or ())
     levels = {name: n for name, n in coded.unseen.items() if of[name].kind in (*CLASSES, "constant")}
     if levels:
         cells = ", ".join(f"{count} of {name!r}" for name, count in levels.items())
-        warnings.warn(f"X holds cells that were never seen in fitting, taken as missing: {cells}", stacklevel=4)
+        warnings.warn(f"X has levels that were not in the fitted data; they count as missing: {cells}", stacklevel=4)
     if values := {name: n for name, n in coded.unseen.items() if name not in levels}:
         cells = ", ".join(f"{count} of {name!r} ({of[name].kind})" for name, count in values.items())
         warnings.warn(
-            f"X holds values that the kind of their column does not allow, taken as missing: {cells}; schema= of the "
-            "fit declares another kind, and strict=True refuses them.",
+            f"X has values outside the range of their column's kind; they count as missing: {cells}. To allow them, "
+            "declare another kind by schema= when fitting; strict=True makes them an error.",
             stacklevel=4,
         )
     if ignored := [name for name in coded.others if kept is not None and name not in kept]:
         warnings.warn(
-            f"X has columns that the model was not fitted to, which are ignored: {', '.join(map(repr, ignored))}",
+            f"X has columns that the model was not fitted to; they are ignored: {', '.join(map(repr, ignored))}",
             stacklevel=4,
         )
     return coded
 
 
 def count_unfilled(coded: Encoded, columns: Sequence[Column]) -> None:
-    """Warn of cells that stay missing in rows that were filled: those of ``columns`` that no model knows."""
+    """Warn of cells that stay missing in completed rows, because their ``columns`` are not modelled."""
     missing = {}
     for column in columns:
         if column.modelled or (column.kind == "constant" and column.value is not None):
@@ -120,15 +123,15 @@ def count_unfilled(coded: Encoded, columns: Sequence[Column]) -> None:
 
 
 def standardised(values: Array, of: Schema) -> Array:
-    """Encoded ``values [N, D]`` as a model is given them. Refuses what single precision cannot hold."""
+    """Standardise encoded ``values [N, D]``. Raises ``DataError`` if a result is too large for single precision."""
     values = of.standardise(values)
     far = np.abs(values) > 1e38
     if far.any():
         row, j = (int(at) for at in np.argwhere(far)[0])
         name = of.modelled[j].name
         raise DataError(
-            f"row {row} of column {name!r} is {values[row, j]:.3g} times the column's spread away from it, too large "
-            "to compute with; put no value there, or rescale the column."
+            f"row {row} of column {name!r} is {values[row, j]:.3g} times the column's spread away from its centre, too "
+            "far for single precision; set the cell to missing, or rescale the column."
         )
     return values
 
@@ -140,9 +143,9 @@ def decoded(
     coded: Encoded | None = None,
     exact: tuple[Array, NDArray[np.bool_]] | None = None,
 ) -> Any:
-    """Standardised ``values [N, D]`` as a frame: with the identifiers and constants of ``coded`` rows if given.
+    """Convert standardised ``values [N, D]`` to a frame, with the identifiers and constants of ``coded`` rows if given.
 
-    ``exact``: a row of cells as they were given ``[D]``, in the columns' own units, and which of them are.
+    ``exact``: cells ``[D]`` that have the same known value in every row, in the columns' own units, and a mask of them.
     """
     cells = of.unstandardise(values.astype(np.float64))
     if exact is not None:
@@ -159,15 +162,15 @@ def completed(
 ) -> Any:
     """The rows of ``coded`` with their missing cells filled from standardised ``values [N, D]``, in their own types.
 
-    ``levels [N, D]``: uniform numbers that choose among the levels that share "other". ``best``: the values are best
-    completions, of which numbers and times are held to the range of the fitted cells.
+    ``levels [N, D]``: uniform numbers that select one of the levels that share the class "other". ``best``: the values
+    are best completions, not draws; numbers and times are then clipped to the range of the fitted cells.
     """
     cells = of.unstandardise(values.astype(np.float64))
     return of.decode(coded.filled(of.within_seen(cells) if best else cells), generator=levels)
 
 
 def shares(values: Array, of: Schema, coded: Encoded) -> Any:
-    """A number for each modelled cell ``[N, D]`` as a frame of the library and the index of the rows."""
+    """Numbers ``[N, D]``, one per modelled cell, as a frame with the library and the index of the rows."""
     names = [column.name for column in of.modelled]
     storages = [plain(coded.source.backend, Storage("float"))] * len(names)
     index = coded.source.index if coded.source.backend == "pandas" else None
@@ -177,7 +180,7 @@ def shares(values: Array, of: Schema, coded: Encoded) -> Any:
 
 
 def without(coded: Encoded, keep: Sequence[Name]) -> Encoded:
-    """The rows without the columns that the schema does not have, but for those to ``keep``."""
+    """Drop the columns that are not in the schema, except those to ``keep``."""
     source = coded.source
     check_names(source.names, keep)
     left = [j for j, name in enumerate(source.names) if name not in coded.others or name in keep]
@@ -187,9 +190,9 @@ def without(coded: Encoded, keep: Sequence[Name]) -> Encoded:
 
 
 def beside(X: Any, keep: Sequence[Name], columns: Mapping[str, NDArray[Any]]) -> Any:
-    """The columns of the frame ``X`` to ``keep``, and numbers ``[N]``, or ``[N, D]`` as NAME0, NAME1, …, as a frame."""
+    """A frame of the columns of ``X`` to ``keep`` and of new ``columns``: ``[N]``, or ``[N, D]`` as NAME0, NAME1, …"""
     if not is_frame(X):
-        raise DataError(f"keep names columns of a frame, and X is a {type(X).__name__}; give a frame.")
+        raise DataError(f"keep names columns of a frame, but X is a {type(X).__name__}; give a frame.")
     found: dict[Name, Array] = {}
     for name, values in columns.items():
         found |= {name: values} if values.ndim == 1 else {f"{name}{j}": each for j, each in enumerate(values.T)}
@@ -201,11 +204,11 @@ def beside(X: Any, keep: Sequence[Name], columns: Mapping[str, NDArray[Any]]) ->
 
 
 def joined(X: Any, keep: Sequence[Name], frame: Any) -> Any:
-    """The columns of ``X`` to ``keep``, and then those of a ``frame`` of the same rows and library."""
+    """The columns of ``X`` to ``keep``, followed by those of ``frame``, which has the same rows and library."""
     left, right = read(X, "X"), read(frame)
     check_names(left.source.names, keep)
     if twice := set(keep) & set(right.source.names):
-        raise DataError(f"keep names {min(map(str, twice))!r}, which is a column of the result too; rename it.")
+        raise DataError(f"keep names {min(map(str, twice))!r}, which is also a column of the result; rename it in X.")
     storages, cells = zip(*left.ordered(keep, "X", others=True), strict=True)
     source = replace(left.source, names=(*keep, *right.source.names), storages=(*storages, *right.source.storages))
     return write(source, source.storages, [*cells, *right.cells], left.rows)
@@ -213,16 +216,16 @@ def joined(X: Any, keep: Sequence[Name], frame: Any) -> Any:
 
 def check_names(names: Sequence[Name], keep: Sequence[Name]) -> None:
     if isinstance(keep, str):
-        raise ValueError(f"keep is {keep!r}; give names of columns, as [{keep!r}].")
+        raise ValueError(f"keep is {keep!r}; give a list of column names, such as [{keep!r}].")
     unknown = next((name for name in keep if name not in names), None)
     if unknown is not None:
         raise DataError(f"keep names {unknown!r}, but X has no such column; its columns are {list(names)}.")
 
 
 def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.bool_]]:
-    """One row of encoded values ``[D]`` from values by column, NaN for others, and which are known."""
+    """Encode the values ``given`` by column as one row ``[D]``, NaN for other columns; and a mask of given values."""
     if not isinstance(given, Mapping) or not given:
-        raise ValueError(f"given is {given!r}; give values by column, as {{{of.modelled[0].name!r}: …}}.")
+        raise ValueError(f"given is {given!r}; give values by column, such as {{{of.modelled[0].name!r}: …}}.")
     place = {column.name: j for j, column in enumerate(of.modelled)}
     values = np.full(len(place), np.nan)
     for name, value in given.items():
@@ -240,20 +243,20 @@ def row_given(given: Mapping[Name, Any], of: Schema) -> tuple[Array, NDArray[np.
 
 
 def warn_of_condition(given: Mapping[Name, Any], of: Schema, extreme: NDArray[np.bool_]) -> None:
-    """Warn that the model would hardly ever produce the cells ``given``; ``extreme [D]``: those it never did."""
+    """Warn that the cells ``given`` are very unlikely under the model; ``extreme [D]``: those outside its samples."""
     far = [column for column, there in zip(of.modelled, extreme, strict=True) if there]
     cells = ", ".join(f"{name}={value}" for name, value in given.items() if not far or of[name] in far)
     ranges = ", ".join(f"{column.name!r} from {low} to {high}" for column in far for low, high in _range(column))
     warnings.warn(
-        f"given: {cells} {'is far from' if far else 'is a combination far from'} all that the model was fitted to"
-        f"{f' ({ranges})' if ranges else ''}: it is less likely than each of 10,000 rows of the model, and what is "
-        "drawn under it is an extrapolation.",
+        f"given: {cells} {'is far from' if far else 'is a combination far from'} all data that the model was fitted to"
+        f"{f' ({ranges})' if ranges else ''}. It is less likely than each of 10,000 samples of the model, so the "
+        "conditional samples are an extrapolation.",
         stacklevel=5,
     )
 
 
 def _range(column: Column) -> list[tuple[str, str]]:
-    """The range of the fitted cells in words, if it is known."""
+    """The range of the fitted cells, as text, if it is known."""
     inner = column.inner
     if column.kind in CLASSES or column.low is None or column.high is None:
         return []
@@ -263,15 +266,18 @@ def _range(column: Column) -> list[tuple[str, str]]:
 
 
 def _framed(X: Any, of: Schema) -> Any:
-    """Rows of an array under the names of the fitted columns."""
+    """Convert an array to a table with the names of the fitted columns."""
     import pyarrow
 
     values = np.asarray(X)
     if values.ndim != 2 or values.shape[1] != len(of.names):
         raise DataError(
-            f"X has shape {values.shape}, and the model was fitted to a table of {len(of.names)} features "
-            f"({', '.join(map(repr, of.names[:6]))}…); give a frame of them."
+            f"X has shape {values.shape}, but the model was fitted to a table of {len(of.names)} features "
+            f"({', '.join(map(repr, of.names[:6]))}…); give a frame with these columns."
         )
-    warnings.warn("X does not have valid feature names: its columns are taken in the order of the fit", stacklevel=5)
+    warnings.warn(
+        "X does not have valid feature names; its columns are assumed to be in the order of the fitted frame",
+        stacklevel=5,
+    )
     columns = {str(name): pyarrow.array(values[:, j].tolist(), from_pandas=True) for j, name in enumerate(of.names)}
     return pyarrow.table(columns)

@@ -1,4 +1,4 @@
-"""A variational auto-encoder as an imputer of scikit-learn."""
+"""A variational auto-encoder as a scikit-learn imputer."""
 
 from __future__ import annotations
 
@@ -39,37 +39,39 @@ _OF_THE_MODEL = (
     ),
     *("device", "threads", "progress"),
 )
-_OF_NUMBERS = ("real", "binary", "constant")  # what a column of an array is taken for: it refuses no number
+_OF_NUMBERS = ("real", "binary", "constant")  # the kinds of an array's columns; other kinds would reject some numbers
 
 
 class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Missing cells by a variational auto-encoder: E[x_missing|x_observed], by importance sampling of its latents.
+    """Impute missing cells by a variational auto-encoder: E[x_missing|x_observed], by importance sampling.
 
-    Rows are an array of numbers, or a table of mixed columns: a frame of pandas, polars or pyarrow, which comes back as
-    one. A cell that is there comes back as it is; what a row gets depends on the fit and on that row alone. Mattei &
-    Frellsen 2019.
+    The data are an array of numbers, or a pandas, polars or pyarrow frame with columns of different kinds; the result
+    has the same type. Observed cells are unchanged. The imputed values of a row depend only on that row and on the fit,
+    not on the other rows. Mattei & Frellsen 2019.
 
     Parameters
     ----------
     latent_dim : the number of latents, d.
-    missing_values : what marks a missing cell; where it is another than NaN, an array may hold no NaN.
-    add_indicator : append the columns of a ``MissingIndicator``.
-    sample_posterior : draw from p(x_missing|x_observed), afresh at each call, instead of the best value: of several
-        completions each is used as if it were the data, and their spread tells how far to trust the results.
-    keep_empty_features : keep columns that had no values in the fit, and fill them with 0 (text stays missing).
-    samples : draws of the latents of each row, for importance sampling.
-    schema : the kinds of some columns by name ("x0", "x1", … of an array), or a ``Schema``. Of a frame
-        ``schema.infer`` tells the rest. Columns of an array are binary if they hold two whole numbers, and real.
-    strict : refuse levels that were never seen in fitting, and values that the kind of their column does not allow,
-        instead of leaving them as they are and unused, with a warning.
-    hidden, draws, learning_rate, batch_size, epochs, validation, patience : of the fit, see ``VAE``.
-    random_state : seed. device, threads, progress : where and how to fit.
+    missing_values : the value that marks a missing cell. If it is not NaN, an array must not contain NaN.
+    add_indicator : whether to append the columns of a ``MissingIndicator``.
+    sample_posterior : whether to draw from p(x_missing|x_observed) at each call, instead of returning the best value.
+        For multiple imputation: analyse several completions; the spread of the results measures their uncertainty.
+    keep_empty_features : whether to keep columns without any value in the fitted data, filled with 0 (text columns stay
+        missing).
+    samples : importance samples of the latents per row.
+    schema : the kinds of some columns by name (for an array, "x0", "x1", …), or a ``Schema``. Other columns of a frame
+        are inferred by ``schema.infer``; other columns of an array are binary if they have two different whole
+        numbers, else real.
+    strict : raise an error for new levels, and for values outside the range of their column's kind. By default such
+        cells are left unchanged and not used to impute others, with a warning.
+    hidden, draws, learning_rate, batch_size, epochs, validation, patience : settings of the fit; see ``VAE``.
+    random_state : seed. device, threads, progress : see ``VAE``.
 
     Attributes
     ----------
-    model_ : the fitted ``VAE``; None where every column is constant. schema_ : the kinds of the columns (missing cells
-    of a constant column get its value, those of an identifier stay). indicator_ : a fitted ``MissingIndicator``, or
-    None. random_state_ : the seed of draws. n_features_in_, feature_names_in_.
+    model_ : the fitted ``VAE``; None if every column is constant. schema_ : the kinds of the columns (missing cells of
+    a constant column get its value; those of an identifier stay missing). indicator_ : a fitted ``MissingIndicator``,
+    or None. random_state_ : the seed of the draws. n_features_in_, feature_names_in_.
 
     Examples
     --------
@@ -150,8 +152,8 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         if not kept.all():
             lost = [column.name for column, keep in zip(self.schema_.columns, kept, strict=True) if not keep]
             warnings.warn(
-                f"columns without any observed value in fitting are left out: {lost}; keep_empty_features=True keeps "
-                "them, with 0 in their missing.",
+                f"columns without any observed value in the fitted data are left out: {lost}; "
+                "keep_empty_features=True keeps them, filled with 0.",
                 stacklevel=2,
             )
         filled = self._filled(table)
@@ -167,13 +169,13 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return values if flags is None else np.hstack([values, flags.astype(x.dtype)])
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> NDArray[Any]:
-        """Names of the columns of ``transform``: of those that are kept, then of the indicator."""
+        """Names of the columns that ``transform`` returns: the kept columns, then those of the indicator."""
         names = super().get_feature_names_out(input_features)
         found: NDArray[Any] = np.concatenate([names[self._kept()], self._indicator_names(names)])
         return found
 
     def _model(self) -> VAE:
-        """The VAE to fit. Refuses arguments, by name."""
+        """The VAE to fit. Raises ValueError for an invalid argument."""
         for name in ("add_indicator", "sample_posterior", "keep_empty_features"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False.")
@@ -185,21 +187,24 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return VAE(**own, random_state=inputs.seed(self.random_state))
 
     def _table(self, X: Any, reset: bool) -> tuple[Frame, NDArray[Any] | None]:
-        """``X`` as a table, NaN and nulls for missing cells; and as an array if it is taken for one."""
+        """``X`` as a table with NaN or null for missing cells; and as an array if it is not a frame."""
         if frames.is_frame(X) and (reset or self._of_frames):
             table = missing.of_frame(X, None if reset else self.schema_.names)
             if reset:
                 self._take_names(table.source.names)
             return missing.marked(table, self.missing_values), None
         if isinstance(self.missing_values, str):
-            raise ValueError(f"missing_values is {self.missing_values!r}, text, and X is an array of numbers.")
+            raise ValueError(
+                f"missing_values is {self.missing_values!r}, which is text, but X is an array of numbers; give a "
+                "number or NaN."
+            )
         if isinstance(X, np.ndarray) and X.dtype == object:
             X = np.where(np.vectorize(inputs.is_none, otypes=[bool])(X), np.nan, X)
         x = validate_data(self, X, reset=reset, dtype=(np.float64, np.float32), ensure_all_finite="allow-nan")
         if not missing.is_nothing(self.missing_values):
             if np.isnan(x).any():
                 raise ValueError(
-                    f"X contains NaN, and missing_values is {self.missing_values!r}; mark missing cells by one."
+                    f"X contains NaN, but missing_values is {self.missing_values!r}; use one marker for missing cells."
                 )
             x = np.where(x == self.missing_values, np.asarray(np.nan, x.dtype), x)
         names = [f"x{j}" for j in range(x.shape[1])] if reset else self.schema_.names
@@ -236,7 +241,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         return model._completed(coded, rows, 1 if self.sample_posterior else None, self.samples, None, seed)[0]
 
     def _empty(self) -> NDArray[np.bool_]:
-        """Columns that held nothing in fitting."""
+        """Columns without any observed value in the fitted data."""
         return np.array([column.kind == "constant" and column.value is None for column in self.schema_.columns])
 
     def _kept(self) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Convert the X of a user to rows of numbers, or refuse it in one sentence that says where and what to do."""
+"""Convert a user's X to rows of numbers, or raise an error that states where the problem is and what to do."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from lowerbound.errors import DataError
 TOO_LARGE = "too large for float32"
 WAY_OUT = {
     "NaN": "drop the row, or fill the value in",
-    "infinite": "drop the row, or put a finite value there",
+    "infinite": "drop the row, or set it to a finite value",
     TOO_LARGE: "rescale the column",
 }
-CHUNK = 10_000  # rows looked at together: large data are not copied to be looked at
+CHUNK = 10_000  # rows checked at a time, so that large data are not copied
 
 
 @contextlib.contextmanager
 def unchanged_if_refused(estimator: Any, *refusals: type[BaseException]) -> Iterator[None]:
-    """Whatever the block sets of ``estimator`` is undone if it fails with one of ``refusals`` (none: with anything)."""
+    """Restore the attributes of ``estimator`` if the block raises one of ``refusals`` (none given: any exception)."""
     before = dict(vars(estimator))
     try:
         yield
@@ -41,17 +41,17 @@ def unchanged_if_refused(estimator: Any, *refusals: type[BaseException]) -> Iter
 
 
 def check_fitted(estimator: Any) -> None:
-    """Refuse an estimator that has learnt nothing yet, as ``NotFittedError``."""
+    """Raise ``NotFittedError`` if the estimator is not fitted."""
     check_is_fitted(estimator, "model_", msg="this %(name)s is not fitted; call fit, or load a fitted one, first.")
 
 
 def prepare(X: Any, fitted: Any = None) -> Any:
-    """``X`` as an array of real numbers, or as the data frame it is, if it can be used as it stands.
+    """Convert ``X`` to an array of real numbers; data frames are returned unchanged. Raises ``DataError`` otherwise.
 
-    ``fitted``: an estimator, whose columns these must be; those of a frame are put in its order by their names.
+    ``fitted``: a fitted estimator whose columns ``X`` must have; those of a frame are put in its order by name.
     """
     if issparse(X):
-        raise DataError(f"X is sparse (a {type(X).__name__}), and dense rows are needed; give X.toarray().")
+        raise DataError(f"X is sparse (a {type(X).__name__}), but dense rows are needed; give X.toarray().")
     if is_into_dataframe(X := frames.table_of(X, "X")):
         X = frames.checked(X, "X", getattr(fitted, "feature_names_in_", None))
         _check_shape(np.shape(X), fitted)
@@ -66,7 +66,7 @@ def prepare(X: Any, fitted: Any = None) -> Any:
 
 
 def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
-    """``x`` if it holds real numbers, those of an object array as floats; what it is instead is refused."""
+    """``x`` as an array of real numbers (an object array as floats). Raises ``DataError`` for anything else."""
     if x.dtype.kind == "O":
         x = _floats(x, source)
     if x.dtype.kind == "c":
@@ -74,7 +74,7 @@ def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
     if x.dtype.kind in "US":
         at = next((i for i, value in np.ndenumerate(x) if not frames.is_number(value)), (0,) * x.ndim)
         where = f"{arrays.place(at)} is {x[at].item()!r}" if x.size else f"its type is {x.dtype}"
-        raise DataError(f"{source} holds text, not numbers ({where}); encode it as numbers, as X.astype(float) can.")
+        raise DataError(f"{source} holds text, not numbers ({where}); convert it to numbers, by X.astype(float) say.")
     if x.dtype.kind not in arrays.NUMERIC:
         raise DataError(f"{source} holds {x.dtype}, not numbers; encode its values as numbers first.")
     check_shape(x.shape, source)
@@ -82,7 +82,7 @@ def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
 
 
 def check_shape(shape: tuple[int, ...], source: str = "X") -> None:
-    """Refuse a shape that is not rows of at least one value."""
+    """Raise ``DataError`` for a shape that is not rows of at least one value."""
     if len(shape) < 2:
         raise DataError(
             f"{source} is a {len(shape)}D array, of shape {shape}, not rows of columns; Reshape your data, by "
@@ -95,16 +95,16 @@ def check_shape(shape: tuple[int, ...], source: str = "X") -> None:
             f"{source} has 0 feature(s) (shape={shape}) while a minimum of 1 is required; give at least one column."
         )
     if 0 in shape:
-        raise DataError(f"{source} has rows without values (its shape is {shape}); give at least one value a row.")
+        raise DataError(f"{source} has rows without values (its shape is {shape}); give at least one value per row.")
 
 
 def largest(dtype: np.dtype[Any]) -> float:
-    """The largest value of a floating type that can be used: the difference of two is finite in single precision."""
+    """The largest usable value of a floating-point type: differences must be finite in single precision."""
     return 1e38 if dtype.itemsize >= 4 else float(np.finfo(dtype).max)
 
 
 def check_finite(x: NDArray[Any], names: Sequence[str] | None = None) -> None:
-    """Refuse NaN, infinities, and values too large for single precision, naming the first."""
+    """Raise ``DataError``, naming the first, for NaN, infinite values, and values too large for single precision."""
     if x.dtype.kind != "f":
         return
     for start in range(0, len(x), CHUNK):
@@ -132,25 +132,25 @@ def _as_array(X: Any) -> NDArray[Any]:
     except ValueError as error:
         if isinstance(X, list | tuple) and isinstance(X[0], list | tuple) and any(np.ndim(each) for each in X[0]):
             _refuse_pairs(X, X[0])
-        raise DataError("X is ragged: its rows are of different lengths; give each as many numbers.") from error
+        raise DataError("X is ragged: its rows have different lengths; give rows of the same length.") from error
     if x.ndim == 0:
         raise DataError(
-            f"X is of type {type(X).__name__}, not rows of numbers; give an array (of a Dataset its train, of a Table "
-            "its x)."
+            f"X is of type {type(X).__name__}, not rows of numbers; give an array (the train of a Dataset, or the x of "
+            "a Table)."
         )
     return x
 
 
 def is_none(value: Any) -> bool:
-    """Whether a Python object stands for a missing one: None, and pandas' NA and NaT."""
+    """Whether a Python object means missing: None, and pandas' NA and NaT."""
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _of_dataset(X: Any) -> Any:
-    """The rows of one of torch's datasets that holds nothing else."""
+    """The rows of a torch dataset without labels."""
     kind = type(X).__name__
     if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
-        raise DataError(f"X is of type {kind}, which gives rows one after another; give them as one tensor, [N, *X].")
+        raise DataError(f"X is of type {kind}, an iterator over rows; give the rows as one tensor, [N, *X].")
     if not len(X):
         raise DataError(f"X is a {kind} that holds no rows; give at least one.")
     if isinstance(first := X[0], tuple | list) and len(first) == 1:
@@ -161,23 +161,23 @@ def _of_dataset(X: Any) -> Any:
 
 
 def _refuse_pairs(X: Any, first: Any) -> None:
-    """Refuse rows that come with labels or other items; ``first``: the first of them."""
+    """Raise ``DataError`` for a dataset whose items contain labels; ``first``: the first item."""
     keyed = isinstance(first, Mapping)
     what = f"dicts of {', '.join(map(repr, first))}" if keyed else f"tuples of {len(first)}"
     key = repr(next(iter(first))) if keyed and first else "0"
     raise DataError(
-        f"X is a {type(X).__name__} whose items are {what}, and a fit takes the rows alone; give those, as "
+        f"X is a {type(X).__name__} whose items are {what}, but a fit takes rows only; give them by "
         f"torch.stack([item[{key}] for item in X])."
     )
 
 
 def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
-    """An array of Python objects as float64 (None as NaN): text is refused, also where it reads as a number."""
+    """Convert an array of Python objects to float64 (None to NaN). Raises ``DataError`` for text, even numeric text."""
     values = np.empty(x.shape, np.float64)
     for position, value in np.ndenumerate(x):
         where = f"{arrays.place(position)} of {source} is {repr(value)[:40]}"
         if isinstance(value, str | bytes):
-            raise DataError(f"{where}, which is text; encode it as a number.")
+            raise DataError(f"{where}, which is text; convert it to a number.")
         try:
             values[position] = np.nan if is_none(value) else float(value)
         except OverflowError as error:
@@ -190,14 +190,14 @@ def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
 
 
 def _check_shape(shape: tuple[int, ...], fitted: Any) -> None:
-    """Refuse rows of another shape than the fitted ones."""
+    """Raise ``DataError`` for rows of another shape than the fitted ones."""
     check_shape(shape)
     if fitted is None or shape[1:] == fitted.shape_:
         return
     if shape[1] != fitted.n_features_in_:
         raise DataError(
             f"X has {shape[1]} features, but {type(fitted).__name__} is expecting {fitted.n_features_in_} features as "
-            f"input; give rows of shape {fitted.shape_}, as those it was fitted to."
+            f"input; give rows of shape {fitted.shape_}, like those it was fitted to."
         )
     raise DataError(
         f"rows have shape {shape[1:]}, but this model was fitted to rows of {fitted.shape_}; reshape X or fit anew."
@@ -205,7 +205,7 @@ def _check_shape(shape: tuple[int, ...], fitted: Any) -> None:
 
 
 def context(given: Any, rows: int) -> NDArray[Any] | None:
-    """A context as single-precision numbers, ``[N, C]``."""
+    """Convert a context to single-precision numbers, ``[N, C]``."""
     if given is None:
         return None
     values = np.asarray(given)
@@ -213,26 +213,26 @@ def context(given: Any, rows: int) -> NDArray[Any] | None:
         raise ValueError(f"context is {values.dtype} of shape {values.shape}; give numbers, [{rows}, C].")
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise DataError(f"the context of row {row} holds NaN or an infinity; each row needs all of its context.")
+        raise DataError(f"the context of row {row} holds NaN or an infinite value; give finite numbers.")
     return values.astype(np.float32)
 
 
 def fitted_context(given: Any, rows: int, due: int | None) -> NDArray[Any] | None:
-    """``context`` as it was fitted with: refused where that was another, or none."""
+    """``context``, if the model was fitted with one of that size (``due``). Raises ValueError otherwise."""
     if given is None and due is not None:
-        raise ValueError(f"this model was fitted with a context of {due} numbers a row; give context=.")
+        raise ValueError(f"this model was fitted with a context of {due} numbers per row; give context=.")
     values = context(given, rows)
     have = None if values is None else values.shape[1]
     if have != due:
         was = "none" if due is None else f"one of {due}"
-        raise ValueError(f"the context has {have} numbers a row, and this model was fitted with {was}.")
+        raise ValueError(f"the context has {have} numbers per row, but this model was fitted with {was}.")
     return values
 
 
 def rows(
     x: NDArray[Any], binarise: Binarise, max_value: float, seed: int, device: str, context: NDArray[Any] | None
 ) -> Rows:
-    """``x`` as rows on ``device``, NaN for what is missing."""
+    """Make rows of ``x`` (NaN: missing) on ``device``."""
     rng, holes = generator(seed, "binarise"), np.isnan(x) if x.dtype.kind == "f" else None
     mask = None if holes is None or not holes.any() else ~holes
     x = x if mask is None else np.where(mask, x, 0)
@@ -240,7 +240,7 @@ def rows(
 
 
 def seed(random_state: int | np.random.RandomState | None) -> int:
-    """A seed; None takes fresh entropy, so that no global generator is read or moved."""
+    """A seed from ``random_state``; None: from the operating system, so that global generators are not used."""
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0]) >> 1
     if isinstance(random_state, np.random.RandomState):

@@ -1,4 +1,4 @@
-"""How an estimator learns: the inference and optimiser that its arguments ask for, by name or your own."""
+"""Make the inference and the optimiser from an estimator's arguments: by name, or a user's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lowerbound.storage import registry
 from lowerbound.training import WarmUp
 
 NAMES = ("AEVB",)
-"""The library's own ways to learn, by name."""
+"""The library's inferences, by name."""
 SETTINGS = {
     "objective": "auto",
     "gradient": None,
@@ -31,29 +31,29 @@ SETTINGS = {
     "precision": "float32",
     "compile": False,
 }
-"""The arguments of ``VAE`` that say how ``AEVB`` learns, with their defaults."""
+"""The arguments of ``VAE`` that are settings of ``AEVB``, with their defaults."""
 
 
 @dataclass(frozen=True)
 class NotGiven:
-    """An ``argument`` of your own, ``name``, that a saved estimator was fitted with and that ``load`` was not given."""
+    """Placeholder for a user's own function, called ``name``, which a saved estimator needs to be fitted again."""
 
     argument: str
     name: str
 
     def __call__(self, *_: object, **__: object) -> Any:
         raise ValueError(
-            f"the {self.argument} is your own {self.name}: pass it back, as load(path, {self.argument}=…)."
+            f"{self.argument} is your own {self.name}, which is not saved; give it by load(path, {self.argument}=…)."
         )
 
 
 def is_own(inference: object) -> bool:
-    """Whether an inference is neither None, for ``AEVB``, nor a name."""
+    """Whether an inference is a user's own: neither None (``AEVB``) nor a name."""
     return inference is not None and not isinstance(inference, str)
 
 
 def name_of(made_by: object) -> str:
-    """The name of a function or class of your own."""
+    """The name of a user's function or class."""
     if isinstance(made_by, partial):
         return name_of(made_by.func)
     if isinstance(made_by, str | NotGiven):
@@ -62,13 +62,13 @@ def name_of(made_by: object) -> str:
 
 
 def inference_for(given: Mapping[str, Any], model: LatentVariableModel, posterior: Posterior | None) -> Inference:
-    """The inference that the arguments ``given`` to an estimator ask for, of its model and posterior."""
+    """Make the inference from an estimator's arguments ``given``, for its model and posterior."""
     make = given["inference"]
     if is_own(make):
         made = make(model, posterior, **_settings(given, taken_by(make)))
         if isinstance(made, type) or not isinstance(made, Inference):
             raise ValueError(
-                f"inference is {name_of(make)}, which gave a {type(made).__name__}; let it give an object with "
+                f"inference is {name_of(make)}, which returned a {type(made).__name__}; return an object with "
                 "posterior, is_bound, describe() and start(model, rows)."
             )
         return made
@@ -76,12 +76,12 @@ def inference_for(given: Mapping[str, Any], model: LatentVariableModel, posterio
     settings = _settings(given, SETTINGS.keys())
     floor = settings.pop("free_bits")
     if floor and settings["objective"] is not objectives.elbo:
-        raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
+        raise ValueError('free_bits needs the KL in closed form; use it with objective="elbo".')
     return AEVB(posterior, penalties=(partial(objectives.free_bits, floor=floor),) if floor else (), **settings)
 
 
 def _settings(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The settings of those ``names``, as ``AEVB`` takes them; ``warm_up`` is part of ``beta``."""
+    """The settings ``names`` as arguments of ``AEVB``; ``warm_up`` becomes part of ``beta``."""
     gradient, beta, warm_up = given["gradient"], given["beta"], given["warm_up"]
     found = {
         "gradient": None if gradient is None else part_of("gradients", gradient),
@@ -99,43 +99,43 @@ def _settings(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any
 
 
 def optimizer_for(optimizer: str | Optimizer) -> Optimizer:
-    """The optimiser of that name, fused if it can be; a function as it is."""
+    """The optimiser of that name, fused if possible; a function is returned unchanged."""
     made: Callable[..., Any] = registry.find("optimizers", optimizer) if isinstance(optimizer, str) else optimizer
     by_name = isinstance(optimizer, str) and "fused" in inspect.signature(made).parameters
     return partial(made, fused=True) if by_name else made
 
 
 def taken_by(make: Callable[..., Any]) -> set[str]:
-    """The settings that a function takes by name."""
+    """The settings that are named arguments of a function."""
     taken = SETTINGS.keys() & inspect.signature(make).parameters.keys()
     return taken | {"warm_up"} if "beta" in taken else taken - {"warm_up"}
 
 
 def check_learning(given: Mapping[str, Any]) -> None:
-    """Refuse an inference that cannot be called, and settings that one of your own does not take."""
+    """Raise ValueError for an inference that cannot be called, and for settings that a user's own does not take."""
     make = given["inference"]
     if not callable(given["optimizer"]) and not isinstance(given["optimizer"], str):
         raise ValueError(
-            f"optimizer is {given['optimizer']!r}; give a name, or a function that makes one of parameters."
+            f"optimizer is {given['optimizer']!r}; give a name, or a function that makes an optimiser of parameters."
         )
     if not is_own(make) or isinstance(make, NotGiven):
         return
     if not callable(make):
         raise ValueError(
-            f"inference is {type(make).__name__}; give a name, or a function (or class) that makes an Inference of "
-            "(model, posterior)."
+            f"inference is {type(make).__name__}; give a name, or a function (or class) of (model, posterior) that "
+            "makes an Inference."
         )
     try:
         taken = taken_by(make)
         inspect.signature(make).bind(None, None, **dict.fromkeys(taken - {"warm_up"}))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"inference is called as {name_of(make)}(model, posterior), which it does not take ({error}); give all "
-            "other arguments by functools.partial."
+            f"inference is called as {name_of(make)}(model, posterior), which fails ({error}); bind all other "
+            "arguments by functools.partial."
         ) from error
     for name, default in SETTINGS.items():
         if given[name] is not default and given[name] != default and name not in taken:
             raise ValueError(
-                f"{name} is {given[name]!r}, a setting of AEVB, and the inference {name_of(make)} takes no argument of "
+                f"{name} is {given[name]!r}, a setting of AEVB, but the inference {name_of(make)} has no argument of "
                 "that name; leave it out."
             )

@@ -1,4 +1,4 @@
-"""Tables with missing cells for the imputer, from arrays and frames."""
+"""Convert arrays and frames to tables with missing cells for the imputer, and back."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def is_nothing(marker: Any) -> bool:
 
 
 def of_array(x: Array, names: Sequence[Name]) -> Frame:
-    """The columns of ``x [N, D]`` under ``names``, NaN for a missing cell."""
+    """The columns of ``x [N, D]`` with ``names``; NaN is a missing cell."""
     storages = (Storage("float", "float" if x.dtype == np.float32 else "double"),) * len(names)
     cells = tuple(Cells(column.astype(np.float64), ~np.isnan(column)) for column in x.T)
     return Frame(Source("pyarrow", tuple(names), storages), cells, len(x))
 
 
 def of_frame(X: Any, names: Sequence[Name] | None) -> Frame:
-    """A frame that was read, its columns in the order of ``names``, if given; others are left out, with a warning."""
+    """Read a frame. If ``names`` are given, its columns are put in that order, and others left out with a warning."""
     frame = read(X, "X")
     if names is None:
         return frame
     pairs = frame.ordered(names, "X", others=True)
     if others := frame.others(names):
         warnings.warn(
-            f"X has columns that the imputer was not fitted to, which are left out: {', '.join(map(repr, others))}",
+            f"X has columns that the imputer was not fitted to; they are left out: {', '.join(map(repr, others))}",
             stacklevel=4,
         )
     storages, cells = (tuple(each) for each in zip(*pairs, strict=True))
@@ -49,7 +49,7 @@ def of_frame(X: Any, names: Sequence[Name] | None) -> Frame:
 
 
 def marked(frame: Frame, marker: Any) -> Frame:
-    """Mark cells that hold ``marker`` as missing: text is compared with text, and numbers with numbers."""
+    """Mark cells equal to ``marker`` as missing; text is compared with text, and numbers with numbers."""
     if is_nothing(marker):
         return frame
     families = ("text", "category") if isinstance(marker, str) else _COUNTED
@@ -61,7 +61,7 @@ def marked(frame: Frame, marker: Any) -> Frame:
 
 
 def framed(frame: Frame, library: str = "default") -> Any:
-    """The frame in its own library, or in "pandas" or "polars" by their plain types."""
+    """Convert to a frame of its own library, or of "pandas" or "polars" with their basic types."""
     source = frame.source
     backend = _OUTPUTS.get(library, source.backend)
     if backend != source.backend:
@@ -75,7 +75,7 @@ def flagged(frame: Frame) -> Array:
 
 
 def zeroed(frame: Frame, empty: Mask) -> Frame:
-    """Fill with 0 the missing cells of columns that are ``empty`` and hold numbers, or nothing at all."""
+    """Fill columns that are ``empty`` with 0, unless they are text."""
     storages, cells = list(frame.source.storages), list(frame.cells)
     for j in np.flatnonzero(empty):
         if storages[j].family == "null":
@@ -87,7 +87,7 @@ def zeroed(frame: Frame, empty: Mask) -> Frame:
 
 
 def joined(frame: Frame, keep: Mask, flags: Array | None, names: Sequence[Name]) -> Frame:
-    """The columns to ``keep``, and ``flags [N, F]`` next to them as numbers 0 and 1: all under ``names``."""
+    """The columns to ``keep``, followed by the indicator columns ``flags [N, F]`` (0 and 1), all named by ``names``."""
     places, source = np.flatnonzero(keep), frame.source
     storages, cells = [source.storages[j] for j in places], [frame.cells[j] for j in places]
     for flag in () if flags is None else flags.T:

@@ -1,4 +1,4 @@
-"""Checks of the estimator's arguments, by name, before data are touched."""
+"""Check the estimator's arguments before the data are read."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from lowerbound.storage.registry import find, name_of, plain_name
 from lowerbound.storage.registry import names as names_of
 
 _LARGEST = {"latent_dim": 10**6, "random_state": 2**63 - 1}
-_LARGEST_COUNT = 10**9  # of anything else
+_LARGEST_COUNT = 10**9  # for other arguments
 _LARGEST_LAYER = 10**6
-_LARGEST_REAL = 1e30  # of settings: what they are multiplied by stays within single precision
+_LARGEST_REAL = 1e30  # so that products with a setting stay within single precision
 _THREADS_A_CORE = 10
 _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
 
 
 def check_parameters(given: Mapping[str, Any]) -> None:
-    """Refuse, in one sentence that names the argument, what ``VAE`` cannot be made with."""
+    """Raise ValueError, which names the argument, if ``VAE`` cannot be made with the ``given`` arguments."""
     for name in ("latent_dim", "batch_size", "epochs"):
         whole(name, given[name], 1)
     for name in ("patience", "threads", "draws"):
@@ -57,7 +57,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         if not isinstance(given[name], bool | np.bool_):
             raise ValueError(f"{name} is {_shown(given[name])}; give True or False.")
     if not isinstance(given["schema"], Schema | Mapping | None):
-        raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, as {{"age": "count"}}.')
+        raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, such as {{"age": "count"}}.')
     check_learning(given)
     _check_latents(given)
     _check_device(given["device"])
@@ -65,16 +65,16 @@ def check_parameters(given: Mapping[str, Any]) -> None:
 
 
 def _check_pairs(likelihood: Any, binarise: str, objective: Any, free_bits: float) -> None:
-    """Refuse arguments that are right each by itself, but not together."""
+    """Raise ValueError for arguments that are valid each by itself, but not together."""
     if binarise != "none" and isinstance(likelihood, str) and plain_name(likelihood) not in ("auto", "bernoulli"):
-        raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1: give "Bernoulli" or "auto".')
+        raise ValueError(f'likelihood is {likelihood!r}, but binarised values are 0 or 1; give "Bernoulli" or "auto".')
     objective = find("objectives", objective) if isinstance(objective, str) and objective != "auto" else objective
     if free_bits and objective not in (elbo, "auto"):
-        raise ValueError('free_bits are of the KL in closed form: they need objective="elbo".')
+        raise ValueError('free_bits needs the KL in closed form; use it with objective="elbo".')
 
 
 def whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number, or less than ``least``, or more than its argument takes."""
+    """Raise ValueError unless ``value`` is a whole number from ``least`` to the largest that its argument allows."""
     most = _LARGEST.get(name)
     limits = f"at least {least}" if most is None else f"from {least} to {most}"
     if not _is(value, Integral):
@@ -86,16 +86,16 @@ def whole(name: str, value: object, least: int) -> None:
 
 
 def _check_threads(threads: int | None) -> None:
-    """Refuse many more threads than processors: the system may not start them, which ends the process."""
+    """Raise ValueError for far more threads than processors; if the system cannot start them, the process is killed."""
     cores = os.cpu_count() or 1
     if threads is not None and threads > _THREADS_A_CORE * cores:
         raise ValueError(
-            f"threads is {threads}, and this machine has {cores} processors; give at most {_THREADS_A_CORE * cores}."
+            f"threads is {threads}, but this machine has {cores} processors; give at most {_THREADS_A_CORE * cores}."
         )
 
 
 def _real(name: str, value: object, least: float, above: bool = False, below: float = math.inf) -> None:
-    """Refuse what is no finite number of at least (or ``above``) ``least`` and less than ``below``."""
+    """Raise ValueError unless ``value`` is finite, at least ``least`` (or ``above`` it) and less than ``below``."""
     limits = (
         f"above {least:g}" if above else f"{least:g} or more" if math.isinf(below) else f"in [{least:g}, {below:g})"
     )
@@ -107,7 +107,7 @@ def _real(name: str, value: object, least: float, above: bool = False, below: fl
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
-    """Refuse a name that nothing bears, with the nearest that something does."""
+    """Raise ValueError for an unknown name, and suggest the most similar one."""
     one_of("network", given["network"], ("mlp", "conv"))
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
     one_of("missing", given["missing"], ("at_random", "self_masking"))
@@ -125,7 +125,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
 
 
 def one_of(argument: str, value: object, names: Sequence[str]) -> None:
-    """Refuse a name that is none of ``names``, and suggest the nearest."""
+    """Raise ValueError for a name that is not in ``names``, and suggest the most similar one."""
     if value in names:
         return
     near = difflib.get_close_matches(str(value).lower(), [name.lower() for name in names], n=1, cutoff=0.0)
@@ -134,12 +134,12 @@ def one_of(argument: str, value: object, names: Sequence[str]) -> None:
 
 
 def _check_parts(given: Mapping[str, Any]) -> None:
-    """Refuse parts and settings that are of another kind than they must be."""
+    """Raise ValueError for parts and settings of the wrong type."""
     hidden = given["hidden"]
     sizes: list[Any] = list(hidden) if isinstance(hidden, Iterable) and not isinstance(hidden, str) else [None]
     if not all(_is(size, Integral) and 0 < size <= _LARGEST_LAYER for size in sizes):
         raise ValueError(
-            f"hidden is {_shown(hidden)}; give the sizes of layers, whole numbers from 1 to {_LARGEST_LAYER}, as "
+            f"hidden is {_shown(hidden)}; give the sizes of layers, whole numbers from 1 to {_LARGEST_LAYER}, such as "
             "(256, 128)."
         )
     for name in ("encoder", "decoder"):
@@ -154,11 +154,13 @@ def _check_parts(given: Mapping[str, Any]) -> None:
             f"gradient is {_shown(given['gradient'])}; give a name, a function of a Draw and an objective, or None."
         )
     if not isinstance(given["posterior"], str) and not callable(given["posterior"]):
-        raise ValueError(f"posterior is {_shown(given['posterior'])}; give a name, or what makes a Posterior.")
+        raise ValueError(
+            f"posterior is {_shown(given['posterior'])}; give a name, or a function (or class) that makes a Posterior."
+        )
     if not isinstance(given["prior"], str | Prior | None):
         raise ValueError(f"prior is {_shown(given['prior'])}; give a name, a Prior, or None.")
     if not isinstance(given["activation"], str):
-        raise ValueError(f'activation is {_shown(given["activation"])}; give a name, as "SiLU".')
+        raise ValueError(f'activation is {_shown(given["activation"])}; give a name, such as "SiLU".')
     callbacks = given["callbacks"]
     if not isinstance(callbacks, Iterable) or not all(callable(callback) for callback in callbacks):
         raise ValueError(f"callbacks is {_shown(callbacks)}; give a list of functions of an Event.")
@@ -167,22 +169,22 @@ def _check_parts(given: Mapping[str, Any]) -> None:
 
 
 def _check_latents(given: Mapping[str, Any]) -> None:
-    """Refuse what no posterior can be made by, and parts of the library that do not go together."""
+    """Raise ValueError if no posterior can be made, and for parts of the library that do not fit together."""
     make, latent_dim = part_of("posteriors", given["posterior"]), given["latent_dim"]
     try:
         inspect.signature(make).bind(latent_dim, encoder=nn.Identity())
     except (TypeError, ValueError) as error:
         name = getattr(make, "__name__", type(make).__name__)
         raise ValueError(
-            f"posterior is called as {name}(latent_dim, encoder=…), which it does not take ({error}); give all other "
-            "arguments by functools.partial."
+            f"posterior is called as {name}(latent_dim, encoder=…), which fails ({error}); bind all other arguments by "
+            "functools.partial."
         ) from error
     if name_of(make.func if isinstance(make, functools.partial) else make) is None:
-        return  # your own is made and checked once there are rows
+        return  # a user's own posterior is made and checked when the rows are known
     with torch.device("meta"), seeded(0):
         like = make(latent_dim, encoder=nn.Identity())
         check_latents(build_prior(given["prior"], like, (1,), 1), like)
-    at_most = 20 if given["objective"] == "auto" else 1  # what draws=None becomes
+    at_most = 20 if given["objective"] == "auto" else 1  # the default of draws
     AEVB(
         like,
         objective=elbo if given["objective"] == "auto" else part_of("objectives", given["objective"]),
@@ -193,7 +195,7 @@ def _check_latents(given: Mapping[str, Any]) -> None:
 
 
 def _check_device(device: object) -> None:
-    """Refuse a device that is not there."""
+    """Raise ValueError for a device that is not available."""
     try:
         kind = torch.device(device).type if isinstance(device, str | torch.device) else None
     except RuntimeError:
@@ -204,7 +206,7 @@ def _check_device(device: object) -> None:
         torch.zeros((), device=device)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise ValueError(f'device {device!r} cannot be used ({reason}); give one that is there, as "cpu".') from error
+        raise ValueError(f'device {device!r} is not available ({reason}); give another one, such as "cpu".') from error
 
 
 def _is(value: object, kind: type) -> bool:

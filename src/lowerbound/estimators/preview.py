@@ -1,4 +1,4 @@
-"""Report what a fit would do with an array, and which of its values it would refuse, without fitting."""
+"""Report what a fit would do with an array, and which of its values are invalid, without fitting."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lowerbound.estimators.inputs import CHUNK, TOO_LARGE, WAY_OUT, check_array,
 from lowerbound.estimators.table_networks import family_of
 from lowerbound.schema import Column, Schema
 
-_NAMED = 5  # columns named in a sentence; of more, the number
+_NAMED = 5  # if there are more columns, a sentence gives their number instead of their names
 
 
 @dataclass(frozen=True)
 class Preview:
     """A preview of ``VAE().fit``; print it for a summary.
 
-    ``problems``: reasons why it would refuse the data; ``notes``: what it would accept, but you may want to know.
-    ``likelihood`` and ``why`` are None if the values have problems. ``bytes``: size of the data in memory. ``schema``:
-    the inferred schema of a frame; None for arrays, or if it cannot be inferred.
+    ``problems``: why a fit would raise an error. ``notes``: what a fit would accept, but may not be intended.
+    ``likelihood`` and ``why`` are None if there are problems. ``bytes``: size of the data in memory. ``schema``: the
+    inferred schema of a frame; None for arrays, or if it cannot be inferred.
     """
 
     rows: int
@@ -46,9 +46,9 @@ class Preview:
         about = f"{_rows(self.rows)} of shape {self.shape}, {self.dtype}, {_size(self.bytes)}"
         lines = [about if self.schema is None else str(self.schema)]
         if self.problems:
-            lines.append("a fit would refuse these data")
+            lines.append("a fit would raise an error for these data")
         else:
-            each = "the likelihood" if self.schema is None else "for each column a likelihood of its own"
+            each = "the likelihood" if self.schema is None else "one likelihood per column"
             of = f"{self.likelihood}: {self.why}" if self.schema is None else f"({self.why})"
             lines.append(f"a fit would use {each} {of}")
             lines.append(
@@ -60,7 +60,7 @@ class Preview:
     __str__ = words
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it; of a table with its ``columns``."""
+        """The preview as a dictionary for JSON, with the ``columns`` of a table."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "schema"}
         return found if self.schema is None else found | {"columns": [_described(each) for each in self.schema.columns]}
 
@@ -72,7 +72,7 @@ def preview(
     batch_size: int = 100,
     validation: float = 0.1,
 ) -> Preview:
-    """Preview a fit to ``x``, which is not copied. ``names``: those of its columns; ``source``: what to call ``x``."""
+    """Preview a fit to ``x``. ``names``: its column names; ``source``: the name of ``x`` in messages."""
     problems, notes, likelihood, why = [], [], None, None
     try:
         x = check_array(x, source)
@@ -102,7 +102,7 @@ def preview(
 
 
 def _unusable(x: NDArray[Any], names: Sequence[str] | None) -> Iterator[str]:
-    """Each kind of value that ``check_finite`` refuses: how many there are, and where the first is."""
+    """For each kind of value that ``check_finite`` rejects: their number, and where the first is."""
     if x.dtype.kind != "f":
         return
     count, first = dict.fromkeys(WAY_OUT, 0), {}
@@ -147,13 +147,13 @@ def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterato
 
 
 def course(rows: int, batch_size: int, validation: float) -> tuple[int, int]:
-    """How many rows are held out, and how many steps an epoch takes."""
+    """The number of held-out rows, and of steps per epoch."""
     held_out = max(0, min(round(validation * rows), rows - 1))
     return held_out, -(-(rows - held_out) // min(batch_size, rows - held_out)) if rows else 0
 
 
 def _described(column: Column) -> dict[str, Any]:
-    """A column of a table as JSON has it."""
+    """A column of a table as a dictionary for JSON."""
     found: dict[str, Any] = {name: getattr(column, name) for name in ("name", "kind", "why", "missing", "problems")}
     return found | {"likelihood": family_of(column)[0].__name__ if column.modelled else None}
 
@@ -173,7 +173,7 @@ def _rows(count: int) -> str:
 
 
 def _size(count: int) -> str:
-    """A number of bytes in words."""
+    """A number of bytes with a unit, as text."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -23,12 +23,12 @@ from lowerbound.schema.column import Name
 
 @dataclass(frozen=True, eq=False)
 class Odd:
-    """How odd rows are, in nats: ``score [N]`` = −log p(x).
+    """Anomaly scores in nats: ``score [N]`` = −log p(x), for the observed cells of each row.
 
-    It is the sum of ``cells``, a frame of the columns' shares (0 where a cell is missing), and of ``latent [N]``, how
-    far the row's latents lie from the prior.
+    The score is the sum of the contributions of ``cells``, a frame with one column per modelled column (0 for missing
+    cells), and of ``latent [N]``, the KL divergence between the row's latents and the prior.
 
-    ``standard_error [N]``: Monte Carlo error of the score. ``ess [N]``: effective sample size of the draws behind it.
+    ``standard_error [N]``: the Monte Carlo error of the score. ``ess [N]``: its effective sample size.
     """
 
     score: NDArray[np.float64]
@@ -39,7 +39,7 @@ class Odd:
 
 
 class Querying(Fitted):
-    """Methods of an estimator about single cells: completions, conditional draws, anomaly scores, denoising."""
+    """The estimator's methods for single cells: imputation, conditional samples, anomaly scores."""
 
     def impute(
         self,
@@ -53,17 +53,19 @@ class Querying(Fitted):
     ) -> Any:
         """Return ``X`` with missing cells filled: one best completion or, with ``draws``, a list of random completions.
 
-        The best value is E[x|observed cells] of numbers (of positive numbers the expected median given z), the most
-        probable class, and the median of ordered levels, each within the range of the fitted cells. Draws are from
-        p(missing|observed); how far they spread says how far to trust them. Both come from importance sampling of the
-        latents with ``samples`` draws per row. Rows with too few effective draws get a proposal of their own, then ten
-        times as many draws, and then Hamiltonian chains, which are slow: by default only for ``draws``, otherwise as
-        ``refine`` says. Warns of rows that
-        are left with too few draws, and of cells that stay missing. Columns that the model was not fitted to are kept,
-        or of them only those in ``keep``.
+        The best value of a number is E[x|observed cells] (for positive numbers, the expectation of the median given z),
+        that of a class the most probable one, that of ordered levels the median; each is within the range of the fitted
+        cells. Draws are from p(missing|observed); their spread measures the uncertainty.
 
-        A row's answer depends on the row, the model and ``random_state``, and on no row that differs from it. Equal
-        rows get equal best values, and draws of their own.
+        Both use importance sampling with ``samples`` draws of the latents per row. Rows with too few effective draws
+        get a proposal fitted to the row, then ten times as many draws, then MCMC chains. Chains are slow; ``refine``
+        turns them on or off (default: on for ``draws``, off for best values). A warning is given for rows that still
+        have too few effective draws, and for cells that stay missing.
+
+        ``keep``: which of the columns that the model was not fitted to are in the result (default: all).
+
+        The result for a row depends on that row, the model and ``random_state``, not on other rows. Equal rows get
+        equal best values, but different draws.
         """
         coded, rows = self._table(X, "impute", kept=None)
         coded = coded if keep is None else frames.without(coded, keep)
@@ -91,9 +93,9 @@ class Querying(Fitted):
         return [frames.completed(each, of, coded, own) for each, own in zip(found.draws, levels, strict=True)]
 
     def anomaly(self, X: Any, *, samples: int = 1000, keep: Sequence[Name] = ()) -> Odd:
-        """How odd each row of the frame ``X`` is: −log p of its observed cells, and what each cell adds to it.
+        """Anomaly scores of the rows of the frame ``X``: −log p of the observed cells, and each cell's contribution.
 
-        ``keep``: columns of ``X`` that come before the others in the frame of ``cells``.
+        ``samples``: importance samples per row. ``keep``: columns of ``X`` to put first in the frame of ``cells``.
         """
         coded, rows = self._table(X, "anomaly", keep)
         rng = generator(self.seed_, "anomaly", device=self.device)
@@ -104,7 +106,7 @@ class Querying(Fitted):
 
     def _sample_given(self, n_samples: int, given: Mapping[Name, Any], random_state: int | None) -> Any:
         if getattr(self, "schema_", None) is None:
-            raise ValueError("given= names columns of a table, and this model was fitted to an array: fit a frame.")
+            raise ValueError("given= needs a model of a table, but this model was fitted to an array; fit a frame.")
         values, known = frames.row_given(given, self._schema())
         like = next(self.model_.parameters())
         x = torch.tensor(np.nan_to_num(self._schema().standardise(values)), dtype=like.dtype, device=like.device)
@@ -118,7 +120,7 @@ class Querying(Fitted):
         return frames.decoded(drawn, self._schema(), np.random.default_rng(seed), exact=(values, known))
 
     def _chains(self) -> queries.Refine:
-        """Those that the latents allow: Hamiltonian ones are of real numbers."""
+        """The type of chains: Hamiltonian for real-valued latents, else Metropolis-within-Gibbs."""
         return "hmc" if self.posterior_.unconstrained else "gibbs"
 
     def _schema(self) -> Schema:
@@ -129,8 +131,8 @@ class Querying(Fitted):
         inputs.check_fitted(self)
         if self.schema_ is None:
             raise ValueError(
-                f"{asked} is of tables, and this model was fitted to an array: fit a frame, as pandas.DataFrame(X), "
-                'with likelihood="auto".'
+                f"{asked} needs a model of a table, but this model was fitted to an array; fit a frame, such as "
+                'pandas.DataFrame(X), with likelihood="auto".'
             )
         coded = self._encoded(X, kept)
         return coded, self._supported(frames.standardised(coded.values, self.schema_), "none", None)

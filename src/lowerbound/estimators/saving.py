@@ -1,4 +1,4 @@
-"""Write an estimator's parameters and what it took from the data as JSON, and read them back, checked."""
+"""Write an estimator's parameters and fitted attributes as JSON, and read and check them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from lowerbound.schema.column import CLASSES
 from lowerbound.storage.model import Saved, rebuild
 from lowerbound.storage.parts import CONFIG, encode
 
-_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # and not of the model
-_MADE_BY = ("inference", "optimizer", "posterior")  # may be functions of your own, of which a file holds the name
+_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # of fitting only
+_MADE_BY = ("inference", "optimizer", "posterior")  # a user's own function is stored by name only
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|longdouble|[<>][iuf][248]")
 _FITTED: dict[str, Check] = {
     "n_features_in": whole("a whole number above 0", 1),
@@ -51,15 +51,15 @@ _FITTED: dict[str, Check] = {
     "objective_is_bound": TRUTH,
 }
 """The check of each value that was taken from the data."""
-_LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # of some models and formats only
+_LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # absent from some models and formats
 _NO_VAE = f"{CONFIG} does not describe a VAE"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The values that an estimator takes from the data in ``fit``; ``names``: those of the columns, if they have any.
+    """The attributes that an estimator takes from the data in ``fit``; ``names``: those of the columns, if any.
 
-    ``objective_is_bound`` is kept of an inference of your own only: of others it follows from the parameters.
+    ``objective_is_bound`` is stored only for a user's own inference; otherwise it follows from the parameters.
     """
 
     n_features: int
@@ -75,7 +75,7 @@ class Fitted:
 
 
 def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
-    """The parameters of an estimator and what it took from the data, as JSON."""
+    """The parameters and fitted attributes of an estimator, as a dictionary for JSON."""
     kept = {name: value for name, value in parameters.items() if name not in (*_OF_THE_FITTING, "schema")}
     if isinstance(kept["random_state"], np.random.RandomState):
         kept["random_state"] = fitted.seed
@@ -98,14 +98,14 @@ def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
 
 
 def _is_own(value: object) -> bool:
-    """Whether ``value`` is your own function or class, which ``encode`` cannot describe but by its name."""
+    """Whether ``value`` is a user's function or class, which is stored by name only."""
     return is_own(value) and "own" in encode(value)
 
 
 def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[str, Any], Fitted]:
-    """The parameters and the fitted values that ``described`` wrote; ``defaults``: all parameters of the estimator.
+    """Read the parameters and fitted attributes that ``described`` wrote; ``defaults``: all parameters' defaults.
 
-    Raises ``FormatError`` for anything else, and for parts that do not compute together.
+    Raises ``FormatError`` if they are invalid, or if the parts do not fit together.
     """
     extra = saved.extra
     if extra["estimator"] != "VAE" or not isinstance(extra.get("parameters"), dict):
@@ -135,7 +135,7 @@ def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> 
 
 
 def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a file, with ``defaults`` for those that say how a fit is to run here."""
+    """The parameters of a file, with ``defaults`` for those that concern the running of a fit (device, threads, …)."""
     given = saved.extra["parameters"]
     due = set(defaults) - {*_OF_THE_FITTING, "schema"}
     if unknown := sorted(given.keys() - due):
@@ -152,7 +152,7 @@ def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) 
 
 
 def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Stand-ins for functions of your own that only another fit needs."""
+    """Placeholders for a user's own functions, which are only needed for another fit."""
     described = {name: parameters.get(name) for name in _MADE_BY}
     return {
         name: NotGiven(name, shown(value["own"]).strip("'"))
@@ -162,7 +162,7 @@ def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_array(fitted: Mapping[str, Any]) -> None:
-    """Refuse what was fitted to an array if its numbers do not fit each other."""
+    """Raise ``FormatError`` if the fitted attributes of an array model are inconsistent."""
     names, features = fitted["feature_names_in"], fitted["n_features_in"]
     if fitted["shape"][:1] != [features] or len(names) not in (0, features):
         raise FormatError(
@@ -172,12 +172,12 @@ def _check_array(fitted: Mapping[str, Any]) -> None:
 
 
 def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: Saved) -> None:
-    """Refuse a schema whose columns are not those of the networks and the likelihood."""
+    """Raise ``FormatError`` if the schema's columns are not those of the networks and the likelihood."""
     columns, names = schema.modelled, [str(name) for name in schema.names]
     alike = fitted["shape"] == [len(columns)] and fitted["n_features_in"] == len(names)
     product = saved.model.likelihood.of_values
     if not alike or fitted["feature_names_in"] not in ([], names) or not isinstance(product, Product):
-        raise FormatError(f"{CONFIG}: the schema is not of the table that the model was fitted to; {WAY_OUT}.")
+        raise FormatError(f"{CONFIG}: the schema is not that of the table that the model was fitted to; {WAY_OUT}.")
     values = {j: part.n_values or 0 for part, block in zip(product.likelihoods, product.of, strict=True) for j in block}
     if len(values) != len(columns):
         raise FormatError(
@@ -190,6 +190,6 @@ def _check_table(fitted: Mapping[str, Any], schema: Schema, saved: Saved) -> Non
         classes = {values[j], *(each[j] or column.n_classes for each in cells if j < len(each))}
         if classes != {column.n_classes if column.kind in CLASSES else 0}:
             raise FormatError(
-                f"{CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, and the "
+                f"{CONFIG}: column {shown(column.name)} is {column.kind} of {column.n_classes} classes, but the "
                 f"model has {' and '.join(map(str, sorted(classes)))} for it; {WAY_OUT}."
             )

@@ -25,12 +25,12 @@ from lowerbound.likelihoods import Product
 from lowerbound.schema.column import Name
 from lowerbound.training import in_order
 
-STANDARD_ERROR, BUDGET = 0.1, 3000  # of a row's log p(x), in nats; draws per row, on average
+STANDARD_ERROR, BUDGET = 0.1, 3000  # of log p(x) per row, in nats; mean number of draws per row
 _DRAWS, _MORE_DRAWS, _FEW = 100, 1000, 3  # of score_samples: draws, those of rows with few effective ones, and how few
 
 
 class Scoring(Fitted):
-    """The estimator's methods that give log p(x), and how far to trust it."""
+    """The estimator's methods that estimate log p(x) and its error."""
 
     def score_samples(
         self,
@@ -40,18 +40,18 @@ class Scoring(Fitted):
         standardised: bool = False,
         keep: Sequence[Name] = (),
     ) -> Any:
-        """log p(x) of each row in nats, ``[N]``: importance sampling, low in expectation.
+        """Estimate log p(x) of each row in nats, ``[N]``, by importance sampling; the estimate is biased downwards.
 
-        From q(z|x), 100 draws of each row; rows of which fewer than 3 are effective get 1,000, half of them from a
-        proposal of their own (``evidence.proposals``), and a warning counts those of which even these are too few. With
-        ``samples``, as many for all rows, from q alone.
+        Each row gets 100 draws from q(z|x). Rows with fewer than 3 effective draws get 1,000, half of them from a
+        proposal fitted to the row; a warning counts rows for which this is still too few. ``samples``: use this number
+        of draws from q for all rows instead.
 
-        Of a table it is that of the observed cells, 0 where a row has none; densities are in the columns' own units or,
-        with ``standardised``, per unit of their spread. With ``keep``, columns of the frame ``X``, it is a frame of
-        these and of log_p.
+        For a table it is log p of the observed cells (0 if there are none). Densities are in the columns' own units or,
+        with ``standardised``, per unit of their spread. ``keep``: columns of the frame ``X``; the result is then a
+        frame of these and of log_p.
 
-        All rows share the same noise, so that a row's score does not depend on the other rows; a mean over rows
-        therefore has a Monte Carlo error that more rows do not reduce. For a mean with its standard error, use
+        All rows share the same noise, so that a row's score does not depend on the other rows. A mean over rows
+        therefore has a Monte Carlo error that more rows do not reduce; for a mean with its standard error, use
         ``log_likelihood``.
         """
         if samples is not None:
@@ -72,7 +72,7 @@ class Scoring(Fitted):
         return frames.beside(X, keep, {"log_p": found}) if len(keep) else found
 
     def _scored(self, rows: Rows, samples: int, standardised: bool, fit: bool = False) -> tuple[Tensor, Tensor]:
-        """log p(x) ``[N]``, and effective draws: those of rows without any observed cell are none too few."""
+        """log p(x) and the effective sample size, ``[N]`` each; exact for rows without observed cells."""
         scores, effective = [], []
         thresholds = torch.rand(self.shape_, generator=self._rng("thresholds"), device=self.device)
         for batch, real in in_order(rows, USE_BATCH):
@@ -82,7 +82,7 @@ class Scoring(Fitted):
             log_p, _, ess, _ = row_totals(self.model_, self.posterior_, batch, samples, rng, fit)
             if not self.model_.likelihood.informative:
                 holds = _holds_something(batch)
-                log_p, ess = torch.where(holds, log_p, 0), torch.where(holds, ess, samples)  # exactly: q is not p(z)
+                log_p, ess = torch.where(holds, log_p, 0), torch.where(holds, ess, samples)  # exact: nothing observed
             scores.append((log_p + self._per_spread(batch) if standardised else log_p)[:real])
             effective.append(ess[:real])
         return torch.cat(scores), torch.cat(effective)
@@ -101,12 +101,12 @@ class Scoring(Fitted):
         standard_error: float = STANDARD_ERROR,
         budget: float | None = BUDGET,
     ) -> evidence.LogLikelihood:
-        """log p(x) by importance sampling, with draws of each row's own: estimates, errors, effective sizes, k̂.
+        """Estimate log p(x) by importance sampling, with independent draws per row: estimates, errors, ESS and k̂.
 
-        Each row has the draws that it needs for ``standard_error``, from a Student's t fitted to p(z|x) where q's
-        serve it badly, and all together cost at most ``budget`` draws per row on average (``evidence.to_precision``).
-        With ``samples``, as many of each row from q instead: the bound of Burda et al. 2016. ``seed`` fixes the draws,
-        and how grey values are binarised; without one they are the model's own.
+        The number of draws is chosen per row to reach ``standard_error``, at most ``budget`` draws per row on average
+        (``evidence.to_precision``). Where q is a poor proposal, a Student's t fitted to p(z|x) is used. ``samples``:
+        use this number of draws from q for all rows instead (the bound of Burda et al. 2016). ``seed`` determines the
+        draws and the binarisation of grey values (default: the model's seed).
         """
         seed = self.seed_ if seed is None else seed
         return self._log_likelihood(X, samples, context, seed, 0, standard_error, budget)
@@ -121,7 +121,7 @@ class Scoring(Fitted):
         standard_error: float = STANDARD_ERROR,
         budget: float | None = BUDGET,
     ) -> evidence.LogLikelihood:
-        """``log_likelihood`` of rows that depend on ``seed`` alone, and draws that depend on ``stream`` too."""
+        """``log_likelihood``, where binarisation depends on ``seed`` and draws on ``seed`` and ``stream``."""
         rows = self._supported(self._checked(X), "afresh", context)
         device, targets = next(self.model_.parameters()).device, of_model(self.model_, self.posterior_)
         rng = generator(seed, "evidence", device=device)
@@ -145,9 +145,10 @@ class Scoring(Fitted):
         train: ArrayLike | None = None,
         context: ArrayLike | None = None,
     ) -> evidence.Evidence:
-        """log p(x) of rows, by as many draws as each needs, with annealing, a sandwich and a verdict: ``judge_model``.
+        """Estimate log p(x) and check the estimates by annealing and upper and lower bounds, with a verdict.
 
-        Print it for the verdict; ``importance`` holds each row's estimate, its standard error, ESS and k̂.
+        The arguments are those of ``lowerbound.evidence.judge_model``. Print the result for the verdict; its
+        ``importance`` has the estimate, standard error, ESS and k̂ of each row.
         """
         rows = self._supported(self._checked(X), "afresh", context)
         return evidence.judge_model(
@@ -175,7 +176,7 @@ class Scoring(Fitted):
 
 
 def _holds_something(batch: Batch) -> Tensor:
-    """Rows ``[B]`` of which at least one value is observed."""
+    """Which rows ``[B]`` have an observed value."""
     if batch.mask is None:
         return torch.ones(len(batch.x), dtype=torch.bool, device=batch.x.device)
     return batch.mask.flatten(1).any(1)

@@ -28,31 +28,31 @@ from lowerbound.likelihoods import (
 from lowerbound.schema import Column, Schema
 from lowerbound.schema.column import CLASSES
 
-_MANY_ZEROS = 0.5  # a share of a count's cells
+_MANY_ZEROS = 0.5  # share of zeros above which a count is zero-inflated
 _AN_ATOM = 0.05
-_NARROW = 0.8  # variance over mean; of 1,000 counts of a Poisson it is 1 ± .045
-_LEAST_SCALE = 1e-3  # of a column's spread
+_NARROW = 0.8  # a variance/mean below this is narrower than Poisson; for 1,000 Poisson counts it is 1 ± 0.045
+_LEAST_SCALE = 1e-3  # relative to a column's spread
 
 
 def product_of(schema: Schema) -> Product:
-    """A likelihood for the modelled columns, by their kinds: one for all columns of a family.
+    """The likelihood of the modelled columns, chosen by their kinds; columns of one family share a likelihood.
 
-    Of values as ``Schema.standardise`` has them; log p is in the columns' own units.
+    It is for values standardised by ``Schema.standardise``; log p is in the columns' own units.
     """
     families: dict[tuple[type[Factorised], int, bool], list[int]] = {}
     for j, column in enumerate(schema.modelled):
-        families.setdefault((*family_of(column), column.heavy_tailed), []).append(j)  # tails of their own
+        families.setdefault((*family_of(column), column.heavy_tailed), []).append(j)  # with tails of their own
     parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
     return Product(parts, list(families.values()), [column.scale for column in schema.modelled])
 
 
 def family_of(column: Column) -> tuple[type[Factorised], int]:
-    """The likelihood of a column: its class, and how many classes it has.
+    """The likelihood of a column and its number of classes.
 
-    Real numbers are of Student's t whose scale is the decoder's: its tails are learned, and where scales differ from
-    row to row a normal's would be driven by the few rows that lie far off (Mattei & Frellsen 2019). Counts that vary
-    less than Poisson's are of a rounded logistic: a negative binomial cannot be narrower. Between two bounds
-    it is a logit-normal with a probability at each of both, and of counts a logistic of as many levels.
+    Real numbers have Student's t with learned degrees of freedom and a scale from the decoder; a normal with such a
+    scale would be dominated by outliers (Mattei & Frellsen 2019). Counts that vary less than a Poisson's have a rounded
+    logistic, because a negative binomial cannot be narrower than a Poisson. Numbers between two bounds have a
+    logit-normal with a probability at each bound, and counts between two bounds a discretised logistic.
     """
     family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0

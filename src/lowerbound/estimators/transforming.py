@@ -1,4 +1,4 @@
-"""Rows as latents and back: q(z|x), its moments, and what the decoder makes of them."""
+"""Encode rows as latents and decode latents: q(z|x), its moments, and E[x|z]."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return mean
 
     def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
-        """The approximate posterior of each row, an ``Encoding``: from 1,000 draws where it has no closed form.
+        """Mean and standard deviation of q(z|x) per row, an ``Encoding``; from 1,000 draws if there is no closed form.
 
-        For a row without any observed value it is exactly the prior. With ``keep``, columns of the frame ``X``, it is a
-        frame of these and of mean0, …, sd0, ….
+        For a row without observed values they are those of the prior. ``keep``: columns of the frame ``X``; the result
+        is then a frame of these and of mean0, …, sd0, ….
         """
         x = self._checked(X, kept=keep)
         out = [
@@ -59,8 +59,10 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return frames.beside(X, keep, {"mean": found.mean, "sd": found.scale}) if len(keep) else found
 
     def kl(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[np.float64] | None:
-        """KL(q(z|x) ‖ p(z)) of each dimension of z in nats, ``[N, d]``; None where a latent's dimensions depend on each
-        other. Of a latent with parents, and where there is no closed form, it is a mean over 1,000 draws."""
+        """KL(q(z|x) ‖ p(z)) of each dimension of z in nats, ``[N, d]``; None if dimensions of a latent are dependent.
+
+        For a latent with parents, or without a closed form, it is a mean over 1,000 draws.
+        """
         found = []
         for nodes, real in self._nodes(X, context):
             each = [per_dim for node in nodes if (per_dim := node.mean_kl_per_dim) is not None]
@@ -70,7 +72,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return torch.cat(found).double().cpu().numpy()
 
     def kl_of_latents(self, X: ArrayLike, context: ArrayLike | None = None) -> dict[str, NDArray[np.float64]]:
-        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N]``, by its name ("z", where there is one); see ``kl``."""
+        """KL(q(z|x) ‖ p(z)) of each latent in nats, ``[N]``, by name ("z" if there is only one); see ``kl``."""
         found: dict[str, list[Tensor]] = {}
         for nodes, real in self._nodes(X, context):
             for node in nodes:
@@ -89,14 +91,14 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
             yield [found[name] for name in (p.events if isinstance(p, distributions.Latents) else found)], real
 
     def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
-        """E[x|z] of latents ``X [N, d]`` (the most probable class for categories), ``[N, *X]``."""
+        """Decode latents ``X [N, d]``: E[x|z] (for classes the most probable one), ``[N, *X]``."""
         inputs.check_fitted(self)
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
         inputs.check_finite(z)
         if z.shape[1] != self._n_features_out:
             own = self._n_features_out
             of = f"latent_dim={self.latent_dim}" + ("" if self.latent_dim == own else f" and a z of {own} numbers")
-            raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}.")
+            raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}; give one column per latent.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
         means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]
         return self._framed(self._given(torch.cat(means), z.dtype))
@@ -116,7 +118,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
     def _posteriors(
         self, x: NDArray[Any], context: ArrayLike | None
     ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
-        """q(z|x) of ``x`` in batches of one size, with how many rows of each are real."""
+        """q(z|x) of ``x`` in batches of a fixed size, with the number of rows of each that are not padding."""
         with eval_mode(self.model_, self.posterior_), torch.no_grad():
             rows = self._supported(x, "mean", context)
             for batch, real in in_order(rows, USE_BATCH):

@@ -1,4 +1,4 @@
-"""Try a model that was read from a folder on one row: its parts must compute together and give finite numbers."""
+"""Test a model that was read from a folder on one row: its parts must fit together and give finite numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from lowerbound.storage.parts import CONFIG
 def check_computes(
     model: LatentVariableModel, posterior: Posterior | None, context: int | None, shape: tuple[int, ...]
 ) -> None:
-    """Refuse a model that gives the latent 0 no row of ``shape``, or that row no posterior, as ``FormatError``.
+    """Raise ``FormatError`` unless z = 0 can be decoded to a row of ``shape``, and that row encoded.
 
-    ``posterior``: None if there is none.
+    ``posterior``: None if the model has none.
     """
     like = next(model.parameters())
     try:
@@ -35,24 +35,24 @@ def check_computes(
         params = model.decode(like.new_zeros(()).expand(1, 1, *event), beside)
         row = model.likelihood.point(params).squeeze(0)
         if row.shape[1:] != shape:
-            raise ValueError(f"a row is {list(row.shape[1:])}, where {list(shape)} is due")
+            raise ValueError(f"a decoded row has shape {list(row.shape[1:])} instead of {list(shape)}")
         batch = Batch(row, None, torch.zeros(1, dtype=torch.int64), like.new_ones(1), beside)
         numbers = [params]
         if posterior is not None:
             found = draw(model, posterior, batch, generator(0, "trial", device=like.device))
             numbers += [part for node in found.nodes for part in (node.z, node.log_q, node.log_p)]
         if not all(bool(part.isfinite().all()) for part in numbers):
-            raise ValueError("its numbers are not finite")
+            raise ValueError("the results are not finite")
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")[:200]
         raise FormatError(
-            f"{CONFIG} and {TENSORS} describe parts that do not compute together ({reason}); restore them or fit "
+            f"{CONFIG} and {TENSORS} describe parts that do not fit together ({reason}); restore them or fit "
             "the model again."
         ) from error
 
 
 def _check_context(model: LatentVariableModel, posterior: Posterior | None, context: int | None) -> None:
-    """Refuse a context of another size than the networks take."""
+    """Raise ValueError for a context of another size than the networks take."""
     modules = [*model.modules(), *([] if posterior is None else posterior.modules())]
     above = _parents(model.prior) | _parents(posterior)
     sizes = {module: getattr(module, "context", 0) for module in modules}  # of another library's module it may be any

@@ -41,7 +41,7 @@ from lowerbound.schema.column import Name
 from lowerbound.storage.model import Saved, save
 from lowerbound.training import Callback, Event, History, Schedule, train
 
-_IWAE_DRAWS = 20  # of "iwae", and so of the bound where cells are missing. Mattei & Frellsen 2019
+_IWAE_DRAWS = 20  # default draws of "iwae", the default objective if cells are missing. Mattei & Frellsen 2019
 
 
 class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
@@ -68,7 +68,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; else a function (or class) that makes
         an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
-    learning_rate, batch_size, epochs : of the optimiser; rows per step; epochs, at most.
+    learning_rate, batch_size, epochs : learning rate or ``Schedule``; rows per step; largest number of epochs.
     validation, patience : share of rows held out to choose the best epoch; epochs without improvement before training
         stops (None: never).
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
@@ -227,17 +227,17 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _keep_history(self, event: Event) -> None:
-        """Keep the history during training, so that it is there even if the model cannot be written in the end."""
+        """Store the history during training, so that it is available even if the model cannot be written."""
         self.history_ = event.history
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train for one epoch on these rows; the first call builds the model. No rows are held out.
 
-        objective="auto" does not depend on which rows come first: it is IWAE of a table, whose later rows may have
-        missing cells, and the ELBO of an array.
+        Here objective="auto" does not depend on the first rows: it is "iwae" for tables, because later rows may have
+        missing cells, and "elbo" for arrays.
         """
         if is_own(self.inference):
-            raise ValueError("your own inference starts with all rows, which partial_fit does not have; use fit.")
+            raise ValueError("an inference of your own needs all rows, which partial_fit does not have; use fit.")
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
@@ -273,8 +273,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     ) -> Any:
         """Draw rows from the model, ``[n_samples, *X]`` or a frame; without ``random_state``, the same rows each time.
 
-        ``context``: of each row, ``[n_samples, C]``, or one for all, ``[C]``. ``given``: cells of a table that are
-        known, by column, as {"sex": "Female", "age": 37}: rows from p(x|given), by inference.
+        ``context``: one per row, ``[n_samples, C]``, or one for all rows, ``[C]``. ``given``: known cells of a table by
+        column, such as {"sex": "Female", "age": 37}; rows are then drawn from p(x|given).
         """
         inputs.check_fitted(self)
         whole("n_samples", n_samples, 1)
@@ -315,7 +315,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def restore(cls, saved: Saved, own: dict[str, Any]) -> Self:
-        """The estimator that ``save`` wrote. Raises ``FormatError`` for a file that describes none."""
+        """Restore the estimator that ``save`` wrote. Raises ``FormatError`` for an invalid file."""
         parameters, fitted = saving.restored(saved, own, cls().get_params(deep=False))
         vae = cls(**parameters)
         vae.model_, vae.history_ = saved.model.eval(), saved.history
@@ -330,9 +330,9 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return vae
 
     def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]:
-        """Convert ``X`` to finite numbers of the fitted shape, NaN where a table has a missing cell.
+        """Convert ``X`` to numbers of the fitted shape: finite, or NaN for missing cells of a table.
 
-        With ``reset``, this is the data to fit, whose shape and columns are taken over.
+        ``reset``: ``X`` is the data to fit, so its shape and columns are stored.
         """
         if reset:
             given = self.get_params(deep=False)
@@ -358,11 +358,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(names, dtype=object)
 
     def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded:
-        """The rows of a frame by the fitted schema; ``keep``: with what ``decode`` needs to bring all cells back."""
+        """Encode the rows of a frame by the fitted schema; ``keep``: with all that is needed to restore every cell."""
         return frames.encoded(X, self._schema(), self.strict, True, kept, keep)
 
     def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
-        """Build the model for rows like ``x``, and return the rows to fit. If ``x`` is refused, nothing changes."""
+        """Build the model for rows like ``x``, and return the rows to fit. If this fails, no attribute is changed."""
         seed = inputs.seed(self.random_state) if seed is None else seed
         max_value = (255.0 if x.dtype == np.uint8 else 1.0) if self.max_value is None else float(self.max_value)
         binarised = self.binarise != "none"
@@ -382,12 +382,12 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
 
     @property
     def objective_is_bound(self) -> bool:
-        """Whether what ``fit`` maximises is known to bound log p(x): not where the KL is weighted or has free bits."""
+        """Whether ``fit`` maximises a known lower bound on log p(x); False if the KL is weighted or has free bits."""
         return self._is_bound if is_own(self.inference) else self._inference().is_bound
 
     @property
     def objective_(self) -> str | Objective:
-        """``objective``, and what "auto" stands for; of an inference of your own, its name."""
+        """The objective, with "auto" resolved; for an inference of your own, its name."""
         if is_own(self.inference) and "objective" not in taken_by(self.inference):
             return name_of(self.inference)
         if self.objective != "auto":
@@ -396,7 +396,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
 
     @property
     def draws_(self) -> int:
-        """``draws``, with what None is."""
+        """The number of draws, with None resolved."""
         if self.draws is not None:
             return self.draws
         return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else 1
@@ -409,7 +409,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)
 
     def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
-        """Rows that the model can produce: as they are, or grey ones by ``binarise`` if it is of binarised ones."""
+        """Make rows; if the model was fitted to binarised values, grey values are binarised by ``binarise``."""
         given = inputs.fitted_context(context, len(x), self.n_context_)
         if self.binarise != "none":
             return self._rows(x, binarise, given)
