@@ -490,7 +490,7 @@ def test_what_cannot_be_answered_is_refused():
         complete(other, q, ROWS, rng())
     with pytest.raises(ValueError, match="use log_likelihood for the score alone"):
         anomaly(other, q, ROWS, rng())
-    with pytest.raises(ValueError, match='refine takes "hmc", "gibbs" or None'):
+    with pytest.raises(ValueError, match='refine must be "hmc", "gibbs" or None'):
         complete(model, q, ROWS, rng(), refine="mala")
     with pytest.raises(ValueError, match="draws must be at least 1, or None"):
         complete(model, q, ROWS, rng(), draws=0)

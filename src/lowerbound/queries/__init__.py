@@ -1,4 +1,4 @@
-"""Questions to a fitted model about rows whose cells are not all known."""
+"""Queries of a fitted model about incomplete rows: completions, conditional samples, anomaly scores, denoising."""
 
 from lowerbound.queries.anomaly import Anomaly, anomaly
 from lowerbound.queries.completion import Completion, Conditional, complete, condition, conditional

@@ -1,4 +1,4 @@
-"""How unlikely a row is, which of its cells say so, and how much its latents do."""
+"""Anomaly scores: −log p(x) of a row, split into contributions of its cells and of its latents."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from lowerbound.queries.posterior_sampling import ENOUGH, Part, Sampling, parts
 
 @dataclass(frozen=True)
 class Anomaly:
-    """Scores in nats, one for each row: ``score`` = Σ ``cells`` + ``latent``.
+    """Anomaly scores per row, in nats: ``score`` = Σ ``cells`` + ``latent``.
 
-    ``score [N]``: −log p(x_observed), by importance sampling, with its ``standard_error [N]`` and effective draws
-    ``ess [N]``. ``cells [N, *X]``: −E[log p(x_j|z)] over p(z|x_observed), 0 where nothing is observed.
-    ``latent [N]``: KL(p(z|x_observed) ‖ p(z)), how far from the prior the row's latents have to be.
+    - ``score [N]``: −log p(x_observed), estimated by importance sampling.
+    - ``cells [N, *X]``: −E[log p(x_j|z)] over p(z|x_observed); 0 for missing cells.
+    - ``latent [N]``: KL(p(z|x_observed) ‖ p(z)), the distance of the row's latents from the prior.
+    - ``standard_error [N]`` and ``ess [N]``: Monte Carlo error and effective sample size of the score.
     """
 
     score: Array
@@ -40,13 +41,12 @@ def anomaly(
 ) -> Anomaly:
     """Score ``rows`` by −log p(x_observed) = −Σ_j E[log p(x_j|z)] + KL(p(z|x_observed) ‖ p(z)), in nats.
 
-    Expectations are over the weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, of the estimate itself: the
-    identity holds for it exactly. Rows with too few effective draws are drawn again, from a proposal of their own and
-    with more draws (``Sampling``), and a warning counts those that still have fewer than 50. Rows with nothing observed
-    score 0. Cells of discrete and of continuous columns are in one sum, but not of one scale: a density's nats change
-    with its units.
-    Raises ValueError where the likelihood is not of single values. An & Cho 2015; Nalisnick et al. 2019 on what it
-    cannot see.
+    All terms use the same weighted draws z_k ~ q(z|x_observed), k = 1 … ``samples``, so that the identity holds exactly
+    for the estimates. Rows with too few effective draws are sampled again with a fitted proposal and more draws
+    (``Sampling``); a warning counts those that still have too few. Rows without observed cells score 0.
+
+    Contributions of discrete and continuous columns are not comparable, because densities depend on the units. Raises
+    ValueError if the likelihood is not ``Factorised``. An & Cho 2015; for limitations, Nalisnick et al. 2019.
     """
     if not isinstance(model.likelihood, Factorised):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Missing cells given those observed: one value for each, draws of them, and new rows given some cells."""
+"""Complete missing cells given the observed ones (best values or draws), and draw new rows given some cells."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ from lowerbound.training import in_order
 
 @dataclass(frozen=True)
 class Completion:
-    """Rows with their missing cells filled; observed cells are what they were.
+    """Rows with their missing cells filled; observed cells are unchanged.
 
-    ``best [N, *X]``: one value for each cell. ``draws [M, N, *X]``: x_missing ~ p(x_missing|x_observed), or None.
-    ``ess [N]``: effective draws of importance sampling, all ``samples`` of rows with nothing missing, or nothing
-    observed, whose answer is exact. ``refined [N]``: rows of which they were too few, answered by chains.
+    - ``best [N, *X]``: one best value per cell.
+    - ``draws [M, N, *X]``: random completions, x_missing ~ p(x_missing|x_observed); None if not requested.
+    - ``ess [N]``: effective sample size of importance sampling; ``samples`` for rows with nothing missing or nothing
+      observed, whose result is exact.
+    - ``refined [N]``: rows for which it was too small, and whose result is from MCMC chains.
     """
 
     best: Array
@@ -55,14 +57,16 @@ def complete(
     least_ess: float | None = None,
     fit: bool = True,
 ) -> Completion:
-    """Fill what ``rows.mask`` says is missing, by p(x_missing|x_observed) = ∫ p(x_missing|z) p(z|x_observed) dz.
+    """Fill the missing cells of ``rows`` by p(x_missing|x_observed) = ∫ p(x_missing|z) p(z|x_observed) dz.
 
-    ``best`` is E[x_j|x_observed] of numbers (of log-normals with scales of their own, of the median); the most probable
-    of classes (and in a ``Product`` of a binary column; of a ``Bernoulli`` on its own, as of an image, the mean); the
-    median of an ordinal, which is fewest levels away on average. ``draws``: how many completions of each row. Other
-    arguments: see ``Sampling``. Under a likelihood with ``informative`` missingness both are by ``sample_missing``.
-    Raises ValueError where cells are not independent given z. Mattei & Frellsen 2019, eq. 11; Little & Rubin 2019,
-    ch. 10.
+    The ``best`` value depends on the likelihood. Numbers: E[x_j|x_observed] (log-normals with a scale from the decoder:
+    the expectation of the median given z). Classes, and binary columns of a ``Product``: the most probable class.
+    A ``Bernoulli`` likelihood of its own (an image, say): the mean. Ordered classes: the median, which minimises the
+    mean number of levels between estimate and value.
+
+    ``draws``: the number of random completions per row. Other arguments: see ``Sampling``. If the likelihood includes
+    p(mask|x) (``informative``), values are drawn by its ``sample_missing``. Raises ValueError if cells are not
+    independent given z. Mattei & Frellsen 2019, eq. 11; Little & Rubin 2019, ch. 10.
     """
     _check(model)
     if draws is not None and draws < 1:
@@ -105,8 +109,11 @@ def conditional(
 
 @dataclass(frozen=True)
 class Conditional:
-    """``rows [n, *X]`` given some cells. ``unlikely``: whether the model would hardly ever produce such cells, and
-    ``extreme [*X]``: which of them it never did, each by itself (``Surprise``)."""
+    """``rows [n, *X]`` drawn given some cells.
+
+    ``unlikely``: whether these cells are very unlikely under the model. ``extreme [*X]``: which of them are outside the
+    range of the model's samples (``Surprise``).
+    """
 
     rows: Tensor
     unlikely: bool
@@ -127,12 +134,12 @@ def condition(
     context: Tensor | None = None,
     fit: bool = True,
 ) -> Conditional:
-    """``n`` rows ``[n, *X]`` from p(x|x_observed), x_observed the cells of ``x [*X]`` where ``mask [*X]`` is True.
+    """Draw ``n`` rows ``[n, *X]`` from p(x|x_observed); x_observed are the cells of ``x [*X]`` where ``mask [*X]``.
 
-    By importance sampling with ``samples`` draws of q(z|x_observed), 20 n and 10,000 at least if not given; nothing is
-    thrown away, so that rare cells cost no more than common ones. ``context [C]``: what the row is given. Cells that
-    are not given are not taken for missing: ``informative`` missingness has no part in it. Chains (``refine``), which
-    take seconds, are not run where a cell is ``extreme``: p(z|x_observed) is then an extrapolation all the same.
+    Uses importance sampling with ``samples`` draws from q(z|x_observed) (default: 20 n, at least 10,000). There is no
+    rejection, so rare cells cost no more than common ones. ``context [C]``: the context of the row. Cells that are not
+    given are not treated as missing, so p(mask|x) of an ``informative`` likelihood is not used. Chains (``refine``),
+    which take seconds, are not run if a cell is ``extreme``, because p(z|x_observed) is then an extrapolation anyway.
     """
     _check(model)
     model = _of_values(model)
@@ -156,13 +163,13 @@ def condition(
 def _check(model: LatentVariableModel) -> None:
     if not isinstance(model.likelihood, Factorised) and not is_informative(model):
         raise ValueError(
-            f"missing cells are drawn each on its own given z, and those of {type(model.likelihood).__name__} are not "
-            "independent given z: take a likelihood of single values, as Normal."
+            f"completion needs cells that are independent given z, but those of {type(model.likelihood).__name__} are "
+            "not; use a likelihood of single values, such as Normal."
         )
 
 
 def _of_values(model: LatentVariableModel) -> LatentVariableModel:
-    """The model without what it says of missingness."""
+    """The model without p(mask|x)."""
     if (likelihood := model.likelihood.of_values) is model.likelihood:
         return model
     return LatentVariableModel(model.prior, model.decoder, likelihood, model.parents).train(model.training)
@@ -189,13 +196,13 @@ def _missing(model: LatentVariableModel, part: Part) -> Tensor:
 
 
 def _sample(model: LatentVariableModel, params: Tensor, rng: Randomness) -> Tensor:
-    """Draw x ``[K, B, *X]`` of parameters ``[K, B, P, *X]``."""
+    """Draw x ``[K, B, *X]``, given parameters ``[K, B, P, *X]``."""
     sample = model.likelihood.sample_missing if is_informative(model) else model.likelihood.sample
     return by_row(rng, params.shape[1], lambda own, some: sample(params[:, some.start : some.stop], own))  # type: ignore[operator]
 
 
 def _best(model: LatentVariableModel, part: Part) -> Tensor:
-    """Return one value for each cell, ``[B, *X]``, from what is expected of its mean, or of its classes."""
+    """Return the best value of each cell, ``[B, *X]``."""
     likelihood = model.likelihood.of_values
     if is_informative(model):
         return _decided(likelihood, _mean_of_draws(model, likelihood, part))
@@ -203,9 +210,9 @@ def _best(model: LatentVariableModel, part: Part) -> Tensor:
 
 
 def _mean_of_draws(model: LatentVariableModel, likelihood: Likelihood, part: Part) -> Tensor:
-    """Return Σ_k share_k x_k ``[B, …]``, x_k ~ p(x|z_k, missing), of the rows that are answered; 0 for the others.
+    """Return Σ_k share_k x_k ``[B, …]`` with x_k ~ p(x|z_k, missing), for the rows that count; 0 for the others.
 
-    One row at a time, with all its draws, for each row draws from a generator of its own.
+    Rows are processed one at a time, because each has its own generator.
     """
     generators, found = part.streams.generators("best").rows, {}
     for row in part.rows.tolist():
@@ -224,7 +231,7 @@ def _mean_of_draws(model: LatentVariableModel, likelihood: Likelihood, part: Par
 
 
 def _means(likelihood: Likelihood, params: Tensor) -> Tensor:
-    """E[x|z] ``[K, B, *X]``; of classes the probability of each, last. Columns of a product one after the other."""
+    """E[x|z] ``[K, B, *X]``; for classes their probabilities, last. Columns of a product are concatenated."""
     if not isinstance(likelihood, Product):
         return likelihood.mean(params)
     pairs = zip(likelihood.likelihoods, likelihood.split(params), strict=True)
@@ -232,7 +239,7 @@ def _means(likelihood: Likelihood, params: Tensor) -> Tensor:
 
 
 def _seen(likelihood: Likelihood, x: Tensor) -> Tensor:
-    """As ``_means``, of values ``x [K, B, *X]``: the one class that is there."""
+    """Values ``x [K, B, *X]`` in the layout of ``_means``, with classes one-hot."""
     if not isinstance(likelihood, Product):
         return _one_hot(likelihood, x)
     each = (x[..., list(block)] for block in likelihood.of)
@@ -241,7 +248,7 @@ def _seen(likelihood: Likelihood, x: Tensor) -> Tensor:
 
 
 def _decided(likelihood: Likelihood, means: Tensor) -> Tensor:
-    """One value for each cell, ``[B, *X]``, from the ``means`` of ``_means``."""
+    """The best value of each cell, ``[B, *X]``, from expectations in the layout of ``_means``."""
     if not isinstance(likelihood, Product):
         return likelihood.best(means)
     classes = [_classes(part) for part in likelihood.likelihoods]
@@ -252,7 +259,7 @@ def _decided(likelihood: Likelihood, means: Tensor) -> Tensor:
 
 
 def _in_column(likelihood: Likelihood, mean: Tensor) -> Tensor:
-    """One value; of a binary column, the more probable of its two."""
+    """The best value of a column; for a binary one, the more probable of its two values."""
     return (mean > 0.5).to(mean.dtype) if likelihood.support is constraints.boolean else likelihood.best(mean)
 
 

@@ -1,8 +1,8 @@
-"""The one sampler of z ~ p(z|x_observed) behind completions, conditional draws, anomaly scores and denoised rows.
+"""Sample z ~ p(z|x_observed) for completions, conditional samples, anomaly scores and denoising.
 
-Importance sampling from the posterior, then from a proposal fitted to the row, then chains: each for the rows of which
-the one before has too few effective draws. Every batch has a fixed size and every row its own random numbers, so that
-a row's draws depend on no other row.
+Three methods are tried in turn: importance sampling from the posterior, from a proposal fitted to the row, and MCMC
+chains; each is used for rows for which the one before gave too few effective draws. All batches have a fixed size and
+each row has its own random numbers, so that a row's draws do not depend on other rows.
 """
 
 from __future__ import annotations
@@ -34,31 +34,34 @@ from lowerbound.training import in_order
 
 Places = NDArray[np.int64]
 ENOUGH = 50
-"""Effective draws below which a row's importance sampling counts as failed.
+"""Effective sample size below which importance sampling of a row counts as failed.
 
-Best values of 80 rows of PPCA, 40 % of their cells missing, from a posterior that ignores the missing, with 500 draws:
-their error is 0.24 posterior deviations with 10, 20 or 30, and 0.08 with 50.
+Measured on best values of 80 rows of PPCA with 40 % missing cells, with 500 draws from a posterior that ignores missing
+cells: the error is 0.24 posterior standard deviations with thresholds of 10, 20 or 30, and 0.08 with 50.
 """
-_ROWS = 64  # of a batch
-_ROW_DRAWS = 2**18  # draws × rows of a batch
-_LATENT_VALUES = 2**24  # held at once
-_FIRST = 0.4  # k̂ above which draws from q alone are not enough: q may be too narrow, and its weights miss a part
-_MORE = 10  # times as many draws, for rows of which there were too few
-_CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # chains per row at least; chains × rows at once; rows of a batch
-_CHAIN_VALUES = 2**22  # numbers of all chains at once, whose gradients are held too
+_ROWS = 64  # rows per batch
+_ROW_DRAWS = 2**18  # draws × rows per batch
+_LATENT_VALUES = 2**24  # latent values in memory at once
+_FIRST = 0.4  # k̂ above which draws from q alone are not accepted, because q may be too narrow
+_MORE = 10  # factor by which the number of draws is increased for failed rows
+_CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # least chains per row; chains × rows at once; rows per batch
+_CHAIN_VALUES = 2**22  # values of all chains in memory at once, with their gradients
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from p(z|x_observed): ``samples`` weighted draws per row, of which ``draws`` are resampled.
+    """Settings for sampling p(z|x_observed): ``samples`` weighted draws per row, of which ``draws`` are resampled.
 
-    Rows with an effective sample size under ``least_ess`` are drawn again, half of the draws from a proposal fitted to
-    p(z|x_observed) if ``fit`` (where q is a normal); then again with ten times as many; and if that is too few by
-    ``refine``: "hmc", "gibbs" or None. ``least_ess`` defaults to ``draws``, at least 50, and at most half of
-    ``samples``: with an ESS of e the squared error of a point estimate is 1/e above its minimum, and the error that M
-    draws share is at most their own. Rows whose k̂ (``evidence.pareto_k``) says that the weights are unreliable
-    are drawn again too: a posterior too narrow has an ESS that is high by mistake. (Without ``tails`` only before the
-    last try: a mean over few draws is still useful.)
+    Rows with an effective sample size (ESS) below ``least_ess`` are sampled again: first with half of the draws from a
+    proposal fitted to p(z|x_observed) (``fit``, if q is normal), then with ten times as many draws, then by MCMC chains
+    (``refine``: "hmc", "gibbs" or None).
+
+    ``least_ess`` defaults to ``draws``, but at least 50 and at most half of ``samples``. With an ESS of e, the squared
+    error of a point estimate is 1/e above its minimum.
+
+    Rows are also sampled again if k̂ (``evidence.pareto_k``) shows that their weights are unreliable, because the ESS is
+    misleadingly high if q is too narrow. With ``tails=False``, k̂ is not used for the last try, because a mean over few
+    draws is still useful.
     """
 
     samples: int = 1000
@@ -74,7 +77,7 @@ class Sampling:
         if self.draws < 0:
             raise ValueError(f"draws must be 0 or more, got {self.draws}.")
         if self.refine is not None and self.refine not in get_args(Refine):
-            raise ValueError(f'refine takes "hmc", "gibbs" or None, and not {self.refine!r}.')
+            raise ValueError(f'refine must be "hmc", "gibbs" or None; got {self.refine!r}.')
 
     @property
     def enough(self) -> float:
@@ -84,7 +87,7 @@ class Sampling:
 
     @property
     def tries(self) -> tuple[int, ...]:
-        """Draws per row, and how many if those are too few: cheaper than chains, where it is enough."""
+        """Numbers of draws per row to try in turn; more draws are cheaper than chains."""
         if self.least_ess == 0:
             return (self.samples,)
         return (self.samples, *[self.samples] * self.fit, _MORE * self.samples)
@@ -92,12 +95,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Part:
-    """Draws of p(z|x_observed) for some rows, computed in a ``batch`` of a fixed size of which only some rows count.
+    """Draws from p(z|x_observed) for some rows, computed in a batch of fixed size in which only some rows count.
 
-    ``places [n]``: which of all the rows are answered; ``rows [n]``: where they stand in the batch. ``batch``: B rows,
-    0 where nothing is observed; ``streams``: theirs. ``z [S, B, *E]`` with ``shares [S, B]`` that sum to 1, in double
-    precision; ``drawn [M, B, *E]`` without shares. ``totals [4, B]``: log p(x_observed), its standard error, the
-    effective sample size and k̂, by importance sampling. ``width``: numbers that each draw takes in memory.
+    - ``places [n]``: the rows that count, as positions in all rows; ``rows [n]``: their positions in the batch.
+    - ``batch``: B rows, with 0 for missing values; ``streams``: their random numbers.
+    - ``z [S, B, *E]`` and ``shares [S, B]``: weighted draws; shares sum to 1 over draws, in double precision.
+    - ``drawn [M, B, *E]``: unweighted draws.
+    - ``totals [4, B]``: log p(x_observed), its standard error, the effective sample size and k̂ of importance sampling.
+    - ``width``: numbers per draw in memory.
     """
 
     places: Places
@@ -112,31 +117,33 @@ class Part:
     refined: bool = False
 
     def answered(self, values: Tensor, dim: int = 0) -> Tensor:
-        """Return the values of the rows that are answered, of values of the whole batch."""
+        """Select the rows that count from values of the whole batch."""
         return values.index_select(dim, self.rows.to(values.device))
 
     def mean(self, model: LatentVariableModel, statistic: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return Σ_k share_k f(params_k) ``[B, …]`` of f: params ``[K, B, P, *X]`` → ``[K, B, …]``, in double
-        precision."""
+        """Return Σ_k share_k f(params_k) ``[B, …]``, in double precision, for f: ``[K, B, P, *X]`` → ``[K, B, …]``."""
         total, first = torch.zeros((), dtype=torch.float64, device=self.z.device), 0
         for count in chunks(len(self.z), len(self.batch.x), self.width):
             some = slice(first, first + count)
             values = statistic(model.decode(self.z[some], self.batch.context)).double()
             shares = self.shares[some].view(*values.shape[:2], *[1] * (values.dim() - 2))
-            total = total + torch.where(shares > 0, shares * values, 0).sum(0)  # 0 · ∞ is no number
+            total = total + torch.where(shares > 0, shares * values, 0).sum(0)  # 0 · ∞ is NaN
             first += count
         return total
 
     def of(self, rows: Tensor) -> Part:
-        """Return this part with only ``rows`` answered, of those that are (by place in the batch)."""
+        """Return this part with only ``rows`` (positions in the batch) counting."""
         place = {int(row): place for row, place in zip(self.rows, self.places, strict=True)}
         return replace(self, rows=rows, places=np.array([place[int(row)] for row in rows], np.int64))
 
 
 @dataclass(frozen=True)
 class PosteriorDraws:
-    """``z [M, N, *E]``: M draws of p(z|x_observed) for each row. ``ess [N]``: effective draws of importance sampling.
-    ``refined [N]``: rows of which they were too few, and whose draws are ends of chains."""
+    """``z [M, N, *E]``: M draws from p(z|x_observed) per row.
+
+    ``ess [N]``: effective sample size of importance sampling. ``refined [N]``: rows for which it was too small, and
+    whose draws are the last states of chains.
+    """
 
     z: Array
     ess: Array
@@ -156,11 +163,12 @@ def posterior_draws(
     least_ess: float | None = None,
     fit: bool = True,
 ) -> PosteriorDraws:
-    """``draws`` of z ~ p(z|x_observed) for each of ``rows``; the arguments are those of ``Sampling``.
+    """Draw z ~ p(z|x_observed), ``draws`` times per row; the other arguments are those of ``Sampling``.
 
-    z_k ~ q(z|x_observed), k = 1 … ``samples``, are chosen in proportion to p(x_observed, z_k)/q(z_k|x_observed): the
-    draws of a row are as independent as its ESS is large compared with ``draws``. Of a row with nothing observed they
-    are draws of the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al. 2014; Mattei & Frellsen 2019.
+    Sampling importance resampling: of z_k ~ q(z|x_observed), k = 1 … ``samples``, draws are chosen in proportion to
+    p(x_observed, z_k)/q(z_k|x_observed). They are nearly independent if the ESS is large compared with ``draws``. For a
+    row without observed cells they are draws from the prior, with an ESS of ``samples``. Rubin 1987; Rezende et al.
+    2014; Mattei & Frellsen 2019.
     """
     found = np.empty((draws, len(rows), *model.prior.event))
     ess, refined = np.empty(len(rows)), np.zeros(len(rows), bool)
@@ -181,10 +189,10 @@ def parts(
     together: int = _ROWS,
     targets: Targets | None = None,
 ) -> Iterator[Part]:
-    """Draw for all ``rows``, each row in one part. To be read without gradients.
+    """Draw for all ``rows``; each row is in exactly one part. Iterate without gradients.
 
-    ``warn``: warn of rows that are left with too few effective draws. ``together``: rows of a batch, at most.
-    ``targets``: log p(y, z) of rows y that are not of the model itself, but noisy, say.
+    ``warn``: whether to warn of rows that still have too few effective draws. ``together``: the most rows per batch.
+    ``targets``: a function that gives log p(y, z) for rows y that are not the model's own, such as noisy rows.
     """
     nothing = np.zeros(len(rows), bool)
     if targets is None:
@@ -220,9 +228,9 @@ def parts(
 
 
 def too_few(part: Part, how: Sampling, first: bool = False) -> Tensor:
-    """Return for which rows of the batch ``[B]`` the weights say too little of p(z|x_observed).
+    """Return which rows of the batch ``[B]`` have weights that are too uneven or unreliable.
 
-    ``first``: of draws from q alone, where another try costs little.
+    ``first``: whether the draws are from q alone; the threshold is then stricter, because another try is cheap.
     """
     few, shape = part.totals[2] < how.enough, part.totals[3]
     if first:
@@ -231,7 +239,7 @@ def too_few(part: Part, how: Sampling, first: bool = False) -> Tensor:
 
 
 class _Failed:
-    """Rows of which a stage had too few effective draws, and where their chains start."""
+    """Rows for which a stage gave too few effective draws, and the starting points of their chains."""
 
     def __init__(self) -> None:
         self._places: list[Places] = []
@@ -261,7 +269,7 @@ class _Failed:
 
 
 def _nothing_observed(rows: Rows, model: LatentVariableModel) -> NDArray[np.bool_]:
-    """Return which rows have the prior for a posterior."""
+    """Return which rows have no observed values, so that their posterior is the prior."""
     if rows.mask is None or refining.is_informative(model):
         return np.zeros(len(rows), bool)
     found: NDArray[np.bool_] = ~rows.mask.flatten(1).any(1).cpu().numpy()
@@ -269,9 +277,9 @@ def _nothing_observed(rows: Rows, model: LatentVariableModel) -> NDArray[np.bool
 
 
 def _size(most: int, draws: int, model: LatentVariableModel) -> int:
-    """Return the rows of a batch: always as many, for the last bit of a product depends on its size.
+    """Return the number of rows per batch. It is fixed, because rounding in matrix products depends on their size.
 
-    A power of 2, as vectorised loops like it; it depends on the model and what is asked, never on the rows.
+    It is a power of 2, for vectorised loops, and depends on the model and the settings, not on the rows.
     """
     values = draws * torch.Size(model.prior.event).numel()
     size = max(1, min(most, _ROW_DRAWS // draws, _LATENT_VALUES // values))
@@ -279,8 +287,11 @@ def _size(most: int, draws: int, model: LatentVariableModel) -> int:
 
 
 def _batches(rows: Rows, places: Places, size: int, streams: RowStreams) -> Iterator[tuple[Places, Batch, RowStreams]]:
-    """The rows at ``places`` in batches of exactly ``size``, the last filled up with its first row; 0 where nothing is
-    observed. Of each batch the places of its real rows, which come first, and the streams of all."""
+    """The rows at ``places`` in batches of exactly ``size``; the last one is padded with copies of its first row.
+
+    Missing values are 0. With each batch, the places of its rows that are not padding (they come first), and the
+    streams of all its rows.
+    """
     for start in range(0, len(places), size):
         own = places[start : start + size]
         index = np.concatenate([own, np.repeat(own[:1], size - len(own))])
@@ -296,7 +307,7 @@ def noise_of(q: Distribution, draws: int, event: tuple[int, ...], rng: Randomnes
 
 
 def _of_prior(places: Places, batch: Batch, streams: RowStreams, target: Target, how: Sampling) -> Part:
-    """With nothing observed, z ~ p(z) and log p = 0, exactly."""
+    """Draws for rows without observed values: z ~ p(z) and log p = 0, exactly."""
     prior = target.source("prior")
     rng = streams.generators("prior")
     noise = noise_of(prior, how.samples + how.draws, target.event, rng, batch.x)
@@ -321,7 +332,7 @@ def _weighted_part(
     if _continuous(target):
         shape = torch.from_numpy(pareto.pareto_k(total.largest().cpu().numpy())).to(shape)
     possible = (log_w > -torch.inf).any(0)
-    shares = torch.where(possible, log_w, 0).softmax(0)  # where no draw is possible, all are alike, with an ESS of 0
+    shares = torch.where(possible, log_w, 0).softmax(0)  # if no draw is possible, all shares are equal and the ESS is 0
     totals = torch.cat([total.result()[:3], shape.unsqueeze(0)])
     part = Part(places, torch.arange(len(places)), batch, streams, z, shares, z[:0], totals, target.width)
     return replace(part, drawn=_chosen(part, draws, "drawn")) if draws else part
@@ -342,7 +353,7 @@ def _weighted(target: Target, batch: Batch, samples: int, rng: Randomness) -> tu
 
 
 def _continuous(target: Target) -> bool:
-    """Whether weights have a tail: those of few states are few values, to which no tail can be fitted."""
+    """Whether a tail can be fitted to the weights; for latents with few states they have only few different values."""
     return all(part.differentiable for part in target.posterior.families().values())
 
 
@@ -367,7 +378,7 @@ def _refined(
     how: Sampling,
     streams: RowStreams,
 ) -> Iterator[Part]:
-    """Run chains for the rows that failed: draws are the chains' ends, and means are over all that they kept."""
+    """Run chains for the rows that failed. Draws are the chains' last states; means are over all kept states."""
     starts, totals, first = failed.starts, failed.totals, 0
     chains = len(starts)
     most = min(_REFINED, _CHAIN_ROWS // chains, _CHAIN_VALUES // (chains * failed.width))
@@ -398,7 +409,7 @@ def _warn(ess: Tensor, rows: int, samples: int) -> None:
     least = float(ess.min())
     warnings.warn(
         f"importance sampling has too few effective draws for {len(ess)} of {rows} rows, the least {least:.1f} of "
-        f"{samples}, and the results for these rows are inexact: ask for more samples, or refine them by "
+        f"{samples}; the results for these rows are inexact. Use more samples, or refine them by "
         'refine="hmc" (real latents) or refine="gibbs".',
         stacklevel=4,
     )

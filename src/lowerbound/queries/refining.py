@@ -1,4 +1,4 @@
-"""Chains that leave p(z|x_observed) as it is, for rows of which importance sampling has too few effective draws."""
+"""MCMC chains with stationary distribution p(z|x_observed), for rows for which importance sampling failed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.posteriors import Posterior
 
 Refine = Literal["hmc", "gibbs"]
-KEPT = 20  # states of each chain
+KEPT = 20  # states kept of each chain
 _ACCEPT, _LEAPFROGS = 0.8, 10
-_WARM_UP = 60  # transitions in which steps are found; then as many more, in units of the chains' spread; then frozen
+_WARM_UP = 60  # transitions of each of the two phases of adaptation; the second uses the chains' spread as units
 _SETTLE = 30
 _SWEEPS, _THIN = 300, 5
 
@@ -29,31 +29,31 @@ _SWEEPS, _THIN = 300, 5
 def check(
     refine: Refine | None, model: LatentVariableModel, posterior: Distribution, prior: Distribution | None
 ) -> None:
-    """Refuse chains that this model cannot have."""
+    """Raise ValueError if this model does not support the type of chains."""
     if refine == "hmc":
         for name, part in [*posterior.families().items(), *(prior.families().items() if prior is not None else ())]:
             if not part.unconstrained:
                 raise ValueError(
-                    f'refine="hmc" moves latents over all real numbers, and latent {name!r} is a '
-                    f'{part.name}: use refine="gibbs" or refine=None.'
+                    f'refine="hmc" needs real-valued latents, but latent {name!r} is a '
+                    f'{part.name}; use refine="gibbs" or refine=None.'
                 )
     if refine == "gibbs" and (not isinstance(model.likelihood, Factorised) or is_informative(model)):
         raise ValueError(
-            'refine="gibbs" draws missing cells from p(x|z), each on its own, and those of '
-            f'{type(model.likelihood).__name__} are not independent given z: use refine="hmc" or refine=None.'
+            'refine="gibbs" needs cells that are independent given z, but those of '
+            f'{type(model.likelihood).__name__} are not; use refine="hmc" or refine=None.'
         )
 
 
 def is_informative(model: LatentVariableModel) -> bool:
-    """Whether what is missing tells of the values: p(mask|x) is then a part of the likelihood."""
+    """Whether the likelihood includes p(mask|x)."""
     return model.likelihood.informative
 
 
 def hmc(target: Target, z: Tensor, rng: Randomness) -> Tensor:
     """The last ``KEPT`` states ``[T, C, B, *E]`` of Hamiltonian chains from ``z [C, B, *E]``. Neal 2011.
 
-    Each row has a step size of its own, found in a warm-up and then frozen; the chains' spread at its middle gives the
-    units of each dimension.
+    Each row has its own step size, which is adapted in a warm-up and then fixed. The scale of each dimension is the
+    chains' spread in the middle of the warm-up.
     """
     z, step = _adapted(target, z, torch.ones_like(z[:1]), rng)
     spread = z.std(0, keepdim=True)
@@ -69,14 +69,14 @@ def hmc(target: Target, z: Tensor, rng: Randomness) -> Tensor:
 
 
 def _adapted(target: Target, z: Tensor, units: Tensor, rng: Randomness) -> tuple[Tensor, StepSize]:
-    """Where the chains stand after a warm-up, and each row's step in ``units [1, B, *E]``."""
+    """The states after a warm-up, and each row's step size in ``units [1, B, *E]``."""
     path = _path(target, z, units)
     point, step = warm_up(path, path.at(z / units), _WARM_UP, _LEAPFROGS, _ACCEPT, rng)
     return point.z * units, step
 
 
 def _path(target: Target, z: Tensor, units: Tensor) -> Path:
-    """log p(x, z) in ``units``: of a path it is only the end, wherever the start, which costs least as N(0, I)."""
+    """log p(x, z) in ``units`` as the end of an annealing path; only the end is used, the start is arbitrary."""
     zero = torch.zeros(target.event, dtype=z.dtype, device=z.device)
     slope = target.slope
     return Path(
@@ -89,8 +89,8 @@ def _path(target: Target, z: Tensor, units: Tensor) -> Path:
 def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Tensor, rng: Randomness) -> Tensor:
     """The last ``KEPT`` states ``[T, C, B, *E]`` of Metropolis-within-Gibbs chains from ``z [C, B, *E]``.
 
-    In turn x_missing ~ p(x|z), and z' ~ q(z|x) of the completed row, accepted with probability
-    min(1, p(x, z') q(z|x) / (p(x, z) q(z'|x))): without it, the chains' end would be wrong by as much as q is.
+    Two steps alternate: x_missing ~ p(x|z); and z' ~ q(z|x) for the completed row, accepted with probability
+    min(1, p(x, z') q(z|x) / (p(x, z) q(z'|x))). Without the acceptance step, the chains would have the errors of q.
     Rezende et al. 2014, appendix F; Mattei & Frellsen 2018.
     """
     chains, rows = z.shape[:2]
@@ -101,7 +101,7 @@ def gibbs(model: LatentVariableModel, posterior: Posterior, batch: Batch, z: Ten
     z = z.reshape(1, chains * rows, *z.shape[2:])
 
     def of_rows(draw: Callable[[torch.Generator, range, Tensor], Tensor], like: Tensor) -> Tensor:
-        """What ``draw`` gives each row's chains ``[C, n, …]``, all chains in the order of ``wide``."""
+        """Call ``draw`` for each row's chains, ``[C, n, …]``, and return the results in the order of ``wide``."""
         grid = like.reshape(chains, rows, *like.shape[2:])
         return by_row(rng, rows, lambda own, some: draw(own, some, grid[:, some.start : some.stop])).flatten(0, 1)
 
@@ -137,7 +137,7 @@ def _where(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _repeated(batch: Batch, times: int) -> Batch:
-    """The rows of ``batch`` one after the other, ``times`` over, all of which count alike."""
+    """The rows of ``batch`` repeated ``times`` times, with equal weights."""
     index = torch.arange(len(batch.x), device=batch.x.device).repeat(times)
     mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
     context = None if batch.context is None else batch.context[index]

@@ -1,4 +1,4 @@
-"""Random numbers per row, keyed by what the row holds: an answer does not depend on the rows next to it."""
+"""Random numbers per row, keyed by the row's contents, so that results do not depend on other rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lowerbound.training import in_order
 
 @dataclass(frozen=True)
 class RowStreams:
-    """One ``key`` per row, from which each kind of random number gets a stream of its own.
+    """One key per row, from which independent streams of random numbers are derived.
 
-    A row's key is the digest of its observed values, its mask, its context and the seed, never its position. Equal rows
-    therefore have equal answers. Where several draws are wanted that would be wrong, since equal rows are different
-    units with independent missing values: rows ``apart`` are distinguished by a counter of the equal rows before them.
-    The first of them has the key that it has alone. So no answer depends on a row that differs, and equal rows may
-    exchange their draws if their order changes.
+    A row's key is a digest of its observed values, mask, context and the seed; its position is not used. Equal rows
+    therefore get equal results. For random draws this would be wrong, because equal rows are different units with
+    independent missing values: with ``apart``, the number of equal rows before it is added to a row's key (the first
+    keeps its key). Results then still do not depend on rows that differ; if the order changes, equal rows may exchange
+    their draws.
     """
 
     keys: Sequence[bytes]
@@ -33,7 +33,7 @@ class RowStreams:
 
     @classmethod
     def of(cls, rows: Rows, rng: torch.Generator, apart: bool = False) -> RowStreams:
-        """Return the streams of ``rows``; of ``rng`` one number is used, however many rows there are."""
+        """Return the streams of ``rows``. One number is drawn from ``rng``, whatever the number of rows."""
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device)).to_bytes(8, "little")
         keys = [
             hashlib.blake2b(bytes(row), digest_size=16, key=seed).digest()
@@ -63,7 +63,7 @@ class RowStreams:
 
 
 def _bytes(x: Tensor, mask: Tensor | None, context: Tensor | None) -> NDArray[np.uint8]:
-    """What each row holds, as bytes ``[B, n]``; unobserved values and the sign of 0 do not count."""
+    """The contents of each row as bytes ``[B, n]``; unobserved values and the sign of 0 are ignored."""
     if mask is not None:
         x = torch.where(mask[: len(x)], x, 0)
     parts = [x + 0.0, *(each[: len(x)] for each in (mask, context) if each is not None)]
@@ -72,7 +72,7 @@ def _bytes(x: Tensor, mask: Tensor | None, context: Tensor | None) -> NDArray[np
 
 
 def _apart(keys: Sequence[bytes]) -> list[bytes]:
-    """Keys of their own for equal rows; the first of them keeps its key."""
+    """Make the keys of equal rows different; the first of them keeps its key."""
     seen: Counter[bytes] = Counter()
     found = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""Whether a model could have produced the cells that it is asked to condition on."""
+"""Check whether the cells on which to condition are plausible under the model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TOGETHER = 1000
 
 @dataclass(frozen=True)
 class Surprise:
-    """What the observed cells of a row are held against: as many cells of 10,000 rows of the model.
+    """Comparison of a row's observed cells with those of 10,000 samples of the model.
 
-    ``extreme [*X]``: which of the row's observed cells lie beyond all those of their columns. ``least``: the smallest
-    log p(x_observed, z) of these rows.
+    ``extreme [*X]``: which observed cells are outside the range of the samples. ``least``: the smallest
+    log p(x_observed, z) of the samples.
     """
 
     model: LatentVariableModel
@@ -34,7 +34,7 @@ class Surprise:
 
     @classmethod
     def of(cls, model: LatentVariableModel, posterior: Posterior, batch: Batch, rng: torch.Generator) -> Surprise:
-        """For a batch of the one row."""
+        """Make the comparison for a batch that holds one row."""
         context = None if batch.context is None else batch.context.expand(_TOGETHER, -1)
         prior, least, parts = model.prior_given(context, posterior), torch.inf, []
         for _ in range(DRAWS // _TOGETHER):
@@ -50,11 +50,10 @@ class Surprise:
         return cls(model, own, batch, _seen(batch) & ~within, least)
 
     def unlikely(self, part: Part) -> bool:
-        """Whether the row is less likely than each of the model's.
+        """Whether the row is less likely than all samples of the model.
 
-        Rows are compared by log p(x_observed, z): that of this one on average over draws of z ~ p(z|x_observed), and
-        those of pairs (x, z) of the model, whose z is a draw of p(z|x) too. So one of 10,000 rows of the model itself
-        is found unlikely.
+        The row's log p(x_observed, z), averaged over draws of z ~ p(z|x_observed), is compared with that of the samples
+        (x, z). A row that is itself a sample of the model is found unlikely with a probability of about 1 in 10,000.
         """
         z = part.drawn[:_TOGETHER]
         own = _joint(self.model, self.prior, self.batch, z, self.model.decode(z, self.batch.context), self.batch.x)
@@ -64,7 +63,7 @@ class Surprise:
 def _joint(
     model: LatentVariableModel, prior: Distribution, batch: Batch, z: Tensor, params: Tensor, x: Tensor
 ) -> Tensor:
-    """log p(x, z) ``[K, B]`` of the cells that are observed in the row of ``batch``."""
+    """log p(x, z), ``[K, B]``, for the cells that are observed in ``batch``."""
     assert isinstance(model.likelihood, Factorised)
     each = torch.where(_seen(batch), model.likelihood.log_prob_per_value(params, x).double(), 0)
     found: Tensor = each.flatten(2).sum(2) + prior.log_prob(z).double()

@@ -1,4 +1,4 @@
-"""Denoising with a stated noise: what is known of clean rows, given corrupted ones."""
+"""Denoising under a stated noise model: clean rows given corrupted ones."""
 
 from lowerbound.queries.denoising.clean_rows import Denoised, denoise
 from lowerbound.queries.denoising.noise import Flips, Gaussian, Noise, average_pooling

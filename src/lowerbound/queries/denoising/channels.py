@@ -18,10 +18,10 @@ from lowerbound.queries.denoising.noise import Flips, Gaussian, Noise
 
 
 class Channel(ABC):
-    """p(y|x) with p(x|z), x integrated out. Shapes: y ``[B, *Y]``, NaN where missing; params ``[K, B, P, *X]``."""
+    """p(y|z) = ∫ p(y|x) p(x|z) dx. Shapes: y ``[B, *Y]``, NaN where missing; params ``[K, B, P, *X]``."""
 
-    width: int = 1  # numbers that it holds for each draw
-    whole: bool = False  # whether no value of y may be missing
+    width: int = 1  # numbers kept in memory per draw
+    whole: bool = False  # whether missing values of y are not allowed
 
     @abstractmethod
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
@@ -33,27 +33,27 @@ class Channel(ABC):
 
     @abstractmethod
     def sample(self, params: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        """A draw from p(x|y, z), ``[K, B, *X]``."""
+        """Draw from p(x|y, z), ``[K, B, *X]``."""
 
     def guess(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """An x ``[B, *X]`` in the likelihood's range for the encoder, and which of its values are known."""
+        """A rough estimate of x, ``[B, *X]``, as input of the encoder, and a mask of its known values."""
         seen = ~y.isnan()
         return torch.where(seen, y, 0), seen
 
     def impossible(self, y: Tensor) -> Tensor:
-        """Values of y that no x can give."""
+        """Which values of y are impossible for every x."""
         return y.isinf() | (y.isnan() & self.whole)
 
 
 class _Values(Channel):
-    """Noise of each value by itself: Y is X."""
+    """Independent noise of each value: Y is X."""
 
     def log_prob(self, params: Tensor, y: Tensor) -> Tensor:
         return self.log_values(params, y).flatten(2).sum(2)
 
     @abstractmethod
     def log_values(self, params: Tensor, y: Tensor) -> Tensor:
-        """log p(y_i|z), 0 of missing ones, ``[K, B, *X]``."""
+        """log p(y_i|z), ``[K, B, *X]``; 0 for missing values."""
 
 
 class _Blurred(_Values):
@@ -119,7 +119,7 @@ class _Bits(_Values):
 
 
 class _Exact(_Values):
-    """Values that the noise leaves as they are."""
+    """Values that the noise does not change."""
 
     whole = True
 
@@ -192,7 +192,7 @@ class Projected(Channel):
         return mean.unflatten(2, self.shape), variance.expand_as(mean).unflatten(2, self.shape)
 
     def sample(self, params: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        """A draw of x and y given z, moved by what y lacks to be the one that is known. Journel & Huijbregts 1978."""
+        """Draw x and y given z, then correct x by the difference to the known y. Journel & Huijbregts 1978."""
         gain = self._of(params)[1][1]
         x = self.likelihood.sample(params, rng).flatten(2)
         noise = self.scale.to(x) * standard_normal((*x.shape[:2], len(self.scale)), rng, x.dtype)
@@ -201,7 +201,7 @@ class Projected(Channel):
         return moved.view(*moved.shape[:2], *self.shape)
 
     def guess(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The least change of the likelihood's location that A takes to y."""
+        """The x nearest to the likelihood's location with A x = y (least squares)."""
         start = self.likelihood.shift.expand(self.shape).flatten()
         inverse = torch.linalg.pinv(self.exact).to(self.dtype)
         x = start + (y.flatten(1) - start @ self.operator.mT) @ inverse.mT
@@ -214,7 +214,7 @@ class Projected(Channel):
 
     def _factors(self, sigma: Tensor) -> tuple[Tensor, ...]:
         """With V = diag(σ²) and C = A V Aᵀ + scale² I: the Cholesky factor of C, V Aᵀ C⁻¹, and the diagonal of
-        V − V Aᵀ C⁻¹ A V, each ``[K, B, …]``; in double precision, for the noise may be small."""
+        V − V Aᵀ C⁻¹ A V, each ``[K, B, …]``; in double precision, because the noise may be small."""
         variance = sigma.double().square()
         spread = self.exact * variance.unsqueeze(-2)
         lower = torch.linalg.cholesky(spread @ self.exact.mT + torch.diag(self.scale.square()))
@@ -224,7 +224,7 @@ class Projected(Channel):
 
 
 def channel_of(noise: Noise, likelihood: likelihoods.Likelihood, shape: tuple[int, ...], like: Tensor) -> Channel:
-    """The channel of a noise and a likelihood of rows of ``shape``, where there is a rule."""
+    """The channel for a noise and a likelihood of rows of ``shape``. Raises ValueError for unsupported pairs."""
     if isinstance(noise, Flips):
         return _values(noise, likelihood, None)
     scale = torch.as_tensor(noise.scale).to(like)
@@ -237,12 +237,12 @@ def channel_of(noise: Noise, likelihood: likelihoods.Likelihood, shape: tuple[in
         )
     rows, columns = noise.operator.shape
     if columns != math.prod(shape):
-        raise ValueError(f"the operator takes {columns} values, but a row of the model is {shape}.")
+        raise ValueError(f"operator has {columns} columns, but a row has shape {shape}; give one column per value.")
     return Projected(likelihood, noise.operator.to(like.device), _spread(scale, (rows,)), shape)
 
 
 def _values(noise: Noise, likelihood: likelihoods.Likelihood, scale: Tensor | None) -> _Values:
-    """The channel of noise of each value by itself; ``scale [*X]`` of a Gaussian."""
+    """The channel of independent noise of each value; ``scale [*X]``: of Gaussian noise."""
     match likelihood:
         case likelihoods.Bernoulli():
             return _Bits(noise, scale)
@@ -284,7 +284,7 @@ def _spread(scale: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def check(y: Tensor, noise: Noise, channel: Channel, shape: tuple[int, ...]) -> None:
-    """Refuse a y of another shape, or of values that cannot be."""
+    """Raise an error for a y of the wrong shape or with impossible values."""
     operator = noise.operator if isinstance(noise, Gaussian) else None
     due = shape if operator is None else (len(operator),)
     fits = y.shape[1:] == due if operator is None else y.shape[1:].numel() == due[0]

@@ -1,4 +1,4 @@
-"""Clean rows from corrupted ones: E[x|y] under a model of x and a stated p(y|x)."""
+"""Denoise rows: E[x|y] under a model of x and a stated p(y|x)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from lowerbound.queries.posterior_sampling import Part, Sampling, noise_of, part
 from lowerbound.queries.refining import KEPT
 
 Array = NDArray[np.float64]
-_MOVES = 0.2  # acceptance below which chains hardly do
+_MOVES = 0.2  # acceptance rate below which chains count as stuck
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """What is known of the clean rows x given the corrupted y; the shape of a clean row is X.
+    """The clean rows x given corrupted rows y; X is the shape of a clean row.
 
-    ``mean [N, *X]``: E[x|y]. ``standard_deviation [N, *X]``: of x given y, all told (not the error of the mean, which
-    is about that over √ess). ``draws [M, N, *X]`` of p(x|y), where asked for. ``ess [N]``: effective draws of z behind
-    them. ``log_evidence [N]``: log p(y) in nats, a density where y is continuous, and its Monte Carlo
-    ``standard_error [N]``. ``refined [N]``: rows whose draws are of Hamiltonian chains. ``trusted [N]``: rows with
-    enough draws, or whose chains have settled; of the others a warning was given.
+    - ``mean [N, *X]``: E[x|y].
+    - ``standard_deviation [N, *X]``: that of p(x|y). (The Monte Carlo error of ``mean`` is about this over √ess.)
+    - ``draws [M, N, *X]``: draws from p(x|y), if requested.
+    - ``ess [N]``: effective sample size of the draws of z.
+    - ``log_evidence [N]`` and ``standard_error [N]``: log p(y) in nats (a density if y is continuous), and its Monte
+      Carlo error.
+    - ``refined [N]``: rows whose draws are from Hamiltonian chains.
+    - ``trusted [N]``: rows with enough effective draws, or converged chains. A warning is given for the others.
     """
 
     mean: Array
@@ -67,19 +70,23 @@ def denoise(
 ) -> Denoised:
     """E[x|y] = Σ_k w_k E[x|y, z_k] / Σ_k w_k with w_k = p(y|z_k) p(z_k)/q(z_k), of each row of ``y [N, *Y]``.
 
-    ``noise``: p(y|x), a ``Gaussian`` (with an operator: super-resolution, deblurring) or ``Flips``; with it p(y|z) and
-    the moments of x given y and z are exact, and only z is drawn. NaN in y is missing: with noise of single values it
-    is filled in too, which is inpainting of noisy rows (of exact ones it is the imputation of missing cells).
-    ``samples``: K, from the encoder's q at a guess of x; rows of which they are too few are drawn again as ``Sampling``
-    has it: half of the draws from a proposal for each row (``fit``), then ten times as many, then (``refine``) by
-    Hamiltonian chains on p(z|y). Of these log p(y) is by importance sampling from a Student's t fitted to them.
-    A row's answer depends on that row, the model and ``rng`` alone.
-    ``draws``: M, how many of p(x|y) to give. ``context [N, C]``: for a model that is given one.
-    Raises ``ValueError`` for arguments that do not fit one another, ``DataError`` for values of y that cannot be.
-    Vincent et al. 2008 (the task); Vehtari et al. 2024 (k̂); Neal 2011 (chains).
+    Given z, p(y|z) and the moments of x are exact; only z is sampled.
+
+    - ``noise``: p(y|x), a ``Gaussian`` (with an operator: super-resolution, deblurring) or ``Flips``. NaN in y is
+      missing; with independent noise per value, it is filled in too (inpainting of noisy rows).
+    - ``samples``: K, the number of draws from the encoder's q at a rough estimate of x. Rows with too few effective
+      draws are sampled again as described in ``Sampling``: half of the draws from a proposal fitted to the row
+      (``fit``), then ten times as many draws, then Hamiltonian chains on p(z|y) (``refine``). For chains, log p(y) is
+      estimated by importance sampling from a Student's t fitted to their draws.
+    - ``draws``: M, the number of draws from p(x|y) to return.
+    - ``context [N, C]``: the context of each row, if the model has one.
+
+    A row's result depends only on that row, the model and ``rng``. Raises ``ValueError`` for arguments that do not fit
+    together, ``DataError`` for impossible values of y. Vincent et al. 2008 (the task); Vehtari et al. 2024 (k̂); Neal
+    2011 (chains).
     """
     if samples < 2:
-        raise ValueError(f"samples must be at least 2, to have a standard error; got {samples}.")
+        raise ValueError(f"samples must be at least 2, so that there is a standard error; got {samples}.")
     if draws is not None and draws < 1:
         raise ValueError(f"draws must be at least 1, or None for none; got {draws}.")
     like = next(model.parameters())
@@ -104,7 +111,7 @@ def denoise(
 
 
 def _targets(model: LatentVariableModel, posterior: Posterior, channel: Channel) -> Targets:
-    """log p(y, z) of corrupted rows, and q at a guess of the clean ones."""
+    """The target for corrupted rows: log p(y, z), with q at a rough estimate of the clean rows."""
 
     def of(batch: Batch) -> Target:
         guess, seen = channel.guess(batch.x)
@@ -127,7 +134,7 @@ def _unconstrained(target: Target) -> bool:
 def _answers(
     model: LatentVariableModel, channel: Channel, targets: Targets, part: Part, how: Sampling
 ) -> dict[str, Tensor]:
-    """What is found of each row of a batch."""
+    """The results for each row of a batch."""
     mean, variance = _moments(model, channel, part)
     evidence, error, ess, _ = part.totals
     trusted = ~too_few(part, how)
@@ -142,7 +149,7 @@ def _answers(
 
 
 def _moments(model: LatentVariableModel, channel: Channel, part: Part) -> tuple[Tensor, Tensor]:
-    """E[x|y] and Var[x|y], ``[B, *X]``: moments about a value near the mean, for those about 0 would lose digits."""
+    """E[x|y] and Var[x|y], ``[B, *X]``, from moments about a value near the mean, to avoid cancellation."""
     y = part.batch.x
     centre = channel.moments(model.decode(part.z[:1], part.batch.context), y)[0].double()
 
@@ -156,7 +163,7 @@ def _moments(model: LatentVariableModel, channel: Channel, part: Part) -> tuple[
 
 
 def _evidence(target: Target, part: Part, samples: int) -> tuple[Tensor, Tensor]:
-    """log p(y) and its standard error ``[B]``, by importance sampling from what is fitted to the chains."""
+    """log p(y) and its standard error, ``[B]``, by importance sampling from a distribution fitted to the chains."""
     fitted, total, rng = _fitted(part.z), WeightTotal(), part.streams.generators("evidence")
     joint = replace(target, log_joint=lambda flat: target.log_joint(flat.unflatten(2, target.event)), slope=None)
     noise = noise_of(fitted, samples, tuple(fitted.loc.shape[1:]), rng, part.batch.x)
@@ -172,8 +179,10 @@ def _heights(target: Target, part: Part) -> Tensor:
 
 
 def _settled(kept: Tensor, heights: Tensor) -> Tensor:
-    """Whether a row's chains ``[T, C, B, *E]`` move, and log p(y, z) ``[T, C, B]`` drifts no more: of chains that are
-    independent the mean drift is within 5 of its standard errors, but for one row in 10⁵."""
+    """Whether a row's chains ``[T, C, B, *E]`` move, and log p(y, z) ``[T, C, B]`` no longer drifts.
+
+    The mean drift over chains must be within 5 standard errors, which is wrong for one stationary row in 10⁵.
+    """
     moved = (kept[1:] != kept[:-1]).flatten(3).any(3).double().mean((0, 1))
     early, late = heights.tensor_split(2)
     drift = late.mean(0) - early.mean(0)
@@ -181,23 +190,25 @@ def _settled(kept: Tensor, heights: Tensor) -> Tensor:
 
 
 def _ess(kept: Tensor) -> Tensor:
-    """C · Var(z)/Var(means of chains) ``[B]`` of draws ``[T, C, B, *E]``, of the worst latent: chains are independent,
-    and how their means scatter tells what their draws are worth."""
+    """Effective sample size of chains ``[T, C, B, *E]``: C · Var(z)/Var(means of chains) ``[B]``, of the worst latent.
+
+    Chains are independent, so the scatter of their means measures the autocorrelation of their draws.
+    """
     kept = kept.flatten(3).double()
     spread, scatter = kept.flatten(0, 1).var(0), kept.mean(0).var(0)
     return (kept.shape[1] * spread / scatter).clamp(max=kept.shape[0] * kept.shape[1]).amin(1)
 
 
 def _fitted(z: Tensor) -> StudentT:
-    """A Student's t of the mean and covariance of draws ``[K, B, *E]``; the covariance is drawn to its diagonal where
-    they are few. Any proposal is right for log p(y): that it comes from draws of p(z|y) makes it a good one."""
+    """A Student's t with the mean and covariance of draws ``[K, B, *E]``; the covariance is shrunk to its diagonal if
+    there are few draws. Importance sampling is valid for any proposal; one fitted to p(z|y) is efficient."""
     flat = z.flatten(2).double()
     away = flat - flat.mean(0)
     covariance = torch.einsum("kbi,kbj->bij", away, away) / (len(flat) - 1)
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     share = flat.shape[2] / (flat.shape[2] + len(flat))
     covariance = (1 - share) * covariance + share * torch.diag_embed(diagonal)
-    # a latent in which no chain moved has no spread, and still needs a density
+    # a latent in which no chain moved has a variance of 0, but needs a density
     lower = torch.linalg.cholesky(covariance + torch.diag_embed(1e-12 + 1e-9 * diagonal))
     return StudentT(flat.mean(0).to(z.dtype), lower.to(z.dtype))
 
@@ -219,7 +230,7 @@ def _sampled(channel: Channel, params: Tensor, y: Tensor, rng: RowGenerators) ->
 
 
 def _warn(ess: Array, refined: NDArray[Any], trusted: NDArray[Any], refine: bool) -> None:
-    """Say which rows are not to be trusted, and what can be done."""
+    """Warn of unreliable rows, with what to do."""
     way = "more samples (latents not of real numbers have no chains)" if refine else "refine=True, or more samples"
     for rows, why, what in (
         (~trusted & ~refined, "too few draws of the encoder's q count", way),
