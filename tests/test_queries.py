@@ -486,7 +486,7 @@ def test_what_a_row_is_given_counts():
 def test_what_cannot_be_answered_is_refused():
     model, q = TRUTH.model(), Exact(TRUTH)
     other = LatentVariableModel(model.prior, model.decoder, likelihoods.FullNormal((5,)).double())
-    with pytest.raises(ValueError, match="FullNormal are not independent given z: take a likelihood of single values"):
+    with pytest.raises(ValueError, match="FullNormal are not; use a likelihood of single values"):
         complete(other, q, ROWS, rng())
     with pytest.raises(ValueError, match="use log_likelihood for the score alone"):
         anomaly(other, q, ROWS, rng())
