@@ -70,8 +70,8 @@ def test_fitted_from_random_weights_it_reaches_pca(digits):
     encoder.first.fit(x)
     model.likelihood.spread.fill_(1.0)  # one noise for all pixels asks for one unit
     # SGVB-A: its noise vanishes as q nears the posterior.
-    inference = lb.AEVB(posterior, objective=elbo_sampled, learning_rate=lb.training.Cosine(0.1, epochs=600))
-    lb.fit(model, x, inference, epochs=600, batch_size=300, validation=0, seed=0)
+    inference = lb.AEVB(posterior, objective=elbo_sampled, learning_rate=lb.training.Cosine(0.1, epochs=300))
+    lb.fit(model, x, inference, epochs=300, batch_size=300, validation=0, seed=0)
     with torch.no_grad():
         bound = float(elbo(draw(model, posterior, batch_of(x), sigma_points(latents))).mean())
     exact = PCA(latents).fit(digits).score(digits)
