@@ -613,7 +613,7 @@ def test_posteriors_that_are_not_made_of_latents_by_name_are_refused_in_a_senten
             r"Latents needs more than its name: in Python, give a function \(latent_dim, encoder=…\) that return",
         ),
         (lb.posteriors.Latents, "latents need names, as in Latents\\(.*; got 10"),
-        (lambda latent_dim, encoder: 3, "posterior is a function that returned a int; let it return a Posterior"),
+        (lambda latent_dim, encoder: 3, "posterior is a function that returned a int; return a Posterior"),
     ):
         with pytest.raises(ValueError, match=words):
             lb.VAE(posterior=posterior).fit(x)
