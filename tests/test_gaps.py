@@ -280,7 +280,7 @@ def test_a_report_of_masked_rows_is_of_what_is_observed(straight):
         ({"steps": 0}, "steps and rows_at_once must be at least 1"),
         ({"samples": 1}, "draws and samples at least 2"),
         ({"richer": ["Gamma"]}, "richer holds 'Gamma'"),
-        ({"richer": ["FullNormal", "FullNormal"]}, "distinguished by name"),
+        ({"richer": ["FullNormal", "FullNormal"]}, "must have different names"),
         ({"richer": [lb.posteriors.Flow(D, Identity())]}, "no Flow can start"),
     ],
 )
@@ -295,7 +295,7 @@ def test_evidence_of_other_rows_and_other_latents_are_refused(straight):
     with pytest.raises(ValueError, match="log_p has 39 rows and x has 40"):
         gap_report(oracle.model(), oracle.posterior(), x, known(oracle.log_prob(x[1:])))
     net = belief_net(3)
-    with pytest.raises(ValueError, match="richer is of real vectors"):
+    with pytest.raises(ValueError, match="richer needs real-valued latents"):
         gap_report(net.model, net.posterior, net.x, richer=["FullNormal"])
     found = gap_report(oracle.model(), oracle.posterior(), x[:2], steps=1, richer=())
     with pytest.raises(ValueError, match="family is 'FullNormal'; the report is of DiagonalNormal"):

@@ -185,7 +185,7 @@ def test_the_best_q_of_a_class_and_a_number_is_sought_by_their_families():
     assert found.amortisation.mean > 0.1
     assert -0.02 < found.approximation().mean < found.total.mean - 0.1
     assert list(found.kl) == ["y", "z"]
-    with pytest.raises(ValueError, match="richer is of real vectors, and Latents of other latents: leave richer out"):
+    with pytest.raises(ValueError, match="richer needs real-valued latents, but Latents has others; leave richer out"):
         gap_report(toy.model, toy.posterior, x, richer=["FullNormal"])
 
 

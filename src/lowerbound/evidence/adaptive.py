@@ -22,8 +22,8 @@ from lowerbound.training import in_order
 
 _PILOT = 128
 _EVEN = 0.4  # k̂ of pilot weights; exceeded by one row in ten if k is 0
-_BLOCK = 1000  # rows whose proposals are kept at once
-_TOGETHER = 200  # rows that are fitted at once, where memory allows
+_BLOCK = 1000  # rows whose proposals are in memory at once
+_TOGETHER = 200  # the most rows whose proposals are fitted at once
 _LOWER = 0.3  # nats, beside three standard errors
 
 
@@ -37,18 +37,19 @@ def to_precision(
     most: int = 2**16,
     fit: bool = True,
 ) -> LogLikelihood:
-    """Importance sampling with as many draws for each row as it needs for ``standard_error``, at most ``most``.
+    """Importance sampling with the number of draws chosen per row to reach ``standard_error``, at most ``most`` draws.
 
-    K of a row is chosen on a pilot of its own, by Var(w)/(K p²), and the estimate is of fresh draws alone: what the
-    pilot happened to see cannot bias it.
+    The number of draws K follows from a pilot run of each row, by the squared error Var(w)/(K p²). The estimate uses
+    new draws only, so the pilot cannot bias it.
 
-    With ``fit``, a row whose weights are too uneven under q (by the pilot's k̂, or for what draws would cost) gets a
-    proposal of its own, a Student's t around a normal fitted to p(z|x), where q is a normal too; if most of a thousand
-    rows are such, all of them do. Such a row has as many draws as its fit cost, where the budget has them. Where any
-    row is fitted, the ``elbo`` of all is of the pilot from q.
+    ``fit``: whether to fit a proposal to each row whose weights under q are too uneven (by the pilot's k̂, or because
+    draws from q would cost more than a fit): a Student's t around a normal fitted to p(z|x), if q is normal. If most of
+    a block of a thousand rows are affected, all rows of the block are fitted. A fitted row gets at least as many draws
+    as its fit cost, if the budget allows. If any row is fitted, ``elbo`` is computed from the pilot draws from q.
 
-    ``budget``: draws per row on average over each thousand rows, those of pilots and fits among them; the error is
-    raised, and what fitted rows have at least is lowered, for all of them alike until it is kept.
+    ``budget``: the largest mean number of draws per row, over each block of a thousand rows, including pilots and fits.
+    To stay within it, the target error is raised, and the least number of draws of fitted rows lowered, for all rows
+    of the block alike.
     """
     if not standard_error > 0:
         raise ValueError(f"standard_error must be above 0, got {standard_error}.")
@@ -64,7 +65,7 @@ def to_precision(
 
 
 class _Block:
-    """Some rows: how the weights of each vary by its proposal, on a pilot; ``work``: draws so far."""
+    """A block of rows with the variance of their weights in a pilot run; ``work``: draws used so far."""
 
     def __init__(self, targets: Targets, rows: Rows, rng: torch.Generator) -> None:
         self.targets, self.rows, self.rng = targets, rows, rng
@@ -75,10 +76,11 @@ class _Block:
         self.outputs = self.place = torch.empty(0)  # of the fitted proposals; which of them is that of a row
 
     def fit(self, standard_error: float, budget: float) -> None:
-        """A proposal of its own for each row that q serves badly, kept where a second pilot finds no harm in it.
+        """Fit a proposal to each row for which q is poor, and keep it unless a second pilot shows that it is worse.
 
-        Badly: the pilot's k̂ says that its variance is not to be reliable, or that variance costs more draws than a
-        fit. Harm: weights far more uneven than q's, or an estimate so far below q's that part of p(z|x) was missed.
+        q is poor if the pilot's k̂ shows that the variance of the weights is unreliable, or if that variance requires
+        more draws than a fit costs. The proposal is worse if its weights are far more uneven than those of q, or if its
+        estimate is so far below that of q that it must have missed a part of p(z|x).
         """
         cost = proposals.COST + _PILOT
         affordable = len(self.rows) * (budget - 2 * _PILOT) / cost
@@ -98,7 +100,7 @@ class _Block:
         self.variance[weak] = np.where(self.fitted[weak], variance, self.variance[weak])
 
     def estimate(self, standard_error: float, budget: float, most: int) -> LogLikelihood:
-        """By fresh draws, as many as each row needs: rows that have as many are taken together."""
+        """Estimate from new draws, as many as each row needs; rows with the same number form a batch."""
         asked, left = standard_error**2, max(_PILOT, budget - self.work / len(self.rows))
         worth = np.where(self.fitted, proposals.COST, 0)  # a pilot can miss the tail of a row's weights
         draws = _at_least(np.maximum(self.variance / asked, worth), most)
@@ -118,7 +120,7 @@ class _Block:
         return LogLikelihood(**found, samples=draws, fitted=self.fitted, work=self.work, values=counts)
 
     def _fit(self, weak: NDArray[np.int64]) -> bool:
-        """Whether these rows can have proposals of their own; then they do."""
+        """Fit proposals to these rows; return whether that was possible."""
         one, _ = next(in_order(self._some(weak[:1]), 1))
         if not proposals.fits(target := self.targets(one)):
             return False
@@ -134,7 +136,7 @@ class _Block:
         return True
 
     def _sampled(self, index: NDArray[np.int64], draws: int) -> LogLikelihood:
-        """Of the rows ``index``: all from their own proposals, or all from q."""
+        """Sample the rows ``index``, either all from fitted proposals or all from q."""
         targets = self._own if self.fitted[index[0]] else self.targets
         return importance_sampling(targets, self._some(index), self.rng, draws)
 
@@ -146,13 +148,13 @@ class _Block:
 
 
 def _relative_variance(pilot: LogLikelihood) -> Array:
-    """Var(w)/p(x)² of each row, as far as the pilot can tell."""
+    """Var(w)/p(x)² of each row, as estimated by the pilot."""
     share = np.divide(_PILOT, pilot.ess, out=np.full(len(pilot.ess), math.inf), where=pilot.ess > 0)
     found: Array = np.minimum(share, _PILOT) - 1
     return found
 
 
 def _at_least(needed: Array, most: int) -> NDArray[np.int64]:
-    """The next of four steps an octave, for rows with as many draws are taken together."""
+    """Round up to one of four steps per octave, so that many rows have the same number of draws."""
     steps: Array = np.ceil(4 * np.log2(np.maximum(needed, _PILOT)))
     return np.minimum(np.ceil(2 ** (steps / 4)).astype(np.int64), most)

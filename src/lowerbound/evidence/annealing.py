@@ -1,4 +1,4 @@
-"""log p(x) by annealed importance sampling, and between two bounds by running it both ways."""
+"""Annealed importance sampling: lower bounds on log p(x), and upper bounds by running chains backwards."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _CHAIN_ROWS = 2**12  # chains × rows at once
 
 @dataclass(frozen=True)
 class Settings:
-    """How to anneal: β over ``temperatures`` steps from ``start`` to p(x, z), ``chains`` for each row, each moved by a
-    Hamiltonian trajectory of ``leapfrogs`` at every step.
+    """Settings of annealing: ``temperatures`` steps of β from ``start`` to p(x, z), with ``chains`` chains per row.
 
-    ``schedule``: "sigmoid" has small steps at both ends; "adaptive" spaces them by how the weights vary on a pilot.
+    At each step, every chain moves by one Hamiltonian trajectory of ``leapfrogs`` steps. ``schedule``: "sigmoid" has
+    small steps at both ends; "adaptive" chooses the steps by the variance of the weights in a pilot run.
     """
 
     temperatures: int = 1000
@@ -47,13 +47,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Annealed(Estimates):
-    """What annealing found for each row, in nats.
+    """Results of annealing per row, in nats.
 
-    ``estimate [N]``: log mean over chains of w, a lower bound on log p(x) in expectation; of chains run backwards
-    (``upper``) −log mean 1/w, an upper bound. ``standard_error [N]``: over chains, by the delta method; of an upper
-    bound given the one draw that all chains of a row start from, and so too small (``sandwich`` adds the rest).
-    ``log_weights [C, N]``. ``acceptance [N]``: mean over steps. ``effective_temperatures [N]``: over how many of the
-    steps the weights' variation is spread, (Σ s_t)²/Σ s_t² with s_t the deviation of step t's increments over chains.
+    - ``estimate [N]``: log mean over chains of w, a lower bound on log p(x) in expectation. For chains run backwards
+      (``upper``), −log mean 1/w, an upper bound.
+    - ``standard_error [N]``: over chains, by the delta method. For an upper bound it is too small, because all chains
+      of a row start from the same draw (``sandwich`` adds the missing part).
+    - ``log_weights [C, N]``: log w of each chain.
+    - ``acceptance [N]``: mean acceptance rate over steps.
+    - ``effective_temperatures [N]``: the effective number of steps that contribute to the variance of the weights,
+      (Σ s_t)²/Σ s_t², where s_t is the standard deviation over chains of the increments of step t.
     """
 
     log_weights: Array
@@ -81,9 +84,9 @@ def annealed(
 ) -> Annealed:
     """log p(x) of each row by annealing: log w = Σ_t (β_t − β_{t−1}) log [p(x, z_{t−1})/start(z_{t−1})].
 
-    Step sizes, one for each row and step, are adapted on a pilot with draws of its own and then frozen: were they
-    adapted on the way, the bound would not hold. ``exact [N, *E]``: a draw of p(z|x) for each row, from which chains
-    are run backwards, β from 1 to 0: then an upper bound. Neal 2001; Wu et al. 2017; Grosse et al. 2015.
+    Step sizes, one per row and step, are adapted on separate pilot chains and then fixed, because adapting them during
+    the run would invalidate the bound. ``exact [N, *E]``: one draw from p(z|x) per row; chains then run backwards from
+    it, β from 1 to 0, which gives an upper bound. Neal 2001; Wu et al. 2017; Grosse et al. 2015.
     """
     keep_memory()
     settings = Settings() if settings is None else settings
@@ -182,9 +185,10 @@ class _Book:
 def _pilot(
     path: Path, target: Target, settings: Settings, rows: int, rng: torch.Generator, dtype: torch.dtype
 ) -> tuple[Array, Tensor]:
-    """Temperatures ``[T + 1]`` and step sizes ``[T + 1, B]``, from chains that are then thrown away.
+    """Temperatures ``[T + 1]`` and step sizes ``[T + 1, B]``, from pilot chains that are then discarded.
 
-    The logarithm of a step grows while chains accept more often than they should, at each temperature in turn.
+    At each temperature in turn, the step size is increased if the acceptance rate is above its target, and decreased if
+    it is below.
     """
     coarse = sigmoid_schedule(min(_PILOT, settings.temperatures))
     noise = path.start.noise((settings.chains, rows), target.event, rng, dtype)
@@ -204,7 +208,7 @@ def _pilot(
 
 
 def _evenly(coarse: Array, speed: Array, temperatures: int) -> Array:
-    """β such that the deviation of the weights' increments is the same at each step. Gelman & Meng 1998."""
+    """Choose β so that the standard deviation of the weights' increments is equal in all steps. Gelman & Meng 1998."""
     lengths = np.diff(coarse) * 0.5 * (speed[1:] + speed[:-1])
     along = np.concatenate([[0.0], np.cumsum(lengths + 1e-3 * lengths.sum() / len(lengths))])
     betas: Array = np.interp(np.linspace(0, along[-1], temperatures + 1), along, coarse)
@@ -213,7 +217,7 @@ def _evenly(coarse: Array, speed: Array, temperatures: int) -> Array:
 
 
 def _interpolated(log_steps: Tensor, coarse: Array, betas: Array) -> Tensor:
-    """Step sizes at ``betas``: smoothed over five temperatures of the pilot, on a line between them."""
+    """Step sizes at ``betas``: smoothed over five pilot temperatures and interpolated linearly."""
     width = min(5, len(log_steps))
     padded = torch.cat([log_steps[:1].expand(width // 2, -1), log_steps, log_steps[-1:].expand(width // 2, -1)])
     smooth = padded.unfold(0, width, 1).mean(-1)[: len(log_steps)]

@@ -29,7 +29,7 @@ Named = tuple[str, Array, str]  # a model's name, log_prob [N] and note
 class Baseline:
     """log p(x) of test rows under a simple model.
 
-    ``log_prob [N]``: nats per row with respect to ``measure``, or a lower bound on it, as ``bound`` says.
+    ``log_prob [N]``: nats per row with respect to ``measure``; exact or a lower bound, as stated by ``bound``.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Baseline:
         return error_of_mean(self.log_prob)
 
     def log_likelihood(self) -> LogLikelihood:
-        """The same without Monte Carlo error, to be compared with estimates."""
+        """The values as a ``LogLikelihood`` without Monte Carlo error, for comparison with estimates."""
         rows = len(self.log_prob)
         return LogLikelihood(
             estimate=self.log_prob,
@@ -64,7 +64,7 @@ class Baseline:
 
 
 class Suited(NamedTuple):
-    """The ``kind`` of rows that a likelihood is of, and of levels how many; None, and the ``reason``, if of none."""
+    """The ``kind`` of baselines that suit a likelihood, and the number of levels; or None and the ``reason``."""
 
     kind: Kind | None
     levels: int
@@ -72,7 +72,7 @@ class Suited(NamedTuple):
 
 
 def kind_of(likelihood: Likelihood) -> Suited:
-    """Which baselines are of the same base measure as ``likelihood``."""
+    """Which baselines have the same base measure as ``likelihood``."""
     name, levels = type(likelihood).__name__, likelihood.n_values
     if likelihood.informative:
         return Suited(None, 0, f"{name} models which cells are missing, and no baseline does.")
@@ -99,11 +99,11 @@ def baselines(
 ) -> tuple[Baseline, ...]:
     """Fit simple models to ``train [N, *X]`` and score ``test [M, *X]``, fully observed (masks are not supported).
 
-    ``kind``: "real", densities; "binary", "levels" (integers 0 … ``levels`` − 1) and "count", probabilities.
-    ``latent_dim`` and ``components``: at most so many, fewer where the rows are few. Columns constant in ``train``
-    are left out of densities, and ``measure`` says so: only a model of the other columns compares. Of levels,
-    E log p(x + u) ≤ log P(x), u uniform on [0, 1)^D, is a lower bound in nats of probability, its mean over u taken
-    exactly. Raises ``DataError`` for values that the kind has not. Theis, van den Oord & Bethge 2016.
+    ``kind``: "real" gives densities; "binary", "levels" (integers 0 … ``levels`` − 1) and "count" give probabilities.
+    ``latent_dim`` and ``components``: the largest number of latents and mixture components; fewer if there are few
+    rows. Columns that are constant in ``train`` are omitted from densities, as stated by ``measure``; results are then
+    comparable only with models of the other columns. For levels, log P(x) is bounded by E log p(x + u) with u uniform
+    on [0, 1)^D, computed exactly (Theis, van den Oord & Bethge 2016). Raises ``DataError`` for values outside the kind.
     """
     if kind not in get_args(Kind):
         raise ValueError(f'kind is {kind!r}; it must be "real", "binary", "levels" or "count".')
@@ -122,7 +122,7 @@ def baselines(
 
 
 def _rows(given: ArrayLike, name: str, kind: Kind, levels: int) -> Array:
-    """``[N, D]``, each value of those that the kind has."""
+    """Convert rows to ``[N, D]``. Raises ``DataError`` for values outside the kind."""
     array = np.asarray(given)
     if array.dtype.kind not in arrays.NUMERIC or array.ndim == 0 or array.size == 0:
         raise DataError(f"{name} is {array.dtype} of shape {array.shape}; give numbers, one row or more along axis 0.")
@@ -206,7 +206,7 @@ def _of_counts(train: Array, test: Array) -> Iterator[Named]:
 
 
 def _log_dispersion(x: Array) -> float:
-    """log r at which the counts ``x [N]`` of one column are likeliest, variance m + m²/r with m their mean."""
+    """The maximum-likelihood estimate of log r for counts ``x [N]``, with variance m + m²/r and m their mean."""
     from scipy.optimize import minimize_scalar
 
     least, most = np.log(1e-4), np.log(1e6)

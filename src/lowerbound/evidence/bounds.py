@@ -1,4 +1,4 @@
-"""Bounds of some rows: the ELBO of the encoder's q, and of other q of the rows."""
+"""ELBOs of some rows: of the encoder's q, and of a q optimised for each row."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _RANK, _COMPONENTS = 2, 4
 
 
 class Local(Posterior):
-    """A q for each row of a batch, of the family of the encoder's ``posterior``, merged with the prior where that is.
+    """A q for each row of a batch from the family of the encoder's ``posterior`` (merged with the prior, if that is).
 
-    Of several latents ``out [B, n_outputs]`` is what is added to the numbers that each one's network gives: so a latent
-    with parents still depends on them as its network says.
+    With several latents, ``out [B, n_outputs]`` is added to the output of each latent's network, so that a latent with
+    parents still depends on them through its network.
     """
 
     def __init__(self, posterior: Posterior, batch: Batch, prior: Distribution) -> None:
@@ -71,7 +71,7 @@ class Local(Posterior):
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows under a model, whose bounds are wanted."""
+    """Some rows under a model, for which bounds are computed."""
 
     model: LatentVariableModel
     posterior: Posterior
@@ -89,7 +89,7 @@ class Part:
         return cls(model, posterior, rows, batch, target, Local(posterior, batch, target.source("prior")))
 
     def gradient(self, family: Posterior) -> Gradient:
-        """Return the gradient of the ELBO: through the draws where all of them allow it, else ``by_family``."""
+        """Return the gradient of the ELBO: through the draws if all latents allow it, else ``by_family``."""
         if all(family.paths):
             return by_path(self.target.slope_at, family)
         prior = self.target.source("prior")
@@ -102,7 +102,7 @@ class Part:
 
     @torch.no_grad()
     def log_weights(self, family: Posterior, out: Tensor, samples: int, seed: int, stream: int) -> Array:
-        """Return log w ``[S, B]`` of fresh draws; families with one kind of noise get the same noise."""
+        """Return log w ``[S, B]`` for new draws; families with the same kind of noise get the same noise."""
         q, found = family.distribution(out), []
         for noise in self._noise(family, samples, seed, stream):
             found.append(self.target.log_weights(q, noise).double().cpu())
@@ -142,12 +142,12 @@ def families(own: Posterior, richer: Sequence[Richer | Posterior] | None) -> lis
     if richer is None and vector and not isinstance(own, posteriors.FullNormal):
         asked = ("FullNormal",)
     if asked and not vector:
-        raise ValueError(f"richer is of real vectors, and {own.family_name} of other latents: leave richer out.")
+        raise ValueError(f"richer needs real-valued latents, but {own.family_name} has others; leave richer out.")
     found = [each if isinstance(each, Posterior) else _named(each, own.latent_dim) for each in asked]
     names = [each.family_name for each in (own, *found)]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"families are distinguished by name; the encoder's and those of richer are {', '.join(names)}."
+            f"families must have different names, but the encoder's and those of richer are {', '.join(names)}."
         )
     return found
 

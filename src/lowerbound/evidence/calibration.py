@@ -1,4 +1,4 @@
-"""Check whether q(z|x) is p(z|x): ranks of simulated latents among draws of q are then uniform."""
+"""Simulation-based calibration: if q(z|x) = p(z|x), ranks of simulated latents among draws from q are uniform."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
-_ROWS = 100  # simulated at once
-_BINS, _LEAST = 20, 5  # bins of a χ² test, and what each must expect
-_POINTS, _RUNS = 100, 10_000  # where a band is held, and how many sets of uniform ranks it is made from
+_ROWS = 100  # rows simulated at once
+_BINS, _LEAST = 20, 5  # bins of a χ² test, and the least expected count of each
+_POINTS, _RUNS = 100, 10_000  # points of a band, and simulated sets of uniform ranks from which it is computed
 _REJECTED = 0.01
-_OFFSET = 0.1  # of mean ranks and of their spread, as shares of the range
+_OFFSET = 0.1  # tolerated offset of mean ranks and of their spread, relative to the range
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often central intervals hold the truth: ``share [n, m]`` of the simulations, for each of ``levels`` and each
-    statistic; ``standard_error [n, m]`` is binomial, with two successes and failures added, so that it is never 0
-    (Agresti & Coull 1998)."""
+    """Coverage of central intervals: the ``share [n, m]`` of simulations in which they contain the true value.
+
+    n ``levels``, m statistics. ``standard_error [n, m]`` is binomial, with two successes and two failures added, so
+    that it is never 0 (Agresti & Coull 1998).
+    """
 
     levels: tuple[float, ...]
     share: Array
@@ -44,10 +46,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Bands:
-    """The ranks' empirical distribution functions and a band that a uniform one stays within, at all points together,
-    with probability ``level``.
+    """Empirical distribution functions of the ranks, and a simultaneous band for uniform ranks.
 
-    ``points [k]``: shares of the ranks' range, in (0, 1). ``lower``, ``upper [k]``: the band. ``ecdf [k, m]``.
+    With probability ``level``, the function of uniform ranks is within the band at all points. ``points [k]``: relative
+    ranks in (0, 1). ``lower``, ``upper [k]``: the band. ``ecdf [k, m]``: the functions of m statistics.
     """
 
     level: float
@@ -58,7 +60,7 @@ class Bands:
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """Which statistics stay within the band at every point, ``[m]``; each is held to it on its own."""
+        """Which statistics are within the band at every point, ``[m]``, each considered separately."""
         lower, upper = self.lower[:, None], self.upper[:, None]
         found: NDArray[np.bool_] = np.all((self.ecdf >= lower) & (self.ecdf <= upper), axis=0)
         return found
@@ -66,8 +68,10 @@ class Bands:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of what was simulated among ``draws`` L draws of q(z|x): ``ranks [S, m]`` in 0 … L, of the statistics
-    ``names``, each dimension of z and, last, log p(x, z). Uniform if q is the posterior."""
+    """Ranks of simulated values among L = ``draws`` draws from q(z|x); uniform if q is the posterior.
+
+    ``ranks [S, m]`` in 0 … L, for S simulations and m statistics ``names``: each dimension of z and, last, log p(x, z).
+    """
 
     ranks: NDArray[np.int64]
     names: tuple[str, ...]
@@ -75,15 +79,17 @@ class Calibration:
 
     @property
     def bins(self) -> NDArray[np.int64]:
-        """The edges of the bins of the χ² test: the L + 1 ranks in at most 20 bins as equal as can be, each of 5
-        simulations or more in expectation."""
+        """Edges of the bins of the χ² test: the L + 1 ranks in at most 20 bins of nearly equal size.
+
+        Each bin has an expected count of at least 5.
+        """
         ranks, simulations = self.draws + 1, len(self.ranks)
         bins = min(_BINS, ranks, simulations // _LEAST)
         return np.arange(bins + 1) * ranks // bins
 
     @property
     def p_values(self) -> Array:
-        """Of each statistic, ``[m]``: Pearson's χ² of the ranks' counts in ``bins`` against uniform ones."""
+        """The p-value of each statistic, ``[m]``: Pearson's χ² test of uniform counts in ``bins``."""
         from scipy.special import chdtrc
 
         edges = self.bins
@@ -99,16 +105,17 @@ class Calibration:
 
     @property
     def offsets(self) -> Array:
-        """By how much each rank, as a share u of their range, is above ½, and |2u − 1| above its mean if u is uniform:
-        ``[2, S, m]``. The mean of the first is not 0 where q is moved, of the second above 0 where q is too narrow."""
+        """u − ½ for relative ranks u, and |2u − 1| minus its expectation for uniform u: ``[2, S, m]``.
+
+        The mean of the first differs from 0 if q is shifted; the mean of the second is above 0 if q is too narrow.
+        """
         ranks = self.draws + 1
         share = (self.ranks + 0.5) / ranks
         return np.stack([share - 0.5, np.abs(2 * share - 1) - (ranks**2 - ranks % 2) / (2 * ranks**2)])
 
     @property
     def decision(self) -> Decision:
-        """Whether the mean ``offsets`` of all statistics lie within ± 0.1: of a q three quarters as wide as p(z|x) they
-        do not."""
+        """Whether the mean ``offsets`` of all statistics are within ± 0.1 (not so for a q 3/4 as wide as p(z|x))."""
         every = np.moveaxis(self.offsets, 1, -1).reshape(-1, len(self.ranks))
         found = [
             of_mean(each, -_OFFSET, _OFFSET, scale=_OFFSET, comparisons=len(every), unit="simulations")
@@ -119,8 +126,9 @@ class Calibration:
     def bands(self, level: float = 0.95) -> Bands:
         """Simultaneous bands of the empirical distribution functions, at up to 99 points.
 
-        At each point the count of lower ranks is binomial; the band holds counts whose two tails have probability γ or
-        more, γ such that a share ``level`` of simulated sets of uniform ranks stay within. Säilynoja et al. 2022.
+        At each point the count of lower ranks is binomial. The band contains counts whose two tails have probability γ
+        or more, with γ chosen so that a share ``level`` of simulated sets of uniform ranks is within the band.
+        Säilynoja et al. 2022.
         """
         _refuse_level(level)
         ranks, points = self.draws + 1, min(self.draws + 1, _POINTS)
@@ -130,9 +138,10 @@ class Calibration:
         return Bands(level, ends / ranks, lower, upper, ecdf)
 
     def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> Coverage:
-        """How often the central interval of the draws holds the truth, for each level and statistic.
+        """Coverage of the central intervals of the draws, for each level and statistic.
 
-        Rank r is the stretch [r, r + 1)/(L + 1) and counts by how much of it lies in the interval: exact at any L.
+        Rank r stands for the interval [r, r + 1)/(L + 1) and counts by its overlap with the central interval, so that
+        the coverage is exact for any L.
         """
         for level in levels:
             _refuse_level(level)
@@ -191,12 +200,12 @@ def calibrate(
     seed: int = 0,
     context: Tensor | None = None,
 ) -> Calibration:
-    """Simulate (z*, x*) from the model and rank z* and log p(x*, z*) among ``draws`` draws of q(z|x*) and theirs.
+    """Simulate (z*, x*) from the model, and rank z* and log p(x*, z*) among those of ``draws`` draws from q(z|x*).
 
-    Ranks of z alone cannot tell the posterior from the prior, hence log p(x, z), which depends on the data. Ties, as
-    discrete latents have, are broken at random. It says how good q is on the model's own rows, and nothing of others.
-    ``context [M, C]``, for a model that is conditioned: simulations take its rows in turn.
-    Talts et al. 2018; Modrák et al. 2023.
+    Ranks of z alone are also uniform for q = p(z); log p(x, z), which depends on the data, detects this. Ties, as with
+    discrete latents, are broken at random. The result concerns rows simulated from the model, not real rows.
+    ``context [M, C]``: contexts for the simulations of a conditional model, used in turn. Talts et al. 2018; Modrák et
+    al. 2023.
     """
     if simulations < 2 * _LEAST or draws < 1:
         raise ValueError(
@@ -220,10 +229,10 @@ def _in_turn(context: Tensor, first: int, rows: int) -> Tensor:
 
 
 def _ranks(target: Target, z: Tensor, draws: int, rng: torch.Generator) -> Tensor:
-    """How many of the draws lie below the truth, in each statistic, ``[B, m]``."""
+    """The number of draws below the true value, in each statistic, ``[B, m]``."""
     truth = _statistics(target, z.unsqueeze(0))
     slack = torch.zeros_like(truth)
-    # The same z at another place of a batch has another last digit, which must not decide a tie.
+    # Equal z at different positions of a batch may differ in the last digit, which must not decide a tie.
     slack[..., -1] = 32 * torch.finfo(z.dtype).eps * truth[..., -1].abs()
     below = tied = torch.zeros_like(truth[0], dtype=torch.int64)
     for some in chunks(draws, len(z), target.width):
@@ -247,7 +256,7 @@ def _names(q: Distribution, event: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _band(n: int, points: Array, level: float) -> tuple[Array, Array]:
-    """The band of the share of ``n`` uniform values below each of ``points``, on a generator of its own."""
+    """The band for the share of ``n`` uniform values below each of ``points``, by simulation."""
     from scipy.special import bdtr, bdtrc
 
     counts = np.arange(n + 1.0)[None]

@@ -29,23 +29,23 @@ from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
-_ROWS = 500  # of a batch
-_VALUES = 2**23  # of differences between draws and the rows' parameters, held at once
-_NETWORK = 2**16  # pairs of a draw and a row at once, where a latent has parents: each goes through its network
-_NEAR = 2.0  # nats below the cap
-_LEAST = 0.05  # nats of information: of latents that are used
+_ROWS = 500  # rows per batch
+_VALUES = 2**23  # differences between draws and parameters of rows in memory at once
+_NETWORK = 2**16  # pairs of a draw and a row through the network of a latent with parents at once
+_NEAR = 2.0  # an estimate within this of the cap, in nats, counts as near it
+_LEAST = 0.05  # latents count as used if they hold this information, in nats
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over rows, in nats per row, and its standard error as one for new rows; that draws vary is in it."""
+    """A mean over rows, in nats per row, and its standard error as an estimate for new rows (Monte Carlo included)."""
 
     value: float
     standard_error: float
 
     @classmethod
     def of(cls, rows: Array) -> Estimate:
-        """Of a value for each row."""
+        """Make an estimate from one value per row."""
         return cls(float(rows.mean()), error_of_mean(rows))
 
     def __str__(self) -> str:
@@ -56,12 +56,14 @@ class Estimate:
 class Collapse:
     """Mean KL(q(z|x) ‖ p(z)) = I_q(x; z) + KL(q(z) ‖ p(z)): ``kl`` = ``mutual_information`` + ``marginal_kl``.
 
-    q(z) is the mean of q(z|x) over the N = ``rows``, so that the information of which row it is cannot pass log N, the
-    ``cap``. For the distribution that the rows are from it is, in expectation, a lower bound on I_q(x; z), and
-    ``marginal_kl`` an upper one; ``upper``, where each row is left out of its own q(z), bounds I_q(x; z) from above.
-    ``kl_per_dim [d]``: mean over rows, in the order of z; None where a latent's dimensions have none of their own.
-    ``active [d]``: see ``diagnostics.active_units``; None where the means of q are not known. ``kl_per_latent``: of
-    which ``kl`` is the sum, by name; that of a latent with parents is a mean over their draws.
+    q(z) is the mean of q(z|x) over the N = ``rows``, so that the estimated information is at most log N, the ``cap``.
+    For the population from which the rows come, ``mutual_information`` is a lower bound on I_q(x; z) in expectation,
+    and ``marginal_kl`` an upper bound on KL(q(z) ‖ p(z)). ``upper``, which leaves each row out of its own q(z), is an
+    upper bound on I_q(x; z).
+
+    ``kl_per_dim [d]``: mean over rows, in the order of z; None if dimensions of a latent are dependent. ``active [d]``:
+    see ``diagnostics.active_units``; None if the means of q are unknown. ``kl_per_latent``: the terms of ``kl`` by
+    latent; for a latent with parents, a mean over their draws.
     """
 
     kl: Estimate
@@ -80,13 +82,15 @@ class Collapse:
 
     @property
     def near_cap(self) -> bool:
-        """Whether the information is within 2 nats of log N: a row then makes up e⁻² or more of q(z) where it lies."""
+        """Whether the information is within 2 nats of log N, so that the number of rows may limit the estimate."""
         return self.mutual_information.value > self.cap - _NEAR
 
     @property
     def decision(self) -> Decision:
-        """Whether the latents hold 0.05 nats of information or more: passed by the lower bound on I_q(x; z), failed by
-        the smaller of the upper bounds."""
+        """Decide whether the latents hold at least 0.05 nats of information about x.
+
+        Passed if the lower bound on I_q(x; z) is above this, failed if the smaller of the upper bounds is below it.
+        """
 
         def interval(rows: int) -> tuple[float, float]:
             factor = quantile(rows - 1) * math.sqrt(self.rows / rows)
@@ -116,7 +120,7 @@ class Collapse:
 
     @property
     def _each(self) -> str:
-        """The KL of each latent, where there are several."""
+        """The KL of each latent as text, if there are several."""
         if len(self.kl_per_latent) < 2:
             return ""
         return f" ({', '.join(f'{name}: {kl}' for name, kl in self.kl_per_latent.items())})"
@@ -124,8 +128,8 @@ class Collapse:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Of N rows: ``z [S, N, *E]`` with ``log_q`` and ``log_p [S, N]``; the KL of each latent ``[N]``, and of each
-    dimension ``[N, d]`` and the means of q ``[N, d]``, where they are known."""
+    """Draws for N rows: ``z [S, N, *E]`` with ``log_q`` and ``log_p [S, N]``; the KL of each latent ``[N]``; and, if
+    known, the KL of each dimension and the means of q, ``[N, d]`` each."""
 
     z: Tensor
     log_q: Tensor

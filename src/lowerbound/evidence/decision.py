@@ -13,18 +13,18 @@ from lowerbound.evidence.estimates import Array
 
 Answer = Literal["passed", "failed", "cannot tell"]
 Interval = Callable[[int], tuple[float, float]]
-"""Confidence limits of a quantity from n rows, if n were another number and all else as it is."""
-LEVEL = 0.05  # of false answers, half of them on each side, where rows are normal
-_MOST = 1000  # times as many rows as there are: more are not asked for
+"""A function of n that gives the confidence limits of a quantity if there were n rows with the same statistics."""
+LEVEL = 0.05  # probability of a false answer, half on each side, for normal rows
+_MOST = 1000  # the most rows that are asked for, as a multiple of those available
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What ``rows`` say of a quantity that should lie within limits, and how many would decide it.
+    """Whether a quantity, estimated from ``rows`` rows, lies within limits.
 
-    ``answer``: "passed" if its confidence interval lies within the limits, "failed" if it lies outside, and otherwise
-    "cannot tell". ``needs``: how many rows would then be enough for an answer if the estimate stayed as it is, None if
-    more than 1000 times as many. ``unit``: what rows are.
+    ``answer``: "passed" if its confidence interval is within the limits, "failed" if it is outside, else "cannot tell".
+    ``needs``: the number of rows that would decide if the estimate stayed the same; None if more than 1,000 times as
+    many as there are. ``unit``: what the rows are called.
     """
 
     answer: Answer
@@ -63,10 +63,10 @@ def of_mean(
     comparisons: int = 1,
     unit: str = "rows",
 ) -> Decision:
-    """Whether the mean of which ``values [N]`` are independent draws lies between ``least`` and ``most``.
+    """Decide whether the expectation of independent ``values [N]`` is between ``least`` and ``most``.
 
-    By Student's t, at a level divided by ``comparisons`` (Bonferroni). The deviation is taken for ``scale`` at least,
-    about the width of the limits: a few rows that happen to be alike prove nothing of others.
+    Uses Student's t interval at a level divided by ``comparisons`` (Bonferroni). The standard deviation is taken to be
+    at least ``scale``, which should be about the width of the limits, so that a few similar rows cannot decide.
     """
     rows, mean = len(values), float(np.mean(values))
     deviation = float(np.std(values, ddof=1)) if rows > 1 and math.isfinite(mean) else scale
@@ -82,9 +82,9 @@ def of_mean(
 def of_share(
     hits: int, rows: int, least: float = 0.0, most: float = 1.0, *, comparisons: int = 1, unit: str = "rows"
 ) -> Decision:
-    """Whether the share of which ``hits`` of ``rows`` is an estimate lies between ``least`` and ``most``.
+    """Decide whether a probability, estimated by ``hits`` of ``rows``, is between ``least`` and ``most``.
 
-    By the exact binomial interval. Clopper & Pearson 1934.
+    Uses the exact binomial interval. Clopper & Pearson 1934.
     """
     from scipy.special import betaincinv
 
@@ -99,7 +99,7 @@ def of_share(
 
 
 def together(decisions: Sequence[Decision]) -> Decision:
-    """Passed if all are, failed if any is; otherwise as many rows as the most demanding needs."""
+    """Combine decisions: passed if all are, failed if any is; ``needs`` is the largest of theirs."""
     for answer in ("failed", "cannot tell"):
         if found := [each for each in decisions if each.answer == answer]:
             return max(found, key=lambda each: math.inf if each.needs is None else each.needs)
@@ -107,7 +107,7 @@ def together(decisions: Sequence[Decision]) -> Decision:
 
 
 def quantile(degrees: float, comparisons: int = 1) -> float:
-    """Of Student's t, two-sided at the level of one of ``comparisons``; ∞ where no spread is known."""
+    """The two-sided quantile of Student's t at the level for ``comparisons``; ∞ for 0 degrees of freedom."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 1 - LEVEL / (2 * comparisons))) if degrees > 0 else math.inf
@@ -122,6 +122,6 @@ def _answer(low: float, high: float, least: float, most: float) -> Answer:
 
 
 def _rounded(n: int) -> int:
-    """To two digits, upwards."""
+    """Round up to two digits."""
     unit: int = 10 ** max(0, len(str(n)) - 2)
     return math.ceil(n / unit) * unit

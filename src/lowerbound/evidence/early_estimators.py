@@ -1,6 +1,6 @@
-"""Estimators of log p(x) that came before importance sampling from q, as what they are: to compare with.
+"""An older estimator of log p(x), from appendix D of Kingma & Welling 2013, for comparison.
 
-Draws of z from the prior are ``importance_sampling(…, source="prior")``.
+For the other one, sampling from the prior, use ``importance_sampling(…, source="prior")``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lowerbound.modes import read_only
 from lowerbound.training import in_order
 
 Exact = Callable[[Batch, int, torch.Generator], Tensor]
-"""Rows and K → K draws of p(z|x) for each, ``[K, B, *E]``."""
-_MOST_LATENTS = 10  # the paper's own estimates are of 3: the normal's fit, and so the error, worsens with each
+"""A function of rows and K that returns K draws from p(z|x) per row, ``[K, B, *E]``."""
+_MOST_LATENTS = 10  # the paper uses 3; the error grows with the number of latents
 _ACCEPT = 0.8
 _CHAIN_ROWS = 2**12  # chains × rows at once
 
 
 @dataclass(frozen=True)
 class PosteriorEstimate(Estimates):
-    """Estimates of log p(x) from draws of p(z|x), in nats, one for each row.
+    """Estimates of log p(x) from draws of p(z|x), in nats per row.
 
     ``estimate [N]``: too high in expectation, by about half its variance. ``standard_error [N]``: by the delta method.
-    ``acceptance [N]``: of the Hamiltonian trajectories after warm-up; 1 for exact draws.
+    ``acceptance [N]``: acceptance rate of the Hamiltonian trajectories after warm-up; 1 for exact draws.
     """
 
     acceptance: Array
@@ -43,8 +43,8 @@ class PosteriorEstimate(Estimates):
 
 @dataclass(frozen=True)
 class Chains:
-    """Hamiltonian Monte Carlo on p(z|x): ``warm_up`` transitions, in which each row's step size is found, and
-    ``transitions`` with it frozen, each of ``leapfrogs``."""
+    """Hamiltonian Monte Carlo on p(z|x): ``warm_up`` transitions, which adapt each row's step size, then
+    ``transitions`` with fixed step sizes, each with ``leapfrogs`` steps."""
 
     warm_up: int = 100
     transitions: int = 100
@@ -55,7 +55,7 @@ class Chains:
             raise ValueError(f"warm_up, transitions and leapfrogs must be at least 1; got {self}.")
 
     def run(self, target: Target, batch: Batch, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The ends ``[K, B, *E]`` of ``count`` independent chains for each row, and their acceptance ``[B]``."""
+        """The last states ``[K, B, *E]`` of ``count`` independent chains per row, and their acceptance rate ``[B]``."""
         path, dtype = Path(target.log_joint, target.posterior, target.slope), batch.x.dtype
         noise = path.start.noise((count, len(batch.x)), target.event, rng, dtype)
         point = path.at(path.start.sample(noise))
@@ -77,12 +77,12 @@ def appendix_d(
     chains: Chains | None = None,
     exact: Exact | None = None,
 ) -> PosteriorEstimate:
-    """log p(x) ≈ −log 1/L Σ_l q̂(z_l)/p(x, z_l), z_l ~ p(z|x), of the few latents for which it serves.
+    """log p(x) ≈ −log 1/L Σ_l q̂(z_l)/p(x, z_l), z_l ~ p(z|x), for models with few latents.
 
-    q̂ is a normal of full covariance, fitted to L = ``draws`` others of p(z|x); each draw is the end of a chain of its
-    own, started from q(z|x). With draws that are exact, E[q̂/p(x, z)] = 1/p(x) whatever q̂: the logarithm makes it an
-    upper bound in expectation. Chains that have not come to p(z|x) bias it, either way, and it does not show.
-    ``exact``: draws of p(z|x) in their place. Kingma & Welling 2013, appendix D.
+    q̂ is a normal with full covariance, fitted to L = ``draws`` other draws from p(z|x). Each draw is the last state of
+    its own chain, started from q(z|x). With exact draws, E[q̂/p(x, z)] = 1/p(x) for any q̂, so that the estimate is an
+    upper bound in expectation. Chains that have not converged bias it in either direction, without any sign of it.
+    ``exact``: exact draws from p(z|x) to use instead. Kingma & Welling 2013, appendix D.
     """
     rows, results, chains = rows_for(targets, rows), [], Chains() if chains is None else chains
     size = max(1, _CHAIN_ROWS // (2 * max(1, draws)))
@@ -118,7 +118,7 @@ def _check(target: Target, draws: int) -> None:
 
 
 def _fitted(z: Tensor) -> FullNormal:
-    """The normal of the mean and covariance of draws ``[L, B, *E]``, in double precision."""
+    """The normal with the mean and covariance of draws ``[L, B, *E]``, in double precision."""
     z = z.flatten(2).double()
     away = z - z.mean(0)
     covariance = torch.einsum("kbi,kbj->bij", away, away) / (len(z) - 1)

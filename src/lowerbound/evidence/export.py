@@ -15,10 +15,10 @@ Runs = Mapping[str, tuple[Annealed, NDArray[np.int64]]]
 
 
 def to_arviz(importance: LogLikelihood, runs: Runs, measure: str, verdict: str) -> Any:
-    """Convert estimates to an ``arviz.InferenceData``: a group for importance sampling, one for each annealing run.
+    """Convert estimates to an ``arviz.InferenceData``: a group for importance sampling and one per annealing run.
 
-    Each group has a coordinate ``row``; groups of annealing also hold the log-weights ``[chain, row]``. ``runs``: by
-    the name of the group, a run and the rows that it was of. Needs the extra: pip install 'lowerbound[diag]'.
+    Each group has a coordinate ``row``; groups of annealing also contain log-weights ``[chain, row]``. ``runs``: for
+    each group's name, a run and its rows. Needs an extra: pip install 'lowerbound[diag]'.
     """
     try:
         import arviz

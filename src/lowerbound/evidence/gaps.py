@@ -26,25 +26,27 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
 
-_CONVERGED = 0.01  # nats that the last steps may still gain
-_TIGHT = 0.2  # nats per row: less is little to gain
-_ERROR = 0.005  # nats: of log p(x) of a row
+_CONVERGED = 0.01  # largest gain of the last steps, in nats
+_TIGHT = 0.2  # a gap below this, in nats per row, counts as small
+_ERROR = 0.005  # target standard error of log p(x) per row, in nats
 
 
 @dataclass(frozen=True)
 class Difference(Estimates):
-    """Between two quantities of each row, in nats: ``estimate [N]``, ``standard_error [N]`` its Monte Carlo error."""
+    """Differences between two quantities per row, in nats: ``estimate [N]`` and Monte Carlo ``standard_error [N]``."""
 
 
 @dataclass(frozen=True)
 class Gaps:
     """log p(x) − ELBO = amortisation + approximation, per row and on average, in nats.
 
-    ``elbo [N]``: of the encoder's q(z|x). ``local [N]``: of the best q found per row, by the name of its family,
-    the encoder's (``family``) first. ``log_p [N]``: estimates of log p(x); ``reliable [N]``: whether k̂ is below its
-    threshold. ``standard_error [N]``: Monte Carlo errors, of "elbo", of "log_p", and by the names of families.
-    ``gained``: local − ELBO, of the same noise where two families share it. ``late``: what the last tenth of the steps
-    gained. ``kl``: KL(q ‖ p) of the encoder's q, by the name of each latent; with parents, its mean over their draws.
+    - ``elbo [N]``: the ELBO of the encoder's q(z|x).
+    - ``local``: the ELBO ``[N]`` of the best q found per row, by name of its family; the encoder's is first.
+    - ``log_p [N]``: estimates of log p(x). ``reliable [N]``: whether their k̂ is below its threshold.
+    - ``standard_error``: Monte Carlo errors ``[N]``, for "elbo", "log_p" and each family.
+    - ``gained``: local − ELBO, computed with the same noise if both families use the same kind.
+    - ``late``: the gain of the last tenth of the optimisation steps.
+    - ``kl``: KL(q ‖ p) of the encoder's q, by latent; for latents with parents, averaged over the parents' draws.
     """
 
     elbo: Array
@@ -67,9 +69,9 @@ class Gaps:
         return self.gained[self.family]
 
     def approximation(self, family: str | None = None) -> Difference:
-        """log p(x) − ELBO of the best q of ``family``, the encoder's unless given another of ``local``.
+        """log p(x) − ELBO of the best q of ``family`` (default: the encoder's family).
 
-        Too small, in expectation, by as much as ``log_p`` is too low.
+        It is too small in expectation, by as much as ``log_p`` is too low.
         """
         name = self.family if family is None else family
         if name not in self.local:
@@ -82,7 +84,7 @@ class Gaps:
         return self._above(self.elbo, self.standard_error["elbo"])
 
     def convergence(self, family: str | None = None) -> Decision:
-        """Whether the last tenth of the steps gained at most 0.01 nats per row, as far as these rows can tell."""
+        """Decide whether the last tenth of the steps gained at most 0.01 nats per row."""
         late = self.late[self.family if family is None else family]
         return of_mean(late.estimate, most=_CONVERGED, scale=_CONVERGED, comparisons=len(self.late))
 
@@ -92,7 +94,7 @@ class Gaps:
 
     @property
     def larger(self) -> Literal["amortisation", "approximation", "neither", "cannot tell"]:
-        """Which part of the gap is the larger; neither, where the whole gap is below 0.2 nats per row."""
+        """Which part of the gap is larger; "neither" if the whole gap is below 0.2 nats per row."""
         if of_mean(self.total.estimate, most=_TIGHT, scale=_CONVERGED).answer == "passed":
             return "neither"
         first = of_mean(self.amortisation.estimate - self.approximation().estimate, least=0, scale=_CONVERGED)
@@ -154,22 +156,24 @@ def gap_report(
 ) -> Gaps:
     """Split log p(x) − ELBO of each row ``x [N, *X]`` into amortisation and approximation, in nats.
 
-    The best q of a row is sought from what the encoder gives it by ``steps`` of Adam, each with ``draws`` of z, at a
-    rate that falls from ``learning_rate`` to 0: a top of its own, where there are several. Networks that belong to the
-    family, as a flow's, stay as they are; so does how the q of a latent depends on its parents (``bounds.Local``).
-    ``richer``: other families, each from the mean and covariance of the first one's best; a posterior stands for its
-    family, and its encoder is not asked (``nn.Identity()``). None: "FullNormal" where z is a real vector, of all
-    latents together.
+    The best q of a row is found by ``steps`` steps of Adam, with ``draws`` draws of z each and a learning rate that
+    decreases from ``learning_rate`` to 0, starting from the encoder's output. It is a local optimum. Networks that
+    belong to the family (of a flow, say) are not changed, nor is the dependence of a latent's q on its parents
+    (``bounds.Local``).
 
-    All bounds are of ``samples`` fresh draws. ``log_p``: what ``to_precision`` or ``log_likelihood`` found for these
-    rows; None: importance sampling from Student's t around the best q found, at most 8 ``samples`` draws per row. Model
-    and posterior are left as they are. Cremer et al. 2018.
+    ``richer``: further families by name or as a posterior (its encoder is not used, so it can be ``nn.Identity()``);
+    each is optimised from the mean and covariance of the best q of the first family. None: "FullNormal" over all
+    latents together, if they are real-valued.
+
+    All bounds use ``samples`` new draws. ``log_p``: the result of ``to_precision`` or ``log_likelihood`` for these
+    rows; None: importance sampling from a Student's t around the best q found, with at most 8 ``samples`` draws per
+    row. Model and posterior are not changed. Cremer et al. 2018.
     """
     if min(steps, rows_at_once) < 1 or min(samples, draws) < 2:
         raise ValueError("steps and rows_at_once must be at least 1, and draws and samples at least 2.")
     device = like_of(model).device
     others, search = families(posterior, richer), Optimisation(steps, draws, learning_rate)
-    # the stream of ``log_likelihood``: rows that are binarised afresh come out the same as there
+    # the same stream as in ``log_likelihood``, so that rows are binarised in the same way
     rows = settled(x, model, generator(seed, "evidence", device=device))
     if log_p is not None and len(log_p.estimate) != len(rows):
         raise ValueError(f"log_p has {len(log_p.estimate)} rows and x has {len(rows)}; give log_p of the same rows.")
@@ -187,7 +191,7 @@ def gap_report(
 
 
 def _log_p(part: Part, best: LocalPosterior, samples: int, rng: torch.Generator) -> LogLikelihood:
-    """By importance sampling around the best q, which by itself is too narrow a proposal."""
+    """Estimate log p(x) by importance sampling from a Student's t around the best q, which itself is too narrow."""
     identity, targets = part.batch.index, of_model(part.model, part.posterior)
     place = identity.new_zeros(int(identity.max()) + 1)
     place[identity] = torch.arange(len(identity), device=identity.device)
@@ -203,7 +207,7 @@ Bounds = Mapping[tuple[str, str], Array]  # by a family's name and a kind, means
 
 
 def _bounds(part: Part, best: Sequence[LocalPosterior], samples: int, seed: int, stream: int) -> Bounds:
-    """Of fresh draws: the ELBO, each local bound, what it gained on it and what it gained in the last steps."""
+    """From new draws: the ELBO, each local bound, its gain over the ELBO, and its gain in the last steps."""
     start = part.log_weights(part.family, part.family.start, samples, seed, stream)
     found = {("", "elbo"): _mean(start)}
     found |= {(name, "kl"): _mean(kl) for name, kl in part.kl(samples, seed, stream).items()}
@@ -216,7 +220,7 @@ def _bounds(part: Part, best: Sequence[LocalPosterior], samples: int, seed: int,
 
 
 def _mean(values: Array, less: Array | None = None) -> Array:
-    """The mean over draws ``[S, B]``, or of a difference, and its standard error: ``[2, B]``."""
+    """The mean over draws ``[S, B]`` (of a difference, if ``less`` is given) and its standard error: ``[2, B]``."""
     with np.errstate(invalid="ignore"):
         values = values if less is None else values - less
         return np.stack([values.mean(0), values.std(0, ddof=1) / math.sqrt(len(values))])

@@ -26,20 +26,23 @@ from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.training import keep_memory
 
-_CHUNK_VALUES = 2**24  # decoder outputs that a thread holds at once: 64 MB in single precision
-_CHUNK_ROWS = 2**10  # and rows through the decoder at once: what they are turned into stays in the cache
-_ROWS = 100  # of a batch
+_CHUNK_VALUES = 2**24  # decoder outputs in memory at once per thread: 64 MB in single precision
+_CHUNK_ROWS = 2**10  # rows through the decoder at once, so that intermediate results stay in the cache
+_ROWS = 100  # rows per batch
 
 
 @dataclass(frozen=True)
 class LogLikelihood(Estimates):
-    """Estimates of log p(x) in nats, one for each row.
+    """Estimates of log p(x) per row, in nats.
 
-    ``estimate [N]``: log mean_K w, a lower bound on log p(x) in expectation. ``standard_error [N]``: Monte Carlo error
-    by the delta method. ``ess [N]``: effective sample size, of ``samples [N]``. ``elbo [N]``: mean_K log w of draws
-    from q. ``pareto_k [N]``: the shape of the weights' tail. ``fitted [N]``: rows whose draws are from a normal of
-    their own and not from q (``to_precision``). ``work``: draws in all, and what pilots and fits are worth in draws.
-    ``values [N]``: how many values of each row log p(x) is of: those observed. None: all that a row has.
+    - ``estimate [N]``: log mean_K w, a lower bound on log p(x) in expectation.
+    - ``standard_error [N]``: its Monte Carlo error, by the delta method.
+    - ``ess [N]``: effective sample size, of ``samples [N]`` draws.
+    - ``elbo [N]``: mean_K log w for draws from q.
+    - ``pareto_k [N]``: the tail index of the weights.
+    - ``fitted [N]``: rows whose draws are from a proposal fitted to the row, not from q (``to_precision``).
+    - ``work``: the total number of draws, including pilots and the cost of fits in draws.
+    - ``values [N]``: the number of observed values of each row; None: all values.
     """
 
     ess: Array
@@ -51,7 +54,7 @@ class LogLikelihood(Estimates):
     values: NDArray[np.int64] | None = None
 
     def bits_per_dimension(self, shape: tuple[int, ...]) -> float:
-        """−log₂ p(x) of all rows, divided by the number of their observed values; ``shape``: of a row."""
+        """−log₂ p(x) summed over rows, divided by the number of observed values; ``shape``: that of a row."""
         return bits_per_dimension(self.mean, shape if self.values is None else float(self.values.mean()))
 
     @property
@@ -64,7 +67,7 @@ class LogLikelihood(Estimates):
 
     @property
     def errors_hold(self) -> NDArray[np.bool_]:
-        """Rows whose k̂ is at most ½; for the others the weights have infinite variance, and so has the estimate."""
+        """Rows whose k̂ is at most ½; for the others, the weights and therefore the estimate have infinite variance."""
         return self.reliable & (self.pareto_k <= 0.5)
 
     @property
@@ -87,7 +90,7 @@ def subset(found: LogLikelihood, index: NDArray[np.int64]) -> LogLikelihood:
 
 
 def _each(make: Callable[[list[Array]], Array], parts: Sequence[LogLikelihood], work: int) -> LogLikelihood:
-    """Every array made of those of ``parts``; ``values`` only where all have them."""
+    """Combine the arrays of ``parts`` by ``make``; ``values`` only if all parts have them."""
     names = [field.name for field in fields(LogLikelihood) if field.name != "work"]
     arrays = {name: [getattr(part, name) for part in parts] for name in names}
     made: dict[str, Any] = {
@@ -116,8 +119,8 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Estimate log p(x) of each row by importance sampling: log mean_K p(x, z_k)/q(z_k|x), z_k ~ q(z|x).
 
-    ``x``: rows ``[N, *X]``. ``samples``: K, drawn afresh for every row. Memory does not grow with K or N. A row too far
-    out for the model's precision gets −∞. The estimate is low by about Var(w)/(2K p(x)²) in expectation.
+    ``x``: rows ``[N, *X]``. ``samples``: K; draws are independent for every row. Memory does not grow with K or N. The
+    estimate is −∞ if p(x, z) underflows for all draws. It is too low by about Var(w)/(2K p(x)²) in expectation.
     Burda et al. 2016; Kingma & Welling 2013, §3.
     """
     rng = generator(seed, "evidence", device=like_of(model).device)
@@ -133,7 +136,7 @@ def importance_sampling(
     batch_size: int = _ROWS,
     source: Source = "posterior",
 ) -> LogLikelihood:
-    """``log_likelihood`` of any model: K = ``samples`` draws for each row, from its posterior or from the prior."""
+    """``log_likelihood`` for any ``targets``, with K = ``samples`` draws per row from the posterior or the prior."""
     if samples < 2:
         raise ValueError(f"samples must be at least 2 to give a standard error; got {samples}.")
     rows = rows_for(targets, rows)
@@ -162,14 +165,15 @@ def score_rows(
 ) -> Tensor:
     """Return log mean_K w ``[B]`` with the *same* noise for every row, so that scores do not depend on other rows.
 
-    Rows share their Monte Carlo error: their mean is no more exact than one of them. For a mean, ``log_likelihood``.
+    The rows' Monte Carlo errors are therefore not independent, and their mean is no more exact than a single score. For
+    a mean over rows, use ``log_likelihood``.
     """
     check_batch(model.likelihood, batch)
     return same_noise(of_model(model, posterior)(batch), batch, samples, rng)[0]
 
 
 def same_noise(target: Target, batch: Batch, samples: int, rng: torch.Generator) -> Tensor:
-    """What ``WeightTotal`` gives ``[4, B]`` of draws from q with the same noise for every row."""
+    """The results of ``WeightTotal``, ``[4, B]``, for draws from q with the same noise for every row."""
     total = WeightTotal()
     for draws in chunks(samples, len(batch.x), target.width):
         noise = target.posterior.noise((draws, 1), target.event, rng, batch.x.dtype)
@@ -178,9 +182,9 @@ def same_noise(target: Target, batch: Batch, samples: int, rng: torch.Generator)
 
 
 class WeightTotal:
-    """Sums over importance weights, taken in chunks of draws, in double precision, on the scale of the largest.
+    """Sums over importance weights, accumulated in chunks of draws in double precision, relative to the largest weight.
 
-    ``tail``: how many of the largest are kept of each row.
+    ``tail``: the number of largest weights to keep per row.
     """
 
     def __init__(self, tail: int = 0) -> None:
@@ -191,7 +195,7 @@ class WeightTotal:
     def add(self, log_w: Tensor) -> None:
         """Add ``log_w [K, B]``."""
         log_w = log_w.double()
-        largest = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)  # −∞ − (−∞) is no number
+        largest = log_w.amax(0).clamp(min=torch.finfo(torch.float64).min)  # −∞ − (−∞) is NaN
         if self.scale is None:
             self.scale = largest
             self.sum = self.sum_squares = self.sum_logs = torch.zeros_like(largest)
@@ -224,9 +228,9 @@ class WeightTotal:
 
 
 def chunks(draws: int, rows: int, values_per_row: int, together: int | None = None) -> Iterator[int]:
-    """Split ``draws`` of each of ``rows`` so that a chunk stays small in memory (but has at least one draw).
+    """Split ``draws`` draws per row into chunks that need little memory (but have at least one draw).
 
-    ``together``: rows that go through the decoder at once, at most.
+    ``together``: the most rows through the decoder at once.
     """
     most = max(1, min(_CHUNK_ROWS if together is None else together, _CHUNK_VALUES // max(1, values_per_row)) // rows)
     while draws > 0:
@@ -237,7 +241,7 @@ def chunks(draws: int, rows: int, values_per_row: int, together: int | None = No
 def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...] | float) -> float:
     """Return −nats/(D ln 2), the average code length per value.
 
-    ``shape``: of a row, whose values D are; or D itself, the mean number of observed values where some are missing.
+    ``shape``: the shape of a row, of D values; or D itself, the mean number of observed values if some are missing.
     """
     values = math.prod(shape) if isinstance(shape, tuple) else shape
     return -nats_per_row / (values * math.log(2)) if values else math.nan

@@ -35,11 +35,15 @@ _MOST_PAIRS = 2000
 
 @dataclass(frozen=True)
 class Evidence:
-    """log p(x) of rows, and what was done to find out how far to trust it.
+    """Estimates of log p(x) of rows, and the results of all checks.
 
-    ``importance``: of all rows. ``annealed``: of the rows ``index``, with as many temperatures and with twice as many.
-    ``simulated``: the sandwich of rows drawn from the model. ``gaps``: of the same rows ``index``. ``collapse``,
-    ``calibration`` and ``baselines`` as their names say. ``measure`` and ``shape``: of the data.
+    - ``importance``: importance sampling of all rows.
+    - ``annealed``: annealing of the rows ``index``, once with the given number of temperatures and once with twice as
+      many.
+    - ``simulated``: the sandwich of rows simulated from the model.
+    - ``gaps``: the gap report of the rows ``index``.
+    - ``collapse``, ``calibration``, ``baselines``: the results of these checks.
+    - ``measure`` and ``shape``: base measure of the likelihood, and shape of a row.
     """
 
     importance: LogLikelihood
@@ -75,7 +79,7 @@ class Evidence:
 
     @property
     def bits_per_dimension(self) -> NDArray[np.float64] | None:
-        """Of each row; None for densities, which no code of so many bits stores."""
+        """Bits per dimension of each row; None for densities, which have no code length."""
         if self.measure != "counting":
             return None
         estimate, values = self.importance.estimate, self.importance.values
@@ -145,12 +149,16 @@ def judge_model(
     train: Data | None = None,
     seed: int = 0,
 ) -> Evidence:
-    """log p(x) of rows ``x`` with every check: importance sampling of all, annealing of some, a sandwich of simulated.
+    """Estimate log p(x) of rows ``x`` and run every check.
 
-    ``standard_error``, ``budget``: see ``to_precision``. ``anneal``: how many of the rows, chosen at random, are
-    annealed too (0 for none). ``simulate``: how many rows are drawn from the model for the sandwich. Both need latents
-    that are real numbers, and are left out where they are not. ``gaps``: for how many such rows the best q is
-    searched. ``simulations``: of calibration. ``train``: rows to fit simple models to; None for none.
+    - ``standard_error``, ``budget``: see ``to_precision``.
+    - ``anneal``: the number of rows, chosen at random, that are also annealed (0: none).
+    - ``simulate``: the number of rows simulated from the model for the sandwich. Both need real-valued latents and are
+      skipped otherwise.
+    - ``settings``: of annealing.
+    - ``gaps``: the number of rows for which the best q is searched.
+    - ``simulations``: the number of simulations for calibration.
+    - ``train``: rows to which simple models are fitted; None: no comparison with simple models.
     """
     like = like_of(model)
     rng = generator(seed, "evidence", device=like.device)
@@ -160,7 +168,7 @@ def judge_model(
     index = np.sort(chosen[:anneal])
     result = Evidence(importance, model.likelihood.measure, rows.shape, index)
     settings = Settings() if settings is None else settings
-    if rows.context is None and len(rows) > 1:  # q(z) is of one prior, and costs every row at every other
+    if rows.context is None and len(rows) > 1:  # q(z) needs one prior for all rows
         some = rows.subset(torch.arange(min(len(rows), _MOST_PAIRS), device=rows.device))
         result = replace(result, collapse=collapse(model, posterior, some, samples=1, seed=seed))
     if simulations:
@@ -186,7 +194,7 @@ def judge_model(
 
 
 def _simple(model: LatentVariableModel, train: Rows, rows: Rows, seed: int) -> tuple[Baseline, ...]:
-    """Simple models of the same measure; none where columns differ in kind or are constant, or cells are missing."""
+    """Simple models with the same measure; none if columns differ in kind or are constant, or cells are missing."""
     kind, levels, _ = kind_of(model.likelihood)
     if kind is None or rows.mask is not None or train.mask is not None or rows.context is not None:
         return ()

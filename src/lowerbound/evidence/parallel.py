@@ -16,20 +16,19 @@ from lowerbound.draw import Batch
 from lowerbound.process import set_threads, use_threads
 from lowerbound.training import in_order
 
-_ONE_POOL = threading.Lock()  # for the cores
+_ONE_POOL = threading.Lock()  # only one pool may use the cores
 
 Found = TypeVar("Found")
 Work = Callable[[Batch, int, torch.Generator], Found]
-"""Of a batch, with how many of its rows are real, and random numbers of its own."""
+"""A function of a batch, the number of its rows that are not padding, and a generator."""
 
 
 def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -> list[Found]:
-    """``work`` of all rows in batches of ``size``, in order, without gradients.
+    """Apply ``work`` to all rows in batches of ``size``, in order, without gradients.
 
-    On a CPU several batches are shared between as many threads as torch has, and each runs on one: noise and small
-    sums are then made side by side too. No random number, and of several batches no bit, depends on how many threads
-    there are; a single batch runs on all of them, and its products may differ in their last bits. ``work`` must not
-    write what batches share.
+    On a CPU, batches run in parallel, each on one thread, with as many threads as torch has. Random numbers do not
+    depend on the number of threads. With several batches, neither do results; a single batch runs on all threads, and
+    its matrix products may differ in the last bits. ``work`` must not modify data that batches share.
     """
     starts = range(0, len(rows), size)
     seeds = torch.randint(2**62, (len(starts),), generator=rng, device=rng.device).tolist()
@@ -43,7 +42,7 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
         return work(batch, min(size, len(rows) - start), own)
 
     alone = len(starts) == 1 or rows.device.type != "cpu"
-    if alone or not _ONE_POOL.acquire(blocking=False):  # another's pool has the cores
+    if alone or not _ONE_POOL.acquire(blocking=False):  # another pool uses the cores
         with use_threads(None if alone else 1):
             return [one(start, seed) for start, seed in zip(starts, seeds, strict=True)]
     try:
@@ -57,7 +56,7 @@ def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool of torch's number of threads, in each of which torch has one; what is left is dropped at an error."""
+    """A pool with torch's number of threads, each using one torch thread. Pending work is cancelled on error."""
     pool = ThreadPoolExecutor(torch.get_num_threads(), initializer=set_threads, initargs=(1,))
     try:
         yield pool

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-_ALIKE = 1e-3  # nats: weights nearer to each other than this have no tail; in single precision less is rounding
-_ROWS = 200  # at once: each has a grid of some 44 by 213 numbers
+_ALIKE = 1e-3  # nats: weights that differ by less have no tail; in single precision, less is rounding error
+_ROWS = 200  # rows at once; each needs a grid of about 44 × 213 numbers
 
 
 def tail_size(draws: int) -> int:
@@ -26,10 +26,10 @@ def threshold(draws: NDArray[np.int64] | int) -> Array:
 def pareto_k(largest: Array) -> Array:
     """Estimate k̂ ``[N]`` per row from the logarithms of their ``tail_size(K) + 1`` largest weights, ``[T + 1, N]``.
 
-    A generalised Pareto fitted to what exceeds the smallest of them: the moments of the weights above 1/k do not
-    exist. ∞ where fewer than five exceed it; −∞ where all are within 0.1 % of each other. A mode that no draw
-    came near does not show.
-    Zhang & Stephens 2009; Vehtari et al. 2024.
+    k̂ is the shape of a generalised Pareto distribution fitted to the exceedances over the smallest of these weights;
+    moments of the weights of order above 1/k do not exist. It is ∞ if fewer than five weights exceed the smallest, and
+    −∞ if all are within 0.1 % of each other. It cannot detect a mode that no draw came near. Zhang & Stephens 2009;
+    Vehtari et al. 2024.
     """
     ordered = np.sort(np.asarray(largest, dtype=np.float64), 0)
     with np.errstate(invalid="ignore"):  # −∞ − (−∞)
@@ -49,7 +49,7 @@ def pareto_k(largest: Array) -> Array:
 
 
 def _shape(excess: Array) -> Array:
-    """k of a generalised Pareto by the estimate of Zhang & Stephens, drawn to ½ by 10 more values: ``[n, N] → [N]``."""
+    """k of a generalised Pareto by Zhang & Stephens, shrunk towards ½ with a weight of 10 values: ``[n, N] → [N]``."""
     n = len(excess)
     steps = 30 + int(math.sqrt(n))
     grid = 1 - np.sqrt(steps / (np.arange(1, steps + 1) - 0.5))

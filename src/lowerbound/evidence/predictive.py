@@ -30,13 +30,15 @@ Array = NDArray[np.float64]
 _REJECTED = 0.01
 Given = Literal["prior", "posterior"]
 Statistic = Callable[[NDArray[Any]], float]
-"""A number of a data set ``[N, *X]``, in which unobserved values are NaN."""
+"""A function of a data set ``[N, *X]`` (NaN: missing) that returns a number."""
 
 
 @dataclass(frozen=True)
 class PredictiveCheck:
-    """Statistics of a data set, ``observed [T]``, and of data sets of its size made by the model, ``replicated
-    [R, T]``, of latents drawn ``given`` the prior or each row's posterior."""
+    """T statistics of a data set, ``observed [T]``, and of R data sets drawn from the model, ``replicated [R, T]``.
+
+    ``given``: whether the latents of the replicated data sets are from the prior or from each row's posterior.
+    """
 
     names: tuple[str, ...]
     observed: Array
@@ -57,10 +59,11 @@ class PredictiveCheck:
 
     @property
     def p_values(self) -> Array:
-        """Two-sided, ``[T]``: twice the share of the replicated that are as extreme on one side, the data among them.
+        """Two-sided p-values, ``[T]``: twice the share of data sets, the observed one included, that are as extreme.
 
-        From the prior, with parameters that the data had no part in, they are uniform; after a fit to these very data,
-        or from the posterior, which uses them twice, they are too large: a small one still tells.
+        They are uniform if latents are from the prior and the model was not fitted to these data. Otherwise, or with
+        latents from the posterior, the data are used twice and the p-values are too large; a small p-value is still
+        evidence against the model.
         """
         found: Array = two_sided(self.replicated, self.observed[None])[0]
         return found
@@ -72,7 +75,7 @@ class PredictiveCheck:
 
     @property
     def decision(self) -> Decision:
-        """Whether ``p_value`` is 0.01 or more: of R data sets the smallest of T statistics' p-values is 2T/(R + 1)."""
+        """Whether ``p_value`` is at least 0.01. (With R data sets and T statistics it cannot be below 2T/(R + 1).)"""
         from scipy.special import betaincinv
 
         drawn, tests = len(self.replicated), len(self.names)
@@ -108,12 +111,12 @@ def predictive_check(
     given: Given = "prior",
     seed: int = 0,
 ) -> PredictiveCheck:
-    """Compare ``statistics`` of the data set ``x [N, *X]`` with those of ``replications`` data sets of the model.
+    """Compare ``statistics`` of the data set ``x [N, *X]`` with those of ``replications`` data sets from the model.
 
-    ``given="prior"``: z ~ p(z), x ~ p(x|z), whole new rows. ``"posterior"``: z_i ~ q(z|x_i), x ~ p(x|z_i), each row
-    made again, which checks p(x|z) where q looks. What the data leave unobserved is so in the replicated.
-    ``statistics``: by name, functions of an array; see ``STATISTICS`` for those taken if none are given.
-    Box 1980; Rubin 1984; Gelman, Meng & Stern 1996.
+    ``given="prior"``: new rows, z ~ p(z), x ~ p(x|z). ``"posterior"``: each row is replicated, z_i ~ q(z|x_i),
+    x ~ p(x|z_i), which checks p(x|z) for latents of the data. Values that are missing in the data are missing in the
+    replicated data sets too. ``statistics``: functions of an array, by name (default: ``STATISTICS``). Box 1980; Rubin
+    1984; Gelman, Meng & Stern 1996.
     """
     if given not in get_args(Given):
         raise ValueError(f'given must be "prior" or "posterior", got {given!r}.')
@@ -130,18 +133,21 @@ def predictive_check(
 
 
 def share_of_zeros(x: NDArray[Any]) -> float:
-    """Among observed values."""
+    """The share of zeros among observed values."""
     return float((x == 0).sum() / (~np.isnan(x)).sum())
 
 
 def neighbour_correlation(x: NDArray[Any]) -> float:
-    """The mean over neighbouring values of a row, flattened, of their absolute correlation over rows in which both are
-    observed; 0 where none of them varies, by more than 10⁻⁶ of its size."""
+    """Mean absolute correlation of neighbouring values of the flattened rows.
+
+    Each correlation is over rows in which both values are observed. It is 0 if a value varies by less than 10⁻⁶ of its
+    size.
+    """
     flat = x.reshape(len(x), -1)
     seen = ~np.isnan(flat)
     known = flat if seen.all() else np.where(seen, flat, 0)
     least = 1e-12 * _sums(known, known)
-    # Where not all is seen any centre will do: it keeps sums from cancelling.
+    # Any centre is valid for values with missing ones; subtracting it avoids cancellation.
     centred = known - known.mean(0, dtype=np.float64).astype(x.dtype)
     if seen.all():
         product, squares = _sums(centred[:, :-1], centred[:, 1:]), _sums(centred, centred)
@@ -154,8 +160,10 @@ def neighbour_correlation(x: NDArray[Any]) -> float:
 
 
 def _of_pairs(x: NDArray[Any], seen: NDArray[Any]) -> tuple[Array, Array, Array]:
-    """Of neighbouring columns of ``x [N, D]``, over rows in which both are ``seen`` (1, else 0, as is x there): Σ of
-    the product, and of the squares of each, about their means, ``[D − 1]``."""
+    """For neighbouring columns of ``x [N, D]``: sums of their centred products and squares, ``[D − 1]`` each.
+
+    Only rows in which both are observed count; ``seen`` is 1 for observed values, else 0, and x is 0 there.
+    """
     (left, right), (of_left, of_right) = ((each[:, :-1], each[:, 1:]) for each in (x, seen))
     count = np.maximum(_sums(of_left, of_right), 1)
     first, second = _sums(left, of_right), _sums(of_left, right)
@@ -164,7 +172,7 @@ def _of_pairs(x: NDArray[Any], seen: NDArray[Any]) -> tuple[Array, Array, Array]
 
 
 def _sums(*factors: NDArray[Any]) -> Array:
-    """Over rows of the product of ``factors [N, D]``, ``[D]``."""
+    """The sum over rows of the product of ``factors [N, D]``, ``[D]``."""
     letters = ",".join(["nd"] * len(factors))
     found: Array = np.einsum(f"{letters}->d", *factors, dtype=np.float64)
     return found
@@ -178,13 +186,13 @@ STATISTICS: Mapping[str, Statistic] = {
     "largest": lambda x: float(np.nanmax(x)),
     "correlation of neighbours": neighbour_correlation,
 }
-"""Of all values of a data set together, but for the last, which is of pairs of columns."""
+"""The default statistics; all but the last are of all values of a data set pooled."""
 
 
 def _replicated(
     model: LatentVariableModel, posterior: Posterior, rows: Rows, given: Given, rng: torch.Generator
 ) -> NDArray[Any]:
-    """A data set like ``rows``, ``[N, *X]``."""
+    """A replicated data set with the shape of ``rows``, ``[N, *X]``."""
     at_once = next(chunks(len(rows), 1, math.prod(rows.shape) * model.likelihood.n_parameters))
     parts = []
     for batch, real in in_order(rows, at_once):
@@ -201,7 +209,7 @@ def _replicated(
 def _latents(
     model: LatentVariableModel, posterior: Posterior, batch: Batch, given: Given, rng: torch.Generator
 ) -> Tensor:
-    """One for each row, ``[1, B, *E]``."""
+    """Draw one z per row, ``[1, B, *E]``."""
     if given == "prior":
         return model.sample_latents(len(batch.x), rng, batch.context, posterior).unsqueeze(0)
     q, _ = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
@@ -210,7 +218,7 @@ def _latents(
 
 
 def _values(x: Tensor, mask: Tensor | None, real: int) -> NDArray[Any]:
-    """Of the first ``real`` rows; NaN where unobserved."""
+    """The values of the first ``real`` rows, NaN where missing."""
     found: NDArray[Any] = (x if mask is None else torch.where(mask, x, torch.nan))[:real].cpu().numpy()
     return found
 

@@ -23,23 +23,23 @@ from lowerbound.modes import read_only
 from lowerbound.posteriors import FullNormal, Posterior
 
 _SEARCH = Optimisation(steps=150, draws=4, rate=0.15)
-_MOST_LATENTS = 128  # a row's covariance has half of their square
-_WALK, _ROUNDS, _SHARE = 400, 20, 0.2  # draws and rounds of a walk; the effective share that a round keeps
-_WIDER = 1.2  # than p(z|x) in variance: the weights of a proposal that is too narrow have no bound
-_LEAST = 1e-6  # of the prior's variance
+_MOST_LATENTS = 128  # the size of a row's covariance grows with its square
+_WALK, _ROUNDS, _SHARE = 400, 20, 0.2  # draws per round and rounds; the least effective share of draws in a round
+_WIDER = 1.2  # inflation of the variance, because a proposal that is too narrow has unbounded weights
+_LEAST = 1e-6  # least variance relative to the prior's
 DRAWS = _SEARCH.draws
 COST = 2 * _SEARCH.steps * _SEARCH.draws
-"""Draws that a fit is worth: each of its own goes through the decoder forwards and backwards."""
+"""The cost of a fit in draws; each draw of a fit needs a forward and a backward pass of the decoder."""
 
 
 def fits(target: Target) -> bool:
-    """Whether rows of it can have a normal of their own: q is a normal too, and of a vector that is not too long."""
+    """Whether normals can be fitted to the rows of a target: q must be normal, and z not too long."""
     vector = len(target.event) == 1 and target.event[0] <= _MOST_LATENTS
     return vector and _is_normal(target.posterior)
 
 
 def _is_normal(q: Distribution) -> bool:
-    """Whether q is a normal or, of several latents, each is one given its parents."""
+    """Whether q is normal or, with several latents, each is normal given its parents."""
     if not isinstance(q, Latents):
         return isinstance(q, Normal | CorrelatedNormal)
     families = [one.family if isinstance(one.family, type) else type(one.family) for one in q.conditionals.values()]
@@ -49,29 +49,28 @@ def _is_normal(q: Distribution) -> bool:
 def fitted(
     target: Target, like: Tensor, rng: Randomness, shared: bool = False, q: Distribution | None = None
 ) -> Tensor:
-    """Normals that are near p(z|x) of each row of ``like [B, …]``, as outputs for ``proposal``: ``[B, n]``.
+    """Fit normals to p(z|x) of each row of ``like [B, …]``; return their parameters ``[B, n]`` for ``proposal``.
 
-    ``shared``: by the same noise for all rows. ``q``: where to start, in place of q(z|x).
+    ``shared``: whether to use the same noise for all rows. ``q``: the starting distribution (default: q(z|x)).
     """
     family = _family(target)
     loc, covariance = moments(target.posterior if q is None else q, target.event, like, rng)
-    loc, covariance = loc.expand(len(like), -1), covariance.expand(len(like), -1, -1)  # q may be one for all rows
+    loc, covariance = loc.expand(len(like), -1), covariance.expand(len(like), -1, -1)  # q may be the same for all rows
     gradient = by_path(target.slope_at, family)
     return _SEARCH.of_moments(gradient, family, loc, covariance, rng, like.dtype, shared).end
 
 
 def proposal(target: Target, outputs: Tensor) -> Target:
-    """The same rows with a ``StudentT`` of the location and scale of their fitted normals in place of q."""
+    """The same target with q replaced by a ``StudentT`` with the location and scale of the fitted normals."""
     q = _family(target).distribution(outputs)
     return replace(target, posterior=StudentT(q.loc, q.scale_tril))
 
 
 def mixed(target: Target, like: Tensor, samples: int, rng: Randomness, shared: bool = False) -> tuple[Tensor, Tensor]:
-    """Return draws z ``[S, B, d]``, half of q and half of a proposal near p(z|x), and their log-weights ``[S, B]``.
+    """Return draws z ``[S, B, d]``, half from q and half from a proposal near p(z|x), and their log-weights ``[S, B]``.
 
-    The weights are p(x, z) over the mean of the two densities, so that a proposal that has failed costs half of the
-    draws and no more. The proposal is ``walked`` to or, with the noise ``shared`` by all rows, ``fitted``. Veach &
-    Guibas 1995.
+    The weights are p(x, z) over the mean of the two densities, so that a failed proposal costs at most half of the
+    draws (Veach & Guibas 1995). The proposal is ``fitted`` if the noise is ``shared`` by all rows, else ``walked``.
     """
     own = proposal(target, fitted(target, like, rng, shared)).posterior if shared else walked(target, like, rng)
     both, found, rows = (target.posterior, own), [], len(like)
@@ -87,11 +86,12 @@ def mixed(target: Target, like: Tensor, samples: int, rng: Randomness, shared: b
 
 
 def walked(target: Target, like: Tensor, rng: Randomness) -> StudentT:
-    """Return a Student's t near p(z|x) of each row, reached from a wide normal around E_q[z|x].
+    """Return a Student's t near p(z|x) of each row, by adaptive importance sampling from a wide normal around E_q[z|x].
 
-    A normal π is moved to the moments of π^(1−t) p^t, with t as large as the weights bear, until t = 1 twice: q itself
-    may be too narrow, or far off, and its weights do not tell. All rounds use the same noise, and a row that has
-    arrived stays, so that no row waits for another. Cappé et al. 2004; Del Moral et al. 2006.
+    In each round, a normal π is replaced by one with the moments of π^(1−t) p^t, where t is the largest value up to 1
+    that keeps enough effective draws, until t = 1 in two rounds. It does not start from q, which may be too narrow
+    without any sign in its weights. All rounds use the same noise, and converged rows no longer change, so that a
+    row's result does not depend on others. Cappé et al. 2004; Del Moral et al. 2006.
     """
     loc, _ = moments(target.posterior, target.event, like, rng)
     loc, prior = loc.expand(len(like), -1), target.prior
@@ -108,12 +108,12 @@ def walked(target: Target, like: Tensor, rng: Randomness) -> StudentT:
         t = _temper(log_w)
         shares = (t * log_w).softmax(0).unsqueeze(-1)
         mean = (shares * z).sum(0)
-        away = (z - loc) * shares.sqrt()  # from where it was: the spread grows along the way
+        away = (z - loc) * shares.sqrt()  # around the previous location, which makes the spread larger
         covariance = _WIDER * torch.einsum("kbi,kbj->bij", away, away)
         covariance.diagonal(dim1=1, dim2=2).mul_(1 + _LEAST).add_(least)
         loc = torch.where(there[:, None], loc, mean)
         tril = torch.where(there[:, None, None], tril, torch.linalg.cholesky(covariance))
-        near, there = t >= 1, there | (near & (t >= 1))  # twice: weights of a narrow proposal may deceive once
+        near, there = t >= 1, there | (near & (t >= 1))  # twice: weights of a narrow proposal can mislead once
         if bool(there.all()):
             break
     return StudentT(loc.to(like.dtype), tril.to(like.dtype))
@@ -150,9 +150,9 @@ def row_totals(
     rng: torch.Generator,
     fit: bool = False,
 ) -> Tensor:
-    """What ``WeightTotal`` gives ``[4, B]`` of draws with the same noise for every row, as in ``score_rows``.
+    """The results of ``WeightTotal``, ``[4, B]``, for draws with the same noise for every row, as in ``score_rows``.
 
-    From q or, to ``fit``, half of them from a proposal for each row (``mixed``), where rows can have one.
+    Draws are from q; with ``fit``, half of them are from a proposal per row (``mixed``), if proposals can be fitted.
     """
     check_batch(model.likelihood, batch)
     target = of_model(model, posterior)(batch)
@@ -164,8 +164,10 @@ def row_totals(
 
 
 def around(q: Distribution, like: Tensor, rng: torch.Generator) -> Distribution:
-    """A ``StudentT`` of the mean and covariance of the normal, or mixture of normals, ``q`` of each row of ``like
-    [B, …]``; q itself where it is of another kind."""
+    """A ``StudentT`` with the mean and covariance of q, if q is a normal or a mixture of normals; otherwise q itself.
+
+    ``like [B, …]``: rows, for shape and dtype.
+    """
     if isinstance(q, Latents):
         event, vector = (sum(map(size, q.events.values())),), _is_normal(q)
     elif isinstance(q, Normal | CorrelatedNormal | NormalMixture):
@@ -181,12 +183,12 @@ def around(q: Distribution, like: Tensor, rng: torch.Generator) -> Distribution:
 
 @dataclass(frozen=True)
 class StudentT(Distribution):
-    """Multivariate Student's t: ``loc [B, d]``, ``scale_tril`` L ``[B, d, d]``, as many degrees of freedom as
-    dimensions, to the next even number.
+    """Multivariate Student's t: ``loc [B, d]``, ``scale_tril`` L ``[B, d, d]``.
 
-    z = loc + L ε √(ν/χ²), ε ~ N(0, I); the noise is ε and, last, the square root. Fitted normals are narrower than
-    p(z|x) and miss its tails; under t the importance weights are bounded wherever p(x, z) falls off faster than a
-    power of z. Where p(z|x) is a normal they keep an effective sample of .85 K in any dimension. Owen & Zhou 2000.
+    The degrees of freedom ν are d, rounded up to an even number. z = loc + L ε √(ν/χ²), ε ~ N(0, I); the noise is ε
+    and, last, the square root. Fitted normals are narrower than p(z|x) and miss its tails; under t, importance
+    weights are bounded if p(x, z) falls faster than every power of z. If p(z|x) is normal, the effective sample size is
+    0.85 K in any dimension. Owen & Zhou 2000.
     """
 
     loc: Tensor
@@ -207,7 +209,7 @@ class StudentT(Distribution):
         return self._at(self._normal.squared(z - self.loc))
 
     def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
-        # of any condition, as that of ``FullNormal``
+        # accurate for any L, as in ``FullNormal``
         return self._at((noise[..., :-1] * noise[..., -1:]).square().sum(-1))
 
     @property
@@ -215,7 +217,7 @@ class StudentT(Distribution):
         return Full(self.loc, self.scale_tril, self.batch_dims)
 
     def _at(self, squared: Tensor) -> Tensor:
-        """The log-density where (z − loc)ᵀ (L Lᵀ)⁻¹ (z − loc) is ``squared``."""
+        """The log-density at ``squared`` = (z − loc)ᵀ (L Lᵀ)⁻¹ (z − loc)."""
         d, v = self.loc.shape[-1], _degrees(self.loc.shape[-1])
         constant = math.lgamma((v + d) / 2) - math.lgamma(v / 2) - 0.5 * d * math.log(v * math.pi)
         return constant - 0.5 * self._normal.log_det() - 0.5 * (v + d) * (squared / v).log1p()

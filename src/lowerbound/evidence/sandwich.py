@@ -22,16 +22,16 @@ from lowerbound.posteriors import Posterior
 
 Array = NDArray[np.float64]
 Simulate = Callable[[int, torch.Generator], tuple[Tensor, Rows]]
-"""How many, and a generator → z ``[n, *E]`` and the rows x that were drawn with them."""
+"""A function of n and a generator that returns simulated z ``[n, *E]`` and their rows x."""
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Both bounds on the same rows, simulated from the model: ``lower`` ≤ log p(x) ≤ ``upper`` in expectation.
+    """Bounds for rows simulated from the model: ``lower`` ≤ log p(x) ≤ ``upper`` in expectation.
 
-    The chains of a row of ``upper`` share the one exact draw they start from, so that their spread shows a part of the
-    error only. Its ``standard_error`` holds the other part too, by which the gap varies over rows beyond what the
-    chains explain: one variance for all rows, 0 where none is seen.
+    All chains of a row of ``upper`` start from the same exact draw, so their spread shows only a part of the error. The
+    ``standard_error`` of ``upper`` includes the other part, estimated (as one variance for all rows) from the
+    variation of the gap over rows that the chains do not explain.
     """
 
     lower: Annealed
@@ -48,16 +48,16 @@ class Sandwich:
 
     @property
     def mean_gap_error(self) -> float:
-        """Its standard error over rows, each with its own Monte Carlo error."""
+        """Standard error of ``mean_gap`` over rows, including Monte Carlo errors."""
         return error_of_mean(self.gap)
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """Annealing of real rows with ``once`` and with twice as many temperatures, and of ``simulated`` rows.
+    """Annealing of real rows with ``once`` and with ``twice`` as many temperatures, and of ``simulated`` rows.
 
-    On real rows there is no upper bound: that the estimate stays where it is as the path grows finer, and that weights
-    vary and chains accept as they do on simulated rows, is all that can be said.
+    Real rows have no upper bound. What can be checked is whether the estimate is stable if the number of temperatures
+    is doubled, and whether weights and acceptance rates are like those of simulated rows.
     """
 
     once: Annealed
@@ -78,13 +78,13 @@ class Steadiness:
 
     @property
     def acceptance(self) -> tuple[float, float]:
-        """Of real and of simulated rows."""
+        """Mean acceptance rate of real and of simulated rows."""
         rates = [math.nan if a is None else float(a.acceptance.mean()) for a in (self.once, self.simulated)]
         return rates[0], rates[1]
 
 
 def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor | None = None) -> Simulate:
-    """Rows from p(x, z); where the model is conditioned, given the first rows of ``context [N, C]``."""
+    """A function that simulates rows from p(x, z); a conditional model gets the first rows of ``context [N, C]``."""
 
     @read_only
     def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, Rows]:
@@ -104,15 +104,15 @@ def sandwich(
     rows: int = 100,
     settings: Settings | None = None,
 ) -> Sandwich:
-    """Anneal ``rows`` simulated rows forwards from draws of q or p(z), and backwards from the z they were made with.
+    """Anneal ``rows`` simulated rows forwards from draws of q or p(z), and backwards from the z that generated them.
 
-    That z is a draw from p(z|x), so that E[1/w] = 1/p(x): the gap of the two bounds holds their errors together. It
-    validates the sampler's settings for rows that the model draws, and says nothing of others. Grosse et al. 2015.
+    That z is an exact draw from p(z|x), so that E[1/w] = 1/p(x). The gap between the bounds is the sum of their errors.
+    It validates the sampler's settings for simulated rows only. Grosse et al. 2015.
     """
     z, drawn = simulate(rows, rng)
 
     def unchecked(batch: Batch) -> Target:
-        """Rounding can lead what a model draws out of its own support."""
+        """A target without a check of the support, because rounding can move simulated rows out of it."""
         return targets(batch)
 
     lower, upper = annealed(unchecked, drawn, rng, settings), annealed(unchecked, drawn, rng, settings, exact=z)
@@ -120,7 +120,7 @@ def sandwich(
 
 
 def _of_starts(lower: Annealed, upper: Annealed) -> float:
-    """The deviation of upper bounds by the draws that a row's chains share: of the gaps, less that of chains."""
+    """The standard deviation of upper bounds due to the shared starting draws: that of gaps minus that of chains."""
     gap = upper.estimate - lower.estimate
     if len(gap) < 2 or not np.isfinite(gap).all():
         return 0.0

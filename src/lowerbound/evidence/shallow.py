@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lowerbound.process import ignored
 
 Array = NDArray[np.float64]
-_FLOOR = 1e-6  # of a column's variance, as that of the library's own σ: without it a density grows without bound
-_MANY = 5000  # rows, of which a fifth says how much to regularise
-_ADDED = (_FLOOR, 1e-4, 1e-2, 0.1, 1.0)  # to the variances of a mixture, of which one may be that of a single row
+_FLOOR = 1e-6  # least variance relative to a column's; without it, a density can grow without bound
+_MANY = 5000  # with more rows, one fifth is held out to choose the regularisation; otherwise each fifth in turn
+_ADDED = (_FLOOR, 1e-4, 1e-2, 0.1, 1.0)  # candidates for the variance added to mixture components
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Gaussian:
     def of(cls, mean: Array, covariance: Array) -> Gaussian:
         from scipy.linalg import solve_triangular
 
-        spread = np.sqrt(covariance.diagonal())  # columns of different units would lose digits
+        spread = np.sqrt(covariance.diagonal())  # standardised first, because columns may have different units
         lower = np.linalg.cholesky(covariance / np.outer(spread, spread))
         return cls(mean, solve_triangular(lower, np.diag(1 / spread), lower=True))
 
@@ -42,7 +42,7 @@ class Gaussian:
     def dequantised(self, x: Array) -> Array:
         """E log N(x + u; mean + ½, C) ``[N]``, u uniform on [0, 1)^D: log N(x; mean, C) − tr(C⁻¹)/24.
 
-        By Jensen's inequality no more than the log of the mass in the cube of side 1 about x.
+        By Jensen's inequality, a lower bound on the log of the probability of the unit cube at x.
         """
         found: Array = self.log_prob(x) - np.square(self.root).sum() / 24
         return found
@@ -51,7 +51,7 @@ class Gaussian:
 def gaussians(
     train: Array, latent_dim: int, added: float, rng: np.random.Generator
 ) -> Iterator[tuple[str, Gaussian, str]]:
-    """Gaussians of two columns or more, to each of which independent noise of variance ``added`` comes."""
+    """Gaussians for two or more columns, with independent noise of variance ``added`` on each column."""
     rows, columns = train.shape
     if columns == 1:
         return
@@ -77,7 +77,7 @@ def _correlation(z: Array, extra: Array) -> Array:
 
 
 def _shrinkage(z: Array, extra: Array, rng: np.random.Generator) -> float:
-    """λ of a grid at which (1 − λ)R + λI of most rows makes those held out likeliest; 0 only if R is regular."""
+    """The λ of a grid for which (1 − λ)R + λI has the highest held-out likelihood; 0 only if R is regular."""
     grid = np.concatenate([[0.0], np.logspace(np.log10(_FLOOR), 0, 25)])
     cost = np.zeros(len(grid))
     for held in _folds(len(z), rng):
@@ -90,13 +90,13 @@ def _shrinkage(z: Array, extra: Array, rng: np.random.Generator) -> float:
 
 
 def _folds(rows: int, rng: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """Which rows to hold out at a time: each fifth of them in turn, or one where that is many."""
+    """The held-out rows of each fold: five folds, or one fold of a fifth if there are many rows."""
     fold = rng.permutation(rows) % 5
     return [fold == i for i in range(min(5, rows) if rows < _MANY else 1)]
 
 
 def _principal(centred: Array, latents: int, added: float) -> tuple[Array, str]:
-    """The covariance of probabilistic PCA: noise adds to its σ² and leaves W = U(Λ − σ²)^½ as it is."""
+    """The covariance of probabilistic PCA; added noise increases σ² and does not change W = U(Λ − σ²)^½."""
     from sklearn.decomposition import PCA
 
     with np.errstate(invalid="ignore"):  # of explained variances' ratios, where no column varies
@@ -109,7 +109,7 @@ def _principal(centred: Array, latents: int, added: float) -> tuple[Array, str]:
 
 
 def _factors(correlation: Array, latents: int, rng: np.random.Generator) -> tuple[Array, str]:
-    """The covariance of factor analysis, fitted to 2D rows whose correlation is the data's: it sees nothing else."""
+    """The covariance of factor analysis, fitted to 2D artificial rows with the data's correlation matrix."""
     from sklearn.decomposition import FactorAnalysis
 
     columns = len(correlation)
@@ -127,7 +127,7 @@ def _factors(correlation: Array, latents: int, rng: np.random.Generator) -> tupl
 def gaussian_mixture(
     train: Array, test: Array, components: int, shape: str, rng: np.random.Generator
 ) -> tuple[Array, str]:
-    """log p of ``test [M]`` and a note; what is added to variances makes rows held out likeliest."""
+    """log p of ``test [M]`` and a note; the variance added to components is chosen on held-out training rows."""
     from sklearn.mixture import GaussianMixture
 
     some = train[rng.permutation(len(train))[: 2 * _MANY]]
@@ -140,7 +140,7 @@ def gaussian_mixture(
     def score(floor: float) -> float:
         return float(sum(fitted(some[~held], floor)[0].score_samples(some[held]).sum() for held in folds))
 
-    chosen = len(train) >= 10  # of fewer none can be spared
+    chosen = len(train) >= 10  # with fewer rows, none are held out
     added = max(_ADDED, key=score) if chosen else _ADDED[-1]
     model, stopped = fitted(train, added)
     note = f"each variance raised by {added:g} of its column's" + (
@@ -154,7 +154,7 @@ def _state(rng: np.random.Generator) -> int:
 
 
 def fit_quietly(model: Any, x: Array) -> str:
-    """Fit a model of scikit-learn; a note if it stopped before it converged."""
+    """Fit a scikit-learn model; return a note if it did not converge."""
     from sklearn.exceptions import ConvergenceWarning
 
     with ignored(ConvergenceWarning) as caught:
@@ -167,8 +167,8 @@ def fit_quietly(model: Any, x: Array) -> str:
 class BernoulliMixture:
     """P(x) = Σ_k π_k Π_d p_kd^x_d (1 − p_kd)^(1 − x_d): ``weight [K]`` and ``probability [K, D]``.
 
-    ``trace``: the log posterior density after each step of EM, in nats, under Beta(3/2, 3/2) and Dirichlet(3/2): they
-    add half a count to each outcome, so that no test row is impossible.
+    ``trace``: the log posterior density after each step of EM, in nats, with priors Beta(3/2, 3/2) and Dirichlet(3/2).
+    They add half a count to each outcome, so that no test row has probability 0.
     """
 
     weight: Array
@@ -177,7 +177,7 @@ class BernoulliMixture:
 
     @classmethod
     def fit(cls, x: Array, components: int, rng: np.random.Generator, steps: int = 200) -> BernoulliMixture:
-        """EM from as many rows of ``x [N, D]``, half way to the mean, until a step gains under 10⁻⁴ nats per row."""
+        """EM until a step gains less than 10⁻⁴ nats per row, initialised half way between random rows and the mean."""
         some = x[rng.choice(len(x), components, replace=False)]
         mixture = cls(np.full(components, 1 / components), 0.5 * (x.mean(0) + 0.25 + 0.5 * some))
         trace: list[float] = []

@@ -25,12 +25,14 @@ Source = Literal["posterior", "prior"]
 
 @dataclass(frozen=True)
 class Target:
-    """A batch of rows under a model.
+    """log p(x, z) of a batch of rows as a function of z, with distributions from which to draw z.
 
-    ``log_joint``: z ``[K, B, *E]`` → log p(x, z) ``[K, B]``. ``event``: E. ``posterior``: q(z|x) of each row.
-    ``prior``: p(z), of no batch or of B rows; None where only the posterior starts a path. ``width``: numbers that
-    ``log_joint`` holds for each draw, to bound its memory. ``slope``: z → ∂ log p(x, z)/∂z ``[K, B, *E]``, where it is
-    cheaper than differentiating ``log_joint``.
+    - ``log_joint``: z ``[K, B, *E]`` → log p(x, z) ``[K, B]``.
+    - ``event``: E, the shape of z.
+    - ``posterior``: q(z|x) of each row.
+    - ``prior``: p(z), one for all rows or one per row; None if it is not needed.
+    - ``width``: values per draw that ``log_joint`` keeps in memory.
+    - ``slope``: z → ∂ log p(x, z)/∂z ``[K, B, *E]``, if that is cheaper than differentiating ``log_joint``.
     """
 
     log_joint: Callable[[Tensor], Tensor]
@@ -41,20 +43,20 @@ class Target:
     slope: Callable[[Tensor], Tensor] | None = None
 
     def slope_at(self, z: Tensor) -> Tensor:
-        """Return ∂ log p(x, z)/∂z ``[K, B, *E]``, the cheaper way if there is one."""
+        """Return ∂ log p(x, z)/∂z ``[K, B, *E]``, by ``slope`` if there is one."""
         return slope_of(self.log_joint, z) if self.slope is None else self.slope(z)
 
     def source(self, name: Source) -> Distribution:
-        """The distribution that draws start from."""
+        """The distribution from which to draw, by name."""
         if name not in get_args(Source):
-            raise ValueError(f'draws start from "posterior" or "prior", not from {name!r}.')
+            raise ValueError(f'source must be "posterior" or "prior"; got {name!r}.')
         found = self.posterior if name == "posterior" else self.prior
         if found is None:
-            raise ValueError('this model has no prior: start from "posterior", or give the prior as well.')
+            raise ValueError('this model has no prior; use "posterior", or give prior= to of_functions.')
         return found
 
     def log_weights(self, proposal: Distribution, noise: Tensor) -> Tensor:
-        """log p(x, z) − log q(z) ``[K, B]`` of z = ``proposal.sample(noise)``."""
+        """log p(x, z) − log q(z), ``[K, B]``, for z = ``proposal.sample(noise)``."""
         z = proposal.sample(noise)
         log_joint, log_q = self.log_joint(z), proposal.log_prob_of_sample(z, noise)
         expect("log_joint", log_joint, z.shape[:2], "[K, B]")
@@ -67,7 +69,7 @@ Targets = Callable[[Batch], Target]
 
 @dataclass(frozen=True)
 class OfModel:
-    """The targets of a model of this library with its posterior."""
+    """The targets of a model of this library: a callable from a batch to its ``Target``."""
 
     model: LatentVariableModel
     posterior: Posterior
@@ -88,7 +90,7 @@ class OfModel:
 
 
 def of_model(model: LatentVariableModel, posterior: Posterior) -> Targets:
-    """A model of this library with its posterior."""
+    """Make targets from a model of this library and its posterior."""
     check_latents(model.prior, posterior)
     return OfModel(model, posterior)
 
@@ -99,11 +101,11 @@ def of_functions(
     event: tuple[int, ...],
     prior: Distribution | None = None,
 ) -> Targets:
-    """A model written elsewhere: ``log_joint(z [K, B, *E], x [B, *X]) → [K, B]`` and ``posterior(x)``, any proposal.
+    """Make targets from functions of a model written elsewhere.
 
-    On a CPU both are called from several threads at once, and must not write what they share.
-
-    ``posterior`` and ``prior`` are of ``lowerbound.distributions``, as ``Normal(loc, scale)``.
+    ``log_joint(z [K, B, *E], x [B, *X]) → [K, B]``. ``posterior(x)``: any proposal, a ``lowerbound.distributions``
+    object such as ``Normal(loc, scale)``; so is ``prior``. ``event``: E, the shape of z. On a CPU both functions are
+    called from several threads at once, and must not modify shared data.
     """
 
     if prior is not None:
@@ -125,7 +127,7 @@ def of_functions(
 
 
 def _check_event(name: str, of: Distribution, event: tuple[int, ...], batch: Batch) -> None:
-    """Refuse a distribution whose draws have another shape, by a trial draw."""
+    """Raise ValueError if draws of a distribution have another shape, by a trial draw."""
     shape = (1, len(batch.x), *event)
     rng = torch.Generator(batch.x.device).manual_seed(0)
     try:
@@ -140,7 +142,7 @@ def _check_event(name: str, of: Distribution, event: tuple[int, ...], batch: Bat
 
 
 def like_of(model: LatentVariableModel) -> Tensor:
-    """A parameter of ``model``, for its device and type; what is no model of this library is refused."""
+    """A parameter of ``model``, for its device and dtype. Raises TypeError if it is not a model of this library."""
     if not isinstance(model, LatentVariableModel):
         raise TypeError(
             f"this needs a LatentVariableModel, got {type(model).__name__}; for a model written elsewhere, use "
@@ -150,7 +152,7 @@ def like_of(model: LatentVariableModel) -> Tensor:
 
 
 def rows_for(targets: Targets, data: Data) -> Rows:
-    """``data`` as rows; those that a model of this library cannot have produced are refused."""
+    """Convert ``data`` to rows. Raises ``DataError`` for rows outside the support of a model of this library."""
     if isinstance(targets, OfModel):
         rows = as_rows(data, like_of(targets.model))
         check_rows(targets.model.likelihood, rows)
@@ -162,7 +164,7 @@ def rows_for(targets: Targets, data: Data) -> Rows:
 
 
 def settled(data: Data, model: LatentVariableModel, rng: torch.Generator) -> Rows:
-    """Rows that ``model`` can have produced, the same each time: those binarised afresh are so once, from ``rng``."""
+    """Rows for ``model`` that do not change: rows to be binarised afresh are binarised once, with ``rng``."""
     rows = as_rows(data, like_of(model))
     check_rows(model.likelihood, rows)
     if rows.binarise != "afresh":

@@ -22,12 +22,12 @@ from lowerbound.posteriors import Posterior
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
-_ROWS = 100  # of a batch
+_ROWS = 100  # rows per batch
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Of each row, in nats, ``[N]``: ``log_p``, an estimate of log p(x); ``log_lik``, E_q[log p(x|z)]; ``kl``,
+    """Terms per row, in nats, ``[N]``: ``log_p``, an estimate of log p(x); ``log_lik``, E_q[log p(x|z)]; ``kl``,
     KL(q(z|x) ‖ p(z))."""
 
     log_p: Array
@@ -37,10 +37,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Typicality:
-    """How far out each row lies among those of a reference, as p-values: small where it is unlike them.
+    """p-values of rows compared with reference rows; small values mean out of distribution.
 
-    ``p_values [N, 3]``: two-sided, of the terms ``names``. ``p_value [N]``: of the three together, by Bonferroni's
-    correction. ``low_density [N]``: one-sided, of log p(x) alone, that sees a row whose density is too low only.
+    ``p_values [N, 3]``: two-sided, for each of the terms ``names``. ``p_value [N]``: of the three together, by
+    Bonferroni's correction. ``low_density [N]``: one-sided, for low log p(x) only.
     """
 
     p_values: Array
@@ -51,9 +51,9 @@ class Typicality:
 
 @read_only
 def terms(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples: int = 100, seed: int = 0) -> Terms:
-    """log p(x) of rows ``x [N, *X]`` by importance sampling, and the two terms of its bound, from the same draws.
+    """Estimate log p(x) of rows ``x [N, *X]`` and the two terms of the ELBO from the same draws.
 
-    ``samples``: K of each row. Where the KL has no closed form it is the draws' mean of log q(z|x) − log p(z).
+    ``samples``: draws per row. If the KL has no closed form, it is the mean of log q(z|x) − log p(z) over draws.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}.")
@@ -73,11 +73,11 @@ def terms(model: LatentVariableModel, posterior: Posterior, x: Data, *, samples:
 
 
 def typicality(reference: Terms, new: Terms) -> Typicality:
-    """Where the rows of ``new`` lie among those of ``reference``.
+    """Compare the rows of ``new`` with those of ``reference``.
 
-    A row whose density is *high* can be as much out of distribution as one whose density is low: in many dimensions
-    the mode is where no row is. The p-values are exact, for any model, where the reference is of rows that are like
-    the new ones and that neither was fitted to; the smallest of M of them is 2/(M + 1). Nalisnick et al. 2019.
+    Tests are two-sided, because a row with a *high* density can also be out of distribution: in many dimensions,
+    typical rows are far from the mode. The p-values are exact for any model that was fitted to neither set of rows.
+    With M reference rows, the smallest is 2/(M + 1). Nalisnick et al. 2019.
     """
     if not len(reference.log_p):
         raise DataError("reference has no rows; give terms of held-out rows that are in distribution.")
@@ -88,8 +88,10 @@ def typicality(reference: Terms, new: Terms) -> Typicality:
 
 
 def two_sided(reference: Array, new: Array) -> Array:
-    """p-values ``[N, T]`` of ``new [N, T]`` among ``reference [M, T]``, of columns: twice the smaller of the shares of
-    values, its own among them, that are no larger and no smaller; 1 at most."""
+    """Two-sided p-values ``[N, T]`` of ``new [N, T]`` among ``reference [M, T]``, per column.
+
+    Twice the smaller of the shares of values (the new one included) that are not larger, and not smaller; at most 1.
+    """
     found = []
     for known, values in zip(np.sort(reference, 0).T, new.T, strict=True):
         no_larger = np.searchsorted(known, values, side="right")
@@ -100,7 +102,7 @@ def two_sided(reference: Array, new: Array) -> Array:
 
 
 def bonferroni(p_values: Array) -> Array:
-    """The p-value ``[…]`` of all of ``p_values […, T]`` together: T times the smallest, 1 at most."""
+    """The joint p-value ``[…]`` of ``p_values […, T]``: T times the smallest, at most 1."""
     together: Array = np.minimum(1.0, p_values.shape[-1] * p_values.min(-1))
     return together
 

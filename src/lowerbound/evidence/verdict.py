@@ -21,7 +21,7 @@ from lowerbound.evidence.sandwich import Sandwich, Steadiness
 from lowerbound.likelihoods.base import Measure
 
 TOLERANCE = 0.2  # nats per row: tolerated difference of two estimates
-_MANY = 0.05  # a share of rows
+_MANY = 0.05  # tolerated share of unreliable rows
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Sentences on what was ``measured`` and its ``direction`` of error, and the ``checks`` with their figures."""
+    """What was ``measured`` and the ``direction`` of its error, in sentences, and the ``checks`` with their figures."""
 
     measured: str
     direction: str
@@ -123,7 +123,7 @@ def proposals_words(found: LogLikelihood) -> str:
 
 
 def measure_words(measure: Measure) -> str:
-    """Describe the base measure, which every figure of log p states."""
+    """Describe the base measure of log p."""
     return {
         "counting": "a log probability (counting measure)",
         "Lebesgue": "a log density in the data's units (Lebesgue measure)",
@@ -262,5 +262,5 @@ def _shown(k: float) -> str:
 
 
 def _bias(found: LogLikelihood) -> float:
-    """Return Var(w)/(2K p²), the mean over rows."""
+    """Return the mean of Var(w)/(2K p²) over rows."""
     return float(np.square(found.standard_error).mean() / 2)
