@@ -1,6 +1,7 @@
 """A likelihood of one's own is integrated by its own file and its name in ``likelihoods.__all__``."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -44,26 +45,40 @@ class Geometric(Factorised):
 
 
 class Binomial(Factorised):
-    """x ∈ {0, 1, 2, 3}, successes among three trials; the parameter is the logit of each."""
+    """x ∈ {0, …, n}, successes among n = ``most`` trials; the parameter is the logit of each."""
 
     measure = "counting"
-    support = constraints.integer_interval(0, 3)
-    log_choices = torch.tensor([1.0, 3.0, 3.0, 1.0]).log()
+    needs = "largest"
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    @classmethod
+    def from_data(cls, given):
+        return cls(max(1, given))
+
+    @property
+    def support(self):
+        return constraints.integer_interval(0, self.most)
 
     def log_prob_per_value(self, params, x):
-        logit = params.squeeze(2)
-        choices = self.log_choices[x.long()]
-        return choices + x * functional.logsigmoid(logit) + (3 - x) * functional.logsigmoid(-logit)
+        logit, n = params.squeeze(2), torch.tensor(float(self.most))
+        choices = torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+        return choices + x * functional.logsigmoid(logit) + (n - x) * functional.logsigmoid(-logit)
 
     def mean(self, params):
-        return 3 * params.squeeze(2).sigmoid()
+        return self.most * params.squeeze(2).sigmoid()
 
     def sample(self, params, generator):
         probability = params.squeeze(2).sigmoid()
-        return torch.binomial(torch.full_like(probability, 3), probability, generator=generator)
+        return torch.binomial(torch.full_like(probability, self.most), probability, generator=generator)
 
     def initialise(self, x, mask=None):
-        return (x.mean(0, keepdim=True) / 3).clamp(0.01, 0.99).logit()
+        return (x.mean(0, keepdim=True) / self.most).clamp(0.01, 0.99).logit()
+
+
+PARTS = [Geometric, partial(Binomial, 3)]
 
 
 def lowerbound(*arguments):
@@ -78,8 +93,9 @@ def counts():
 
 @pytest.fixture
 def _integrated(monkeypatch):
-    monkeypatch.setattr(likelihoods, "Geometric", Geometric, raising=False)
-    monkeypatch.setattr(likelihoods, "__all__", [*likelihoods.__all__, "Geometric"])
+    for part in (Geometric, Binomial):
+        monkeypatch.setattr(likelihoods, part.__name__, part, raising=False)
+    monkeypatch.setattr(likelihoods, "__all__", [*likelihoods.__all__, "Geometric", "Binomial"])
 
 
 @pytest.mark.usefixtures("_integrated")
@@ -94,6 +110,16 @@ def test_it_is_fitted_by_name_saved_and_loaded(tmp_path, counts):
     assert vae.sample(2).dtype == np.int64
     with pytest.raises(DataError, match="Geometric cannot produce"):
         vae.score_samples(-x - 1)
+
+
+@pytest.mark.usefixtures("_integrated")
+def test_one_that_is_made_from_data_needs_no_more(tmp_path, counts):
+    x = counts.clip(max=5)
+    vae = lb.VAE(2, likelihood="binomial", hidden=(4,), epochs=1, random_state=0).fit(x)
+    assert vae.model_.likelihood.most == 5
+    vae.save(tmp_path / "run")
+    assert np.array_equal(lb.load(tmp_path / "run").score_samples(x), vae.score_samples(x))
+    assert kind_of(vae.model_.likelihood) == ("levels", 6, "")
 
 
 @pytest.mark.usefixtures("_integrated")
@@ -135,7 +161,7 @@ MIXED = torch.tensor([[0.0, 1, 2, 3], [1, 0, 0, 1], [1, 1, 3, 0]])
 MASK = torch.tensor([[True, False, True, False], [True, True, False, True], [False, True, True, True]])
 
 
-@pytest.mark.parametrize("part", [Geometric, Binomial])
+@pytest.mark.parametrize("part", PARTS, ids=["Geometric", "Binomial"])
 def test_missing_values_of_it_are_imputed(part):
     found = complete(*product(part()), Rows(MIXED, MASK), torch.Generator().manual_seed(0), draws=3)
     assert np.array_equal(found.best[MASK], MIXED[MASK])
@@ -143,13 +169,13 @@ def test_missing_values_of_it_are_imputed(part):
     assert np.array_equal(found.draws, found.draws.round())
 
 
-@pytest.mark.parametrize("part", [Geometric, Binomial])
+@pytest.mark.parametrize("part", PARTS, ids=["Geometric", "Binomial"])
 def test_next_to_noisy_columns_it_is_known(part):
     found = denoise(*product(part()), MIXED, Flips(0.1), torch.Generator().manual_seed(0), samples=200)
     assert np.array_equal(found.mean[:, 2:], MIXED[:, 2:])
     assert ((found.mean[:, :2] > 0) & (found.mean[:, :2] < 1)).all()
     model = lb.LatentVariableModel(lb.priors.Normal(2), lb.nn.MLP((2,), (4,), (8,)), part())
-    with pytest.raises(ValueError, match=rf"has a rule for Bernoulli likelihoods, and .* is {part.__name__}: "):
+    with pytest.raises(ValueError, match=r"has a rule for Bernoulli likelihoods, and .* is (Geometric|Binomial): "):
         denoise(model, product(part())[1], MIXED, Flips(0.1), torch.Generator().manual_seed(0))
 
 
@@ -157,7 +183,7 @@ def test_missing_by_its_value_it_is_summed_over_or_refused():
     """Of finitely many values the sum needs no code; of others a method ``log_missing``."""
     with pytest.raises(ValueError, match=r"SelfMasking does not support columns of Geometric"):
         likelihoods.SelfMasking(likelihoods.Product([Geometric()]))
-    like = likelihoods.SelfMasking(product(Binomial())[0].likelihood)
+    like = likelihoods.SelfMasking(product(Binomial(3))[0].likelihood)
     like.initialise(MIXED, MASK)
     (_, curve), (_, part) = like.curves, like.likelihoods
     with torch.no_grad():

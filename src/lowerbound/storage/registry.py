@@ -38,10 +38,13 @@ CALLED_WITH = {"objectives": ("draw",), "gradients": ("draw", "objective"), "opt
 _SUPPLIED = {
     **CALLED_WITH,
     "posteriors": ("latent_dim", "encoder"),
-    "priors": ("latent_dim", "n_classes", "event", "in_shape", "network"),
-    "likelihoods": ("n_classes", "trials", "shape", "rank"),
+    "priors": ("latent_dim", "n_classes"),
+    "likelihoods": (),
 }
-"""Arguments without a default that a part of each kind is given by whoever builds it from its name."""
+"""Arguments without a default that a part of each kind is given by whoever builds it from its name.
+
+A part that has a ``from_data`` of its own is given all of its arguments by that.
+"""
 
 
 def package(kind: str) -> ModuleType:
@@ -110,7 +113,8 @@ def _ready(kind: str, part: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(part).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     lacking = [name for name in required if name not in _SUPPLIED.get(kind, required)]
-    if lacking:
+    own = sum("from_data" in vars(each) for each in getattr(part, "__mro__", ())) > 1  # and not only its base's
+    if lacking and not own:
         if kind == "posteriors" and "parts" in lacking:  # whose first argument is not the number of latents
             raise ValueError(
                 f"{part.__name__} needs more than its name: in Python, give a function (latent_dim, encoder=…) that "
