@@ -280,6 +280,8 @@ def _size(most: int, draws: int, model: LatentVariableModel) -> int:
     """Return the number of rows per batch. It is fixed, because rounding in matrix products depends on their size.
 
     It is a power of 2, for vectorised loops, and depends on the model and the settings, not on the rows.
+    In products of eight outputs or fewer whose inputs are not a multiple of 4, MKL rounds rows differently by their
+    place in memory: there answers agree to rounding, and not to the byte.
     """
     values = draws * torch.Size(model.prior.event).numel()
     size = max(1, min(most, _ROW_DRAWS // draws, _LATENT_VALUES // values))
