@@ -242,7 +242,7 @@ def test_latents_that_are_not_real_numbers_are_refused():
     model = lb.LatentVariableModel(lb.priors.Bernoulli(2), lb.nn.MLP((2,), (3,), ()), lb.likelihoods.Bernoulli())
     x = Rows(torch.ones(4, 3))
     for start in ("posterior", "prior"):
-        with pytest.raises(ValueError, match="latent 'z' is a Bernoulli: use importance sampling, or enumerate"):
+        with pytest.raises(ValueError, match="latent 'z' is a Bernoulli; use importance sampling, or enumerate"):
             annealed(of_model(model, posterior), x, rng(), Settings(2, 2, 1, start))
 
 

@@ -53,7 +53,7 @@ def test_a_wide_table_is_known_by_names_in_linear_time(names: list[str]) -> None
     Name.compared = 0
     assert [schema[name].name for name in asked] == asked
     assert Name.compared <= 5 * len(asked)
-    with pytest.raises(KeyError, match="there is no column 'other'"):
+    with pytest.raises(KeyError, match="the schema has no column 'other'"):
         schema["other"]
 
 

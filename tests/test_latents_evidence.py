@@ -497,7 +497,7 @@ def test_an_estimator_of_two_layers_is_saved_loaded_and_reported(fitted, tmp_pat
     np.testing.assert_array_equal(loaded.transform(x), vae.transform(x))
     assert loaded.posterior_.parents == {"z2": ("z1",)}
     with pytest.raises(
-        ValueError, match=r"the posterior is your own in_layers: pass it back, as load\(path, posterior=…\)"
+        ValueError, match=r"posterior is your own in_layers, which is not saved; give it by load\(path, posterior=…\)"
     ):
         loaded.fit(x)
     again = lb.load(tmp_path / "run", posterior=in_layers)
@@ -585,17 +585,17 @@ def test_a_class_above_a_number_is_found_from_what_is_observed():
     [
         (
             lambda toy, targets: evidence.annealed(targets, toy.x, rng()),
-            "annealing moves latents over all real numbers, and latent 'y' is a Categorical: use importance sampling",
+            "annealing needs real-valued latents, but latent 'y' is a Categorical; use importance sampling",
         ),
         (
             lambda toy, targets: evidence.appendix_d(targets, toy.x, rng()),
-            "latents over all real numbers, and latent 'y' is a Categorical: use importance_sampling",
+            "needs real-valued latents, but latent 'y' is a Categorical; use importance_sampling",
         ),
         (
             lambda toy, targets: queries.posterior_draws(
                 toy.model, toy.posterior, lb.data.Rows(toy.x, dtype=torch.float64), rng(), draws=3
             ),
-            "latent 'y' is a Categorical: use refine=\"gibbs\" or refine=None",
+            "latent 'y' is a Categorical; use refine=\"gibbs\" or refine=None",
         ),
     ],
 )

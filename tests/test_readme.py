@@ -179,7 +179,7 @@ def test_the_counts_of_the_fault_campaign_are_those_of_its_results():
 
 def test_the_counts_of_bad_input_are_those_of_its_tables():
     assert f"{len(PYTHON) + len(CLI)} kinds are refused" in README
-    assert f"and {len(FINE) + len(SAME)} odd ones work" in README
+    assert f"and {len(FINE) + len(SAME)} unusual kinds are accepted" in README
 
 
 def test_every_module_in_the_layout_exists():

@@ -147,7 +147,7 @@ FILES: dict[str, Case] = {
     "an infinity": values(b"a,b\n1,inf\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
     "1e400": values(b"a,b\n1,1e400\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
     "1e300": values([[1, 1e300], [2, 3]], r"row 0, column 1 is 1e\+300", "rescale the column"),
-    "nothing that varies": values(b"a,b\n1,x\n1,x\n", "no column to learn from", "give one that varies"),
+    "nothing that varies": values(b"a,b\n1,x\n1,x\n", "no column to learn from", "give a column that varies"),
     "no columns": values(X[:, :0], r"X has 0 feature\(s\)", "give at least one column"),
     "one axis": values(X[:, 0], "X is a 1D array", r"reshape\(-1, 1\)"),
     "a file that is not there": case("fit t.npy --out new", MISSING, r"called 't\.npy'", "check the path"),
@@ -257,7 +257,7 @@ COMMANDS: dict[str, Case] = {
     "learning_rate NaN": option("--learning-rate nan", "learning_rate is nan; give a finite number, above 0"),
     "beta infinite": option("--beta inf", "beta is inf; give a finite number, 0 or more"),
     "max_value infinite": option("--max-value inf", "max_value is inf; give a finite number, above 0"),
-    "free bits of another bound": option("--free-bits 1 --objective iwae", 'need objective="elbo"'),
+    "free bits of another bound": option("--free-bits 1 --objective iwae", 'use it with objective="elbo"'),
 }
 
 CLI: dict[str, Case] = {f"file: {name}": case for name, case in FILES.items()} | COMMANDS

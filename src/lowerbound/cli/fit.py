@@ -76,7 +76,7 @@ _FIT_OPTIONS = (
         "--inference",
         default=None,
         metavar="NAME|PACKAGE.MODULE:NAME",
-        help="Way to learn: AEVB, or a class or function of your own to import.  [default: AEVB]",
+        help="Inference method: AEVB, or the import path of your own class or function.  [default: AEVB]",
     ),
     click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
     click.option(
@@ -109,7 +109,7 @@ _FIT_OPTIONS = (
         "--strict",
         is_flag=True,
         default=False,
-        help="When the model is used, refuse categories not seen in the fit.",
+        help="When the model is used, raise an error for categories not in the fitted data.",
     ),
     click.option("--device", default="cpu", help="Device of the fit: cpu, cuda, …"),
     click.option(

@@ -208,7 +208,7 @@ def plainly(vae: VAE, found: LogLikelihood, held_out: bool) -> tuple[dict[str, A
 @data_argument
 @part_option
 @samples_option
-@click.option("--seed", type=seeds, default=0, help="Seed of draws and of binarising.")
+@click.option("--seed", type=seeds, default=0, help="Seed of the draws and of binarisation.")
 @json_option
 def compare(runs: tuple[Path, ...], data: str, part: str, samples: int | None, seed: int, as_json: bool) -> None:
     """Compare the models of RUNS by log p(x) on DATA.
@@ -253,7 +253,7 @@ def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
 @click.option("--evidence", "judge", is_flag=True, help="Run every check of score --evidence (minutes).")
 @json_option
 def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as_json: bool) -> None:
-    """Write RUN/report.html: the model on DATA."""
+    """Write RUN/report.html, a report of the model with DATA."""
     import numpy as np
 
     from lowerbound.report import write_report

@@ -124,8 +124,8 @@ def _start(target: Target, name: Source) -> Distribution:
     for latent, part in found.families().items():
         if not part.unconstrained:
             raise ValueError(
-                f"annealing moves latents over all real numbers, and latent {latent!r} is a {part.name}: use "
-                "importance sampling, or enumerate its states where they are few."
+                f"annealing needs real-valued latents, but latent {latent!r} is a {part.name}; use "
+                "importance sampling, or enumerate its states if they are few."
             )
     return found
 

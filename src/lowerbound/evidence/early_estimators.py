@@ -104,7 +104,7 @@ def _check(target: Target, draws: int) -> None:
     latents = math.prod(target.event)
     if latents > _MOST_LATENTS:
         raise ValueError(
-            f"appendix_d fits a normal to few draws, of at most {_MOST_LATENTS} latents, and this model has {latents}: "
+            f"appendix_d is for at most {_MOST_LATENTS} latents, but this model has {latents}; "
             "use importance_sampling or annealed."
         )
     if draws < latents + 2:
@@ -112,8 +112,7 @@ def _check(target: Target, draws: int) -> None:
     for name, part in target.posterior.families().items():
         if not part.unconstrained:
             raise ValueError(
-                f"appendix_d fits a normal to latents over all real numbers, and latent {name!r} is a "
-                f"{part.name}: use importance_sampling."
+                f"appendix_d needs real-valued latents, but latent {name!r} is a {part.name}; use importance_sampling."
             )
 
 

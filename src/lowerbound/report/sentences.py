@@ -80,8 +80,8 @@ def _warning(evidence: LogLikelihood) -> str | None:
         return None
     return (
         f"In {few.sum():,} of {len(few):,} rows the effective sample size is below {_FEW_DRAWS}. Their estimates may "
-        "be well below log p(x) and the Monte Carlo error too small; use more draws. (Warned if this holds for "
-        f"more than {_MANY_ROWS:.0%} of rows.)"
+        "be well below log p(x) and the Monte Carlo error too small; use more draws. (This warning is shown if more "
+        f"than {_MANY_ROWS:.0%} of rows are affected.)"
     )
 
 
@@ -131,7 +131,7 @@ def _maximised(vae: FittedVAE) -> list[str]:
     notes = []
     if betas not in ([1.0], []):
         weight = f"β = {betas[0]:.3g}" if len(betas) == 1 else f"β between {betas[0]:.3g} and {betas[-1]:.3g}"
-        growing = "" if len(betas) == 1 else " As β grows, the training objective falls for that reason alone."
+        growing = "" if len(betas) == 1 else " While β grows, the training objective decreases for that reason alone."
         notes.append(f"Training weighted the KL by {weight}, so its objective is not a bound on log p(x).{growing}")
     if floor:
         notes.append(f"Training left {floor:.3g} nats of KL per latent free, so its objective is not a bound.")
