@@ -97,7 +97,7 @@ def test_chains_put_right_what_a_poor_encoder_has_wrong(operator):
     np.testing.assert_allclose(found.standard_deviation, deviation, rtol=0.1)
     assert (np.abs(found.log_evidence - evidence) < 4.5 * found.standard_error).all()
     assert found.standard_error.max() < 0.02
-    with pytest.warns(RuntimeWarning, match=r"of 12 rows too few draws .* refine=True"):
+    with pytest.warns(RuntimeWarning, match=r"of 12 rows have too few effective draws .* refine=True"):
         crude = denoise(model, narrow, torch.tensor(y), noise, rng(), samples=2000, refine=False, fit=False)
     assert not crude.refined.any()
     off = np.abs(crude.mean - mean) / (deviation / np.sqrt(found.ess)[:, None])
@@ -386,7 +386,7 @@ def test_latents_that_are_not_real_numbers_are_not_refined_and_that_is_said():
         for parameter in posterior.parameters():
             parameter.mul_(10)  # too sure of itself
     y = torch.ones(2, 5).double()
-    with pytest.warns(RuntimeWarning, match="2 of 2 rows too few .* no chains"):
+    with pytest.warns(RuntimeWarning, match="2 of 2 rows have too few .* need real-valued latents"):
         found = denoise(model, posterior, y, Flips(0.1), rng(), samples=20)
     assert not found.refined.any()
 
@@ -405,13 +405,13 @@ REFUSED = [
     (lambda: ask(Gaussian(1.0), (0, 6)), r"y must be \[N, 6\]"),
     (lambda: ask(Gaussian(1.0, torch.ones(2, 6)), (3, 6)), r"y must be \[N, 2\]"),
     (lambda: ask(Gaussian(torch.ones(4)), (3, 6)), "noise's scale has shape"),
-    (lambda: ask(Flips(0.1), (3, 6)), "Flips noise has a rule for Bernoulli likelihoods, and .* is Normal"),
+    (lambda: ask(Flips(0.1), (3, 6)), "Flips noise supports Bernoulli likelihoods, but .* is Normal"),
     (lambda: ask(Gaussian(1.0), (3, 6), samples=1), "samples must be at least 2"),
     (lambda: ask(Gaussian(1.0), (3, 6), draws=0), "draws must be at least 1"),
-    (lambda: ask(Gaussian(1.0), (3, 6), fill=float("inf")), r"value \[0\] of row 0 of y, inf, is none"),
+    (lambda: ask(Gaussian(1.0), (3, 6), fill=float("inf")), r"value \[0\] of row 0 of y, inf, is impossible"),
     (lambda: ask(Gaussian(1.0, torch.ones(2, 6)), (3, 2), fill=float("nan")), "may not be missing"),
     (lambda: ask(Gaussian(1.0, torch.ones(2, 5)), (3, 2), bits()), "give a model of these rows with a Normal"),
-    (lambda: ask(Flips(0.1), (3, 5), bits(), fill=0.5), r"value \[0\] of row 0 of y, 0.5, is none"),
+    (lambda: ask(Flips(0.1), (3, 5), bits(), fill=0.5), r"value \[0\] of row 0 of y, 0.5, is impossible"),
     (lambda: ask(Gaussian(1.0), (3, 4), counts()), "the model's likelihood is Poisson"),
     (lambda: ask(Gaussian(1.0), (3, 2), pair(likelihoods.LogNormal(1.0))), "column 1 .* is LogNormal"),
     (lambda: ask(Flips(0.1), (3, 2), pair(likelihoods.Poisson())), "no column of the model's Product is Bernoulli"),

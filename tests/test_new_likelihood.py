@@ -175,7 +175,7 @@ def test_next_to_noisy_columns_it_is_known(part):
     assert np.array_equal(found.mean[:, 2:], MIXED[:, 2:])
     assert ((found.mean[:, :2] > 0) & (found.mean[:, :2] < 1)).all()
     model = lb.LatentVariableModel(lb.priors.Normal(2), lb.nn.MLP((2,), (4,), (8,)), part())
-    with pytest.raises(ValueError, match=r"has a rule for Bernoulli likelihoods, and .* is (Geometric|Binomial): "):
+    with pytest.raises(ValueError, match=r"supports Bernoulli likelihoods, but .* is (Geometric|Binomial); "):
         denoise(model, product(part())[1], MIXED, Flips(0.1), torch.Generator().manual_seed(0))
 
 

@@ -461,7 +461,7 @@ def test_informative_missingness_draws_what_is_missing():
     hidden = ~MASK.numpy()
     assert np.abs((after.best - before.best)[hidden] - 10).max() < 0.1
     assert np.abs((after.draws - before.best)[:, hidden].mean(0) - 10).max() < 2
-    with pytest.raises(ValueError, match="not independent given z"):
+    with pytest.raises(ValueError, match="needs cells that are independent given z"):
         complete(other, Exact(TRUTH), ROWS, rng(), refine="gibbs")
     given, due = (conditional(model, Exact(TRUTH), X[0], MASK[0], 10, rng()) for model in (other, plain))
     assert torch.equal(given, due), "what is not given is not missing"
@@ -498,7 +498,7 @@ def test_what_cannot_be_answered_is_refused():
         Sampling(1)
     classes, theirs = discrete()
     rows = Rows(torch.zeros(1, 3).double(), torch.tensor([[True, False, True]]), dtype=torch.float64)
-    with pytest.raises(ValueError, match="latent 'z' is a Categorical: use refine=\"gibbs\" or refine=None"):
+    with pytest.raises(ValueError, match="latent 'z' is a Categorical; use refine=\"gibbs\" or refine=None"):
         complete(classes, theirs, rows, rng())
 
 

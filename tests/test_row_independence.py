@@ -83,7 +83,7 @@ def mixed(draws: int | None = None, **options):
     return ask
 
 
-@pytest.mark.filterwarnings("ignore:of .* rows too few draws")
+@pytest.mark.filterwarnings("ignore:.* rows have too few effective draws")
 @pytest.mark.parametrize("draws", [None, 3])
 def test_any_partition_and_any_order_of_noisy_rows_give_the_same_bytes(draws):
     ask = mixed(draws, samples=60, refine=False)
@@ -97,7 +97,7 @@ def test_any_partition_and_any_order_of_noisy_rows_give_the_same_bytes(draws):
         np.testing.assert_array_equal(np.concatenate([each[name] for each in alone]), values[[0, 100]])
 
 
-@pytest.mark.filterwarnings("ignore:of .* chains have not settled")
+@pytest.mark.filterwarnings("ignore:.* chains that have not converged")
 def test_chains_of_a_noisy_row_do_not_depend_on_the_others(monkeypatch):
     monkeypatch.setattr(posterior_sampling.refining, "_WARM_UP", 4)
     monkeypatch.setattr(posterior_sampling.refining, "_SETTLE", 2)

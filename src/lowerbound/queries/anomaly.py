@@ -50,8 +50,8 @@ def anomaly(
     """
     if not isinstance(model.likelihood, Factorised):
         raise ValueError(
-            f"cells have contributions of their own only where they are independent given z, and those of "
-            f"{type(model.likelihood).__name__} are not: use log_likelihood for the score alone."
+            "anomaly needs cells that are independent given z, but those of "
+            f"{type(model.likelihood).__name__} are not; use log_likelihood for the score alone."
         )
     score, error, latent, ess = (np.zeros(len(rows)) for _ in range(4))
     cells = np.zeros((len(rows), *rows.shape))

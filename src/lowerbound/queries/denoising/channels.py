@@ -232,8 +232,8 @@ def channel_of(noise: Noise, likelihood: likelihoods.Likelihood, shape: tuple[in
         return _values(noise, likelihood, _spread(scale, shape))
     if not isinstance(likelihood, likelihoods.Normal):
         raise ValueError(
-            f"noise after an operator has a rule for Normal likelihoods, and not for {type(likelihood).__name__}: "
-            "give a model of these rows with a Normal likelihood."
+            f"noise with an operator needs a Normal likelihood, but got {type(likelihood).__name__}; give a model of "
+            "these rows with a Normal likelihood."
         )
     rows, columns = noise.operator.shape
     if columns != math.prod(shape):
@@ -271,16 +271,17 @@ def _columns(noise: Noise, product: likelihoods.Product, scale: Tensor | None) -
 
 def _no_rule(noise: Noise, found: str) -> str:
     kinds = "Bernoulli" if isinstance(noise, Flips) else "Normal and Bernoulli"
-    return (
-        f"{type(noise).__name__} noise has a rule for {kinds} likelihoods, and {found}: give a model with one of them."
-    )
+    return f"{type(noise).__name__} noise supports {kinds} likelihoods, but {found}; give a model with one of them."
 
 
 def _spread(scale: Tensor, shape: tuple[int, ...]) -> Tensor:
     try:
         return scale.expand(shape)
     except RuntimeError:
-        raise ValueError(f"the noise's scale has shape {tuple(scale.shape)}, and y of each row {shape}.") from None
+        raise ValueError(
+            f"the noise's scale has shape {tuple(scale.shape)}, but a row of y has shape {shape}; give one "
+            "scale per value."
+        ) from None
 
 
 def check(y: Tensor, noise: Noise, channel: Channel, shape: tuple[int, ...]) -> None:
@@ -295,5 +296,9 @@ def check(y: Tensor, noise: Noise, channel: Channel, shape: tuple[int, ...]) -> 
     if bool((wrong := channel.impossible(y)).any()):
         row, *place = wrong.nonzero()[0].tolist()
         value = float(y[row, *place])
-        said = "may not be missing here: fill it in or leave it out" if math.isnan(value) else "is none that y can have"
+        said = (
+            "may not be missing here; fill it in or drop the row"
+            if math.isnan(value)
+            else "is impossible under this noise"
+        )
         raise DataError(f"value {place} of row {row} of y, {value:g}, {said}.")

@@ -231,14 +231,12 @@ def _sampled(channel: Channel, params: Tensor, y: Tensor, rng: RowGenerators) ->
 
 def _warn(ess: Array, refined: NDArray[Any], trusted: NDArray[Any], refine: bool) -> None:
     """Warn of unreliable rows, with what to do."""
-    way = "more samples (latents not of real numbers have no chains)" if refine else "refine=True, or more samples"
+    way = "more samples (chains need real-valued latents)" if refine else "refine=True, or more samples"
     for rows, why, what in (
-        (~trusted & ~refined, "too few draws of the encoder's q count", way),
-        (~trusted & refined, "the Hamiltonian chains have not settled", "an encoder fitted to rows like these"),
+        (~trusted & ~refined, "have too few effective draws from the encoder's q", way),
+        (~trusted & refined, "have Hamiltonian chains that have not converged", "an encoder fitted to rows like these"),
     ):
         if rows.any():
             worst = int(np.flatnonzero(rows)[ess[rows].argmin()])
-            message = (
-                f"of {rows.sum()} of {len(rows)} rows {why} (row {worst}: {ess[worst]:.1f} effective): take {what}."
-            )
+            message = f"{rows.sum()} of {len(rows)} rows {why} (row {worst}: {ess[worst]:.1f} effective); use {what}."
             warnings.warn(message, RuntimeWarning, stacklevel=4)
