@@ -339,8 +339,8 @@ def test_data_sets_of_rows_alone_are_taken(data):
         (Pairs(), ("Pairs whose items are tuples of 2",)),
         (Keyed(), ("Keyed whose items are dicts of 'data', 'label'", r"item\['data'\]")),
         ([(x, 1) for x in X], ("list whose items are tuples of 2",)),
-        (Stream(), ("Stream, an iterator over rows", "give the rows as one tensor")),
-        (torch.utils.data.DataLoader(TensorDataset(X)), ("DataLoader, an iterator over rows",)),
+        (Stream(), ("Stream, which gives rows one after another", "all rows as one tensor")),
+        (torch.utils.data.DataLoader(TensorDataset(X, X)), ("TensorDataset whose items are tuples of 2",)),
         (torch.utils.data.Subset(Alone(), []), ("holds no rows",)),
     ],
 )

@@ -181,15 +181,16 @@ def test_check_says_what_a_fit_would_do(wine, tmp_path):
     assert (said["rows"], said["shape"], said["likelihood"]) == (178, [13], "Product")
     assert {each["name"]: each["likelihood"] for each in said["columns"]}["proline"] == "LogNormal"
     x = load_wine().data
-    x[17, 3] = np.nan
-    np.save(tmp_path / "holes.npy", x)
-    done = run("check", tmp_path / "holes.npy", "--json", code=65)
+    x[17, 3] = np.inf
+    np.save(tmp_path / "infinite.npy", x)
+    done = run("check", tmp_path / "infinite.npy", "--json", code=65)
     assert "row 17, column 3" in json.loads(done.stdout)["problems"][0]
     np.save(tmp_path / "blurred.npy", load_wine().data + np.array([1e9] + [0] * 12))
     refused = json.loads(run("check", tmp_path / "blurred.npy", "--json", code=65).stdout)["problems"][0]
     assert "column 0 varies by" in refused
     assert "column 0 varies by" in run("fit", tmp_path / "blurred.npy", "--out", tmp_path / "r", code=65).stderr
-    assert "row 17, column 3 is NaN" in run("fit", tmp_path / "holes.npy", "--out", tmp_path / "r", code=65).stderr
+    refused = run("fit", tmp_path / "infinite.npy", "--out", tmp_path / "r", code=65).stderr
+    assert "row 17, column 3 is infinite" in refused
     assert not (tmp_path / "r" / "config.json").exists()
 
 
@@ -298,7 +299,7 @@ def test_a_refused_fit_leaves_the_model_that_was_there(wine, tmp_path):
     run("fit", wine, "--out", tmp_path, *QUICK)
     before = tree(tmp_path)
     x = load_wine().data
-    x[0, 0] = np.nan
+    x[0, 0] = np.inf
     np.save(tmp_path.parent / "bad.npy", x)
     run("fit", tmp_path.parent / "bad.npy", "--out", tmp_path, *QUICK, "--force", code=65)
     assert tree(tmp_path) == before

@@ -56,26 +56,30 @@ def test_the_session_of_parts(tmp_path):
     assert log_p(pasted(SESSIONS[1], tmp_path)) > -25
 
 
+def test_the_session_of_other_data(tmp_path):
+    pasted(SESSIONS[2], tmp_path)
+
+
 def test_the_session_of_tables(tmp_path):
-    said = pasted(SESSIONS[2], tmp_path)
+    said = pasted(SESSIONS[3], tmp_path)
     assert "age" in said
     assert "positive" in said
 
 
 def test_the_session_of_evidence(tmp_path):
-    said = pasted(SESSIONS[3], tmp_path)
+    said = pasted(SESSIONS[4], tmp_path)
     assert re.match(r"log p\(x\) = −\d+\.\d+ ± \d+\.\d+ nats per row \([\d.]+ bits per dimension\)", said)
     assert "validated" in said
     assert "FAILED" in said or "passed" in said
 
 
 def test_the_session_that_can_be_killed(tmp_path):
-    pasted(SESSIONS[4], tmp_path)
+    pasted(SESSIONS[5], tmp_path)
     before = tree(tmp_path)
     assert "runs/long/checkpoints/00000200/state.json" in before
-    pasted(SESSIONS[4], tmp_path)
+    pasted(SESSIONS[5], tmp_path)
     assert tree(tmp_path) == before
-    assert len(SESSIONS) == 5
+    assert len(SESSIONS) == 6
 
 
 def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
@@ -84,6 +88,16 @@ def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
     for block in blocks:
         assert sum(bool(line.strip()) and "import" not in line for line in block.splitlines()) <= 20
     script = tmp_path / "own.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_seams_of_the_design_run(tmp_path):
+    seams = (ROOT / "docs/design.md").read_text().partition("## Seams")[2]
+    blocks = re.findall(r"```python\n(.*?)```", seams, re.S)
+    assert len(blocks) == 6
+    script = tmp_path / "seams.py"
     script.write_text("\n".join(blocks))
     done = warm.script(script, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -333,8 +333,6 @@ def test_rows_come_as_tensors_and_arrays_too():
     model, posterior = parts()
     with pytest.raises(TypeError, match="the rows come as a list; give them as an array or a tensor"):
         fit(model, posterior, X.tolist())
-    with pytest.raises(TypeError, match="the rows come as a TensorDataset"):
-        fit(model, posterior, torch.utils.data.TensorDataset(X))
 
 
 def test_checks_of_a_library_model_refuse_others():

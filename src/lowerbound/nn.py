@@ -131,8 +131,12 @@ class MLP(nn.Module):
 
 
 class Standardise(nn.Module):
-    """(x − shift)/spread, or (log(1 + x) − shift)/spread with ``log1p``, taken from data and then kept."""
+    """(x − shift)/spread, or (log(1 + x) − shift)/spread with ``log1p``, taken from data and then kept.
 
+    A missing value becomes 0, the mean of the others. Mattei & Frellsen 2019.
+    """
+
+    masked = True
     shift: Tensor
     spread: Tensor
 
@@ -142,15 +146,22 @@ class Standardise(nn.Module):
         self.register_buffer("shift", torch.zeros(self.shape))
         self.register_buffer("spread", torch.ones(self.shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ((x.log1p() if self.log1p else x) - self.shift) / self.spread
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        out = ((x.log1p() if self.log1p else x) - self.shift) / self.spread
+        return out if mask is None else torch.where(mask, out, 0)
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
+    def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take shift and spread from ``x [N, *X]``: for each value of a row, or one of each where shape is ()."""
         x = x.log1p() if self.log1p else x
-        over = 0 if self.shape else tuple(range(x.dim()))
-        mean, deviation = x.double().mean(over), x.double().std(over, correction=0)
+        over = [0] if self.shape else list(range(x.dim()))
+        if mask is None:
+            wide = x.double()
+            mean, deviation = wide.mean(over), wide.std(over, correction=0)
+        else:
+            count = mask.sum(over).clamp(min=1)
+            mean = torch.where(mask, x.double(), 0).sum(over) / count
+            deviation = (torch.where(mask, x.double() - mean, 0).square().sum(over) / count).sqrt()
         precision = torch.finfo(x.dtype)
         varies = deviation > precision.eps * mean.abs() + 1e3 * precision.tiny  # more than by rounding
         self.shift.copy_(mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import scipy.sparse
 import torch
 from narwhals.dependencies import is_into_dataframe
 from sklearn.exceptions import NotFittedError
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import lowerbound as lb
 
@@ -73,9 +74,26 @@ def objects(value: Any) -> np.ndarray:
     return x
 
 
+class Ragged(Dataset):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.zeros(2 + (index == 3))
+
+
+class Words(Ragged):
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.array(["a", "b"])
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(X)
+
+
 # Numbers that a fit refuses: ``check`` must refuse them too.
 NUMBERS: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
-    "NaN": (put(np.nan), ("row 5, column 1 is NaN", "drop the row, or fill the value in")),
     "infinity": (put(np.inf), ("row 5, column 1 is infinite", "finite value")),
     "minus infinity": (put(-np.inf), ("row 5, column 1 is infinite", "finite value")),
     "a column of NaN": (np.where([False, True, False], np.nan, X), ("column 1 is NaN in every row", "leave it out")),
@@ -106,16 +124,34 @@ NUMBERS: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
     "digits as text": (np.array([["1", "2"]]), ("X holds text", "row 0, column 0 is '1'", r"X\.astype\(float\)")),
     "bytes": (np.array([[b"1", b"x"]]), ("X holds text", "row 0, column 1", "convert it")),
     "text among objects": (objects("3"), ("row 2, column 1 of X is '3', which is text", "convert it to a number")),
-    "None among objects": (objects(None), ("row 2, column 1 is NaN", "fill the value in")),
     "an integer beyond every float": (objects(10**400), ("row 2, column 1 of X is 1000", "too large", "rescale")),
 }
 
 ARRAYS: dict[str, Kind] = {name: fit(x, *words) for name, (x, words) in NUMBERS.items()} | {
     "a dict among objects": fit(objects({}), r"row 2, column 1 of X is \{\}", "give a number", error=TypeError),
     "rows of different lengths": fit([[1, 2], [3]], "X is ragged", "give rows of the same length"),
-    "a sparse matrix": fit(scipy.sparse.csr_matrix(X), "X is sparse .a csr_matrix.", r"give X\.toarray\(\)"),
-    "a sparse array": fit(scipy.sparse.coo_array(X), "X is sparse .a coo_array.", r"give X\.toarray\(\)"),
-    "a masked array": fit(np.ma.masked_greater(X, 1), r"masked array that hides \d+ values", "fill them in"),
+    "an infinity in a sparse matrix": fit(
+        scipy.sparse.csr_matrix(put(np.inf)), "row 5, column 1 is infinite", "finite"
+    ),
+    "a sparse row": fit(scipy.sparse.coo_array(X[0]), r"X is a sparse array of shape \(3,\)", r"\[N, D\]"),
+    "a masked array": fit(np.ma.masked_greater(X, 1), r"masked array that hides \d+ values", "mark them by NaN"),
+    "a Dataset with labels": fit(
+        TensorDataset(torch.from_numpy(X), torch.arange(40)),
+        "a TensorDataset whose items are tuples of 2",
+        r"item\[0\]",
+    ),
+    "a Dataset of rows that differ": fit(Ragged(), "item 3 of X has shape", "give each row as many numbers"),
+    "a Dataset of text": fit(Words(), "X is a Words of <U1, not numbers", "encode its values"),
+    "an empty Dataset": fit(TensorDataset(torch.zeros(0, 3)), "a TensorDataset that holds no rows", "at least one"),
+    "a stream": fit(Stream(), "X is of type Stream, which gives rows one after another", "a Dataset with a length"),
+    "a DataLoader with a function of its own": fit(
+        DataLoader(TensorDataset(torch.from_numpy(X)), collate_fn=list),
+        "a DataLoader with a collate_fn",
+        "give a Dataset",
+    ),
+    "missing by its own value in an array": fit(
+        X, 'missing="self_masking" is of a frame', r"pandas\.DataFrame\(X\)", missing="self_masking"
+    ),
     "nothing": fit(None, "X is of type NoneType", "give an array"),
     "the name of a file": fit("wine.csv", "X is of type str", "give an array"),
     "a dataset, not its rows": fit(lb.data.digits, "X is of type Dataset", "give an array .the train of a Dataset"),
@@ -133,7 +169,6 @@ ARRAYS: dict[str, Kind] = {name: fit(x, *words) for name, (x, words) in NUMBERS.
         pd.DataFrame({"c": pd.Categorical(["u", "v"])}), "column 'c' holds Categorical", "encode it as numbers"
     ),
     "a column of lists": fit(pl.DataFrame({"l": [[1.0], [2.0]]}), "column 'l' holds List", "leave the column out"),
-    "a hole in a named column": fit(frame(put(np.nan)), r"row 5, column 1 \('b'\) is NaN", "fill the value in"),
     "an empty named column": fit(frame().assign(b=np.nan), r"column 1 \('b'\) is NaN in every row", "leave it out"),
     "two columns of one name": fit(frame(names="aac"), "two columns called 'a'", "a name of its own"),
     "names of two types": fit(frame().rename(columns={"b": 1}), "columns called 'a' and 1", "a string"),
@@ -197,12 +232,10 @@ FITTED: dict[str, Kind] = {
         "frame", "score", frame(names="abd"), words=("lack 'c' and hold the extra 'd'", "'a', 'b', 'c'")
     ),
     "a column twice": use("frame", "transform", frame(names="aab"), words=("two columns called 'a'", "of its own")),
-    "NaN when used": use("array", "transform", put(np.nan), words=("row 5, column 1 is NaN", "fill the value in")),
     "infinity when scored": use(
         "array", "score_samples", put(np.inf), words=("row 5, column 1 is inf", "drop the row")
     ),
     "1e300 when used": use("array", "reconstruct", put(1e300), words=(r"row 5, column 1 is 1e\+300", "rescale")),
-    "NaN in a named column": use("frame", "encode", frame(put(np.nan)), words=(r"column 1 \('b'\) is NaN", "fill")),
     "negative counts when used": use("counts", "transform", put(-1, COUNTS), words=("which Poisson cannot", "correct")),
     "negative counts, more to learn": Kind(
         lambda: vae(likelihood="poisson").partial_fit(COUNTS).partial_fit(put(-1, COUNTS)),
@@ -230,7 +263,7 @@ FITTED: dict[str, Kind] = {
 
 def given(words: str, **parameters: Any) -> Kind:
     """Refused for a parameter, before the data are looked at, which are bad as well."""
-    return fit(put(np.nan), words, **parameters)
+    return fit(put(np.inf), words, **parameters)
 
 
 PARAMETERS: dict[str, Kind] = {

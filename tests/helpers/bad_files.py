@@ -142,7 +142,6 @@ FILES: dict[str, Case] = {
         "t.idx.gz", gzip.compress(idx(COUNTS))[:-8] + b"abcdefgh", "not a whole gzip file .CRC", "fetch it again"
     ),
     "another suffix": data("t.mat", b"x", "no known suffix", r"what can be read is \.npy, \.npz"),
-    "a missing value": values([[1, 2], [3, np.nan]], "row 1, column 1 is NaN", "fill the value in"),
     "an empty column": values([[1, np.nan], [3, np.nan]], "column 1 is NaN in every row", "leave it out"),
     "an infinity": values(b"a,b\n1,inf\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
     "1e400": values(b"a,b\n1,1e400\n2,3\n", "row 0 of column 'b' is infinite", "drop the row"),
@@ -176,9 +175,6 @@ COMMANDS: dict[str, Case] = {
     "matrix: parquet: text": matrix(
         "t.parquet", table(t=["1", "x"]), "column 't' .*row 1 is 'x'", "encode it as numbers"
     ),
-    "matrix: a missing value": matrix(
-        "t.csv", b"a,b\n1,2\n3,\n", r"row 1, column 1 \('b'\) is NaN", "fill the value in"
-    ),
     "matrix: an empty column": matrix(
         "t.csv", b"a,b\n1,\n3,\n", r"column 1 \('b'\) is NaN in every row", "leave it out"
     ),
@@ -197,9 +193,6 @@ COMMANDS: dict[str, Case] = {
     ),
     "too few columns": case(
         "report run t.npy", BAD_DATA, "X has 2 features, but VAE", r"rows of shape \(3,\)", t_npy=npy(X[:, :2])
-    ),
-    "a value missing": case(
-        "score run t.csv", BAD_DATA, r"row 0, column 1 \('b'\) is NaN", "fill", t_csv=b"a,b,c\n1,,3\n"
     ),
     "negative counts": case(
         "fit t.npy --out new --likelihood poisson", BAD_DATA, "column 1 is -1", "choose another", t_npy=npy([[1, -1]])

@@ -21,14 +21,25 @@ def to_tensor(array: Array, mask: Array | None, dtype: torch.dtype) -> Tensor:
 
     Raises ``DataError`` at the first NaN or infinity that ``mask`` (True = observed) does not hide.
     """
+    check_rows(array)
+    found = native(array, dtype)
+    if found.is_floating_point():
+        refuse_not_finite(found.numpy(), array, mask)
+    return found
+
+
+def check_rows(array: Any) -> None:
+    """Refuse an array that is not at least one row of numbers."""
     if array.dtype.kind not in NUMERIC:
         raise DataError(f"the array holds {array.dtype}, not numbers; encode its values as numbers first.")
-    if array.ndim == 0 or len(array) == 0:
+    if len(array.shape) == 0 or len(array) == 0:
         raise DataError(f"an array of shape {array.shape} holds no rows; give it at least one.")
-    native = _native(array, np.dtype(np.float64 if dtype == torch.float64 else np.float32))
-    if native.dtype.kind == "f":
-        _refuse_not_finite(native, array, mask)
-    return torch.from_numpy(native)
+
+
+def nan_in(x: Array) -> NDArray[np.bool_] | None:
+    """Where ``x`` is NaN; None if nowhere."""
+    found = np.isnan(x) if x.dtype.kind == "f" else None
+    return found if found is not None and found.any() else None
 
 
 def as_mask(mask: Array) -> Tensor:
@@ -56,15 +67,22 @@ def first(marked: Array) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(marked)), marked.shape))
 
 
-def _native(array: Array, floating: np.dtype[Any]) -> Array:
-    """In the machine's byte order, C-contiguous, writeable: bool and 8 bits stay, the rest is ``floating``."""
+def native(array: Array, dtype: torch.dtype) -> Tensor:
+    """As a tensor in the machine's byte order: of bool and 8 bits as they are, of all else in single precision, or in
+    double if ``dtype`` is. Values too large for it become infinite.
+    """
+    floating = np.float64 if dtype == torch.float64 else np.float32
     keeps = array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1)
     with np.errstate(over="ignore"):  # what overflows is refused by name afterwards
-        native = np.ascontiguousarray(array, dtype=array.dtype if keeps else floating)
-    return native if native.flags.writeable else native.copy()
+        found = np.ascontiguousarray(array, dtype=array.dtype if keeps else floating)
+    return torch.from_numpy(found if found.flags.writeable else found.copy())
 
 
-def _refuse_not_finite(native: Array, array: Array, mask: Array | None) -> None:
+def refuse_not_finite(native: Array, array: Array, mask: Array | None, start: int = 0) -> None:
+    """Refuse infinities, and NaN, among the observed values of ``native``, which are those of ``array`` converted.
+
+    ``start``: the number of the first row.
+    """
     if mask is not None and mask.shape != native.shape:
         return  # a wrong mask is the first thing to say, and Rows says it
     wrong = ~np.isfinite(native)
@@ -73,8 +91,8 @@ def _refuse_not_finite(native: Array, array: Array, mask: Array | None) -> None:
     if not wrong.any():
         return
     position = first(wrong)
-    value = float(array[position])
+    value, where = float(array[position]), place((start + position[0], *position[1:]))
     if np.isfinite(value):
-        raise DataError(f"{place(position)} is {value:g}, too large for {native.dtype}; rescale the values.")
+        raise DataError(f"{where} is {value:g}, too large for {native.dtype}; rescale the values.")
     found = "NaN" if np.isnan(value) else "infinite"
-    raise DataError(f"{place(position)} is {found}; drop or fill it, or give a mask that is False there.")
+    raise DataError(f"{where} is {found}; drop or fill it, or give a mask that is False there.")

@@ -75,8 +75,8 @@ def _check(table: Table, path: Path) -> None:
 
 def _read_npy(path: Path) -> Table:
     with whole(path, "npy file of numbers", *MALFORMED):
-        # A map compares the header with the file's size before any memory is taken.
-        return Table(np.array(np.lib.format.open_memmap(path, mode="r")))
+        # A map compares the header with the file's size. Its values stay in the file; what is written to it does not.
+        return Table(np.lib.format.open_memmap(path, mode="c"))
 
 
 def _read_npz(path: Path) -> Table:

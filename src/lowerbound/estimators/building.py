@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from lowerbound import nn as networks
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import RowArray, rows_at_once
 from lowerbound.distributions import generator
 from lowerbound.estimators import frames
 from lowerbound.estimators.defaults import (
@@ -23,6 +23,7 @@ from lowerbound.estimators.defaults import (
     default_likelihood,
     part_of,
 )
+from lowerbound.estimators.summary import Summary
 from lowerbound.estimators.table_networks import product_of, table_networks
 from lowerbound.likelihoods import Likelihood, SelfMasking
 from lowerbound.likelihoods.support import check_support
@@ -30,7 +31,8 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.schema import Schema
 
-_INITIALISE_ROWS = 10_000  # rows from which initial values are computed
+_VALUES = 2**22  # values of rows from which initial ones are computed, at most
+_FEW = 100  # observed values of a column, or missing ones that are modelled, for which further rows are looked up
 
 
 def is_table(given: Mapping[str, Any], X: Any) -> bool:
@@ -43,6 +45,11 @@ def is_table(given: Mapping[str, Any], X: Any) -> bool:
             'schema needs a data frame, likelihood="auto" and the library\'s own networks; give these, or leave '
             "schema out."
         )
+    if given["missing"] == "self_masking" and not table:
+        raise ValueError(
+            'missing="self_masking" is of a frame whose columns have each a likelihood of their own: give one, as '
+            'pandas.DataFrame(X), with likelihood="auto" and the library\'s own networks.'
+        )
     return table
 
 
@@ -53,17 +60,19 @@ def likelihood_of_table(schema: Schema, missing: str) -> Likelihood:
 
 
 def likelihood_of_array(
-    likelihood: str | Likelihood, x: NDArray[Any], max_value: float, binarised: bool, names: Sequence[str] | None
+    likelihood: str | Likelihood, x: RowArray, max_value: float, binarised: bool, names: Sequence[str] | None
 ) -> Likelihood:
     """p(x|z) for rows ``x [N, *X]`` with column ``names``. Raises ``DataError`` for rows outside its support."""
+    found = Summary.of(x)
+    found.check(names)
     if isinstance(likelihood, str):
-        name = default_likelihood(x, binarised)[0] if likelihood == "auto" else likelihood
-        likelihood = build_likelihood(name, x, max_value)
+        name = default_likelihood(found, binarised)[0] if likelihood == "auto" else likelihood
+        likelihood = build_likelihood(name, found, max_value)
     else:
         likelihood = copy.deepcopy(likelihood)
     if not binarised:
         check_support(likelihood, x, "X", names)
-        check_precision(likelihood, x, "X", names)
+        check_precision(likelihood, found, "X", names)
     return likelihood
 
 
@@ -72,9 +81,7 @@ def build(
 ) -> tuple[LatentVariableModel, Posterior]:
     """Build p(x, z) and q(z|x) for ``rows``, and initialise them from at most 10,000 of these."""
     shape, n_context = rows.shape, None if rows.context is None else rows.context.shape[1]
-    some = torch.randperm(len(rows), generator=generator(seed, "initialise")).to(rows.device)
-    if rows.mask is None:  # with missing values all rows are used, because some column may have few observed values
-        some = some[:_INITIALISE_ROWS]
+    some = _some(rows, likelihood.informative, seed)
     batch = rows.batch(some, torch.ones(len(some)))
     hidden, context = given["hidden"], n_context or 0
     make = part_of("posteriors", given["posterior"])
@@ -101,7 +108,37 @@ def build(
     if isinstance(prepare, networks.Cells):
         prepare.fit(batch.x, torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask)
     else:
-        prepare.fit(batch.x)
+        prepare.fit(batch.x, batch.mask)
     model = LatentVariableModel(prior, decoder, likelihood).to(given["device"])
     model.initialise(batch.x, batch.mask)
     return model, posterior
+
+
+def _some(rows: Rows, informative: bool, seed: int) -> Tensor:
+    """Numbers of some rows to start from, at random.
+
+    Where a column has few observed values in them (or, if missingness is ``informative``, few missing ones), the rows
+    that have more of these are looked up among the others.
+    """
+    order = torch.randperm(len(rows), generator=generator(seed, "initialise")).to(rows.device)
+    chunks: Sequence[Tensor] = order.split(rows_at_once(rows.shape, _VALUES))
+    some, *others = chunks
+    if not rows.has_missing or not others:
+        return some
+    seen = _seen(rows, some)
+    found, observed, missing = [some], seen.sum(0), (~seen).sum(0)
+    for index in others:
+        seen = _seen(rows, index)
+        wanted = seen[:, observed < _FEW].any(1)
+        if informative:
+            wanted |= (~seen)[:, missing < _FEW].any(1)
+        found.append(index[wanted])
+        observed, missing = observed + seen[wanted].sum(0), missing + (~seen)[wanted].sum(0)
+    return torch.cat(found)
+
+
+def _seen(rows: Rows, index: Tensor) -> Tensor:
+    """Which values of some rows are observed, ``[B, X]``."""
+    mask = rows.batch(index, torch.ones(len(index))).mask
+    assert mask is not None
+    return torch.flatten(mask, 1)

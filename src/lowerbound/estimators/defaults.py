@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from lowerbound import posteriors, priors
 from lowerbound.data import arrays
 from lowerbound.distributions.family import Domain
 from lowerbound.errors import DataError
-from lowerbound.estimators.inputs import CHUNK
+from lowerbound.estimators.summary import Summary
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_domains
 from lowerbound.posteriors import Posterior
@@ -30,44 +30,36 @@ _MOST_CLASSES = 2**16
 _CHANNELS = (1, 3, 4)  # of images: grey, RGB, RGBA
 
 
-def default_likelihood(x: NDArray[Any], binarised: bool = False) -> tuple[str, str]:
-    """Choose the likelihood of ``x [N, *X]``: its name, and the reason."""
+def default_likelihood(x: NDArray[Any] | Summary, binarised: bool = False) -> tuple[str, str]:
+    """Choose the likelihood of ``x [N, *X]``, or of rows like its summary: its name, and the reason."""
     if binarised:
         return "Bernoulli", "values are binarised"
-    low, high, whole = x.min(), x.max(), _whole(x)
-    if whole and low >= 0 and high <= 1:
+    x = x if isinstance(x, Summary) else Summary.of(x)
+    low, high = x.range
+    if x.whole and low >= 0 and high <= 1:
         return "Bernoulli", "every value is 0 or 1"
     if x.dtype == np.uint8:
         return "DiscretizedLogistic", "values are 8-bit"
-    if whole and low >= 0 and (x.dtype.kind != "f" or float(high) < _WHOLE_BELOW):
+    if x.whole and low >= 0 and (x.dtype.kind != "f" or float(high) < _WHOLE_BELOW):
         return "NegativeBinomial", "every value is a whole number, 0 or more"
-    if whole and low >= 0:
+    if x.whole and low >= 0:
         return "Normal", "values are whole, but some are too large to distinguish from real numbers"
     return "Normal", "values are real numbers"
 
 
-def _whole(x: NDArray[Any]) -> bool:
-    """Whether every value is a whole number, checked in chunks so that large arrays are not copied."""
-    return x.dtype.kind != "f" or all(bool((chunk == np.floor(chunk)).all()) for chunk in _chunks(x))
-
-
-def _chunks(x: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (x[start : start + CHUNK] for start in range(0, len(x), CHUNK))
-
-
-def build_likelihood(name: str, x: NDArray[Any], max_value: float) -> Likelihood:
-    """Make a likelihood by name, with arguments from the data ``x [N, *X]`` and the largest possible value."""
+def build_likelihood(name: str, x: Summary, max_value: float) -> Likelihood:
+    """Make a likelihood by name, with arguments from the rows ``x`` and the largest possible value."""
     part = cast(type[Likelihood], find("likelihoods", name))
     if part.needs == "shape":
-        return part.from_data(x.shape[1:])
+        return part.from_data(x.mean.shape)
     if part.needs == "largest":
-        if float(x.max()) >= _MOST_CLASSES:
-            where = arrays.place(arrays.first(x == x.max()))
+        largest = x.range[1]
+        if float(largest) >= _MOST_CLASSES:
             raise DataError(
-                f"{where} is {x.max():g}, and {part.__name__} takes classes from 0 to {_MOST_CLASSES - 1}; number the "
-                "classes from 0, or choose another likelihood."
+                f"{arrays.place(x.top)} is {largest:g}, and {part.__name__} takes classes from 0 to "
+                f"{_MOST_CLASSES - 1}; number the classes from 0, or choose another likelihood."
             )
-        return part.from_data(int(x.max()))
+        return part.from_data(int(largest))
     if part.needs == "max_value":
         if not 1 <= max_value < _MOST_CLASSES or max_value != int(max_value):
             raise ValueError(
@@ -152,11 +144,11 @@ def build_networks(
     return standardise, encoder, decoder
 
 
-def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
+def check_precision(likelihood: Likelihood, x: Summary, source: str, names: Sequence[str] | None = None) -> None:
     """Raise ``DataError`` for columns whose variation is too small for single precision, in which models compute."""
     if not (_is_real(likelihood) or likelihood.counts) or x.dtype == np.uint8:
         return
-    mean, deviation, varies = _moments(x)
+    mean, deviation, varies = x.mean, x.deviation, x.varies
     blurred = varies & (deviation < 1e-5 * np.abs(mean))
     if likelihood.counts:
         blurred &= mean > _EXACT_BELOW
@@ -175,14 +167,6 @@ def check_precision(likelihood: Likelihood, x: NDArray[Any], source: str, names:
 
 def _is_real(likelihood: Likelihood) -> bool:
     return getattr(likelihood, "support", None) is constraints.real
-
-
-def _moments(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Mean and standard deviation over rows of each value ``[*X]``, and whether it varies at all."""
-    mean = np.sum([chunk.sum(0, dtype=np.float64) for chunk in _chunks(x)], 0) / len(x)
-    squares = np.sum([np.square(chunk - mean).sum(0, dtype=np.float64) for chunk in _chunks(x)], 0)
-    varies = np.any([(chunk != x[:1]).any(0) for chunk in _chunks(x)], 0)
-    return mean, np.sqrt(squares / len(x)), varies
 
 
 def sample_dtype(dtype: np.dtype[Any], likelihood: Likelihood) -> np.dtype[Any]:

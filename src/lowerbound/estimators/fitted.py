@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import RowArray
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.errors import NoPosteriorError
@@ -38,13 +39,13 @@ class Fitted(ABC):
     device: str
 
     @abstractmethod
-    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]: ...
+    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> RowArray: ...
 
     @abstractmethod
     def _encoded(self, X: Any, kept: Sequence[Name] | None = (), keep: bool = True) -> Encoded: ...
 
     @abstractmethod
-    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows: ...
+    def _supported(self, x: RowArray, binarise: Binarise, context: ArrayLike | None) -> Rows: ...
 
     @property
     def posterior_(self) -> Posterior:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from narwhals.dependencies import is_into_dataframe
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 
 from lowerbound.data import Rows, arrays, frames
+from lowerbound.data.row_arrays import RowArray, refuse_pairs, row_array
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError
-
-TOO_LARGE = "too large for float32"
-WAY_OUT = {
-    "NaN": "drop the row, or fill the value in",
-    "infinite": "drop the row, or set it to a finite value",
-    TOO_LARGE: "rescale the column",
-}
-CHUNK = 10_000  # rows checked at a time, so that large data are not copied
 
 
 @contextlib.contextmanager
@@ -46,32 +38,31 @@ def check_fitted(estimator: Any) -> None:
 
 
 def prepare(X: Any, fitted: Any = None) -> Any:
-    """Convert ``X`` to an array of real numbers; data frames are returned unchanged. Raises ``DataError`` otherwise.
+    """Convert ``X`` to rows of real numbers; data frames are returned unchanged. Raises ``DataError`` otherwise.
 
     ``fitted``: a fitted estimator whose columns ``X`` must have; those of a frame are put in its order by name.
     """
-    if issparse(X):
-        raise DataError(f"X is sparse (a {type(X).__name__}), but dense rows are needed; give X.toarray().")
     if is_into_dataframe(X := frames.table_of(X, "X")):
         X = frames.checked(X, "X", getattr(fitted, "feature_names_in_", None))
         _check_shape(np.shape(X), fitted)
         return X
     if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
         raise DataError(
-            f"X is a masked array that hides {int(X.mask.sum())} values; fill them in by X.filled, or drop their rows."
+            f"X is a masked array that hides {int(X.mask.sum())} values; mark them by NaN, as X.filled(numpy.nan) does."
         )
-    x = check_array(_as_array(X))
+    found = None if isinstance(X, np.ndarray) else row_array(X)
+    x = check_array(_as_array(X) if found is None else found)
     _check_shape(x.shape, fitted)
     return x
 
 
-def check_array(x: NDArray[Any], source: str = "X") -> NDArray[Any]:
-    """``x`` as an array of real numbers (an object array as floats). Raises ``DataError`` for anything else."""
-    if x.dtype.kind == "O":
+def check_array(x: RowArray, source: str = "X") -> RowArray:
+    """``x`` as rows of real numbers (an object array as floats). Raises ``DataError`` for anything else."""
+    if x.dtype.kind == "O" and isinstance(x, np.ndarray):
         x = _floats(x, source)
     if x.dtype.kind == "c":
         raise DataError(f"{source}: Complex data not supported ({x.dtype}); give real and imaginary parts as columns.")
-    if x.dtype.kind in "US":
+    if x.dtype.kind in "US" and isinstance(x, np.ndarray):
         at = next((i for i, value in np.ndenumerate(x) if not frames.is_number(value)), (0,) * x.ndim)
         where = f"{arrays.place(at)} is {x[at].item()!r}" if x.size else f"its type is {x.dtype}"
         raise DataError(f"{source} holds text, not numbers ({where}); convert it to numbers, by X.astype(float) say.")
@@ -98,40 +89,14 @@ def check_shape(shape: tuple[int, ...], source: str = "X") -> None:
         raise DataError(f"{source} has rows without values (its shape is {shape}); give at least one value per row.")
 
 
-def largest(dtype: np.dtype[Any]) -> float:
-    """The largest usable value of a floating-point type: differences must be finite in single precision."""
-    return 1e38 if dtype.itemsize >= 4 else float(np.finfo(dtype).max)
-
-
-def check_finite(x: NDArray[Any], names: Sequence[str] | None = None) -> None:
-    """Raise ``DataError``, naming the first, for NaN, infinite values, and values too large for single precision."""
-    if x.dtype.kind != "f":
-        return
-    for start in range(0, len(x), CHUNK):
-        usable = np.abs(x[start : start + CHUNK]) <= largest(x.dtype)
-        if usable.all():
-            continue
-        row, *rest = arrays.first(~usable)
-        where = (start + row, *rest)
-        value, throughout = x[where], len(x) > 1 and bool(np.isnan(np.moveaxis(x, 0, -1)[tuple(rest)]).all())
-        if throughout:
-            raise DataError(f"{arrays.column(tuple(rest), names)} is NaN in every row; leave it out.")
-        kind = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else TOO_LARGE
-        number = f"{value:g}" if x.dtype.itemsize <= 8 else str(value)
-        shown = f"{number}, {kind}" if kind == TOO_LARGE else kind
-        raise DataError(f"{arrays.place(where, names)} is {shown}; {WAY_OUT[kind]}.")
-
-
 def _as_array(X: Any) -> NDArray[Any]:
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
-    if isinstance(X, torch.utils.data.Dataset | torch.utils.data.DataLoader):
-        X = _of_dataset(X)
     try:
         x = np.asarray(X)
     except ValueError as error:
         if isinstance(X, list | tuple) and isinstance(X[0], list | tuple) and any(np.ndim(each) for each in X[0]):
-            _refuse_pairs(X, X[0])
+            refuse_pairs(type(X).__name__, X[0])
         raise DataError("X is ragged: its rows have different lengths; give rows of the same length.") from error
     if x.ndim == 0:
         raise DataError(
@@ -146,31 +111,6 @@ def is_none(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _of_dataset(X: Any) -> Any:
-    """The rows of a torch dataset without labels."""
-    kind = type(X).__name__
-    if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
-        raise DataError(f"X is of type {kind}, an iterator over rows; give the rows as one tensor, [N, *X].")
-    if not len(X):
-        raise DataError(f"X is a {kind} that holds no rows; give at least one.")
-    if isinstance(first := X[0], tuple | list) and len(first) == 1:
-        return [np.asarray(X[i][0]) for i in range(len(X))]
-    if isinstance(first, tuple | list | Mapping):
-        _refuse_pairs(X, first)
-    return [np.asarray(X[i]) for i in range(len(X))]
-
-
-def _refuse_pairs(X: Any, first: Any) -> None:
-    """Raise ``DataError`` for a dataset whose items contain labels; ``first``: the first item."""
-    keyed = isinstance(first, Mapping)
-    what = f"dicts of {', '.join(map(repr, first))}" if keyed else f"tuples of {len(first)}"
-    key = repr(next(iter(first))) if keyed and first else "0"
-    raise DataError(
-        f"X is a {type(X).__name__} whose items are {what}, but a fit takes rows only; give them by "
-        f"torch.stack([item[{key}] for item in X])."
-    )
-
-
 def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
     """Convert an array of Python objects to float64 (None to NaN). Raises ``DataError`` for text, even numeric text."""
     values = np.empty(x.shape, np.float64)
@@ -181,7 +121,7 @@ def _floats(x: NDArray[Any], source: str) -> NDArray[Any]:
         try:
             values[position] = np.nan if is_none(value) else float(value)
         except OverflowError as error:
-            raise DataError(f"{where}..., too large for any float; {WAY_OUT[TOO_LARGE]}.") from error
+            raise DataError(f"{where}..., too large for any float; rescale the column.") from error
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"{where}: the argument must be free of string and object values; give a number."
@@ -230,13 +170,11 @@ def fitted_context(given: Any, rows: int, due: int | None) -> NDArray[Any] | Non
 
 
 def rows(
-    x: NDArray[Any], binarise: Binarise, max_value: float, seed: int, device: str, context: NDArray[Any] | None
+    x: RowArray, binarise: Binarise, max_value: float, seed: int, device: str, context: NDArray[Any] | None
 ) -> Rows:
     """Make rows of ``x`` (NaN: missing) on ``device``."""
-    rng, holes = generator(seed, "binarise"), np.isnan(x) if x.dtype.kind == "f" else None
-    mask = None if holes is None or not holes.any() else ~holes
-    x = x if mask is None else np.where(mask, x, 0)
-    return Rows.from_array(x, mask, binarise=binarise, max_value=max_value, generator=rng, context=context).to(device)
+    rng = generator(seed, "binarise")
+    return Rows.from_array(x, binarise=binarise, max_value=max_value, generator=rng, context=context).to(device)
 
 
 def seed(random_state: int | np.random.RandomState | None) -> int:

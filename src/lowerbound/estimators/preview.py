@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lowerbound.data import arrays
+from lowerbound.data.row_arrays import RowArray
 from lowerbound.errors import DataError
 from lowerbound.estimators.defaults import build_likelihood, check_precision, default_likelihood
-from lowerbound.estimators.inputs import CHUNK, TOO_LARGE, WAY_OUT, check_array, largest
+from lowerbound.estimators.inputs import check_array
+from lowerbound.estimators.summary import Summary, columns
 from lowerbound.estimators.table_networks import family_of
 from lowerbound.schema import Column, Schema
-
-_NAMED = 5  # if there are more columns, a sentence gives their number instead of their names
 
 
 @dataclass(frozen=True)
@@ -66,26 +62,27 @@ class Preview:
 
 
 def preview(
-    x: NDArray[Any],
+    x: RowArray,
     names: Sequence[str] | None = None,
     source: str = "X",
     batch_size: int = 100,
     validation: float = 0.1,
 ) -> Preview:
     """Preview a fit to ``x``. ``names``: its column names; ``source``: the name of ``x`` in messages."""
-    problems, notes, likelihood, why = [], [], None, None
+    problems, notes, likelihood, why, found = [], [], None, None, None
     try:
         x = check_array(x, source)
-        problems = list(_unusable(x, names))
+        found = Summary.of(x)
+        problems = list(found.problems(names))
         if not problems:
-            likelihood, why = default_likelihood(x)
-            check_precision(build_likelihood(likelihood, x, max_value=255), x, source, names)
+            likelihood, why = default_likelihood(found)
+            check_precision(build_likelihood(likelihood, found, max_value=255), found, source, names)
     except DataError as error:
         problems.append(str(error))
-    rows = len(x) if x.ndim else 0
+    rows = len(x) if x.shape else 0
     held_out, steps = course(rows, batch_size, validation)
-    if x.ndim > 1 and x.size:
-        notes = list(_notes(x, names, batch_size, validation, held_out))
+    if found is not None:
+        notes = list(_notes(found, names, batch_size, validation, held_out))
     return Preview(
         rows=rows,
         shape=tuple(x.shape[1:]),
@@ -101,38 +98,14 @@ def preview(
     )
 
 
-def _unusable(x: NDArray[Any], names: Sequence[str] | None) -> Iterator[str]:
-    """For each kind of value that ``check_finite`` rejects: their number, and where the first is."""
-    if x.dtype.kind != "f":
-        return
-    count, first = dict.fromkeys(WAY_OUT, 0), {}
-    nans = np.zeros(x.shape[1:], np.int64)
-    for start in range(0, len(x), CHUNK):
-        chunk = x[start : start + CHUNK]
-        found = {"NaN": np.isnan(chunk), "infinite": np.isinf(chunk)}
-        found[TOO_LARGE] = ~(np.abs(chunk) <= largest(x.dtype)) & ~found["NaN"] & ~found["infinite"]
-        nans += found["NaN"].sum(0)
-        for kind, marked in found.items():
-            count[kind] += int(marked.sum())
-            if kind not in first and marked.any():
-                row, *rest = arrays.first(marked)
-                first[kind] = arrays.place((start + row, *rest), names)
-    for kind, where in first.items():
-        many = f"{count[kind]:,} values are {kind}, the first in" if count[kind] > 1 else f"1 value is {kind}, in"
-        yield f"{many} {where}; {WAY_OUT[kind]}."
-    empty = nans == len(x)
-    if empty.any() and len(x) > 1:
-        yield f"{_columns(empty, names)} NaN in every row; leave {'it' if empty.sum() == 1 else 'them'} out."
-
-
-def _notes(
-    x: NDArray[Any], names: Sequence[str] | None, batch_size: int, validation: float, held_out: int
-) -> Iterator[str]:
+def _notes(x: Summary, names: Sequence[str] | None, batch_size: int, validation: float, held_out: int) -> Iterator[str]:
     """Notes on data that a fit accepts without a warning, but that may not be intended."""
-    constant = np.all([(x[i : i + CHUNK] == x[:1]).all(0) for i in range(0, len(x), CHUNK)], 0)
-    if len(x) > 1 and constant.any():
-        yield f"{_columns(constant, names)} constant"
-    yield from few(len(x), batch_size, validation, held_out)
+    constant = ~x.varies & (x.observed > 0)
+    if x.rows > 1 and constant.any():
+        yield f"{columns(constant, names)} constant"
+    if x.missing:
+        yield f"{100 * x.missing:.3g} % of the values are missing (NaN); a fit would maximise iwae"
+    yield from few(x.rows, batch_size, validation, held_out)
 
 
 def few(rows: int, batch_size: int, validation: float, held_out: int) -> Iterator[str]:
@@ -156,16 +129,6 @@ def _described(column: Column) -> dict[str, Any]:
     """A column of a table as a dictionary for JSON."""
     found: dict[str, Any] = {name: getattr(column, name) for name in ("name", "kind", "why", "missing", "problems")}
     return found | {"likelihood": family_of(column)[0].__name__ if column.modelled else None}
-
-
-def _columns(marked: NDArray[np.bool_], names: Sequence[str] | None) -> str:
-    """The marked columns with their verb: "column 3 ('ash') is", "columns 'ash', 'hue' are", "12 of 64 columns are"."""
-    places = [tuple(map(int, place)) for place in np.argwhere(marked)]
-    if len(places) == 1:
-        return f"{arrays.column(places[0], names)} is"
-    if marked.ndim > 1 or len(places) > _NAMED:
-        return f"{len(places)} of {marked.size} columns are"
-    return f"columns {', '.join(str(j) if names is None else repr(str(names[j])) for (j,) in places)} are"
 
 
 def _rows(count: int) -> str:

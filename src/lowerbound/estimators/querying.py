@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from lowerbound import queries
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import RowArray
+from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.fitted import Fitted
@@ -25,8 +27,8 @@ from lowerbound.schema.column import Name
 class Odd:
     """Anomaly scores in nats: ``score [N]`` = −log p(x), for the observed cells of each row.
 
-    The score is the sum of the contributions of ``cells``, a frame with one column per modelled column (0 for missing
-    cells), and of ``latent [N]``, the KL divergence between the row's latents and the prior.
+    The score is the sum of the contributions of ``cells``, a frame with one column per modelled column, or an array
+    ``[N, *X]`` (0 for missing cells), and of ``latent [N]``, the KL divergence between the row's latents and the prior.
 
     ``standard_error [N]``: the Monte Carlo error of the score. ``ess [N]``: its effective sample size.
     """
@@ -40,6 +42,8 @@ class Odd:
 
 class Querying(Fitted):
     """The estimator's methods for single cells: imputation, conditional samples, anomaly scores."""
+
+    binarise: Binarise
 
     def impute(
         self,
@@ -67,14 +71,30 @@ class Querying(Fitted):
         The result for a row depends on that row, the model and ``random_state``, not on other rows. Equal rows get
         equal best values, but different draws.
         """
-        coded, rows = self._table(X, "impute", kept=None)
-        coded = coded if keep is None else frames.without(coded, keep)
         if draws is not None:
             whole("draws", draws, 1)
         seed = self.seed_ if random_state is None else random_state
+        inputs.check_fitted(self)
+        if self.schema_ is None:
+            found = self._completed_arrays(X, draws, samples, refine, seed)
+            return found[0] if draws is None else found
+        coded, rows = self._table(X, kept=None)
+        coded = coded if keep is None else frames.without(coded, keep)
         frames.count_unfilled(coded, self._schema().columns)
         found = self._completed(coded, rows, draws, samples, refine, seed)
         return found[0] if draws is None else found
+
+    def _completed_arrays(
+        self, X: Any, draws: int | None, samples: int, refine: bool | None, seed: int
+    ) -> list[NDArray[Any]]:
+        """Return the completed arrays: one of the best values, or ``draws`` of them."""
+        x, rows = self._array(X)
+        chains = self._chains() if refine or (refine is None and draws is not None) else None
+        rng = generator(seed, "impute", device=self.device)
+        found = queries.complete(self.model_, self.posterior_, rows, rng, draws=draws, samples=samples, refine=chains)
+        given = x[:]
+        filled = [found.best] if found.draws is None else found.draws
+        return [np.where(np.isnan(given), each, given).astype(given.dtype) for each in filled]
 
     def _completed(
         self, coded: Encoded, rows: Rows, draws: int | None, samples: int, refine: bool | None, seed: int
@@ -93,12 +113,16 @@ class Querying(Fitted):
         return [frames.completed(each, of, coded, own) for each, own in zip(found.draws, levels, strict=True)]
 
     def anomaly(self, X: Any, *, samples: int = 1000, keep: Sequence[Name] = ()) -> Odd:
-        """Anomaly scores of the rows of the frame ``X``: −log p of the observed cells, and each cell's contribution.
+        """Anomaly scores of the rows of ``X``: −log p of the observed cells, and each cell's contribution.
 
-        ``samples``: importance samples per row. ``keep``: columns of ``X`` to put first in the frame of ``cells``.
+        ``samples``: importance samples per row. ``keep``: columns of a frame ``X`` to put first in that of ``cells``.
         """
-        coded, rows = self._table(X, "anomaly", keep)
+        inputs.check_fitted(self)
         rng = generator(self.seed_, "anomaly", device=self.device)
+        if self.schema_ is None:
+            _, rows = self._array(X)
+            return Odd(**vars(queries.anomaly(self.model_, self.posterior_, rows, rng, samples=samples)))
+        coded, rows = self._table(X, keep)
         found = queries.anomaly(self.model_, self.posterior_, rows, rng, samples=samples)
         cells = frames.shares(found.cells, self._schema(), coded)
         cells = frames.joined(X, keep, cells) if len(keep) else cells
@@ -127,12 +151,15 @@ class Querying(Fitted):
         assert self.schema_ is not None
         return self.schema_
 
-    def _table(self, X: Any, asked: str, kept: Sequence[Name] | None = ()) -> tuple[Encoded, Rows]:
-        inputs.check_fitted(self)
-        if self.schema_ is None:
-            raise ValueError(
-                f"{asked} needs a model of a table, but this model was fitted to an array; fit a frame, such as "
-                'pandas.DataFrame(X), with likelihood="auto".'
-            )
+    def _table(self, X: Any, kept: Sequence[Name] | None = ()) -> tuple[Encoded, Rows]:
         coded = self._encoded(X, kept)
-        return coded, self._supported(frames.standardised(coded.values, self.schema_), "none", None)
+        return coded, self._supported(frames.standardised(coded.values, self._schema()), "none", None)
+
+    def _array(self, X: Any) -> tuple[RowArray, Rows]:
+        if self.binarise != "none":
+            raise ValueError(
+                "this model is of binarised values, which X does not hold: binarise X first, and fit it with "
+                'binarise="none".'
+            )
+        x = self._checked(X)
+        return x, self._supported(x, "none", None)

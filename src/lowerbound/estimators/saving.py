@@ -90,7 +90,9 @@ def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
     if fitted.n_context is not None:
         values["n_context"] = fitted.n_context
     if fitted.schema is not None:
-        values |= {"schema": fitted.schema.as_dict(), "has_missing": fitted.has_missing}
+        values["schema"] = fitted.schema.as_dict()
+    if fitted.schema is not None or fitted.has_missing:
+        values["has_missing"] = fitted.has_missing
     if fitted.objective_is_bound is not None:
         values["objective_is_bound"] = fitted.objective_is_bound
     own = {name: {"own": name_of(kept[name])} for name in _MADE_BY if _is_own(kept[name])}

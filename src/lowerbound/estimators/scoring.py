@@ -122,10 +122,10 @@ class Scoring(Fitted):
         budget: float | None = BUDGET,
     ) -> evidence.LogLikelihood:
         """``log_likelihood``, where binarisation depends on ``seed`` and draws on ``seed`` and ``stream``."""
-        rows = self._supported(self._checked(X), "afresh", context)
+        given = self._supported(self._checked(X), "afresh", context)
         device, targets = next(self.model_.parameters()).device, of_model(self.model_, self.posterior_)
         rng = generator(seed, "evidence", device=device)
-        rows = settled(rows, self.model_, rng)
+        rows = settled(given, self.model_, rng)
         own = generator(seed, "evidence", stream, device=device) if stream else rng
         if samples is not None:
             return evidence.importance_sampling(targets, rows, own, samples)

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from lowerbound import distributions
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import RowArray
 from lowerbound.draw import Batch, Node
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.fitted import USE_BATCH, Fitted
+from lowerbound.estimators.summary import refuse_missing
 from lowerbound.model import distributions_of, nodes_of
 from lowerbound.modes import eval_mode
 from lowerbound.schema.column import Name
@@ -94,7 +96,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         """Decode latents ``X [N, d]``: E[x|z] (for classes the most probable one), ``[N, *X]``."""
         inputs.check_fitted(self)
         z = check_array(inputs.prepare(X), dtype=(np.float64, np.float32), ensure_all_finite=False)
-        inputs.check_finite(z)
+        refuse_missing(z)
         if z.shape[1] != self._n_features_out:
             own = self._n_features_out
             of = f"latent_dim={self.latent_dim}" + ("" if self.latent_dim == own else f" and a z of {own} numbers")
@@ -116,7 +118,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         return self._framed(self._given(torch.cat(means), x.dtype), coded)
 
     def _posteriors(
-        self, x: NDArray[Any], context: ArrayLike | None
+        self, x: RowArray, context: ArrayLike | None
     ) -> Iterator[tuple[distributions.Distribution, Batch, int]]:
         """q(z|x) of ``x`` in batches of a fixed size, with the number of rows of each that are not padding."""
         with eval_mode(self.model_, self.posterior_), torch.no_grad():

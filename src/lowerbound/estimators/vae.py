@@ -17,6 +17,7 @@ from torch import nn
 from lowerbound import inference, objectives
 from lowerbound import nn as networks
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import DatasetRows, RowArray, SparseRows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
@@ -27,6 +28,7 @@ from lowerbound.estimators.learning import inference_for, is_own, name_of, taken
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import Scoring
+from lowerbound.estimators.summary import check_finite
 from lowerbound.estimators.transforming import Transforming
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.inference import Inference
@@ -47,8 +49,8 @@ _IWAE_DRAWS = 20  # default draws of "iwae", the default objective if cells are 
 class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
-    Fit it to an array of numbers, or to a data frame of pandas, polars or pyarrow: its columns may be of different
-    kinds and have missing values. Results for a frame are frames of the same library.
+    Fit it to an array of numbers, in which NaN marks a missing value, or to a data frame of pandas, polars or pyarrow,
+    whose columns may be of different kinds. Results for a frame are frames of the same library.
 
     Parameters
     ----------
@@ -187,6 +189,9 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         checkpoint_every: int = 1000,
     ) -> Self:
         """Fit to rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
+
+        Memory-mapped arrays, sparse matrices of SciPy and a ``Dataset`` or ``DataLoader`` of torch are read batch by
+        batch. NaN marks a missing value.
 
         With ``context [N, C]``, p(x|context) is learnt: prior, encoder and decoder get the context as input.
 
@@ -329,8 +334,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         vae._is_bound = bool(fitted.objective_is_bound)
         return vae
 
-    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> NDArray[Any]:
-        """Convert ``X`` to numbers of the fitted shape: finite, or NaN for missing cells of a table.
+    def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> RowArray:
+        """Convert ``X`` to numbers of the fitted shape, NaN where a value is missing.
 
         ``reset``: ``X`` is the data to fit, so its shape and columns are stored.
         """
@@ -346,9 +351,13 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             inputs.check_fitted(self)
             if self.schema_ is not None:
                 return frames.standardised(self._encoded(X, kept, keep=False).values, self.schema_)
-        X = inputs.prepare(X, None if reset else self)
-        x: NDArray[Any] = validate_data(self, X, reset=reset, allow_nd=True, ensure_all_finite=False)
-        inputs.check_finite(x, getattr(self, "feature_names_in_", None))
+        x: RowArray = inputs.prepare(X, None if reset else self)
+        if isinstance(x, SparseRows | DatasetRows):
+            validate_data(self, x, reset=reset, skip_check_array=True)
+        else:
+            x = validate_data(self, x, reset=reset, allow_nd=True, ensure_all_finite=False)
+        if not reset:  # of rows to fit, their summary says so
+            check_finite(x, getattr(self, "feature_names_in_", None))
         return x
 
     def _name_features(self, names: Sequence[Name]) -> None:
@@ -361,21 +370,21 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         """Encode the rows of a frame by the fitted schema; ``keep``: with all that is needed to restore every cell."""
         return frames.encoded(X, self._schema(), self.strict, True, kept, keep)
 
-    def _start(self, x: NDArray[Any], context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
+    def _start(self, x: RowArray, context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
         """Build the model for rows like ``x``, and return the rows to fit. If this fails, no attribute is changed."""
         seed = inputs.seed(self.random_state) if seed is None else seed
         max_value = (255.0 if x.dtype == np.uint8 else 1.0) if self.max_value is None else float(self.max_value)
         binarised = self.binarise != "none"
-        rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
         if self.schema_ is None:
             names = getattr(self, "feature_names_in_", None)
             likelihood = likelihood_of_array(self.likelihood, x, max_value, binarised, names)
         else:
             likelihood = likelihood_of_table(self.schema_, self.missing)
+        rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
         model, posterior = build(self.get_params(deep=False), rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
-        self.has_missing_ = rows.mask is not None
+        self.has_missing_ = rows.has_missing
         self.seed_, self.shape_, self.dtype_, self.max_value_ = seed, x.shape[1:], x.dtype, max_value
         self.__dict__.pop("_procedure", None)
         return self._rows(x, self.binarise, context) if binarised else rows
@@ -405,10 +414,10 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         given = self.get_params(deep=False) | {"objective": self.objective_, "draws": self.draws_}
         return inference_for(given, self.model_, self._posterior)
 
-    def _rows(self, x: NDArray[Any], binarise: Binarise, context: NDArray[Any] | None) -> Rows:
+    def _rows(self, x: RowArray, binarise: Binarise, context: NDArray[Any] | None) -> Rows:
         return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)
 
-    def _supported(self, x: NDArray[Any], binarise: Binarise, context: ArrayLike | None) -> Rows:
+    def _supported(self, x: RowArray, binarise: Binarise, context: ArrayLike | None) -> Rows:
         """Make rows; if the model was fitted to binarised values, grey values are binarised by ``binarise``."""
         given = inputs.fitted_context(context, len(x), self.n_context_)
         if self.binarise != "none":
@@ -422,4 +431,6 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.three_d_array = True
+        tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = True
         return tags

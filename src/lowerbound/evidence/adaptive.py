@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.evidence import proposals
 from lowerbound.evidence.estimates import Array
@@ -18,6 +17,7 @@ from lowerbound.evidence.parallel import each_batch
 from lowerbound.evidence.targets import Target, Targets, rows_for
 from lowerbound.inference import Data
 from lowerbound.modes import read_only
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 _PILOT = 128
@@ -67,7 +67,7 @@ def to_precision(
 class _Block:
     """A block of rows with the variance of their weights in a pilot run; ``work``: draws used so far."""
 
-    def __init__(self, targets: Targets, rows: Rows, rng: torch.Generator) -> None:
+    def __init__(self, targets: Targets, rows: RowSource, rng: torch.Generator) -> None:
         self.targets, self.rows, self.rng = targets, rows, rng
         pilot = importance_sampling(targets, rows, rng, _PILOT)
         self.pilot, self.variance, self.work = pilot, _relative_variance(pilot), pilot.work
@@ -143,7 +143,7 @@ class _Block:
     def _own(self, batch: Batch) -> Target:
         return proposals.proposal(self.targets(batch), self.outputs[self.place[batch.index]])
 
-    def _some(self, index: NDArray[np.int64]) -> Rows:
+    def _some(self, index: NDArray[np.int64]) -> RowSource:
         return self.rows.subset(torch.from_numpy(index).to(self.rows.device))
 
 

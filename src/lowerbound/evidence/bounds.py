@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import posteriors
-from lowerbound.data import Rows
 from lowerbound.distributions import Distribution, generator
 from lowerbound.draw import Batch
 from lowerbound.evidence.estimates import Array
@@ -21,6 +20,7 @@ from lowerbound.local_posteriors import Gradient, LocalPosterior, Optimisation, 
 from lowerbound.model import LatentVariableModel, draw_from, nodes_of, with_prior
 from lowerbound.objectives import elbo
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 
 Richer = Literal["FullNormal", "LowRankNormal", "NormalMixture"]
 _RANK, _COMPONENTS = 2, 4
@@ -75,14 +75,14 @@ class Part:
 
     model: LatentVariableModel
     posterior: Posterior
-    rows: Rows
+    rows: RowSource
     batch: Batch
     target: Target
     family: Local
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: LatentVariableModel, posterior: Posterior, rows: Rows) -> Part:
+    def of(cls, model: LatentVariableModel, posterior: Posterior, rows: RowSource) -> Part:
         weight = torch.full((len(rows),), 1 / len(rows), dtype=rows.dtype, device=rows.device)
         batch = rows.batch(torch.arange(len(rows), device=rows.device), weight)
         target = of_model(model, posterior)(batch)

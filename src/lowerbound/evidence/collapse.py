@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.diagnostics import active_units
 from lowerbound.distributions import Distribution, Latents, generator
 from lowerbound.draw import Batch
@@ -26,6 +25,7 @@ from lowerbound.model import LatentVariableModel, distributions_of, nodes_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Latents as Layers
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
@@ -217,7 +217,7 @@ def _joined(parts: list[_Drawn]) -> _Drawn:
     )
 
 
-def _log_others(model: LatentVariableModel, posterior: Posterior, rows: Rows, z: Tensor) -> Tensor:
+def _log_others(model: LatentVariableModel, posterior: Posterior, rows: RowSource, z: Tensor) -> Tensor:
     """log Σ_{j≠i} q(z_i|x_j) ``[S, N]`` of ``z [S, N, *E]``, in double precision."""
     samples, n = z.shape[:2]
     flat, own = z.flatten(0, 1), torch.arange(n, device=z.device).repeat(samples)

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto
@@ -24,6 +23,7 @@ from lowerbound.likelihoods.support import check_batch
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource, observed
 from lowerbound.training import keep_memory
 
 _CHUNK_VALUES = 2**24  # decoder outputs in memory at once per thread: 64 MB in single precision
@@ -99,12 +99,12 @@ def _each(make: Callable[[list[Array]], Array], parts: Sequence[LogLikelihood], 
     return LogLikelihood(**made, work=work)
 
 
-def values_of(targets: Targets, rows: Rows) -> NDArray[np.int64]:
+def values_of(targets: Targets, rows: RowSource) -> NDArray[np.int64]:
     """Count the values per row ``[N]`` that log p(x) covers: the observed ones, or all if missingness is modelled."""
     informative = isinstance(targets, OfModel) and targets.model.likelihood.informative
-    if rows.mask is None or informative:
+    if not rows.has_missing or informative:
         return np.full(len(rows), math.prod(rows.shape))
-    counts: NDArray[np.int64] = rows.mask.flatten(1).sum(1).cpu().numpy()
+    counts: NDArray[np.int64] = observed(rows).cpu().numpy()
     return counts
 
 

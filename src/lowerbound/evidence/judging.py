@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.evidence import export, verdict
 from lowerbound.evidence.adaptive import to_precision
@@ -28,6 +27,7 @@ from lowerbound.likelihoods.base import Measure
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import in_eval_mode
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 _MOST_PAIRS = 2000
@@ -193,13 +193,16 @@ def judge_model(
     return result
 
 
-def _simple(model: LatentVariableModel, train: Rows, rows: Rows, seed: int) -> tuple[Baseline, ...]:
+def _simple(model: LatentVariableModel, train: RowSource, rows: RowSource, seed: int) -> tuple[Baseline, ...]:
     """Simple models with the same measure; none if columns differ in kind or are constant, or cells are missing."""
     kind, levels, _ = kind_of(model.likelihood)
-    if kind is None or rows.mask is not None or train.mask is not None or rows.context is not None:
+    if kind is None or rows.has_missing or train.has_missing or rows.context is not None:
         return ()
     scale = np.array(1.0 if not isinstance(model.likelihood, Product) else model.likelihood.scale or 1.0)
-    learnt, scored = (each.x.to(torch.float64).cpu().numpy() * scale for each in (train, rows))  # in their own units
+    learnt, scored = (
+        np.concatenate([batch.x[:real].double().cpu().numpy() for batch, real in in_order(each, 1000)]) * scale
+        for each in (train, rows)
+    )  # in their own units
     found = baselines(learnt, scored, kind, levels=max(2, levels), seed=seed)
     return tuple(each for each in found if each.measure == model.likelihood.measure)
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from lowerbound.data import Rows
 from lowerbound.draw import Batch
 from lowerbound.process import set_threads, use_threads
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 _ONE_POOL = threading.Lock()  # only one pool may use the cores
@@ -23,7 +23,7 @@ Work = Callable[[Batch, int, torch.Generator], Found]
 """A function of a batch, the number of its rows that are not padding, and a generator."""
 
 
-def each_batch(work: Work[Found], rows: Rows, size: int, rng: torch.Generator) -> list[Found]:
+def each_batch(work: Work[Found], rows: RowSource, size: int, rng: torch.Generator) -> list[Found]:
     """Apply ``work`` to all rows in batches of ``size``, in order, without gradients.
 
     On a CPU, batches run in parallel, each on one thread, with as many threads as torch has. Random numbers do not

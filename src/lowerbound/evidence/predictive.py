@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
@@ -24,6 +23,7 @@ from lowerbound.inference import Data
 from lowerbound.model import LatentVariableModel, distributions_of
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 Array = NDArray[np.float64]
@@ -190,7 +190,7 @@ STATISTICS: Mapping[str, Statistic] = {
 
 
 def _replicated(
-    model: LatentVariableModel, posterior: Posterior, rows: Rows, given: Given, rng: torch.Generator
+    model: LatentVariableModel, posterior: Posterior, rows: RowSource, given: Given, rng: torch.Generator
 ) -> NDArray[Any]:
     """A replicated data set with the shape of ``rows``, ``[N, *X]``."""
     at_once = next(chunks(len(rows), 1, math.prod(rows.shape) * model.likelihood.n_parameters))

@@ -19,9 +19,10 @@ from lowerbound.evidence.targets import Target, Targets
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 
 Array = NDArray[np.float64]
-Simulate = Callable[[int, torch.Generator], tuple[Tensor, Rows]]
+Simulate = Callable[[int, torch.Generator], tuple[Tensor, RowSource]]
 """A function of n and a generator that returns simulated z ``[n, *E]`` and their rows x."""
 
 
@@ -87,7 +88,7 @@ def simulator(model: LatentVariableModel, posterior: Posterior, context: Tensor 
     """A function that simulates rows from p(x, z); a conditional model gets the first rows of ``context [N, C]``."""
 
     @read_only
-    def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, Rows]:
+    def simulate(n: int, rng: torch.Generator) -> tuple[Tensor, RowSource]:
         given = None if context is None else context[:n]
         z = model.sample_latents(n, rng, given, posterior)
         x = model.likelihood.sample(model.decode(z.unsqueeze(0), given), rng).squeeze(0)
@@ -129,7 +130,7 @@ def _of_starts(lower: Annealed, upper: Annealed) -> float:
 
 
 def steadiness(
-    targets: Targets, rows: Rows, rng: torch.Generator, settings: Settings, simulated: Annealed | None = None
+    targets: Targets, rows: RowSource, rng: torch.Generator, settings: Settings, simulated: Annealed | None = None
 ) -> Steadiness:
     """Anneal ``rows`` twice, the second time with twice the temperatures."""
     finer = replace(settings, temperatures=2 * settings.temperatures)

@@ -17,6 +17,7 @@ from lowerbound.likelihoods.support import check_rows
 from lowerbound.mcmc import slope_of
 from lowerbound.model import LatentVariableModel, check_latents, distributions_of
 from lowerbound.posteriors import Posterior
+from lowerbound.row_source import RowSource
 from lowerbound.shapes import expect
 from lowerbound.training import in_order
 
@@ -151,23 +152,23 @@ def like_of(model: LatentVariableModel) -> Tensor:
     return next(model.parameters())
 
 
-def rows_for(targets: Targets, data: Data) -> Rows:
+def rows_for(targets: Targets, data: Data) -> RowSource:
     """Convert ``data`` to rows. Raises ``DataError`` for rows outside the support of a model of this library."""
     if isinstance(targets, OfModel):
         rows = as_rows(data, like_of(targets.model))
         check_rows(targets.model.likelihood, rows)
         return rows
-    if isinstance(data, Rows):
+    if isinstance(data, RowSource):
         return data
     like = torch.as_tensor(data)[:0]
     return as_rows(data, like if like.is_floating_point() else torch.empty(0))
 
 
-def settled(data: Data, model: LatentVariableModel, rng: torch.Generator) -> Rows:
-    """Rows for ``model`` that do not change: rows to be binarised afresh are binarised once, with ``rng``."""
+def settled(data: Data, model: LatentVariableModel, rng: torch.Generator) -> RowSource:
+    """RowSource for ``model`` that do not change: rows to be binarised afresh are binarised once, with ``rng``."""
     rows = as_rows(data, like_of(model))
     check_rows(model.likelihood, rows)
-    if rows.binarise != "afresh":
+    if not isinstance(rows, Rows) or rows.binarise != "afresh":
         return rows
     x = torch.cat([batch.x[:real].to(torch.uint8) for batch, real in in_order(rows, 1000, rng)])
     return Rows(x, rows.mask, max_value=1.0, dtype=rows.dtype, context=rows.context)

@@ -34,6 +34,7 @@ from lowerbound.objectives import elbo, is_marked_no_bound, of_one_draw, why_no_
 from lowerbound.objectives.penalties import least_rows
 from lowerbound.posteriors import Posterior
 from lowerbound.process import may_draw
+from lowerbound.row_source import RowSource
 from lowerbound.shapes import expect
 from lowerbound.storage.parts import encode
 from lowerbound.training import (
@@ -41,7 +42,6 @@ from lowerbound.training import (
     History,
     Metrics,
     Procedure,
-    Rows,
     Scalars,
     Schedule,
     State,
@@ -138,7 +138,7 @@ class AEVB:
             **({} if self.clip_norm is None else {"clip_norm": float(self.clip_norm)}),
         }
 
-    def start(self, model: LatentVariableModel, rows: Rows | None = None) -> AEVBProcedure:
+    def start(self, model: LatentVariableModel, rows: RowSource | None = None) -> AEVBProcedure:
         """Make a procedure for the training loop, with a fresh optimiser. ``rows`` are not needed."""
         check_latents(model.prior, self.posterior)
         device = next(model.parameters()).device

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from lowerbound.data import Rows
+from lowerbound.data.row_arrays import row_array
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
 from lowerbound.inference.alerts import decoder_watched
@@ -23,12 +24,13 @@ from lowerbound.likelihoods.support import check_rows
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
 from lowerbound.process import use_threads as use_threads
+from lowerbound.row_source import RowSource
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.storage.model import files
 from lowerbound.storage.run import Resume, kept
 from lowerbound.training import Callback, History, Procedure, metrics_file, progress_bar, train
 
-Data = Rows | torch.Tensor | np.ndarray[Any, Any]
+Data = RowSource | torch.Tensor | np.ndarray[Any, Any] | Any
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def fit(
 ) -> Fit:
     """Learn ``model``, and the posterior of ``inference`` if it has one, from ``data``, in place.
 
-    ``data``: rows ``[N, *X]``, moved to the model's device once. ``epochs``: the most to run. ``validation``: held-out
+    ``data``: rows ``[N, *X]``: a tensor, an array (also memory-mapped), a sparse matrix of SciPy, a ``Dataset`` or
+    ``DataLoader`` of torch, or a ``RowSource``. NaN marks a missing value. Arrays in memory are moved to the model's
+    device once, all else batch by batch. ``epochs``: the most to run. ``validation``: held-out
     rows, or the share of rows to hold out (0 for none); the state with the best validation objective is kept.
     ``patience``: stop after so many epochs without a better one, counted from ``patience_from``. ``seed`` fixes every
     random number: the same seed and threads give the same bytes. ``threads``: CPU threads while fitting.
@@ -103,7 +107,7 @@ def fit(
     return Fit(model, inference.posterior, history)
 
 
-def started(inference: Inference, model: LatentVariableModel, rows: Rows, batch_size: int) -> Procedure:
+def started(inference: Inference, model: LatentVariableModel, rows: RowSource, batch_size: int) -> Procedure:
     """Begin a fit: the procedure of ``inference``, if batches of ``batch_size`` rows suit it."""
     if isinstance(inference, type) or not isinstance(inference, Inference):
         name = inference.__name__ if isinstance(inference, type) else type(inference).__name__
@@ -142,8 +146,8 @@ def _warn(procedure: Procedure, history: History) -> None:
 
 
 def _divide(
-    model: LatentVariableModel, whole: Rows, validation: float | Data, patience: int | None, seed: int
-) -> tuple[Rows, Rows | None, float | Rows]:
+    model: LatentVariableModel, whole: RowSource, validation: float | Data, patience: int | None, seed: int
+) -> tuple[RowSource, RowSource | None, float | RowSource]:
     """Training rows, held-out rows if any, and ``validation`` as it was given: a share, or rows."""
     if isinstance(validation, float | int | np.number):
         rows, held_out = split(whole, float(validation), seed)
@@ -155,18 +159,17 @@ def _divide(
     return whole, held_out, held_out
 
 
-def as_rows(data: Data, like: torch.Tensor) -> Rows:
+def as_rows(data: Data, like: torch.Tensor) -> RowSource:
     """Convert ``data`` to rows on the device, and in the floating type, of ``like``."""
-    if isinstance(data, np.ndarray):
+    if isinstance(data, torch.Tensor):
+        data = _of_tensor(data, like.dtype)
+    elif not isinstance(data, RowSource):
+        if row_array(data) is None:
+            raise TypeError(
+                f"the rows come as a {type(data).__name__}; give them as an array or a tensor, [N, *X], as a sparse "
+                "matrix, as a Dataset whose items are the rows, or as a RowSource."
+            )
         data = Rows.from_array(data, dtype=like.dtype)
-    elif isinstance(data, torch.Tensor):
-        _refuse_not_finite(data)
-        data = Rows(data, dtype=like.dtype)
-    elif not isinstance(data, Rows):
-        raise TypeError(
-            f"the rows come as a {type(data).__name__}; give them as an array or a tensor, [N, *X], or as Rows (of a "
-            "Dataset, give its tensor of values)."
-        )
     elif data.dtype != like.dtype:
         raise ValueError(
             f"the rows come as {data.dtype}, but the model is of {like.dtype}: Rows(…, dtype={like.dtype})."
@@ -174,13 +177,18 @@ def as_rows(data: Data, like: torch.Tensor) -> Rows:
     return data.to(like.device)
 
 
-def _refuse_not_finite(data: torch.Tensor) -> None:
-    if data.is_floating_point() and not bool((finite := data.isfinite()).all()):
-        row = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise DataError(f"row {row} holds NaN or an infinity; drop it, or give Rows a mask that is False there.")
+def _of_tensor(data: torch.Tensor, dtype: torch.dtype) -> Rows:
+    """Rows of a tensor, NaN for a missing value."""
+    if not data.is_floating_point() or bool(data.isfinite().all()):
+        return Rows(data, dtype=dtype)
+    seen = ~data.isnan()
+    if bool((wrong := data.isinf()).any()):
+        row = int(wrong.flatten(1).any(1).nonzero()[0])
+        raise DataError(f"row {row} holds an infinity; drop it, or give Rows a mask that is False there.")
+    return Rows(torch.where(seen, data, 0), seen, dtype=dtype)
 
 
-def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows | None]:
+def split(rows: RowSource, share: float, seed: int) -> tuple[RowSource, RowSource | None]:
     """Split rows at random into training rows and a ``share`` that is held out (None if that is less than one row)."""
     if not 0 <= share < 1:
         raise ValueError(f"validation must be a share in [0, 1), got {share}.")

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from lowerbound.data import Rows
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.protocol import Inference
 from lowerbound.model import LatentVariableModel
+from lowerbound.row_source import RowSource
 from lowerbound.storage.parts import encode
 from lowerbound.training import Procedure
 
@@ -18,8 +18,8 @@ def identity(
     model: LatentVariableModel,
     inference: Inference,
     procedure: Procedure,
-    data: Rows,
-    validation: float | Rows,
+    data: RowSource,
+    validation: float | RowSource,
     epochs: int,
     batch_size: int,
     seed: int,
@@ -30,7 +30,7 @@ def identity(
     optimizer = {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))}
     return {
         "data": data.digest(),
-        "validation": validation.digest() if isinstance(validation, Rows) else float(validation),
+        "validation": validation.digest() if isinstance(validation, RowSource) else float(validation),
         "batch_size": int(batch_size),
         "seed": int(seed),
         "structure": hashlib.sha256(structure.encode()).hexdigest(),

@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
-from lowerbound.training import Procedure, Rows
+from lowerbound.row_source import RowSource
+from lowerbound.training import Procedure
 
 
 @runtime_checkable
@@ -27,6 +28,6 @@ class Inference(Protocol):
         """The settings that must not change when a fit resumes, as JSON."""
         ...
 
-    def start(self, model: LatentVariableModel, rows: Rows) -> Procedure:
+    def start(self, model: LatentVariableModel, rows: RowSource) -> Procedure:
         """Begin a fit of ``model`` to the training rows: the steps that the training loop repeats."""
         ...

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+
+_AT_ONCE = 2**20  # values in double precision
 
 
 def n_observed(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -19,14 +23,29 @@ def mean_of(x: Tensor, mask: Tensor | None) -> Tensor:
 def deviation_of(x: Tensor, mask: Tensor | None) -> Tensor:
     """The standard deviation; 0 if x varies only by rounding error."""
     mean = exact_mean(x, mask)
-    deviation = exact_mean((x - mean).square(), mask).sqrt()
+    deviation = _by_column(lambda x, mask, mean: _mean((x - mean).square(), mask), x, mask, mean).sqrt()
     return torch.where(deviation > torch.finfo(x.dtype).eps * mean.abs(), deviation, 0).to(x.dtype)
 
 
 def exact_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over observed rows, in double precision."""
+    return _by_column(_mean, x, mask)
+
+
+def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
     values = x.double() if mask is None else torch.where(mask, x, 0).double()
     return values.sum(0) / n_observed(x, mask)
+
+
+def _by_column(of: Callable[..., Tensor], x: Tensor, mask: Tensor | None, *each: Tensor) -> Tensor:
+    """``of(x, mask, *each)``, some columns at a time, so that its copies in double precision stay small."""
+    if x.numel() <= _AT_ONCE:
+        return of(x, mask, *each)
+    size = max(1, _AT_ONCE // len(x))
+    given = [part.reshape(len(x), -1).split(size, 1) for part in (x, mask) if part is not None]
+    given += [part.flatten().split(size) for part in each]
+    parts = [of(*((own[0], None, *own[1:]) if mask is None else own)) for own in zip(*given, strict=True)]
+    return torch.cat(parts).view(x.shape[1:])
 
 
 def log_mean_count(x: Tensor, mask: Tensor | None) -> Tensor:

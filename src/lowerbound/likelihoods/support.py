@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import constraints
 
 from lowerbound.data import Rows, arrays
+from lowerbound.data.row_arrays import RowArray, chunks, rows_at_once
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.likelihoods.base import Likelihood
 from lowerbound.likelihoods.product import Product
+from lowerbound.row_source import RowSource
 
-_CHUNK = 10_000  # rows checked at a time, so that large data are not copied
 _LARGEST_COUNT = 2.0**64  # above this, densities of counts overflow in single precision
 
 
-def check_support(likelihood: Likelihood, x: NDArray[Any], source: str, names: Sequence[str] | None = None) -> None:
-    """Raise ``DataError`` if an array ``x [N, *X]`` has values outside the support, naming the first."""
-    for start in range(0, len(x), _CHUNK):
-        chunk = x[start : start + _CHUNK]
-        bad = _outside(likelihood, arrays.to_tensor(chunk, None, torch.float64), None)
+def check_support(likelihood: Likelihood, x: RowArray, source: str, names: Sequence[str] | None = None) -> None:
+    """Raise ``DataError`` if ``x [N, *X]`` has values outside the support, naming the first. NaN is missing."""
+    for start, chunk in chunks(x):
+        nan = arrays.nan_in(chunk)
+        values = arrays.native(chunk, torch.float64)
+        bad = _outside(likelihood, values, None if nan is None else torch.from_numpy(~nan))
         if bad is not None:
             row, *rest = bad
             where = f"{source}: {arrays.place((start + row, *rest), names)} is {chunk[bad]}"
             raise DataError(f"{where}, which {_cannot(likelihood)}.")
 
 
-def check_rows(likelihood: Likelihood, rows: Rows) -> None:
+def check_rows(likelihood: Likelihood, rows: RowSource) -> None:
     """As ``check_support``, for the observed values of ``rows``."""
     for batch in _batches(rows):
         check_batch(likelihood, batch)
@@ -48,12 +48,12 @@ def check_batch(likelihood: Likelihood, batch: Batch) -> None:
         raise DataError(f"{where}, which {_cannot(likelihood)}.")
 
 
-def _batches(rows: Rows) -> Iterator[Batch]:
-    if rows.binarise == "afresh":  # all values are then 0 or 1
+def _batches(rows: RowSource) -> Iterator[Batch]:
+    if isinstance(rows, Rows) and rows.binarise == "afresh":  # all values are then 0 or 1
         x = torch.stack([torch.zeros(rows.shape), torch.ones(rows.shape)]).to(rows.device, rows.dtype)
         yield Batch(x, None, torch.zeros(2, dtype=torch.int64), torch.ones(2))
         return
-    for index in torch.arange(len(rows), device=rows.device).split(_CHUNK):
+    for index in torch.arange(len(rows), device=rows.device).split(rows_at_once(rows.shape)):
         yield rows.batch(index, torch.ones(len(index), device=rows.device))
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.evidence.estimates import Array
 from lowerbound.likelihoods import Factorised
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.posterior_sampling import ENOUGH, Part, Sampling, parts
+from lowerbound.row_source import RowSource
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Anomaly:
 
 @read_only
 def anomaly(
-    model: LatentVariableModel, posterior: Posterior, rows: Rows, rng: torch.Generator, samples: int = 1000
+    model: LatentVariableModel, posterior: Posterior, rows: RowSource, rng: torch.Generator, samples: int = 1000
 ) -> Anomaly:
     """Score ``rows`` by −log p(x_observed) = −Σ_j E[log p(x_j|z)] + KL(p(z|x_observed) ‖ p(z)), in nats.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from lowerbound.posteriors import Posterior
 from lowerbound.queries.posterior_sampling import Part, Sampling, parts, too_few
 from lowerbound.queries.refining import Refine, is_informative
 from lowerbound.queries.surprise import Surprise
+from lowerbound.row_source import RowSource, observed
 from lowerbound.training import in_order
 
 
@@ -48,7 +50,7 @@ class Completion:
 def complete(
     model: LatentVariableModel,
     posterior: Posterior,
-    rows: Rows,
+    rows: RowSource,
     rng: torch.Generator,
     *,
     draws: int | None = None,
@@ -175,14 +177,12 @@ def _of_values(model: LatentVariableModel) -> LatentVariableModel:
     return LatentVariableModel(model.prior, model.decoder, likelihood, model.parents).train(model.training)
 
 
-def _with_holes(rows: Rows) -> NDArray[np.int64]:
+def _with_holes(rows: RowSource) -> NDArray[np.int64]:
     """The rows that have a missing cell."""
-    if rows.mask is None:
-        return np.empty(0, np.int64)
-    return np.flatnonzero((~rows.mask).flatten(1).any(1).cpu().numpy())
+    return np.flatnonzero((observed(rows) < math.prod(rows.shape)).cpu().numpy())
 
 
-def _at(rows: Rows, places: NDArray[np.int64]) -> Rows:
+def _at(rows: RowSource, places: NDArray[np.int64]) -> RowSource:
     return rows.subset(torch.from_numpy(places).to(rows.device))
 
 

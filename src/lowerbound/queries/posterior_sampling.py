@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import Distribution, Randomness, by_row
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto, proposals
@@ -30,6 +29,7 @@ from lowerbound.posteriors import Posterior
 from lowerbound.queries import refining
 from lowerbound.queries.refining import Refine
 from lowerbound.queries.row_streams import RowStreams
+from lowerbound.row_source import RowSource, observed
 from lowerbound.training import in_order
 
 Places = NDArray[np.int64]
@@ -154,7 +154,7 @@ class PosteriorDraws:
 def posterior_draws(
     model: LatentVariableModel,
     posterior: Posterior,
-    rows: Rows,
+    rows: RowSource,
     rng: torch.Generator,
     *,
     draws: int,
@@ -182,7 +182,7 @@ def posterior_draws(
 def parts(
     model: LatentVariableModel,
     posterior: Posterior,
-    rows: Rows,
+    rows: RowSource,
     rng: torch.Generator,
     how: Sampling,
     warn: bool = True,
@@ -268,11 +268,11 @@ class _Failed:
         return torch.cat(self._starts, 1)
 
 
-def _nothing_observed(rows: Rows, model: LatentVariableModel) -> NDArray[np.bool_]:
+def _nothing_observed(rows: RowSource, model: LatentVariableModel) -> NDArray[np.bool_]:
     """Return which rows have no observed values, so that their posterior is the prior."""
-    if rows.mask is None or refining.is_informative(model):
+    if not rows.has_missing or refining.is_informative(model):
         return np.zeros(len(rows), bool)
-    found: NDArray[np.bool_] = ~rows.mask.flatten(1).any(1).cpu().numpy()
+    found: NDArray[np.bool_] = (observed(rows) == 0).cpu().numpy()
     return found
 
 
@@ -288,7 +288,9 @@ def _size(most: int, draws: int, model: LatentVariableModel) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-def _batches(rows: Rows, places: Places, size: int, streams: RowStreams) -> Iterator[tuple[Places, Batch, RowStreams]]:
+def _batches(
+    rows: RowSource, places: Places, size: int, streams: RowStreams
+) -> Iterator[tuple[Places, Batch, RowStreams]]:
     """The rows at ``places`` in batches of exactly ``size``; the last one is padded with copies of its first row.
 
     Missing values are 0. With each batch, the places of its rows that are not padding (they come first), and the
@@ -375,7 +377,7 @@ def _refined(
     model: LatentVariableModel,
     posterior: Posterior,
     targets: Targets,
-    rows: Rows,
+    rows: RowSource,
     failed: _Failed,
     how: Sampling,
     streams: RowStreams,

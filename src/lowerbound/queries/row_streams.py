@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.data import Rows
 from lowerbound.distributions import RowGenerators
+from lowerbound.row_source import RowSource
 from lowerbound.training import in_order
 
 
@@ -32,7 +32,7 @@ class RowStreams:
     device: torch.device
 
     @classmethod
-    def of(cls, rows: Rows, rng: torch.Generator, apart: bool = False) -> RowStreams:
+    def of(cls, rows: RowSource, rng: torch.Generator, apart: bool = False) -> RowStreams:
         """Return the streams of ``rows``. One number is drawn from ``rng``, whatever the number of rows."""
         seed = int(torch.randint(2**62, (), generator=rng, device=rng.device)).to_bytes(8, "little")
         keys = [

@@ -12,7 +12,6 @@ from lowerbound.training.procedure import (
     Metrics,
     Procedure,
     Record,
-    Rows,
     Scalars,
     TooLarge,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "Metrics",
     "Procedure",
     "Record",
-    "Rows",
     "Scalars",
     "Schedule",
     "State",

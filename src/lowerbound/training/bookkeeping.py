@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lowerbound.checks import OBJECT, TEXTS, Check, is_list, is_number, is_whole, or_none, shown, whole
 from lowerbound.errors import FormatError
+from lowerbound.row_source import RowSource
 from lowerbound.training.cursor import Cursor, Place
-from lowerbound.training.procedure import History, Metrics, Procedure, Record, Rows, Scalars
+from lowerbound.training.procedure import History, Metrics, Procedure, Record, Scalars
 from lowerbound.training.state import State, Tensors, copied
 
 TRIES = 3  # times that the learning rate is lowered within an epoch, before the fit gives up
@@ -118,7 +119,7 @@ class Best:
 class Progress:
     """The full state of training: model, optimiser, position in the data, random generators, metrics so far."""
 
-    def __init__(self, procedure: Procedure, rows: Rows, batch_size: int, seed: int, first_epoch: int = 0) -> None:
+    def __init__(self, procedure: Procedure, rows: RowSource, batch_size: int, seed: int, first_epoch: int = 0) -> None:
         self.state = procedure.state
         self.cursor = Cursor(rows, batch_size, seed, first_epoch)
         self.clock = Clock(procedure, self.cursor.full_weight)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.process import Draws
-from lowerbound.training.procedure import Rows
+from lowerbound.row_source import RowSource
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Cursor:
     Every batch has the same shape: the last of an epoch is padded, its padding weighing 0.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, seed: int, first_epoch: int = 0) -> None:
+    def __init__(self, rows: RowSource, batch_size: int, seed: int, first_epoch: int = 0) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
@@ -79,12 +79,12 @@ class Cursor:
         self._start_epoch()
 
     def _start_epoch(self) -> None:
-        order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", self.epochs))
+        order = self.rows.order(self.seed, self.epochs)
         padding = order[: self._padding]
         self._order = torch.cat([order, padding]).to(self.rows.device)
 
 
-def in_order(rows: Rows, batch_size: int, rng: torch.Generator | None = None) -> Iterator[tuple[Batch, int]]:
+def in_order(rows: RowSource, batch_size: int, rng: torch.Generator | None = None) -> Iterator[tuple[Batch, int]]:
     """All rows once, in order, in batches of ``batch_size``, the last padded; each with its number of real rows."""
     places = torch.arange(batch_size, device=rows.device)
     for start in range(0, len(rows), batch_size):

@@ -17,6 +17,7 @@ import torch
 
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
+from lowerbound.row_source import RowSource
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import LEARNING_RATE, TRIES, Meter, Progress, Snapshot
@@ -28,7 +29,6 @@ from lowerbound.training.procedure import (
     History,
     Procedure,
     Record,
-    Rows,
     Scalars,
     Stopped,
     TooLarge,
@@ -40,12 +40,12 @@ SLOWER = 0.25
 
 def train(
     procedure: Procedure,
-    rows: Rows,
+    rows: RowSource,
     *,
     epochs: int,
     batch_size: int,
     seed: int,
-    validation: Rows | None = None,
+    validation: RowSource | None = None,
     patience: int | None = None,
     patience_from: float = 0.0,
     callbacks: Sequence[Callback] = (),
@@ -120,7 +120,7 @@ def _epoch_ended(procedure: Procedure, good: Snapshot) -> bool:
     return not name
 
 
-def _validate(procedure: Procedure, run: Progress, rows: Rows | None, epochs: int) -> Record:
+def _validate(procedure: Procedure, run: Progress, rows: RowSource | None, epochs: int) -> Record:
     """The metrics of held-out rows, under the schedules' values at the last epoch."""
     scalars = run.clock.at(epochs)
     with run.lent():
@@ -142,7 +142,7 @@ def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None)
 
 
 def evaluate(
-    procedure: Procedure, state: State, rows: Rows | None, batch_size: int, seed: int, scalars: Scalars
+    procedure: Procedure, state: State, rows: RowSource | None, batch_size: int, seed: int, scalars: Scalars
 ) -> Record:
     """Mean metrics of held-out rows, if there are any, with the same random numbers each time."""
     if rows is None:

@@ -21,17 +21,6 @@ Metrics = dict[str, Tensor]
 Scalars = Mapping[str, Tensor]
 
 
-class Rows(Protocol):
-    """Data as the training loop sees them: rows by number, in batches, on a device, as ``lowerbound.data.Rows``."""
-
-    dtype: torch.dtype
-
-    @property
-    def device(self) -> torch.device: ...
-    def __len__(self) -> int: ...
-    def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch: ...
-
-
 class TooLarge(Exception):
     """A batch does not fit in memory. The loop repeats the step with the ``parts`` that the state now has: more."""
 
