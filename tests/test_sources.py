@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import warm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import lowerbound as lb
-from lowerbound import likelihoods, posteriors, priors
+from lowerbound import likelihoods, posteriors, priors, report
 from lowerbound.data import Rows
 from lowerbound.data.row_arrays import is_mapped
 from lowerbound.draw import Batch
 from lowerbound.estimators import building
 from lowerbound.estimators.summary import Summary
 from lowerbound.nn import MLP, seeded
+from lowerbound.report import pictures
 from lowerbound.row_source import RowSource
 
 RNG = np.random.default_rng(0)
@@ -366,3 +368,52 @@ def test_what_is_no_source_is_refused() -> None:
         lb.inference.as_rows({}, torch.empty(0))
     with pytest.raises(TypeError, match="the rows come as a list"):
         Rows.from_array([1, 2])
+
+
+def test_a_report_shows_missing_pixels(tmp_path: Path) -> None:
+    x = BYTES / 255.0
+    x[1:, 2:4, 1:3] = np.nan
+    vae = fitted(x, network="conv")
+    page = report.write_report(tmp_path, vae, x, None, vae.log_likelihood(x, 10), title="x", held_out=False)
+    assert "Missing values are blue." in page.read_text()
+    look = pictures.Look.of(vae.model_.likelihood, x)
+    assert look is not None
+    tiles = look.tiles(x[1:2])
+    np.testing.assert_array_equal(tiles[0, 3, 1], pictures._MISSING)
+    assert len(set(tiles[0, 0, 0])) == 1
+
+
+def test_a_report_takes_sparse_rows(tmp_path: Path) -> None:
+    vae = fitted(scipy.sparse.csr_matrix(COUNTS))
+    given = vae.log_likelihood(COUNTS, 10)
+    pages = []
+    for x in (COUNTS, scipy.sparse.csr_matrix(COUNTS)):
+        page = report.write_report(tmp_path, vae, x, None, given, title="x", held_out=False)
+        pages.append(page.read_bytes())
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(("out", "draws"), [("z.npy", None), ("z.npy", 2), ("z.csv", None), ("z.parquet", 2)])
+def test_arrays_are_imputed_at_the_command_line(out: str, draws: int | None, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", WITH_HOLES)
+    run("fit", tmp_path / "x.npy", "--out", tmp_path / "run", "--epochs", 2, "--hidden", 8)
+    vae = lb.load(tmp_path / "run")
+    due = np.asarray(vae.impute(WITH_HOLES, draws, random_state=0))
+    more = [] if draws is None else ["--draws", draws]
+    said = run("impute", tmp_path / "run", tmp_path / "x.npy", "--out", tmp_path / out, *more, "--json")
+    assert json.loads(said)["filled"] == HOLES.sum()
+    found = np.load(tmp_path / out) if out.endswith("npy") else lb.data.read(tmp_path / out)
+    if isinstance(found, np.ndarray):
+        np.testing.assert_array_equal(found, due)
+        return
+    assert found.names is not None
+    assert found.names == (("draw",) if draws else ()) + tuple(f"x{j}" for j in range(7))
+    np.testing.assert_allclose(found.x[:, -7:], due.reshape(-1, 7))
+    if draws:
+        np.testing.assert_array_equal(found.x[:, 0], np.repeat(np.arange(draws), len(WITH_HOLES)))
+
+
+def run(*arguments: object) -> str:
+    done = warm.lowerbound(*arguments)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,6 +35,9 @@ from lowerbound.cli.table_options import (
     write_rows,
 )
 from lowerbound.errors import DataError
+
+if TYPE_CHECKING:
+    from lowerbound.estimators import VAE
 
 FIT_A_TABLE = "fit a table, without --likelihood, --binarise and --network."
 
@@ -128,7 +132,7 @@ def impute(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Fill the missing cells of the table DATA.
+    """Fill the missing cells of DATA.
 
     Each missing cell gets one best value. With --draws M, M completions of all rows are drawn from
     p(missing|observed) and written one below the other, numbered 0 to M - 1 in a column named draw.
@@ -138,10 +142,11 @@ def impute(
     from lowerbound.data.dialect import Csv, csv_of, is_csv
 
     vae = fitted(run)
-    if vae.schema_ is None:
-        raise DataError(f"impute needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     check_table(vae, run, strict, keep, out)
+    if vae.schema_ is None:
+        _impute_array(vae, rows_of(source_for(vae, data), part), out, draws, seed, as_json)
+        return
     x = as_arrow(rows_of(source_for(vae, data), part))
     if draws is not None and "draw" in x.column_names:
         raise DataError(f"{data} has a column 'draw', the name of the column that --draws adds; rename it.")
@@ -160,3 +165,20 @@ def impute(
     )
     stay = f", {left:,} cells left missing" if left else ""
     tell(result, as_json, f"{x.num_rows:,} rows, {filled:,} missing cells filled ({how}){stay} → {out}")
+
+
+def _impute_array(vae: VAE, x: Any, out: Path, draws: int | None, seed: int, as_json: bool) -> None:
+    """Fill the missing values of an array; in tables, ``draws`` completions are written one below the other."""
+    import numpy as np
+
+    from lowerbound.data import write
+
+    found = np.asarray(vae.impute(x, draws, random_state=seed))
+    names = [str(name) for name in getattr(vae, "feature_names_in_", [])] or [f"x{j}" for j in range(found.shape[-1])]
+    if draws is not None and out.suffix.lower() != ".npy":
+        number = np.repeat(np.arange(draws), len(x))
+        found, names = np.column_stack([number, found.reshape(-1, found.shape[-1])]), ["draw", *names]
+    write(out, found, names)
+    filled = int(np.isnan(np.asarray(x)).sum())
+    result = {"rows": len(x), "filled": filled, "left": 0, "draws": draws, "seed": seed, "out": str(out)}
+    tell(result, as_json, f"{len(x):,} rows, {filled:,} missing values filled → {out}")

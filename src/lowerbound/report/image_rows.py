@@ -31,6 +31,7 @@ class ImageRows:
     total: int
     point: str
     binarised: bool
+    missing: bool
     real: Array
     reconstructed: Array
     means: Array
@@ -42,7 +43,7 @@ class ImageRows:
         point = "most probable class" if vae.model_.likelihood.one_hot_mean else "mean"
         stacks = (grey(vae, some), reconstructed(vae, some), *_fresh(vae, _IMAGES))
         real, again, means, draws = (look.tiles(stack) for stack in stacks)
-        return cls(look, len(x), point, vae.binarise != "none", real, again, means, draws)
+        return cls(look, len(x), point, vae.binarise != "none", bool(np.isnan(some).any()), real, again, means, draws)
 
     @property
     def about_reconstructions(self) -> tuple[str, ...]:
@@ -51,6 +52,8 @@ class ImageRows:
             scale = f"Each colour runs from {self.look.low:g} to {self.look.high:g} in every picture."
         if self.look.channels not in (1, 3):
             scale += f" Of {self.look.channels} channels, the first is shown."
+        if self.missing:
+            scale += " Missing values are blue."
         if self.binarised:
             scale += " Real rows are shown before binarisation."
         return (

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lowerbound.data.row_arrays import row_array
 from lowerbound.errors import DataError
 from lowerbound.evidence import Evidence, LogLikelihood
 from lowerbound.evidence.verdict import judge
@@ -49,14 +50,15 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` (self-contained) and ``overview.png`` to ``folder``; return the path of the page.
 
-    ``x [N, *X]``: at least 2 rows; in a table, missing cells are NaN. ``held_out``: none of them was used in the fit.
+    ``x [N, *X]``: at least 2 rows; missing values are NaN. ``held_out``: none of them was used in the fit.
     ``labels [N]`` colour the latents. ``evidence`` of the same rows: from ``VAE.log_likelihood`` or, with every check,
     from ``VAE.evidence``; None if no posterior was learnt. ``names``: column names of a table. ``command``:
     the command line to show.
     """
     folder, title = Path(folder), sentences.legible(title)
     command = None if command is None else sentences.legible(command)
-    x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
+    array = row_array(x)  # of a sparse matrix, too
+    x, labels = np.asarray(x if array is None else array[:]), None if labels is None else np.asarray(labels)
     found = evidence.importance if isinstance(evidence, Evidence) else evidence
     _check(x, labels, found)
     with style.drawing():

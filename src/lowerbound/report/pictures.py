@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from lowerbound.likelihoods import Likelihood
 
 Array = NDArray[Any]
+_MISSING = (0.0, 0.45, 0.7)  # the colour of a missing value
 _LEAST_PIXELS = 64  # flat rows with fewer values are shown as a table
 _WIDEST, _CRISP = (
     640,
@@ -45,19 +46,23 @@ class Look:
         return self.shape[0] if len(self.shape) == 3 else 1
 
     def tiles(self, rows: Array) -> Array:
-        """Convert rows ``[n, *X]`` to colours in [0, 1], ``[n, H, W, 3]``; of other than 3 channels, the first."""
+        """Convert rows ``[n, *X]`` to colours in [0, 1], ``[n, H, W, 3]``; of other than 3 channels, the first.
+
+        Missing values (NaN) are blue.
+        """
         images = rows.reshape(len(rows), *self.shape).astype(np.float64)
         if len(self.shape) == 2:
             images = images[:, None]
         if images.shape[1] != 3:
             images = images[:, :1].repeat(3, 1)
         span = self.high - self.low or 1.0
-        return np.moveaxis(((images - self.low) / span).clip(0, 1), 1, -1)
+        colours = np.moveaxis(((images - self.low) / span).clip(0, 1), 1, -1)
+        return np.where(np.isnan(colours), _MISSING, colours)
 
 
 def _bounds(likelihood: Likelihood, x: Array) -> tuple[float, float]:
     interval = _interval(likelihood)
-    return (float(x.min()), float(x.max())) if interval is None else interval
+    return (float(np.nanmin(x)), float(np.nanmax(x))) if interval is None else interval
 
 
 def _interval(likelihood: Likelihood) -> tuple[float, float] | None:
