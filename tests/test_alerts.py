@@ -292,7 +292,7 @@ def test_images_with_channels_last_are_asked_about(shape):
         return
     with pytest.raises(ValueError, match=IMAGES[shape]) as caught:
         vae.fit(x)
-    assert_one_sentence(str(caught.value), (r"give X\.transpose\(0, 3, 1, 2\)", "networks of your own"))
+    assert_one_sentence(str(caught.value), (r"give X\.transpose\(0, 3, 1, 2\)", "your own networks"))
     own = {"encoder": lb.nn.ConvEncoder(shape, 4), "decoder": lb.nn.ConvDecoder(2, shape)}
     assert lb.VAE(2, network="conv", epochs=1, random_state=0, **own).fit(x).sample(2).shape == (2, *shape)
     lb.VAE(2, hidden=(4,), epochs=1, random_state=0).fit(x)  # in which no axis is told from another
