@@ -363,6 +363,15 @@ def test_a_source_of_ones_own_is_fitted_as_its_rows_are(tmp_path: Path) -> None:
     assert learnt(Backwards(torch.arange(100))) != learnt(source)
 
 
+def test_orders_of_epochs_differ_and_depend_on_seed_and_epoch() -> None:
+    rows = Rows.from_array(COUNTS)
+    orders = {(seed, epoch): rows.order(seed, epoch).tolist() for seed in (0, 1) for epoch in range(3)}
+    assert len(set(map(tuple, orders.values()))) == 6
+    for (seed, epoch), order in orders.items():
+        assert order == rows.order(seed, epoch).tolist()
+        assert sorted(order) == list(range(len(rows)))
+
+
 def test_what_is_no_source_is_refused() -> None:
     with pytest.raises(TypeError, match="the rows come as a dict; give them as an array"):
         lb.inference.as_rows({}, torch.empty(0))
