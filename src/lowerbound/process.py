@@ -164,7 +164,8 @@ def _known(part: Any) -> bool:
 @contextlib.contextmanager
 def use_threads(threads: int | None) -> Iterator[None]:
     """Run the block on ``threads`` CPU threads, in this thread of Python alone (None: as many as torch has)."""
-    before = torch.get_num_threads()
+    with _THREADS:  # a thread takes torch's number at its first operation: not while another sets it
+        before = torch.get_num_threads()
     if threads is None or threads == before:
         yield
         return
