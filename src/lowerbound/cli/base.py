@@ -62,7 +62,7 @@ part_option = click.option(
 samples_option = click.option(
     "--samples",
     type=Whole(2),
-    help="Importance samples per row.  [default: chosen per row, by the standard error to reach]",
+    help="Importance samples per row.  [default: chosen per row to reach a target standard error, 0.1 nats by default]",
 )
 
 

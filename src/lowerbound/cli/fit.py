@@ -54,7 +54,7 @@ _FIT_OPTIONS = (
     click.option(
         "--gradient",
         default=None,
-        help="Gradient estimator, by name.  [default: reparameterised, else leave_one_out]",
+        help="Gradient estimator, by name.  [default: reparameterised if the posterior allows it, else leave_one_out]",
     ),
     click.option(
         "--draws", type=counts, default=None, help="Latent samples per row and step.  [default: 1; 20 for iwae]"
@@ -103,13 +103,14 @@ _FIT_OPTIONS = (
         "--binarise",
         type=click.Choice(["none", "fixed", "afresh"]),
         default="none",
-        help="Binarise grey values: once (fixed) or anew each time (afresh).",
+        help="Binarise grey values: once (fixed) or anew in each epoch (afresh).",
     ),
     click.option(
         "--strict",
         is_flag=True,
         default=False,
-        help="When the model is used, raise an error for categories not in the fitted data.",
+        help="Make the fitted model refuse categories not seen in the fit and values out of range, instead of treating "
+        "them as missing.",
     ),
     click.option("--device", default="cpu", help="Device of the fit: cpu, cuda, …"),
     click.option(

@@ -44,7 +44,7 @@ _ODD_SAMPLES = 1000  # importance samples per row for --anomaly
 def evidence_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of ``--evidence``; ``--standard-error`` and ``--budget`` apply without it too."""
     options = [
-        click.option("--evidence", "judge", is_flag=True, help="Run every check and print a verdict (minutes)."),
+        click.option("--evidence", "judge", is_flag=True, help="Run every check and print a verdict (takes minutes)."),
         click.option(
             "--standard-error",
             type=Finite(0, min_open=True),
@@ -250,10 +250,10 @@ def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
 @data_argument
 @part_option
 @samples_option
-@click.option("--evidence", "judge", is_flag=True, help="Run every check of score --evidence (minutes).")
+@click.option("--evidence", "judge", is_flag=True, help="Run every check of score --evidence (takes minutes).")
 @json_option
 def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as_json: bool) -> None:
-    """Write RUN/report.html, a report of the model with DATA."""
+    """Write RUN/report.html, a report on the model, evaluated on DATA."""
     import numpy as np
 
     from lowerbound.report import write_report
