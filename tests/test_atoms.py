@@ -140,6 +140,30 @@ def test_it_stays_finite_far_out_in_single_precision(likelihood):
     assert likelihood.sample(params.detach() + 100, rng()).isnan().logical_not().all(), "a zero of what overflows is 0"
 
 
+@pytest.mark.parametrize("largest", [0.8, 4.0, 1e3])
+@pytest.mark.parametrize("scale", ["scalar", "entry"])
+def test_the_estimate_of_a_missing_value_is_the_mean_of_values_up_to_the_largest(scale, largest):
+    """Zeros keep their probability, and values above 0 have the mean of those up to ``largest``, by quadrature."""
+    likelihood = ZeroInflatedLogNormal(scale, largest=largest).double()
+    params = parameters(likelihood)
+    x, p = density(likelihood, params)
+    below = p * ((x > 0) & (x <= largest))
+    due = (1 - p[:, 0]) * (below * x).sum(1) / below.sum(1)
+    torch.testing.assert_close(likelihood.typical(params).flatten().detach(), due, rtol=2e-3, atol=0)
+    assert largest > 1 or (likelihood.mean(params).flatten() > 1.2 * due).any(), "the mean of all values is another"
+    unknown = ZeroInflatedLogNormal(scale).double()
+    assert torch.equal(unknown.typical(params), unknown.mean(params))
+
+
+def test_the_estimate_of_a_missing_value_stays_below_the_largest_far_out():
+    likelihood = LogNormal("entry", largest=5.0)
+    params = torch.cartesian_prod(torch.tensor([-80.0, 0.0, 80.0, 1e4]), torch.tensor([-30.0, 0.0, 30.0]))
+    found = likelihood.typical(params.view(-1, 1, 2, 1))
+    assert ((found >= 0) & (found <= 5 * (1 + 1e-6))).all()
+    with pytest.raises(ValueError, match="largest must be above 0"):
+        LogNormal(largest=(1.0, 0.0), shape=(2,))
+
+
 def test_it_is_a_column_of_a_product_and_can_be_written():
     product = Product([ZeroInflatedLogNormal("dimension", (1,), 0.01), Normal()])
     assert product.measure == ZeroInflatedLogNormal.measure == "mixed"

@@ -405,6 +405,45 @@ def test_best_classes_are_as_enumerated():
     assert told > 0, "of some the mode would be another"
 
 
+LOSSES = {  # per column: its likelihood, and the loss of an estimate c that its completion minimises
+    "normal": (lambda: likelihoods.Normal(0.7), "squared"),
+    "t": (lambda: likelihoods.StudentT(4.0), "squared"),
+    "log-normal": (lambda: likelihoods.LogNormal(1.5, largest=3.0), "squared"),
+    "zero-inflated": (lambda: likelihoods.ZeroInflatedLogNormal(1.5, largest=3.0), "squared"),
+    "interval": (lambda: likelihoods.InflatedLogitNormal(1.5), "squared"),
+    "counts": (likelihoods.ZeroInflatedNegativeBinomial, "squared"),
+    "binary": (likelihoods.Bernoulli, "wrong"),
+    "categorical": (lambda: likelihoods.Categorical(4), "wrong"),
+    "ordinal": (lambda: likelihoods.Ordinal(5, (1,)), "levels"),
+}
+LOSS = {"squared": lambda x, c: (x - c) ** 2, "wrong": lambda x, c: (x != c) * 1.0, "levels": lambda x, c: abs(x - c)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_completions_minimise_the_loss_of_their_kind(seed):
+    """The expected loss under p(x_j|x_observed) is within 1 % of the least of any value; z has 3 states."""
+    with seeded(seed):
+        columns = [make() for make, _ in LOSSES.values()]
+        product = likelihoods.Product([likelihoods.Normal(), *columns])
+        shape = (product.n_parameters, len(columns) + 1)
+        model = LatentVariableModel(priors.Categorical(1, 3), MLP((1, 3), shape, ()), product).double()
+        q = posteriors.Categorical(1, 3, MLP((shape[1],), (3,), ())).double()
+    x, mask = torch.zeros(1, shape[1]).double(), torch.arange(shape[1]).unsqueeze(0) == 0
+    best = complete(model, q, Rows(x, mask, dtype=x.dtype), rng(), samples=20_000, refine=None).best[0]
+    with torch.no_grad():
+        z = torch.eye(3).double().view(3, 1, 1, 3)
+        weight = model.log_joint(z, x, mask).softmax(0).numpy().ravel()
+        drawn = model.likelihood.sample(model.decode(z.expand(3, 40_000, 1, 3)), rng(1)).numpy()
+    for j, (name, (_, kind)) in enumerate(LOSSES.items(), 1):
+        values, largest = drawn[..., j], getattr(columns[j - 1], "largest", None) or math.inf
+        some, kept = values != 0, (values != 0) & (values <= largest)  # zeros keep their probability
+        kept = np.where(some, kept * (some.sum(1) / kept.sum(1).clip(1))[:, None], 1)
+        share = weight[:, None] * kept / values.shape[1]
+        expected = lambda c: (share * LOSS[kind](values, c)).sum()  # noqa: E731, B023
+        others = np.unique(values) if kind != "squared" else np.linspace(values.min(), values[kept > 0].max(), 301)
+        assert expected(best[j]) <= 1.01 * min(map(expected, others)), name
+
+
 def test_pixels_of_an_image_are_grey():
     with seeded(0):
         model = LatentVariableModel(priors.Normal(1), MLP((1,), (4,), ()), likelihoods.Bernoulli())

@@ -88,16 +88,22 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
     if family is RoundedLogistic:
         return RoundedLogistic("entry", shape)
     if family is LogNormal:
-        return LogNormal("entry", shape, _LEAST_SCALE, steps)
+        return LogNormal("entry", shape, _LEAST_SCALE, steps, _largest(columns))
     if family is InflatedLogitNormal:
         return InflatedLogitNormal("entry", shape, _LEAST_SCALE, steps)
     if family is DiscretizedLogistic:
         return DiscretizedLogistic(classes)
     if family is ZeroInflatedLogNormal:
-        return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE, steps)
+        return ZeroInflatedLogNormal("dimension", shape, _LEAST_SCALE, steps, _largest(columns))
     if family is Categorical:
         return Categorical(classes)
     return Ordinal(classes) if family is Ordinal else family()
+
+
+def _largest(columns: Sequence[Column]) -> list[float] | None:
+    """The largest standardised value of each positive column; None if that of one is unknown."""
+    found = [column.high / column.scale for column in columns if column.high is not None and column.high > 0]
+    return found if len(found) == len(columns) else None
 
 
 def cells_of(schema: Schema) -> networks.Cells:

@@ -33,11 +33,12 @@ class ZeroInflatedLogNormal(Factorised):
         shape: tuple[int, ...] = (),
         min_scale: float | Sequence[float] = 1e-3,
         resolution: float | Sequence[float] = 0.0,
+        largest: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.above = LogNormal(scale, shape, min_scale, resolution)
+        self.above = LogNormal(scale, shape, min_scale, resolution, largest)
         self.scale, self.shape, self.min_scale = self.above.scale, self.above.shape, self.above.min_scale
-        self.resolution = self.above.resolution
+        self.resolution, self.largest = self.above.resolution, self.above.largest
         self.n_parameters = 1 + self.above.n_parameters
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
@@ -48,6 +49,9 @@ class ZeroInflatedLogNormal(Factorised):
 
     def mean(self, params: Tensor) -> Tensor:
         return params[:, :, 0].neg().sigmoid() * self.above.mean(params[:, :, 1:])
+
+    def typical(self, params: Tensor) -> Tensor:
+        return params[:, :, 0].neg().sigmoid() * self.above.typical(params[:, :, 1:])
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         some = torch.bernoulli(params[:, :, 0].neg().sigmoid(), generator=generator)

@@ -52,7 +52,7 @@ class Likelihood(nn.Module, ABC):
         return self
 
     def typical(self, params: Tensor) -> Tensor:
-        """The estimate of a missing value given z: by default the mean."""
+        """The estimate of a missing value given z: by default the mean, which has the least squared error."""
         return self.mean(params)
 
     def best(self, expected: Tensor) -> Tensor:

@@ -176,11 +176,29 @@ class LogNormal(Transformed):
     The arguments are those of ``LocationScale``; ``scale``, ``shift`` and ``spread`` refer to log x. ``resolution``: a
     step to which x was rounded (one number, or one per value of a row). A learned σ is then at least the standard
     deviation of the rounding error at the geometric mean of x, resolution/(√12 exp(shift)); this floor is at most half
-    of ``spread``.
+    of ``spread``. ``largest``: the largest value in the data (one number, or one per value of a row; None: unknown),
+    which only ``typical`` uses.
     """
 
     support = constraints.positive
     masked_by = "log"
+
+    log_largest: Tensor
+
+    def __init__(
+        self,
+        scale: Scale = "scalar",
+        shape: tuple[int, ...] = (),
+        min_scale: float | Sequence[float] = 1e-3,
+        resolution: float | Sequence[float] = 0.0,
+        largest: float | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(scale, shape, min_scale, resolution)
+        self.largest = None if largest is None else _numbers(largest, self.shape, "largest")
+        if self.largest is not None and not np.min(self.largest) > 0:
+            raise ValueError(f"largest must be above 0, or None if it is unknown; got {largest}.")
+        largest = math.inf if self.largest is None else self.largest
+        self.register_buffer("log_largest", torch.tensor(largest).log(), persistent=False)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         inside = x > 0
@@ -191,8 +209,16 @@ class LogNormal(Transformed):
         return (self.mu(params) + 0.5 * self.sigma(params).square()).exp()
 
     def typical(self, params: Tensor) -> Tensor:
-        """The median if the scale is from the decoder, because the mean then depends on a poorly estimated tail."""
-        return self.mu(params).exp() if self.scale == "entry" else self.mean(params)
+        """E[x|z, x ≤ largest], because the mean of all x can depend mostly on values that the data do not contain.
+
+        exp(μ + σ²/2) Φ(t − σ)/Φ(t), t = (log largest − μ)/σ. Johnson, Kotz & Balakrishnan 1994, §14.
+        """
+        if self.largest is None:
+            return self.mean(params)
+        mu, sigma = self.mu(params).double(), self.sigma(params).double()
+        t = (self.log_largest - mu) / sigma
+        log_share: Tensor = torch.special.log_ndtr(t - sigma) - torch.special.log_ndtr(t)
+        return (mu + 0.5 * sigma.square() + log_share).exp()
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return _normal_sample(self.mu(params), self.sigma(params), generator).exp()
