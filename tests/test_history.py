@@ -116,7 +116,7 @@ def test_global_generators_are_left_alone():
 
 def test_what_it_cannot_do_is_refused():
     oracle, rows = linear(11, 5)
-    with pytest.raises(ValueError, match="this model has 11: use importance_sampling"):
+    with pytest.raises(ValueError, match="this model has 11; use importance_sampling"):
         error_of(oracle, rows)
     oracle, rows = linear(3, 5)
     with pytest.raises(ValueError, match="draws must be at least 5"):

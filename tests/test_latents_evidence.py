@@ -539,7 +539,8 @@ def test_a_context_is_given_to_networks_beside_the_parents_of_their_latent(fitte
         second = DiagonalNormal(2, MLP((8,), (4,), (), context=5))
         return lb.posteriors.Latents({"z1": first, "z2": second}, encoder, {"z2": ["z1"]}, features=8)
 
-    above = lb.priors.ConditionalNormal(3, MLP((4,), (6,), ()))
+    with seeded(0):
+        above = lb.priors.ConditionalNormal(3, MLP((4,), (6,), ()))
     prior = lb.priors.Latents({"z2": lb.priors.Normal(2), "z1": above}, {"z1": ["z2"]})
     vae = lb.VAE(posterior=posterior, prior=prior, epochs=2, hidden=(8,), random_state=0).fit(x, context=given)
     vae.save(tmp_path / "run")
