@@ -71,7 +71,8 @@ def say(of: Schema) -> None:
     if said:
         more = f"; and {len(said) - 12} more columns" if len(said) > 12 else ""
         warnings.warn(
-            f"in X, {'; '.join(said[:12])}{more}: lowerbound.check gives the reasons, and schema= declares another kind.",
+            f"in X, {'; '.join(said[:12])}{more}: lowerbound.check gives the reasons, and schema= declares another "
+            "kind.",
             ReadingWarning,
             stacklevel=5,
         )
