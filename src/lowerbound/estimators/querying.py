@@ -58,10 +58,10 @@ class Querying(Fitted):
         """Return ``X`` with missing cells filled: one best completion or, with ``draws``, a list of random completions.
 
         The best value of a number is E[x|observed cells], which minimises the squared error (for log-normal columns,
-        over values up to the largest fitted one); that of a class is the most probable one, which minimises the error
-        rate; that of ordered levels is the median, which minimises the number of levels between it and the true one.
-        Each is within the range of the fitted cells. Draws are from p(missing|observed); their spread measures the
-        uncertainty.
+        with larger values counted as the largest fitted one); that of a class is the most probable one, which minimises
+        the error rate; that of ordered levels is the median, which minimises the number of levels between it and the
+        true one. Each is within the range of the fitted cells. Draws are from p(missing|observed); their
+        spread measures the uncertainty.
 
         Both use importance sampling with ``samples`` draws of the latents per row. Rows with too few effective draws
         get a proposal fitted to the row, then ten times as many draws, then MCMC chains. Chains are slow; ``refine``

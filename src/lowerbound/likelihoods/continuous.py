@@ -209,16 +209,17 @@ class LogNormal(Transformed):
         return (self.mu(params) + 0.5 * self.sigma(params).square()).exp()
 
     def typical(self, params: Tensor) -> Tensor:
-        """E[x|z, x ≤ largest], because the mean of all x can depend mostly on values that the data do not contain.
+        """E[min(x, largest)|z], because the mean of x can depend mostly on values far above any in the data.
 
-        exp(μ + σ²/2) Φ(t − σ)/Φ(t), t = (log largest − μ)/σ. Johnson, Kotz & Balakrishnan 1994, §14.
+        exp(μ + σ²/2) Φ(t − σ) + largest (1 − Φ(t)), t = (log largest − μ)/σ.
         """
         if self.largest is None:
             return self.mean(params)
         mu, sigma = self.mu(params).double(), self.sigma(params).double()
         t = (self.log_largest - mu) / sigma
-        log_share: Tensor = torch.special.log_ndtr(t - sigma) - torch.special.log_ndtr(t)
-        return (mu + 0.5 * sigma.square() + log_share).exp()
+        below: Tensor = mu + 0.5 * sigma.square() + torch.special.log_ndtr(t - sigma)
+        above: Tensor = self.log_largest + torch.special.log_ndtr(-t)
+        return below.exp() + above.exp()
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return _normal_sample(self.mu(params), self.sigma(params), generator).exp()

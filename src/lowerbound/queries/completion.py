@@ -62,10 +62,10 @@ def complete(
     """Fill the missing cells of ``rows`` by p(x_missing|x_observed) = ∫ p(x_missing|z) p(z|x_observed) dz.
 
     The ``best`` value minimises an expected loss, which depends on the likelihood. Numbers: the squared error, so it is
-    E[x_j|x_observed] (log-normal columns of a ``Product`` with a known ``largest`` value: each p(x_j|z) is restricted
-    to values up to it). Classes, and binary columns of a ``Product``: the error rate, so it is the most probable class.
-    A ``Bernoulli`` likelihood of its own (an image, say): the squared error. Ordered classes: the number of levels
-    between estimate and value, so it is the median.
+    E[x_j|x_observed] (log-normal columns of a ``Product`` with a known ``largest`` value: that of min(x_j, largest)).
+    Classes, and binary columns of a ``Product``: the error rate, so it is the most probable class. A ``Bernoulli``
+    likelihood of its own (an image, say): the squared error. Ordered classes: the number of levels between estimate and
+    value, so it is the median.
 
     ``draws``: the number of random completions per row. Other arguments: see ``Sampling``. If the likelihood includes
     p(mask|x) (``informative``), values are drawn by its ``sample_missing``. Raises ValueError if cells are not
