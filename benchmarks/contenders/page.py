@@ -20,7 +20,7 @@ def page(r: Mapping[str, Any]) -> str:
     if r.get("overhead"):
         lines += _overhead(r["overhead"])
     if r.get("scaling"):
-        lines += _scaling(r["scaling"])
+        lines += _scaling(r["scaling"], r.get("scaling_run", ""))
     return "\n".join([*lines, *_protocol(r)]) + "\n"
 
 
@@ -141,7 +141,8 @@ def _overhead(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _scaling(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def _scaling(found: Sequence[Mapping[str, Any]], run: str) -> list[str]:
+    """``run``: how this part was measured, if by another run than the rest of the page."""
     rows = []
     for each in found:
         if each["row_us"]:
@@ -156,7 +157,7 @@ def _scaling(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "One pass of workload A over uint8 rows through `Rows.from_array`, after a warm-up; memory-mapped rows come "
         "from a `.npy` that the page cache may hold. The last column leaves out pages of files, which the system can "
-        "drop.",
+        f"drop.{run and f' {run}'}",
         "",
         "| rows | where | µs a row | min–max | over the fewest, in memory | peak MB | of its own at the end, MB |",
         "|---|---|---|---|---|---|---|",
