@@ -82,6 +82,9 @@ def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Te
     return out.to(x.dtype)
 
 
+_AT_ONCE = 2**20  # values in double precision
+
+
 class Tanh(nn.Tanh):
     """tanh x; on a CPU, where no gradient is asked for, as 2σ(2x) − 1: to 2⁻²² (float32), for less time."""
 
@@ -154,18 +157,27 @@ class Standardise(nn.Module):
     def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take shift and spread from ``x [N, *X]``: for each value of a row, or one of each where shape is ()."""
         x = x.log1p() if self.log1p else x
-        over = [0] if self.shape else list(range(x.dim()))
-        if mask is None:
-            wide = x.double()
-            mean, deviation = wide.mean(over), wide.std(over, correction=0)
+        if self.shape and x.numel() > _AT_ONCE:  # some columns at a time
+            size = max(1, _AT_ONCE // len(x))
+            masks = [None] * x[0].numel() if mask is None else mask.flatten(1).split(size, 1)
+            parts = [_moments(own, seen, [0]) for own, seen in zip(x.flatten(1).split(size, 1), masks, strict=False)]
+            mean, deviation = (torch.cat(each).view(self.shape) for each in zip(*parts, strict=True))
         else:
-            count = mask.sum(over).clamp(min=1)
-            mean = torch.where(mask, x.double(), 0).sum(over) / count
-            deviation = (torch.where(mask, x.double() - mean, 0).square().sum(over) / count).sqrt()
+            mean, deviation = _moments(x, mask, [0] if self.shape else list(range(x.dim())))
         precision = torch.finfo(x.dtype)
         varies = deviation > precision.eps * mean.abs() + 1e3 * precision.tiny  # more than by rounding
         self.shift.copy_(mean)
         self.spread.copy_(torch.where(varies, deviation, 1.0))
+
+
+def _moments(x: Tensor, mask: Tensor | None, over: list[int]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the observed values over some axes, in double precision."""
+    wide = x.double()
+    if mask is None:
+        return wide.mean(over), wide.std(over, correction=0)
+    count = mask.sum(over).clamp(min=1)
+    mean = torch.where(mask, wide, 0).sum(over) / count
+    return mean, (torch.where(mask, wide - mean, 0).square().sum(over) / count).sqrt()
 
 
 class Cells(nn.Module):
