@@ -57,7 +57,9 @@ def test_the_session_of_parts(tmp_path):
 
 
 def test_the_session_of_other_data(tmp_path):
-    pasted(SESSIONS[2], tmp_path)
+    done = warm.session(SESSIONS[2] + "\nprint(filled.shape)\n", tmp_path)
+    assert "Error" not in done.stderr, done.stderr
+    assert "(1437, 8, 8)" in done.stdout
 
 
 def test_the_session_of_tables(tmp_path):

@@ -16,8 +16,8 @@ from lowerbound.draw import Batch
 class RowSource(Protocol):
     """Rows by number, given in batches on one device.
 
-    A class that inherits from this one writes the rest; ``order`` has a default. ``lowerbound.data.Rows`` is one of
-    them, for rows in memory, in a mapped file, in a sparse matrix or in a ``Dataset``.
+    Subclasses implement all members but ``order``, which has a default. ``lowerbound.data.Rows`` is the source for
+    arrays in memory, memory-mapped files, sparse matrices and torch's ``Dataset``.
     """
 
     dtype: torch.dtype

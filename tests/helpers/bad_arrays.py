@@ -150,7 +150,7 @@ ARRAYS: dict[str, Kind] = {name: fit(x, *words) for name, (x, words) in NUMBERS.
         "give a Dataset",
     ),
     "missing by its own value in an array": fit(
-        X, 'missing="self_masking" is of a frame', r"pandas\.DataFrame\(X\)", missing="self_masking"
+        X, 'missing="self_masking" needs a data frame', r"pandas\.DataFrame\(X\)", missing="self_masking"
     ),
     "nothing": fit(None, "X is of type NoneType", "give an array"),
     "the name of a file": fit("wine.csv", "X is of type str", "give an array"),

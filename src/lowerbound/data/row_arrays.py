@@ -61,7 +61,7 @@ def rows_at_once(shape: Sequence[int], values: int = _VALUES) -> int:
 
 
 def chunks(x: RowArray) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Some rows after the other, each with the number of its first row, so that large data are never copied whole."""
+    """Consecutive chunks of rows with the number of their first row, so that large data are never copied at once."""
     size = rows_at_once(x.shape[1:])
     return ((start, x[start : start + size]) for start in range(0, len(x), size))
 
@@ -143,18 +143,18 @@ class DatasetRows:
 
 
 def refuse_pairs(kind: str, first: Any) -> None:
-    """Refuse rows that come with labels or other items; ``first``: the first of them."""
+    """Raise ``DataError`` for a dataset whose items contain labels; ``first``: the first item."""
     keyed = isinstance(first, Mapping)
     what = f"dicts of {', '.join(map(repr, first))}" if keyed else f"tuples of {len(first)}"
     key = repr(next(iter(first))) if keyed and first else "0"
     raise DataError(
-        f"X is a {kind} whose items are {what}, and a fit takes the rows alone; give those, as "
+        f"X is a {kind} whose items are {what}, but a fit takes rows only; give them by "
         f"torch.stack([item[{key}] for item in X])."
     )
 
 
 class OnDemand:
-    """Rows of an array as the tensor of them would give them, read and converted when they are asked for.
+    """A stand-in for the tensor of an array's rows: each row is read and converted only when it is requested.
 
     Bool and uint8 become uint8, all else ``dtype``. ``has_nan``: whether ``check_finite`` found a NaN.
     """

@@ -157,7 +157,7 @@ class Rows(RowSource):
         return x, None if self._mask is None else self._mask.index_select(0, index)
 
     def _stored(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """``_values`` of all rows, some after the other."""
+        """``_values`` of all rows, in chunks."""
         index = torch.arange(len(self._x), device=self.device) if self._index is None else self._index
         return map(self._values, index.split(rows_at_once(self.shape)))
 

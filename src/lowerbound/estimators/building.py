@@ -47,8 +47,8 @@ def is_table(given: Mapping[str, Any], X: Any) -> bool:
         )
     if given["missing"] == "self_masking" and not table:
         raise ValueError(
-            'missing="self_masking" is of a frame whose columns have each a likelihood of their own: give one, as '
-            'pandas.DataFrame(X), with likelihood="auto" and the library\'s own networks.'
+            'missing="self_masking" needs a data frame, likelihood="auto" and the library\'s own networks; give these, '
+            "such as pandas.DataFrame(X), or leave missing out."
         )
     return table
 

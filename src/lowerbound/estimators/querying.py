@@ -160,8 +160,8 @@ class Querying(Fitted):
     def _array(self, X: Any) -> tuple[RowArray, Rows]:
         if self.binarise != "none":
             raise ValueError(
-                "this model is of binarised values, which X does not hold: binarise X first, and fit it with "
-                'binarise="none".'
+                "impute and anomaly need the values that the likelihood describes, but this model binarises X; "
+                'binarise X yourself, and fit it with binarise="none".'
             )
         x = self._checked(X)
         return x, self._supported(x, "none", None)

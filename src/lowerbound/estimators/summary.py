@@ -24,11 +24,12 @@ _NAMED = 5  # columns named in a sentence; of more, the number
 
 @dataclass
 class Summary:
-    """The observed values of rows ``x [N, *X]``, in which NaN marks a missing value.
+    """Statistics of the observed values of rows ``x [N, *X]``; NaN marks a missing value.
 
-    ``low``, ``high [*X]``: the least and the largest. ``observed [*X]``: how many there are, of ``mean [*X]``, with the
-    sum ``squares [*X]`` of squared deviations from it. ``top``: where the first of the largest of all is. ``whole``:
-    whether all are whole numbers. ``unusable``: how many values are "infinite" or ``TOO_LARGE``, and the first of each.
+    Of each column, ``[*X]``: the smallest (``low``) and largest (``high``) value, the number of ``observed`` values,
+    their ``mean`` and the sum of squared deviations from it (``squares``). ``top``: the position of the largest value
+    of all. ``whole``: whether all values are whole numbers. ``unusable``: for each kind ("infinite", ``TOO_LARGE``),
+    the number of such values, and the position and value of the first.
     """
 
     rows: int
@@ -44,7 +45,7 @@ class Summary:
 
     @classmethod
     def of(cls, x: RowArray) -> Summary:
-        """Read all rows once, some after the other."""
+        """Compute the summary of ``x`` in one pass, chunk by chunk."""
         first, shape = x[:1][0], tuple(x.shape[1:])
         found = cls(len(x), x.dtype, first, first, np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape))
         for start, chunk in chunks(x):
@@ -74,7 +75,7 @@ class Summary:
         return 1 - float(self.observed.mean()) / self.rows
 
     def problems(self, names: Sequence[str] | None = None) -> Iterator[str]:
-        """What makes the rows unusable, a sentence each; ``names``: those of the columns."""
+        """The reasons why the rows cannot be used, one sentence each; ``names``: the column names."""
         for kind, (count, at, _) in sorted(self.unusable.items(), key=lambda each: list(WAY_OUT).index(each[0])):
             many = f"{count:,} values are {kind}, the first in" if count > 1 else f"1 value is {kind}, in"
             yield f"{many} {arrays.place(at, names)}; {WAY_OUT[kind]}."
@@ -83,14 +84,15 @@ class Summary:
             yield f"{columns(empty, names)} NaN in every row; leave {'it' if empty.sum() == 1 else 'them'} out."
 
     def check(self, names: Sequence[str] | None = None) -> None:
-        """Refuse rows that are unusable, naming the first value that is."""
-        for kind, (_, at, value) in sorted(self.unusable.items(), key=lambda each: each[1][1]):
+        """Raise ``DataError`` if the rows cannot be used, naming the first such value."""
+        if self.unusable:
+            kind, (_, at, value) = min(self.unusable.items(), key=lambda each: each[1][1])
             raise DataError(_refusal(kind, at, value, names))
-        for problem in self.problems(names):
+        if problem := next(self.problems(names), None):
             raise DataError(problem)
 
     def _add(self, start: int, chunk: NDArray[Any]) -> None:
-        """Take in some rows, of which the first has number ``start``."""
+        """Add a chunk of rows; ``start``: the number of its first row."""
         with np.errstate(all="ignore"):
             total = chunk.sum(0, dtype=np.float64)
         low, high, seen = np.fmin.reduce(chunk, 0), np.fmax.reduce(chunk, 0), None
@@ -110,7 +112,7 @@ class Summary:
         self.whole = self.whole and (chunk.dtype.kind != "f" or bool((chunk == np.floor(chunk)).all()))
 
     def _merge(self, count: NDArray[Any], mean: NDArray[Any], squares: NDArray[Any]) -> None:
-        """Merge the moments of further rows: Chan, Golub & LeVeque 1983."""
+        """Update the moments by those of another chunk. Chan, Golub & LeVeque 1983."""
         both = np.maximum(self.observed + count, 1)
         change = mean - self.mean
         self.squares = self.squares + squares + np.square(change) * self.observed * (count / both)
@@ -118,20 +120,20 @@ class Summary:
         self.observed = self.observed + count
 
     def _usable(self, start: int, chunk: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which values are neither missing nor unusable; the latter are counted."""
+        """Mark the values that are neither missing nor unusable, and count the unusable ones."""
         seen: NDArray[np.bool_] = ~np.isnan(chunk)
         infinite = np.isinf(chunk)
         for kind, marked in (("infinite", infinite), (TOO_LARGE, (np.abs(chunk) > most(chunk)) & ~infinite)):
             if marked.any():
-                row, *rest = at = arrays.first(marked)
-                count, *first = self.unusable.get(kind, (0, (start + row, *rest), chunk[at]))
-                self.unusable[kind] = (count + int(marked.sum()), first[0], first[1])
+                row, *rest = place = arrays.first(marked)
+                count, at, value = self.unusable.get(kind, (0, (start + row, *rest), chunk[place]))
+                self.unusable[kind] = (count + int(marked.sum()), at, value)
                 seen &= ~marked
         return seen
 
 
 def check_finite(x: RowArray, names: Sequence[str] | None = None) -> None:
-    """Refuse infinities, and values too large for single precision, naming the first."""
+    """Raise ``DataError`` for infinite values and values too large for single precision, naming the first."""
     if x.dtype.kind != "f":
         return
     for start, chunk in chunks(x):
@@ -149,7 +151,7 @@ def _refusal(kind: str, at: Place, value: Any, names: Sequence[str] | None) -> s
 
 
 def refuse_missing(x: NDArray[Any]) -> None:
-    """Refuse NaN, too, naming the first."""
+    """As ``check_finite``, and for NaN too."""
     check_finite(x)
     if (nan := arrays.nan_in(x)) is not None:
         raise DataError(f"{arrays.place(arrays.first(nan))} is NaN; drop the row, or fill the value in.")
