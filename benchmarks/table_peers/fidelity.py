@@ -78,6 +78,11 @@ def told_apart(real: Table, drawn: Table, seed: int) -> float:
 def trained_on(drawn: Table, test: Table, target: str, seed: int) -> float:
     """Trained on drawn rows, tested on real ones: the area under the curve; 0.5 where the rows have one class only."""
     (learn, drop), (judge_by, _) = targets(drawn)[target], targets(test)[target]
+    return area(drawn, test, learn, judge_by, drop, seed)
+
+
+def area(drawn: Table, test: Table, learn: np.ndarray, judge_by: np.ndarray, drop: list[str], seed: int) -> float:
+    """The same of any labels, 0 or 1, of drawn and of real rows; ``drop``: columns that would give them away."""
     keep = [j for j, name in enumerate(drawn.columns) if name not in drop]
     if len(np.unique(learn)) < 2:
         return 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
@@ -136,7 +137,12 @@ def _predicted(table: Table, current: np.ndarray, missing: np.ndarray, j: int, s
     seen = np.flatnonzero(~missing)
     seen = seen[_some(len(seen), MOST_ROWS, seed)]
     kind = table.kinds[j]
-    options = {"n_estimators": 100, "n_jobs": 2, "random_state": seed, "max_features": "sqrt"}
+    options = {
+        "n_estimators": 100,
+        "n_jobs": int(os.environ.get("OMP_NUM_THREADS", "2")),
+        "random_state": seed,
+        "max_features": "sqrt",
+    }
     leaves = 1 if kind == "cat" else 5
     trees = (ExtraTreesClassifier if kind == "cat" else ExtraTreesRegressor)(min_samples_leaf=leaves, **options)
     found = trees.fit(others[seen], current[seen, j]).predict(others[missing])
