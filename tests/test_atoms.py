@@ -1,4 +1,4 @@
-"""Values of which a share is exactly 0: the atom and the density together, against quadrature and scipy."""
+"""Point masses next to a likelihood, such as that of exact zeros, against quadrature and scipy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ import scipy.stats
 import torch
 from oracles import rng
 
-from lowerbound.likelihoods import InflatedLogitNormal, LogitNormal, LogNormal, Normal, Product, ZeroInflatedLogNormal
+from lowerbound.likelihoods import (
+    Atoms,
+    Categorical,
+    InflatedLogitNormal,
+    LogitNormal,
+    LogNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    Product,
+    StudentT,
+    ZeroInflatedLogNormal,
+)
 from lowerbound.storage import parts
 
 TABLE = {
@@ -214,3 +226,132 @@ def test_shares_start_at_the_frequencies_of_their_ends(ends):
         assert abs(share - due) < 0.01
         assert due > 0 or 1e-7 < share < 2e-6
     assert likelihood.log_prob(params.expand(1, 100, -1, 1), x).isfinite().all()
+
+
+RAGGED = [(0.48, -1.0), (), (2.0,)]
+"""Atoms of three columns."""
+
+
+def ragged(base) -> tuple[Atoms, torch.Tensor, torch.Tensor]:
+    """A likelihood, its parameters for five rows, and rows of which some values are atoms of their column."""
+    likelihood = Atoms(base, RAGGED).double()
+    params = torch.randn(2, 5, likelihood.n_parameters, 3, generator=rng(1), dtype=torch.float64)
+    x = torch.tensor([[0.48, 0.48, 0.48], [-1, -1, 2], [2, 2, 2], [0.3, 0.1, 0.2], [-1, 0.48, 0.7]]).double()
+    x[0] = x[0].round(decimals=2)
+    return likelihood, params, x
+
+
+def test_each_column_has_its_own_atoms():
+    likelihood, params, x = ragged(StudentT(4.0, "entry", (3,)))
+    found = likelihood.log_prob_per_value(params, x)
+    alone = likelihood.base.log_prob_per_value(params[:, :, 2:], x)
+    for j, own in enumerate(RAGGED):
+        weights = [params[:, :, k, j].exp() for k in range(len(own))]
+        total = 1 + sum(weights)
+        due = alone[:, :, j] - torch.as_tensor(total).log()
+        for value, weight in zip(own, weights, strict=True):
+            due = torch.where(x[:, j] == value, (weight / total).log(), due)
+        torch.testing.assert_close(found[:, :, j], due, rtol=1e-12, atol=0)
+    assert likelihood.at_atom(x).tolist() == [
+        [True, False, False],
+        [True, False, True],
+        [False, False, True],
+        [False, False, False],
+        [True, False, False],
+    ]
+    drawn = likelihood.sample(params[:1, :1].expand(-1, 20_000, -1, -1), rng(2)).squeeze(0)
+    shares = likelihood.log_shares(params[:1, :1]).exp().squeeze()
+    for j, own in enumerate(RAGGED):
+        for k, value in enumerate(own):
+            count = int((drawn[:, j] == value).sum())
+            assert scipy.stats.binomtest(count, 20_000, float(shares[k, j])).pvalue > 1e-6
+    assert drawn.isfinite().all()
+
+
+def test_gradients_are_finite_where_a_column_has_fewer_atoms_and_cells_are_missing():
+    likelihood, params, x = ragged(LogNormal("entry", (3,)))
+    x, params = x.abs(), params.requires_grad_()
+    mask = torch.rand(5, 3, generator=rng(3)) < 0.7
+    for value in (likelihood.log_prob(params, torch.where(mask, x, math.nan), mask), likelihood.mean(params)):
+        (gradient,) = torch.autograd.grad(value.sum(), params)
+        assert gradient.isfinite().all()
+        assert (gradient[:, :, 0, 1] == 0).all(), "of an atom that the column does not have"
+    assert (gradient[:, :, 0, 0] != 0).all()
+
+
+def test_atoms_of_counts_are_added_to_their_mass():
+    likelihood = Atoms(NegativeBinomial(), [[2.0]]).double()
+    assert (likelihood.measure, likelihood.counts, likelihood.support) == ("counting", True, NegativeBinomial.support)
+    params = torch.tensor([math.log(0.2 / 0.8), math.log(3.5), math.log(0.7)], dtype=torch.float64).view(1, 1, 3, 1)
+    x = np.arange(50.0)
+    found = likelihood.log_prob_per_value(params.expand(-1, -1, -1, 50), torch.tensor(x).unsqueeze(0)).flatten().exp()
+    due = 0.2 * (x == 2) + 0.8 * scipy.stats.nbinom(0.7, 0.7 / 4.2).pmf(x)
+    np.testing.assert_allclose(found, due, rtol=1e-10)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_atoms_start_at_their_shares_and_the_rest_at_that_of_other_values(masked):
+    some = torch.rand(4000, 2, generator=rng(5))
+    x = torch.where(some < 0.3, 1e3, torch.where(some > 0.9, -2.0, 5 + 0.1 * torch.randn(4000, 2, generator=rng(6))))
+    mask = torch.rand(4000, 2, generator=rng(7)) < 0.6 if masked else None
+    likelihood = Atoms(Normal("dimension", (2,)), [[1e3, -2.0, 7.0], [1e3, -2.0]])
+    params = likelihood.initialise(x if mask is None else torch.where(mask, x, math.nan), mask)
+    shares = likelihood.log_shares(params.view(1, 1, *params.shape)).exp().squeeze()
+    seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    for j in range(2):
+        own = x[:, j][seen[:, j]]
+        for k, value in enumerate((1e3, -2.0)):
+            torch.testing.assert_close(shares[k, j], (own == value).float().mean(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(likelihood.base.shift[j], own[(own > 0) & (own < 1e3)].mean(), rtol=1e-5, atol=0)
+    assert 0 < shares[2, 0] < 2e-6, "a value that does not occur"
+    assert shares[2, 1] == 0
+
+
+def test_log_p_in_the_users_units_sums_and_integrates_to_one():
+    """The probability of an atom has no unit: only the density is divided by the scale of the column."""
+    atoms = [math.log(0.3 / 0.5), math.log(0.2 / 0.5), 0.3]
+    product = Product([Atoms(Normal(0.7), [[1.0, -0.5]]), Normal(2.0)], scale=(40.0, 3.0)).double()
+    at = torch.linspace(-400.001, 400, 400_001, dtype=torch.float64)
+    x = torch.cat([at, torch.tensor([40.0, -20.0]).double()]) / 40
+    params = torch.tensor([atoms, [0.4, 0, 0]], dtype=torch.float64).T.reshape(1, 1, 3, 2).expand(1, len(x), 3, 2)
+    rows = torch.stack([x, torch.zeros_like(x)], 1)
+    found = product.log_prob_per_value(params, rows)[0, :, 0].exp()
+    np.testing.assert_allclose(found[-2:], [0.3, 0.2], rtol=1e-12)
+    inside = ~product.at_atom(rows)[:-2, 0]
+    assert abs(float(found[:-2][inside].sum()) * float(at[1] - at[0]) + 0.5 - 1) < 1e-5
+    densities = product.log_prob_per_value(params, rows)[0, :, 1]
+    torch.testing.assert_close(densities, torch.full_like(x, scipy.stats.norm(1.2, 6).logpdf(0)))
+
+
+@pytest.mark.parametrize("value", [0.48, 1e6 + 0.1, -7e-9, 1 / 3])
+@pytest.mark.parametrize(("centre", "scale"), [(0.0, 0.37), (0.11, 0.37), (1e6, 0.37), (0.0, 1.0)])
+def test_an_atom_is_equal_to_the_same_cell_in_every_precision(value, centre, scale):
+    """Cells are standardised in double precision and then rounded, and so are atoms."""
+    standardised = float(np.float64(value) / scale - centre / scale)
+    near = np.nextafter(np.float32(standardised), np.float32(np.inf), dtype=np.float32)
+    likelihood = Atoms(Normal("dimension", (1,)), [[standardised]])
+    single = torch.from_numpy(np.array([[standardised]]).astype(np.float32))
+    assert likelihood.at_atom(single).all()
+    assert not likelihood.at_atom(torch.tensor([[near]])).any()
+    assert likelihood.double().at_atom(torch.tensor([[standardised]], dtype=torch.float64)).all()
+    assert likelihood.float().at_atom(single).all()
+    assert likelihood.at_atom(torch.tensor([[standardised]], dtype=torch.float64)).all(), (
+        "rows that are not yet rounded"
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "values", "words"),
+    [
+        (Categorical(3), [[1.0]], "base is Categorical, a likelihood of classes; give one of numbers"),
+        (InflatedLogitNormal(), [[0.5]], "base is InflatedLogitNormal, a likelihood of values of which some are atoms"),
+        (Normal(), [[]], "values holds no value; give the atoms of each column"),
+        (Normal(), [[0.0], [1.0, 1.0]], r"values\[1\] is \[1.0, 1.0\]; give finite numbers that differ"),
+        (Normal(), [[math.inf]], r"values\[0\] is \[inf\]; give finite numbers"),
+        (Normal(), [[1.0, 1 + 1e-9]], "that differ in single precision"),
+        (Poisson(), [[0.5]], r"values\[0\] is \[0.5\], but Poisson cannot produce all of these; leave others out"),
+    ],
+)
+def test_atoms_that_cannot_be_are_refused(base, values, words):
+    with pytest.raises(ValueError, match=words):
+        Atoms(base, values)

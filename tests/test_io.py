@@ -152,6 +152,9 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "gradients.ByNode": lb.gradients.ByNode(("k",), (lb.gradients.rebar,)),
         "networks.Cells": lb.nn.Cells((0, 3), (True, False)),
         "networks.Identity": torch.nn.Identity(),
+        "likelihoods.Atoms": lb.likelihoods.Atoms(
+            lb.likelihoods.LogNormal("dimension", (4,)), [(0.0, 0.1), (), (1 / 3,), (0.0,)]
+        ),
         "likelihoods.Beta": lb.likelihoods.Beta(),
         "likelihoods.BetaBinomial": lb.likelihoods.BetaBinomial(9),
         "likelihoods.DiscretizedLogisticMixture": lb.likelihoods.DiscretizedLogisticMixture(17, 3),

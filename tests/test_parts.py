@@ -43,7 +43,7 @@ NEEDS = {
         "NormalMixture": "components",
     },
     "prior": {"Given": "of=…", "Latents": "parts=…"},
-    "likelihood": {"Product": "likelihoods", "SelfMasking": "likelihood"},
+    "likelihood": {"Atoms": "base=…, values", "Product": "likelihoods", "SelfMasking": "likelihood"},
     "objective": {
         "Constrained": "of=…, target",
         "capacity": "nats=…, strength",

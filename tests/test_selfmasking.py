@@ -17,6 +17,7 @@ import lowerbound as lb
 from lowerbound.data import Rows
 from lowerbound.distributions import inverse_positive
 from lowerbound.likelihoods import (
+    Atoms,
     Bernoulli,
     Beta,
     Categorical,
@@ -45,6 +46,9 @@ OF_ALL = {
     "log-normal": lambda: LogNormal("dimension", (1,)),
     "zero-inflated log-normal": lambda: ZeroInflatedLogNormal("dimension", (1,)),
     "inflated logit-normal": lambda: InflatedLogitNormal("dimension", (1,)),
+    "atoms of a t": lambda: Atoms(StudentT(3.5, "dimension", (1,)), [[0.5, -1.2]]),
+    "atoms of a log-normal": lambda: Atoms(LogNormal("dimension", (1,)), [[0.0, 2.0]]),
+    "atoms of counts": lambda: Atoms(NegativeBinomial(), [[3.0]]),
     "discretised logistic": lambda: DiscretizedLogistic(7),
     "bernoulli": Bernoulli,
     "categorical": lambda: Categorical(4),
@@ -88,6 +92,9 @@ def parameters(likelihood: SelfMasking, columns: int = 1) -> torch.Tensor:
 
 def values_and_widths(part: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """All values of a column, or a fine grid of them, and the measure of each one's cell."""
+    if type(part) is Atoms and not part.discrete:
+        (x, width), points = values_and_widths(part.base), part.points.flatten()
+        return torch.cat([x, points]), torch.cat([width * (x.unsqueeze(1) != points).all(1), torch.ones_like(points)])
     if part.measure == "counting":
         x = torch.arange(
             {Bernoulli: 2, Categorical: 4, Ordinal: 3, DiscretizedLogistic: 7}.get(type(part), 4000)

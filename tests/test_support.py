@@ -91,6 +91,11 @@ CASES = {
     "DiscretizedLogisticMixture": Case(lambda: likelihoods.DiscretizedLogisticMixture(16), (0, 15), (16, -1, 0.5)),
     "LogNormal": Case(lambda: likelihoods.LogNormal(shape=(D,), scale="dimension"), (tiny, 1, 1e30), (0, -1)),
     "ZeroInflatedLogNormal": Case(lambda: likelihoods.ZeroInflatedLogNormal(shape=(D,)), (0, 1, 1e9), (-1,)),
+    "Atoms": Case(
+        lambda: likelihoods.Atoms(likelihoods.LogNormal(shape=(D,)), [(0.0, -7.1), (0.0,), (0.0, -7.1), (0.0,)]),
+        (0, tiny, 0, 1e30),
+        (-1, -7.2),
+    ),
     "Normal": Case(lambda: likelihoods.Normal(shape=(D,)), (-1e30, 0, 1e30), ()),
     "StudentT": Case(lambda: likelihoods.StudentT(shape=(D,)), (-1e30, 0, 1e30), ()),
     "FullNormal": Case(lambda: likelihoods.FullNormal((D,)), (-1e9, 0, 1e9), ()),

@@ -64,9 +64,17 @@ def per_spread(vae: VAE, rows: pa.Table, cells: NDArray[np.float64]) -> NDArray[
     In the columns' own units, the nats of different columns are not comparable: they depend on the unit.
     """
     import numpy as np
+    import torch
 
+    from lowerbound.likelihoods import Product
+
+    likelihood = vae.model_.likelihood.of_values
     assert vae.schema_ is not None
-    return np.where(vae.schema_.encode(rows, lenient=True).mask, cells + vae.schema_.log_jacobian, -np.inf)
+    assert isinstance(likelihood, Product)
+    coded = vae.schema_.encode(rows, lenient=True)
+    x = torch.tensor(np.nan_to_num(vae.schema_.standardise(coded.values)), dtype=torch.get_default_dtype())
+    units = likelihood.log_units(x).numpy()
+    return np.where(coded.mask, cells - units, -np.inf)
 
 
 def _described(rows: pa.Table, row: int, found: Any, names: list[str], cells: NDArray[np.float64]) -> dict[str, Any]:

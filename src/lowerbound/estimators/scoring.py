@@ -171,7 +171,7 @@ class Scoring(Fitted):
         likelihood = self.model_.likelihood.of_values
         if not isinstance(likelihood, Product):
             return 0.0
-        logs = likelihood.log_scale.expand(batch.x.shape)
+        logs = likelihood.log_units(batch.x).expand(batch.x.shape)
         return (logs if batch.mask is None else torch.where(batch.mask, logs, 0)).double().sum(1)
 
 

@@ -6,7 +6,7 @@ values, "Lebesgue" (in the data's own units) for continuous ones, or "mixed" (a 
 values have a positive probability). Log-probabilities with respect to different measures are not comparable.
 """
 
-from lowerbound.likelihoods.atoms import InflatedLogitNormal, ZeroInflatedLogNormal
+from lowerbound.likelihoods.atoms import Atoms, InflatedLogitNormal, ZeroInflatedLogNormal
 from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
 from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Normal, StudentT
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
@@ -18,6 +18,7 @@ from lowerbound.likelihoods.proportions import Beta, BetaBinomial
 from lowerbound.likelihoods.selfmasking import SelfMasking
 
 __all__ = [
+    "Atoms",
     "Bernoulli",
     "Beta",
     "BetaBinomial",

@@ -26,8 +26,8 @@ class Likelihood(nn.Module, ABC):
     n_parameters: int = 1
     measure: Measure
     informative: ClassVar[bool] = False  # whether it includes p(mask|x): missingness depends on x
-    counts: ClassVar[bool] = False  # whether x is a whole number of 0 or more without an upper bound
-    one_scale: ClassVar[bool] = False  # whether all values of a row are standardised by one location and scale
+    counts: bool = False  # whether x is a whole number of 0 or more without an upper bound
+    one_scale: bool = False  # whether all values of a row are standardised by one location and scale
     needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "nothing"  # the argument of ``from_data``
     one_hot_mean: ClassVar[bool] = False  # whether ``mean`` has a trailing axis, the probability of each class
     ordered: ClassVar[bool] = True  # whether the values have an order
@@ -102,8 +102,8 @@ class Likelihood(nn.Module, ABC):
 class Factorised(Likelihood):
     """p(x|z) = Π over observed values of p(x_i | params_i)."""
 
-    masked_by: ClassVar[Of | None] = None  # logit P(missing|x) is linear in this (``SelfMasking``); None: unsupported
-    atoms: ClassVar[int] = 0  # for a density: 1 if x = 0 has a positive probability, 2 if x = 0 and x = 1 have one
+    masked_by: Of | None = None  # logit P(missing|x) is linear in this (``SelfMasking``); None: unsupported
+    atoms: int = 0  # for ``masked_by``: 1 if log x is undefined at an atom x = 0, 2 if logit x is at x = 0 and x = 1
     classes: ClassVar[bool] = False  # whether the ``n_values`` values are classes, ordered or not
 
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -130,6 +130,10 @@ class Factorised(Likelihood):
         x = x.expand(count, *event).repeat(rows, *[1] * len(event))
         values: Tensor = self.log_prob_per_value(params.repeat_interleave(count, 1), x).unflatten(1, (rows, count))
         return values.movedim(2, -1)
+
+    def at_atom(self, x: Tensor) -> Tensor:
+        """Which values ``[B, *X]`` have a positive probability in a likelihood that is a density elsewhere."""
+        return torch.zeros_like(x, dtype=torch.bool)
 
     def missingness(self, columns: int) -> Curve | None:
         """A learnable P(missing|x) for ``columns`` columns of this likelihood; None if unsupported."""

@@ -21,7 +21,7 @@ class Product(Factorised):
     measures differ. In ``mean``, a column of classes has its most probable class.
 
     ``scale [D]``: the numbers by which the columns were divided when the data were standardised. log p is then a
-    density in the original units: log p(x_j|z) = log p(x_j/s_j|z) − log s_j.
+    density in the original units: log p(x_j|z) = log p(x_j/s_j|z) − log s_j; an atom's probability has no unit.
     """
 
     of: tuple[tuple[int, ...], ...]
@@ -65,13 +65,22 @@ class Product(Factorised):
 
     @property
     def support(self) -> constraints.Constraint:
-        found = {j: part.support for part, block in zip(self.likelihoods, self.of, strict=True) for j in block}
-        return constraints.stack([found[j] for j in range(len(found))], -1)
+        return _Columns(self)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         triples = zip(self.likelihoods, self.split(params), self.by_block(x), strict=True)
         values = self.joined([part.log_prob_per_value(own, columns) for part, own, columns in triples])
-        return values if self.scale is None else values - self.log_scale
+        return values if self.scale is None else values - self.log_units(x)
+
+    def log_units(self, x: Tensor) -> Tensor:
+        """log s_j of each value of ``x [B, D]`` that has a density, and 0 of atoms; ``[B, D]``, or ``[D]``."""
+        if self.scale is None or "mixed" not in self.measures:
+            return self.log_scale
+        return torch.where(self.at_atom(x), 0, self.log_scale)
+
+    def at_atom(self, x: Tensor) -> Tensor:
+        pairs = zip(self.likelihoods, self.by_block(x), strict=True)
+        return self.joined([part.at_atom(columns) for part, columns in pairs])
 
     def mean(self, params: Tensor) -> Tensor:
         pairs = zip(self.likelihoods, self.split(params), strict=True)
@@ -106,6 +115,18 @@ class Product(Factorised):
             )
         ordered = values if self.in_order else values.index_select(-1, self.order)
         return list(ordered.split([len(block) for block in self.of], -1))
+
+
+class _Columns(constraints.Constraint):
+    """The support of each column of a ``Product``."""
+
+    def __init__(self, product: Product) -> None:
+        self.product, self.is_discrete = product, any(part.support.is_discrete for part in product.likelihoods)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        pairs = zip(self.product.likelihoods, self.product.by_block(value), strict=True)
+        return self.product.joined([part.support.check(columns) for part, columns in pairs])
 
 
 def _checked(likelihoods: Sequence[Likelihood]) -> list[Factorised]:
