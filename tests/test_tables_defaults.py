@@ -166,15 +166,33 @@ def test_ranks_count_what_did_not_finish_as_last():
     assert found["c"] == {"mean_rank": 3, "near": 0, "worst": 2, "lines": 2, "finished": 1}
 
 
-def test_columns_of_many_classes_come_last_for_forest_diffusion():
-    from table_defaults.forest import columns_for
+def test_indicators_for_forest_diffusion_keep_missing_classes_and_come_back():
+    from table_defaults.forest import coded, decoded
     from table_peers.data import Table
 
-    values = np.array([[0, 1, 0.5, 1, 3], [2, 0, 1.5, 0, 4]])
-    table = Table("made", values, tuple("abcde"), ("cat", "cat", "real", "cat", "count"), (3, 2, 0, 4, 0))
-    order, kinds = columns_for(table)
-    assert order.tolist() == [1, 2, 4, 0, 3]
-    assert kinds == {"cat_indexes": [3, 4], "bin_indexes": [0], "int_indexes": [2]}
+    values = np.array([[0, 1, 0.5, 3], [2, 0, 1.5, 4], [np.nan, np.nan, 0, 0], [1, 1, 2, 1]])
+    table = Table("made", values, tuple("abcd"), ("cat", "cat", "real", "count"), (3, 2, 0, 0))
+    found, places = coded(table)
+    np.testing.assert_array_equal(found[:, :2], [[0, 0], [0, 1], [np.nan, np.nan], [1, 0]])
+    assert places == {"bin_indexes": [2], "int_indexes": [4]}
+    known = ~np.isnan(values).any(1)
+    np.testing.assert_array_equal(decoded(table, found)[known], values[known])
+    np.testing.assert_array_equal(decoded(table, np.array([[0.4, 0.3, 1, 0, 0]]))[:, 0], [0])
+
+
+def test_drawn_rows_are_written_as_the_tables():
+    from table_defaults.generators import METHODS, decimals, draw
+    from table_peers.data import Table
+
+    values = np.array([[1, 0.25, 1 / 3], [200, 0.5, 2 / 7]])
+    assert [decimals(column) for column in values.T] == [0, 2, 12]
+    table = Table("made", values, tuple("abc"), ("count", "real", "real"), (0, 0, 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "thirds", lambda table, seed: table.values + 1 / 3)
+        np.testing.assert_allclose(draw(table, "thirds", 0)[0], [1, 0.58, 2 / 3], atol=1e-12)
+        patch.setitem(METHODS, "none", lambda table, seed: np.full((2, 3), np.nan))
+        with pytest.raises(ValueError, match="2 drawn rows"):
+            draw(table, "none", 0)
 
 
 def test_jobs_are_not_started_where_a_smaller_table_took_too_long():

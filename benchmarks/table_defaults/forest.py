@@ -1,8 +1,11 @@
-"""ForestDiffusion (Jolicoeur-Martineau et al. 2024), which imputes and generates with the same class."""
+"""ForestDiffusion (Jolicoeur-Martineau et al. 2024), which imputes and generates with the same class.
+
+The indicators of classes are made here: of a missing class its own coding makes the first class, and of columns 1 and
+11 it mixes the indicators. They are decoded as it does it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,27 +13,41 @@ import numpy as np
 from table_peers.data import Table
 
 
-def columns_for(table: Table) -> tuple[np.ndarray, dict[str, list[int]]]:
-    """An order of the columns, and in it the places of each kind as the class asks for them.
+def coded(table: Table) -> tuple[np.ndarray, dict[str, list[int]]]:
+    """The columns as the class takes them, ``[N, E]``, and the places of binary and of whole ones.
 
-    Columns of three or more classes come last and side by side: it looks indicators up by the end of a number, so that
-    classes at places 1 and 11 would be mixed.
+    A column of C > 2 classes gives C − 1 indicators, of all but the first; missing cells stay missing.
     """
-    many = np.array([classes > 2 for classes in table.classes])
-    order = np.argsort(many, kind="stable")
-    whole = [j for j in table.numeric if (np.nan_to_num(table.values[:, j]) % 1 == 0).all()]
-    members: dict[str, Iterable[int]] = {
-        "cat_indexes": np.flatnonzero(many),
-        "bin_indexes": [j for j, classes in enumerate(table.classes) if 0 < classes <= 2],
-        "int_indexes": whole,
-    }
-    place = np.argsort(order)
-    return order, {name: sorted(int(place[j]) for j in each) for name, each in members.items()}
+    columns: list[np.ndarray] = []
+    places: dict[str, list[int]] = {"bin_indexes": [], "int_indexes": []}
+    for j, classes in enumerate(table.classes):
+        values = table.values[:, j]
+        if classes > 2:
+            columns += [np.where(np.isnan(values), np.nan, values == code) for code in range(1, classes)]
+            continue
+        if classes:
+            places["bin_indexes"].append(len(columns))
+        elif (np.nan_to_num(values) % 1 == 0).all():
+            places["int_indexes"].append(len(columns))
+        columns.append(values)
+    return np.column_stack(columns), places
+
+
+def decoded(table: Table, rows: np.ndarray) -> np.ndarray:
+    """``[N, D]`` of rows ``[N, E]``: the class of the largest indicator, the first class if none reaches ½."""
+    columns, start = [], 0
+    for classes in table.classes:
+        width = classes - 1 if classes > 2 else 1
+        part = rows[:, start : start + width]
+        first = np.full((len(rows), 1), 0.5)
+        columns.append(np.hstack([first, part]).argmax(1) if classes > 2 else part[:, 0])
+        start += width
+    return np.column_stack(columns)
 
 
 def fitted(table: Table, seed: int, **options: Any) -> Any:
-    """The fitted model, whose columns are in the order of ``columns_for``."""
+    """The fitted model of the coded columns."""
     from ForestDiffusion import ForestDiffusionModel
 
-    order, kinds = columns_for(table)
-    return ForestDiffusionModel(table.values[:, order], seed=seed, **kinds, **options)
+    values, places = coded(table)
+    return ForestDiffusionModel(values, seed=seed, **places, **options)

@@ -8,13 +8,23 @@ import numpy as np
 
 from table_peers.data import Table
 
+MOST_DECIMALS = 12
+
 
 def draw(table: Table, method: str, seed: int) -> np.ndarray:
-    """As many rows as the table has, ``[N, D]``."""
+    """As many rows as the table has, ``[N, D]``; numbers are rounded as those of the table are.
+
+    Most peers leave that to the user; not done, a classifier would need nothing else to tell their rows.
+    """
     drawn = METHODS[method](table, seed)
     if np.isnan(drawn).any():
         raise ValueError(f"{int(np.isnan(drawn).any(1).sum())} drawn rows have missing cells")
-    return drawn
+    return np.column_stack([np.round(new, decimals(old)) for new, old in zip(drawn.T, table.values.T, strict=True)])
+
+
+def decimals(column: np.ndarray) -> int:
+    """With how many decimals all values of a column are written, ``MOST_DECIMALS`` at most."""
+    return next((k for k in range(MOST_DECIMALS) if np.allclose(np.round(column, k), column, 1e-12, 0)), MOST_DECIMALS)
 
 
 def lowerbound(table: Table, seed: int) -> np.ndarray:
@@ -49,11 +59,9 @@ def unmasking_trees(table: Table, seed: int) -> np.ndarray:
 
 
 def forest_diffusion(table: Table, seed: int) -> np.ndarray:
-    from table_defaults.forest import columns_for, fitted
+    from table_defaults.forest import decoded, fitted
 
-    order, _ = columns_for(table)
-    drawn = fitted(table, seed).generate(batch_size=len(table.values))
-    return np.asarray(drawn[:, np.argsort(order)], float)
+    return decoded(table, fitted(table, seed).generate(batch_size=len(table.values)))
 
 
 def arf(table: Table, seed: int) -> np.ndarray:

@@ -107,13 +107,12 @@ def unmasking_trees(table: Table, seed: int) -> Completed:
 
 
 def forest_diffusion(table: Table, seed: int) -> Completed:
-    from table_defaults.forest import columns_for, fitted
+    from table_defaults.forest import decoded, fitted
 
-    order, _ = columns_for(table)
     model = fitted(table, seed, diffusion_type="vp")
     found = np.full((PEERS_DRAWS, *table.values.shape), np.nan)
     kept = ~np.isnan(table.values).all(1)  # it drops rows without an observed cell
-    found[:, kept] = model.impute(k=PEERS_DRAWS)[:, :, np.argsort(order)]
+    found[:, kept] = [decoded(table, rows) for rows in model.impute(k=PEERS_DRAWS)]
     return of_draws(table, found, f"{PEERS_DRAWS} draws")
 
 

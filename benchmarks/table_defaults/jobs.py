@@ -10,6 +10,7 @@ import numpy as np
 
 from kit.processes import LATE
 from table_defaults import generators, imputers, masks
+from table_defaults.job import LIMIT
 from table_peers.data import Table
 from table_peers.job import Job
 
@@ -20,7 +21,6 @@ TASKS = {"impute": tuple(imputers.METHODS), "generate": tuple(generators.METHODS
 REFERENCE = "real rows"  # of the generators; it is not ranked
 SPLITS = (1, 2, 3)  # seeds of the rows held out from a generator, and of the generator
 GENERATION_ROWS = 500  # complete rows; a classifier learns nothing from fewer held-out rows
-LIMIT = 5 * 60  # seconds of a job
 
 
 def all_jobs(task: str, tables: dict[str, Table]) -> list[Job]:
@@ -55,8 +55,3 @@ def hopeless(job: Job, tables: dict[str, Table], known: Known) -> str | None:
         if smaller and other != job and LATE in ((known(other) or {}).get("not_run") or ""):
             return f"not started: {LATE} {LIMIT / 60:g} minutes on {name}"
     return None
-
-
-def limits(job: Job) -> int:
-    """Seconds that a job may take."""
-    return 60 if job.quick else LIMIT

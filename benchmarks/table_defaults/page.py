@@ -28,7 +28,8 @@ NOTES = {
         "out, 50 % where nothing is memorised; copies: the share at distance 0; distance ratio: of medians, to rows "
         "learnt from over that of held-out rows.",
         "Complete rows of the tables that have at least 500 of them, 80 % learnt from, three random splits; as many "
-        "rows are drawn as were learnt from. Real rows: drawn from those learnt from, with replacement; not ranked.",
+        "rows are drawn as were learnt from, and rounded to the decimals of the column. Real rows: drawn from those "
+        "learnt from, with replacement; not ranked.",
     ),
 }
 SUMMARY = {  # key → (title, how it is written)
@@ -71,9 +72,9 @@ def page(result: dict[str, Any]) -> str:
             lines += [f"{title}", "", *_lines(part, keys, form), ""]
         lines += [f"- {note}" for note in NOTES[task]] + [""]
     lines += [
-        "- Every method runs in a process of its own on one thread, for at most 5 minutes; memory is its peak. "
-        "A method that did not end in time, or failed, shares the last rank of its line; it is not started on tables "
-        "with at least as many rows and columns as one on which it did not end.",
+        "- Every method runs in a process of its own on one thread, for at most 5 minutes of the processor and in "
+        "12 GB; memory is its peak. A method that did not end in time, or failed, shares the last rank of its line; it "
+        "is not started on tables with at least as many rows and columns as one on which it did not end.",
         "- The tables of packages were chosen by a rule, in table_defaults/tables.py, before anything was run.",
         *record.footer(result),
     ]
