@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.datasets import load_iris
 
 from lowerbound.schema import Column, infer, times
-from lowerbound.schema.measures import heavy_tailed, kurtosis, precision, snap
+from lowerbound.schema.measures import heavy, heavy_tailed, kurtosis, off_grid, precision, snap
+
+TABLES = Path(__file__).parents[2] / "shared/data/tables"
 
 
 @pytest.mark.parametrize(
@@ -87,10 +91,153 @@ def test_atoms() -> None:
     assert column.atoms == np.mean(rain == 0)
     assert column.problems == (), "its likelihood has a mass at 0"
     spike = infer(pd.DataFrame({"x": np.where(draw.random(1000) < 0.3, 2.5, draw.normal(size=1000))}))["x"]
-    assert any("are exactly 2.5" in said and "set those cells to missing" in said for said in spike.problems)
+    assert spike.heavy == (2.5,)
+    assert spike.problems == (f"{100 * spike.atoms:.3g} % of the values are exactly 2.5: modelled as a point mass",)
     plain = infer(pd.DataFrame({"x": draw.normal(size=1000)}))["x"]
     assert plain.atoms == 1e-3
     assert plain.problems == ()
+
+
+DRAW = np.random.default_rng(12)
+TAKEN = DRAW.choice(6, 4000, p=[0.45, 0.09, 0.06, 0.05, 0.016, 0.334])
+HOURS = np.where(TAKEN == 5, DRAW.normal(40, 14, 4000).round().clip(1, 99), np.array([40, 50, 45, 60, 48, 0])[TAKEN])
+NORMAL = DRAW.normal(size=2000)
+HEAVY: dict[str, tuple[Any, float | None, tuple[float, ...]]] = {
+    "hours": (HOURS, 1.0, (40, 50, 45, 60)),
+    "a normal": (NORMAL, None, ()),
+    "a normal of ten values": ((2 * NORMAL).round().clip(-4, 5), 1.0, ()),
+    "a normal of few values": (NORMAL.round(), 1.0, ()),
+    "a narrow normal": ((0.5 * NORMAL).round(), 1.0, ()),
+    "counts": (DRAW.poisson(0.5, 2000).astype(float), 1.0, ()),
+    "waiting times": (DRAW.geometric(0.6, 2000).astype(float), 1.0, ()),
+    "halves among whole numbers": (np.where(DRAW.random(2000) < 0.15, 0.5, 0) + (2 * NORMAL).round(), 0.5, ()),
+    "a limit": (np.minimum(NORMAL, 1.75), None, (1.75,)),
+    "three of a hundred": (np.where(np.arange(2000) % 33 == 0, 7.25, NORMAL), None, (7.25,)),
+    "three of a hundred, near others": (np.where(np.arange(2000) % 33 == 0, 0, NORMAL.round(1)), 0.1, ()),
+    "one of a hundred": (np.where(np.arange(2000) % 99 == 0, 7.25, NORMAL), None, ()),
+    "both ends": (np.clip(NORMAL, -0.5, 0.5), None, (0.5, -0.5)),
+    "too few": (np.array([3.0] * 15 + [1.0, 2, 4, 5]), 1.0, ()),
+    "five of twenty": (np.array([3.0] * 5 + [0.1 * k for k in range(15)]), None, ()),
+    "at most five": (
+        np.where(NORMAL < 0, DRAW.uniform(9, 20, 2000), DRAW.choice([10.0, 12, 14, 16, 18, 19], 2000)),
+        None,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_heavy_values(case: str) -> None:
+    values, step, due = HEAVY[case]
+    found = heavy(values, step)
+    if due is None:
+        assert len(found) == 5
+    else:
+        assert sorted(found) == sorted(due)
+    counts = [int((values == value).sum()) for value in found]
+    assert counts == sorted(counts, reverse=True), "the most frequent first"
+
+
+def test_heavy_values_of_real_tables() -> None:
+    petals = load_iris().data[:, 3]
+    assert heavy(petals, precision(petals)) == ()
+    if not (TABLES / "adult").is_dir():
+        pytest.skip("the tables are not here")
+    adult = pd.read_csv(TABLES / "adult/data.csv", header=None)
+    hours, ages = adult[11].to_numpy(float), adult[0].to_numpy(float)
+    assert heavy(hours, 1.0) == (40, 50, 45, 60, 20)
+    assert heavy(hours[:3000], 1.0)[:2] == (40, 50)
+    assert heavy(ages, 1.0) == ()
+    wine = pd.read_csv(TABLES / "wine/data.csv", header=None)
+    assert all(heavy(own, precision(own)) == () for own in wine.iloc[:, :11].to_numpy(float).T)
+
+
+def test_heavy_values_do_not_move_what_is_measured_of_others() -> None:
+    draw = np.random.default_rng(9)
+    values = np.where(draw.random(3000) < 0.6, 900.0, draw.normal(5, 2, 3000))
+    column = infer(pd.DataFrame({"x": values}))["x"]
+    assert column.heavy == (900.0,)
+    assert column.centre == pytest.approx(5, abs=0.2)
+    assert column.scale == pytest.approx(2, rel=0.1)
+    assert not column.heavy_tailed
+    counts = np.where(draw.random(3000) < 0.6, 90, draw.poisson(20, 3000))
+    assert infer(pd.DataFrame({"x": counts}))["x"].dispersion == pytest.approx(1, abs=0.15)
+
+
+def finer(share: float, n: int = 1000) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Tenths, of which a share has one more decimal or four."""
+    draw = np.random.default_rng(10)
+    values = draw.normal(10, 2, n).round(1)
+    some = np.arange(n) < share * n
+    return np.where(some, values + draw.choice([0.05, 0.0333], n), values).round(4)[draw.permutation(n)]
+
+
+@pytest.mark.parametrize(
+    ("values", "step", "share"),
+    [
+        (finer(0.0), 0.1, 0.0),
+        (finer(0.02), 0.1, 0.02),
+        (finer(0.09), 0.1, 0.09),
+        (finer(0.2), 1e-4, 0.0),
+        (finer(0.02).astype(np.float32).astype(float), 0.1, 0.02),
+        (finer(0.05, 40), 0.1, 0.05),
+        (finer(0.2, 20)[:15], None, 0.0),
+        (np.where(np.arange(1000) % 20, 0.0, NORMAL[:1000]), None, 0.0),  # zeros say nothing
+        (np.where(np.arange(1000) % 20, 7.5, NORMAL[:1000]), None, 0.0),  # nor does one value
+        (
+            np.where(
+                np.arange(1000) < 850, 7.5, np.where(np.arange(1000) < 930, NORMAL[:1000].round(1), NORMAL[:1000])
+            ),
+            None,
+            0.0,
+        ),
+        (np.where(np.arange(1000) % 50, np.random.default_rng(1).integers(0, 60, 1000) * 5, 1 / 3), 5.0, 0.02),
+    ],
+)
+def test_a_few_finer_values_do_not_hide_the_grid_of_most(values: Any, step: float | None, share: float) -> None:
+    if len(values) == 15:
+        step = precision(values)
+        assert step is None or step < 0.1, "of 15 values, all must lie on it"
+        return
+    assert precision(values) == step
+    if step is None:
+        return
+    assert off_grid(values, step) == pytest.approx(share, abs=1e-9)
+    frame = pd.DataFrame({"x": values})
+    schema = infer(frame)
+    said = f", in steps of {step:g}" + (f" ({100 * share:.2g} % of the cells are finer)" if share else "")
+    assert schema["x"].why.endswith(said)
+    pd.testing.assert_frame_equal(schema.decode(schema.encode(frame)), frame, check_exact=True)
+    drawn = schema.decode(values[:, None] + 0.0123)["x"].to_numpy()
+    assert off_grid(drawn, step) == 0
+
+
+def test_the_grids_of_wine() -> None:
+    if not (TABLES / "wine").is_dir():
+        pytest.skip("the table is not here")
+    wine = pd.read_csv(TABLES / "wine/data.csv", header=None).rename(columns=str)
+    schema = infer(wine)
+    assert schema["10"].precision == 0.1
+    assert schema["10"].why.endswith("in steps of 0.1 (1.3 % of the cells are finer)")
+    assert schema["3"].why.endswith("in steps of 0.1 (4.2 % of the cells are finer)")
+    pd.testing.assert_frame_equal(schema.decode(schema.encode(wine)), wine, check_exact=True)
+
+
+@pytest.mark.parametrize("value", [0.48, 1e6 + 0.1, -7e-9, 1 / 3, 12.8933])
+@pytest.mark.parametrize("scale", [0.37, 1.0, 1e4])
+def test_draws_of_a_heavy_value_are_that_value(value: float, scale: float) -> None:
+    """After single precision, on no grid; and other draws are left alone."""
+    draw = np.random.default_rng(2)
+    values = np.where(draw.random(500) < 0.3, value, value + scale * draw.normal(size=500))
+    schema = infer(pd.DataFrame({"x": values}), {"x": "real"})
+    assert schema["x"].heavy == (value,)
+    single = schema.standardise(values[:, None]).astype(np.float32)
+    again = schema.decode(schema.unstandardise(single.astype(np.float64)))["x"].to_numpy()
+    assert ((again == value) == (values == value)).all()
+    tenths = pd.DataFrame({"x": np.where(draw.random(500) < 0.3, 2.25, draw.normal(size=500).round(1))})
+    schema = infer(tenths)
+    assert schema["x"].precision == 0.1 or schema["x"].precision == 0.05
+    assert (schema.decode(np.full((3, 1), 2.25))["x"] == 2.25).all()
 
 
 def test_heavy_tails() -> None:

@@ -48,33 +48,41 @@ def test_codes_for_what_is_not_known_are_said(case: str) -> None:
     assert "set those cells to missing" in said
 
 
-SPIKES: dict[str, tuple[Any, bool]] = {
-    "normal": (draw().normal(size=N), False),
-    "rounded to tenths": (draw().normal(size=N).round(1), False),
-    "rounded to halves": (draw().normal(size=N).round() / 2, False),
-    "zeros of positive numbers": (np.where(some(0.6), 0, AMOUNTS), False),
-    "ages": (AGES, False),
-    "days": (DAYS, False),
-    "few days": (DAYS[:40].repeat(8)[:N], False),
-    "zeros of real numbers": (np.where(some(0.6), 0, draw().normal(size=N)), True),
-    "zeros of a grid": (np.where(some(0.6), 0, draw().normal(size=N).round(2)), True),
-    "half of positive numbers": (np.where(some(0.5), 7.25, AMOUNTS), True),
-    "one day": (pd.Series(DAYS).mask(some(0.3), pd.Timestamp("2021-06-15")), True),
+MASS = "modelled as a point mass"
+SPIKES: dict[str, tuple[Any, str]] = {
+    "normal": (draw().normal(size=N), ""),
+    "rounded to tenths": (draw().normal(size=N).round(1), ""),
+    "rounded to halves": (draw().normal(size=N).round() / 2, ""),
+    "zeros of positive numbers": (np.where(some(0.6), 0, AMOUNTS), ""),
+    "zeros of counts": (np.where(some(0.3), 0, AGES), ""),
+    "ages": (AGES, ""),
+    "days": (DAYS, ""),
+    "few days": (DAYS[:40].repeat(8)[:N], ""),
+    "zeros of real numbers": (np.where(some(0.6), 0, draw().normal(size=N)), f"exactly 0: {MASS}"),
+    "zeros of a grid": (np.where(some(0.6), 0, draw().normal(size=N).round(2)), f"exactly 0: {MASS}"),
+    "half of positive numbers": (np.where(some(0.5), 7.25, AMOUNTS), f"exactly 7.25: {MASS}"),
+    "one age": (np.where(some(0.5), 40, AGES), f"exactly 40: {MASS}"),
+    "among few": (np.where(some(0.7), 0.5, draw().choice([-2.3, -1.1, 4.4, 7.9], N)), f"exactly 0.5: {MASS}"),
+    "two": (
+        np.where(some(0.7), np.where(some(0.3), 7.25, 3.5), AMOUNTS),
+        "exactly 3.5 and 29.7 % 7.25: modelled as point masses",
+    ),
+    "one day": (pd.Series(DAYS).mask(some(0.3), pd.Timestamp("2021-06-15")), "exactly 2021-06-15; a continuous"),
 }
 
 
 @pytest.mark.parametrize("case", SPIKES)
-def test_spikes_are_said_where_there_is_something_to_do(case: str) -> None:
-    cells, wrong = SPIKES[case]
-    said = [each for each in infer(pd.DataFrame({"x": cells}))["x"].problems if "spike" in each]
-    assert bool(said) == wrong, said
-    if wrong:
-        assert "% of the values are exactly" in said[0]
+def test_frequent_values_are_said_to_be_point_masses(case: str) -> None:
+    cells, due = SPIKES[case]
+    said = [each for each in infer(pd.DataFrame({"x": cells}))["x"].problems if "are exactly" in each]
+    assert len(said) == bool(due), said
+    assert not due or f" % of the values are {due}" in said[0]
 
 
-def test_a_spike_among_few_values_is_said_to_be_a_scale() -> None:
-    cells = np.where(some(0.7), 0.5, draw().choice([-2.3, -1.1, 4.4, 7.9], N))
-    assert "schema={'x': 'ordinal'}" in infer(pd.DataFrame({"x": cells}))["x"].problems[0]
+def test_a_value_that_is_said_to_be_a_code_is_not_said_to_be_a_point_mass() -> None:
+    column = infer(pd.DataFrame({"x": np.where(some(0.1), 999, AGES)}))["x"]
+    assert column.heavy == (999.0,)
+    assert not any("point mass" in said for said in column.problems)
 
 
 @pytest.mark.parametrize(

@@ -181,23 +181,32 @@ def _moments(x: Tensor, mask: Tensor | None, over: list[int]) -> tuple[Tensor, T
 
 
 class Cells(nn.Module):
-    """Rows of a table as an encoder sees them: ``[N, D]`` → ``[N, Σ_j max(1, C_j) + D]``.
+    """Rows of a table as an encoder sees them: ``[N, D]`` → ``[N, Σ_j max(1, C_j) + D + Σ_j m_j]``.
 
     ``classes [D]``: C_j classes of column j become as many values of 0 and 1; where it is 0, numbers are standardised
     (after log(1 + x) where ``log1p [D]``). What is missing is 0, which is the mean of numbers, and D flags say what is
-    there. Nazábal et al. 2020; Mattei & Frellsen 2019.
+    there. Nazábal et al. 2020; Mattei & Frellsen 2019. ``atoms [D]``: m_j values of column j that get a flag of 0 or 1
+    each, such as those of ``likelihoods.Atoms``; compared in single precision.
     """
 
     masked = True
     shift: Tensor
     spread: Tensor
     logs: Tensor
+    points: Tensor
+    marked: Tensor
 
-    def __init__(self, classes: Sequence[int], log1p: Sequence[bool]) -> None:
+    def __init__(self, classes: Sequence[int], log1p: Sequence[bool], atoms: Sequence[Sequence[float]] = ()) -> None:
         super().__init__()
-        if len(classes) != len(log1p):
-            raise ValueError(f"there are classes of {len(classes)} columns and log1p of {len(log1p)}.")
+        for name, count in (("log1p", len(log1p)), ("atoms", len(atoms or classes))):
+            if count != len(classes):
+                there = f"there are classes of {len(classes)} columns and {name} of {count}"
+                raise ValueError(f"{there}; give one of each per column.")
         self.classes, self.log1p = tuple(classes), tuple(log1p)
+        self.atoms = tuple(tuple(float(each) for each in own) for own in atoms)
+        marks = [(j, point) for j, own in enumerate(self.atoms) for point in own]
+        self.register_buffer("marked", torch.tensor([j for j, _ in marks], dtype=torch.int64), persistent=False)
+        self.register_buffer("points", torch.tensor([point for _, point in marks]), persistent=False)
         self.register_buffer("shift", torch.zeros(len(classes)))
         self.register_buffer("spread", torch.ones(len(classes)))
         self.register_buffer("logs", torch.tensor(self.log1p), persistent=False)
@@ -205,7 +214,7 @@ class Cells(nn.Module):
     @property
     def out_features(self) -> int:
         """Numbers that a row becomes."""
-        return sum(max(1, each) for each in self.classes) + len(self.classes)
+        return sum(max(1, each) for each in self.classes) + len(self.classes) + len(self.points)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         there = torch.ones_like(x) if mask is None else mask.to(x.dtype)
@@ -214,6 +223,8 @@ class Cells(nn.Module):
             numbers[:, j : j + 1] if count == 0 else self._one_hot(x[:, j : j + 1], count) * there[:, j : j + 1]
             for j, count in enumerate(self.classes)
         ]
+        if self.atoms:
+            parts.append((x[:, self.marked].float() == self.points.float()) * there[:, self.marked])
         return torch.cat([*parts, there], 1)
 
     def _scaled(self, x: Tensor) -> Tensor:

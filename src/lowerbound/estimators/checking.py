@@ -13,7 +13,7 @@ from lowerbound.data.frames import table_of
 from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
 from lowerbound.estimators.preview import Preview, course, few, preview
-from lowerbound.estimators.table_networks import family_of
+from lowerbound.estimators.table_networks import likelihood_name
 from lowerbound.schema import Column, Schema, infer_and_encode
 from lowerbound.schema.column import Name
 
@@ -93,7 +93,7 @@ def _families(of: Schema) -> str:
     """The likelihoods of the columns, in words: StudentT for 'a', 'b'; Categorical for 'c'."""
     found: dict[str, list[str]] = {}
     for column in of.modelled:
-        found.setdefault(family_of(column)[0].__name__, []).append(repr(column.name))
+        found.setdefault(likelihood_name(column), []).append(repr(column.name))
     return "; ".join(f"{family} for {_some(names)}" for family, names in found.items())
 
 

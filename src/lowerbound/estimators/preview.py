@@ -11,7 +11,7 @@ from lowerbound.errors import DataError
 from lowerbound.estimators.defaults import build_likelihood, check_precision, default_likelihood
 from lowerbound.estimators.inputs import check_array
 from lowerbound.estimators.summary import Summary, columns
-from lowerbound.estimators.table_networks import family_of
+from lowerbound.estimators.table_networks import likelihood_name
 from lowerbound.schema import Column, Schema
 
 
@@ -128,7 +128,7 @@ def course(rows: int, batch_size: int, validation: float) -> tuple[int, int]:
 def _described(column: Column) -> dict[str, Any]:
     """A column of a table as a dictionary for JSON."""
     found: dict[str, Any] = {name: getattr(column, name) for name in ("name", "kind", "why", "missing", "problems")}
-    return found | {"likelihood": family_of(column)[0].__name__ if column.modelled else None}
+    return found | {"likelihood": likelihood_name(column) if column.modelled else None}
 
 
 def _rows(count: int) -> str:

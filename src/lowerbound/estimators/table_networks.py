@@ -10,12 +10,14 @@ from torch import nn
 
 from lowerbound import nn as networks
 from lowerbound.likelihoods import (
+    Atoms,
     Bernoulli,
     Categorical,
     DiscretizedLogistic,
     Factorised,
     InflatedLogitNormal,
     Likelihood,
+    LogitNormal,
     LogNormal,
     NegativeBinomial,
     Ordinal,
@@ -25,6 +27,7 @@ from lowerbound.likelihoods import (
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
+from lowerbound.likelihoods.continuous import Scale
 from lowerbound.schema import Column, Schema
 from lowerbound.schema.column import CLASSES
 
@@ -39,9 +42,10 @@ def product_of(schema: Schema) -> Product:
 
     It is for values standardised by ``Schema.standardise``; log p is in the columns' own units.
     """
-    families: dict[tuple[type[Factorised], int, bool], list[int]] = {}
+    families: dict[tuple[type[Factorised], int, bool, bool, bool], list[int]] = {}
     for j, column in enumerate(schema.modelled):
-        families.setdefault((*family_of(column), column.heavy_tailed), []).append(j)  # with tails of their own
+        family = (*family_of(column), bool(atoms_of(column)), _has_zeros(column), column.heavy_tailed)
+        families.setdefault(family, []).append(j)  # those with heavy tails have degrees of freedom of their own
     parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
     return Product(parts, list(families.values()), [column.scale for column in schema.modelled])
 
@@ -52,7 +56,8 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
     Real numbers have Student's t with learned degrees of freedom and a scale from the decoder; a normal with such a
     scale would be dominated by outliers (Mattei & Frellsen 2019). Counts that vary less than a Poisson's have a rounded
     logistic, because a negative binomial cannot be narrower than a Poisson. Numbers between two bounds have a
-    logit-normal with a probability at each bound, and counts between two bounds a discretised logistic.
+    logit-normal with a probability at each bound, and counts between two bounds a discretised logistic. ``atoms_of``
+    gives the values that have a point mass besides.
     """
     family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
@@ -62,20 +67,62 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
     elif column.is_between and counted and column.low is not None and column.high is not None:
         return DiscretizedLogistic, int(column.high - column.low) + 1
     elif column.is_between:
-        family = InflatedLogitNormal
+        family = LogitNormal if column.heavy else InflatedLogitNormal
     elif counted and column.dispersion is not None and column.dispersion < _NARROW:
         family = RoundedLogistic
     elif counted:
         family = ZeroInflatedNegativeBinomial if atom > _MANY_ZEROS else NegativeBinomial
     elif column.kind in ("positive", "count") and column.low is not None and column.low > 0:
         family = LogNormal
-    elif column.kind in ("positive", "count") and atom > _AN_ATOM:
-        family = ZeroInflatedLogNormal
+    elif column.kind in ("positive", "count") and (atom > _AN_ATOM or 0 in column.heavy):
+        family = LogNormal if set(column.heavy) - {0} else ZeroInflatedLogNormal
     return family, column.n_classes
 
 
+def atoms_of(column: Column) -> tuple[float, ...]:
+    """The encoded values to which ``Atoms`` gives a probability; empty if the family itself holds those of the column.
+
+    Next to other heavy values, 0 is one of a log-normal's, and the two bounds are of a logit-normal's.
+    """
+    family = family_of(column)[0]
+    if family is LogitNormal:
+        assert column.low is not None
+        assert column.high is not None
+        return (column.low, column.high, *column.heavy)
+    if _has_zeros(column):
+        return (0.0, *(value for value in column.heavy if value != 0))
+    if family in (ZeroInflatedLogNormal, ZeroInflatedNegativeBinomial):
+        return tuple(value for value in column.heavy if value != 0)
+    return column.heavy if column.kind not in CLASSES else ()
+
+
 def likelihood_of(columns: Sequence[Column]) -> Factorised:
-    """The likelihood of columns of one family.
+    """The likelihood of columns of one family, with point masses at their heavy values."""
+    atoms = [atoms_of(column) for column in columns]
+    base = base_of(columns)
+    return Atoms(base, [_standardised(*each) for each in zip(columns, atoms, strict=True)]) if any(atoms) else base
+
+
+def likelihood_name(column: Column) -> str:
+    """The likelihood of a column, in words."""
+    name = family_of(column)[0].__name__
+    return f"Atoms({name})" if atoms_of(column) else name
+
+
+def _has_zeros(column: Column) -> bool:
+    """Whether 0 is one of several point masses next to a log-normal."""
+    return family_of(column)[0] is LogNormal and not (column.low is None or column.low > 0)
+
+
+def _standardised(column: Column, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Encoded values as ``Schema.standardise`` gives them; one of those that are equal in single precision."""
+    found = np.array(values) / column.scale - column.centre / column.scale
+    first = np.unique(found.astype(np.float32), return_index=True)[1]
+    return tuple(found[np.sort(first)].tolist())
+
+
+def base_of(columns: Sequence[Column]) -> Factorised:
+    """The likelihood of columns of one family, without point masses at heavy values.
 
     If values are rounded, a continuous density can grow without bound; the scale of real and positive columns therefore
     has a floor at the rounding error.
@@ -88,7 +135,10 @@ def likelihood_of(columns: Sequence[Column]) -> Factorised:
     if family is RoundedLogistic:
         return RoundedLogistic("entry", shape)
     if family is LogNormal:
-        return LogNormal("entry", shape, _LEAST_SCALE, steps, _largest(columns))
+        scale: Scale = "dimension" if _has_zeros(columns[0]) else "entry"
+        return LogNormal(scale, shape, _LEAST_SCALE, steps, _largest(columns))
+    if family is LogitNormal:
+        return LogitNormal("entry", shape, _LEAST_SCALE, steps)
     if family is InflatedLogitNormal:
         return InflatedLogitNormal("entry", shape, _LEAST_SCALE, steps)
     if family is DiscretizedLogistic:
@@ -111,7 +161,8 @@ def cells_of(schema: Schema) -> networks.Cells:
     columns = schema.modelled
     classes = [column.n_classes if column.n_classes > 2 else 0 for column in columns]
     logs = [column.kind in ("count", "positive") and not column.is_between for column in columns]
-    return networks.Cells(classes, logs)
+    atoms = [_standardised(column, column.heavy) for column in columns]
+    return networks.Cells(classes, logs, atoms if any(atoms) else ())
 
 
 def table_networks(

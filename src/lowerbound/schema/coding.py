@@ -17,6 +17,7 @@ from lowerbound.schema.rules import shown
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 _GROUPS = {"float": "numbers", "int": "numbers", "decimal": "numbers", "bool": "numbers", "text": "text"}
+_SINGLE, _DOUBLE = (4 * float(np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
 _GROUPS |= {"time": "times", "duration": "durations", "null": "nothing"}
 
 
@@ -152,8 +153,16 @@ def draws(column: Column, values: Floats) -> Floats:
     found = values if column.precision is None else measures.snap(values, column.precision)
     found = np.rint(found) if column.kind == "count" else found
     if column.kind == "positive" and not _is_reached(column):
-        low = column.precision or _smallest(column.storage)
-    return np.clip(found, low, high)
+        low = min(column.precision or _smallest(column.storage), column.low or np.inf)
+    return _heavy(column, np.clip(found, low, high), values)
+
+
+def _heavy(column: Column, found: Floats, values: Floats) -> Floats:
+    """``found``, with heavy values of the column where ``values`` are these up to the rounding of single precision."""
+    for value in column.heavy:
+        near = _SINGLE * abs(value - column.centre) + _DOUBLE * (abs(value) + abs(column.centre))
+        found = np.where(np.abs(values - value) <= near, value, found)
+    return found
 
 
 def _ends(column: Column) -> tuple[float, float]:

@@ -30,7 +30,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 _COUNTED = 1000
-LATER = {"bounded", "dispersion", "markers"}  # fields that are absent from older schema files
+LATER = {"bounded", "dispersion", "heavy", "markers"}  # fields that are absent from older schema files
 DATES = (-719_162, 2_932_896)  # the first and last date of Python, in days from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -89,8 +89,11 @@ class Column:
     - ``problems``: notes for the user, in words.
     - ``missing``: the share of missing cells.
     - ``low``, ``high``: the range, declared or observed. ``bounded``: whether each of them is a bound.
-    - ``precision``: the coarsest decimal grid that contains every observed value; None if there is none.
+    - ``precision``: the decimal grid to which draws are rounded, on which at least 90 % of the values lie (see
+      ``measures.precision``); None if there is none. Observed cells are never rounded.
     - ``atom``: the most frequent value. ``atoms``: its share; a continuous density can grow without bound there.
+    - ``heavy``: values that are modelled as point masses, because they are far more frequent than their neighbours (see
+      ``measures.heavy``); the most frequent first.
     - ``heavy_tailed``: see ``measures.heavy_tailed``.
     - ``dispersion``: variance over mean of counts (1 for a Poisson distribution).
     - ``centre``, ``scale``: the parameters of ``Schema.standardise``.
@@ -115,6 +118,7 @@ class Column:
     precision: float | None = None
     atom: float | None = None
     atoms: float | None = None
+    heavy: tuple[float, ...] = ()
     heavy_tailed: bool = False
     dispersion: float | None = None
     centre: float = 0.0

@@ -286,11 +286,15 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     coding.check_range(column, values, found)
     atom, atoms = measures.most_repeated(seen)
     grid = _recorded(column, seen) if given is None or given.precision is None else float(given.precision)
-    centre, scale = _centre_and_scale(column, seen)
-    column = replace(column, precision=grid, atom=atom, atoms=atoms, centre=centre, scale=scale)
-    column = replace(column, heavy_tailed=_heavy(column, seen), dispersion=_dispersion(column, seen))
+    column = replace(column, precision=grid, atom=atom, atoms=atoms)
+    column = replace(column, heavy=_point_masses(column, seen))
+    others = seen[~np.isin(seen, column.heavy)]
+    others = others if len(others) >= measures.FEW else seen
+    centre, scale = _centre_and_scale(column, others)
+    column = replace(column, centre=centre, scale=scale)
+    column = replace(column, heavy_tailed=_heavy_tailed(column, others), dispersion=_dispersion(column, others))
     problems = (*column.problems, *notes.of_values(column, seen))
-    return replace(column, why=column.why + _grid(column), problems=problems), values
+    return replace(column, why=column.why + _grid(column, seen), problems=problems), values
 
 
 def _placed(column: Column, found: Cells) -> Column:
@@ -326,7 +330,15 @@ def _centre_and_scale(column: Column, seen: Floats) -> tuple[float, float]:
     return measures.centre_and_scale(seen)
 
 
-def _heavy(column: Column, seen: Floats) -> bool:
+def _point_masses(column: Column, seen: Floats) -> tuple[float, ...]:
+    """The values that the column's likelihood gives a probability of their own, besides the ends of an interval."""
+    if column.kind == "datetime":
+        return ()
+    ends = (column.low, column.high) if column.is_between and column.kind != "count" else ()
+    return tuple(value for value in measures.heavy(seen, column.precision) if value not in ends)
+
+
+def _heavy_tailed(column: Column, seen: Floats) -> bool:
     """Whether the values have heavy tails; for positive numbers and large counts, the logarithms of those above 0."""
     if column.kind == "positive" or column.large:
         above = seen[seen > 0]
@@ -338,10 +350,13 @@ def _dispersion(column: Column, seen: Floats) -> float | None:
     return float(seen.var() / seen.mean()) if column.kind == "count" and len(seen) >= measures.FEW else None
 
 
-def _grid(column: Column) -> str:
+def _grid(column: Column, seen: Floats) -> str:
     if column.precision is None:
         return ""
     if column.unit is not None:
         name = times.NATURAL[column.step * times.PER_UNIT[column.unit]]
         return f", in whole {name}s"
-    return "" if column.precision == 1 and column.why.startswith("whole") else f", in steps of {column.precision:g}"
+    if column.precision == 1 and column.why.startswith("whole"):
+        return ""
+    finer = measures.off_grid(seen, column.precision, column.storage.floating)
+    return f", in steps of {column.precision:g}" + (f" ({100 * finer:.2g} % of the cells are finer)" if finer else "")

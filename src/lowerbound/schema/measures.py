@@ -18,12 +18,19 @@ _ULPS = 50
 _NOISE, _MOST_NOISE = 2e-7, 0.2  # rounding of single precision, relative to a value; its largest share of a step
 _FINEST_SINGLE, _QUARTERS = 1 / (_ULPS * float(np.finfo(np.float32).eps)), 2  # every binary fraction is also decimal
 _MULTIPLES = 5
-_SPIKE, _SPIKE_OVER, _BESIDE = 0.05, 5, 3
+_LOOK, _CLEARLY_OFF, _MOST_CELLS = 100, 0.2, 0.9  # values looked at first, share on a grid below which it is none
+_SPIKE, _BESIDE = 0.05, 3
+_HEAPED = ((_SPIKE, 5), (0.02, 8))  # share of the cells, and how many times the neighbours'
+_MOST_HEAVY, _CANDIDATES = 5, 50
 _HEAVY, _HEAVY_OF_FEW = 3.31, 9.0
 
 
 def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None:
-    """The coarsest grid of steps 10^−d, 2·10^−d, 5·10^−d or 25·10^−d that contains every value; None if there is none.
+    """The coarsest grid of steps 10^−d, 2·10^−d, 5·10^−d or 25·10^−d on which the values lie; None if there is none.
+
+    The grid contains every value, or at least 90 % of them. In the second case 20 or more cells other than 0 (which is
+    on every grid) must lie on it and have 5 or more different values, and a value of more than 5 % frequency counts as
+    5 %, because it alone shows nothing about the others.
 
     ``dtype``: the floating-point type in which the values were recorded. Grids finer than 50 units in the last place of
     the largest value are not considered, because values that were never rounded lie on them too. Steps other than 10^−d
@@ -32,14 +39,26 @@ def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None
     """
     dtype = np.dtype(np.float64) if dtype is None else dtype
     largest, finest = float(np.abs(values).max()), 1 / (_ULPS * float(np.finfo(dtype).eps))
+    levels, counts = np.unique(values, return_counts=True)
+    some = values[:: max(1, len(values) // _LOOK)]
     with np.errstate(over="ignore"):
-        single = bool((values == values.astype(np.float32)).all())
+        single = bool((levels == levels.astype(np.float32)).all())
     for decimals in range(_MOST_DECIMALS + 1):
         if largest > (_FINEST_SINGLE if single and decimals > _QUARTERS else finest) / 10**decimals:
             return None
-        if any(all(on(some, decimals, dtype) for some in (values[:100], values)) for on in (_on_grid, _near_grid)):
-            return float(Decimal(_step(values, decimals)).scaleb(-decimals))
+        if _on_grid(some, decimals, dtype).mean() < _CLEARLY_OFF:
+            continue
+        kept = _on_grid(levels, decimals, dtype)
+        if kept.all() or _are_most(levels, counts, kept, decimals):
+            return float(Decimal(_step(levels[kept], decimals)).scaleb(-decimals))
     return None
+
+
+def off_grid(values: Array, step: float, dtype: np.dtype[Any] | None = None) -> float:
+    """The share of values that do not lie on the grid of a ``precision``."""
+    dtype, found = np.dtype(np.float64) if dtype is None else dtype, snap(values, step)
+    near = np.abs(values - found) <= np.minimum(_NOISE * np.abs(values), _MOST_NOISE * step)
+    return float(1 - (near | (found.astype(dtype) == values.astype(dtype))).mean())
 
 
 def snap(values: Array, step: float) -> Array:
@@ -58,21 +77,31 @@ def most_repeated(values: Array) -> tuple[float, float]:
     return float(levels[at]), float(counts[at] / len(values))
 
 
-def is_spike(values: Array, step: float | None) -> bool:
-    """Whether the most frequent value is a spike: so frequent that neither a density nor rounding explains it.
+def heavy(values: Array, step: float | None) -> tuple[float, ...]:
+    """The values, at most five, so frequent that neither a density nor rounding explains it; the most frequent first.
 
-    There must be 20 or more values, and significantly more than 5 % of them must be equal to it (3 standard errors). If
-    the values were recorded in steps, it must also be more than 5 times as frequent as each of its three neighbours on
-    either side.
+    There must be 20 or more values. A value is heavy if significantly more than 5 % of all are equal to it (3 standard
+    errors) and it is more than 5 times as frequent as its neighbours, or if more than 2 % are and it is 8 times as
+    frequent. The neighbours are the three next values on either side, after rounding to ``step``; the comparison is
+    with the most frequent of the nearest two and with the second of all six, so that one heaped neighbour does not
+    count (of working hours, 48 next to 45).
     """
     if len(values) < FEW:
-        return False
-    counts = np.unique(values if step is None else np.rint(values / step), return_counts=True)[1]
-    at = int(np.argmax(counts))
-    beside = np.concatenate([counts[max(0, at - _BESIDE) : at], counts[at + 1 : at + 1 + _BESIDE]])
-    most = 0 if step is None else int(beside.max(initial=0))
-    chance = 3 * math.sqrt(_SPIKE * len(values))
-    return bool(counts[at] > max(_SPIKE * len(values) + chance, _SPIKE_OVER * most))
+        return ()
+    levels, counts = np.unique(values, return_counts=True)
+    at = np.arange(len(levels)) if step is None else np.unique(np.rint(levels / step), return_inverse=True)[1]
+    cells = np.pad(np.bincount(at, counts), _BESIDE)
+    found = []
+    for k in np.argsort(-counts, kind="stable")[:_CANDIDATES]:
+        around = np.delete(cells[at[k] : at[k] + 2 * _BESIDE + 1], _BESIDE)
+        most = max(around[_BESIDE - 1], around[_BESIDE], np.sort(around)[-2])
+        if any(counts[k] > max(_significant(share, len(values)), times * most) for share, times in _HEAPED):
+            found.append(float(levels[k]))
+    return tuple(found[:_MOST_HEAVY])
+
+
+def _significant(share: float, n: int) -> float:
+    return share * n + 3 * math.sqrt(share * n)
 
 
 def kurtosis(values: Array) -> float:
@@ -124,24 +153,29 @@ def _unit(values: Array) -> tuple[Array, float]:
     return (values / largest, largest) if largest > 0 else (values, 1.0)
 
 
-def _on_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
-    ten = float(f"1e{decimals}")
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        return bool(((np.rint(values * ten) / ten).astype(dtype) == values.astype(dtype)).all())
+def _on_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Which values are multiples of 10^−``decimals``.
 
-
-def _near_grid(values: Array, decimals: int, dtype: np.dtype[Any]) -> bool:
-    """Whether the values are multiples of 10^−``decimals`` up to the rounding of single precision.
-
-    Needs at least 20 values and 5 different multiples.
+    For 20 values or more with 5 different multiples, up to the rounding of single precision.
     """
     ten = float(f"1e{decimals}")
-    scaled = values * ten
-    if len(values) < FEW or float(np.abs(scaled).max()) * _NOISE > _MOST_NOISE:
-        return False
-    whole = np.rint(scaled)
-    near = np.abs(scaled - whole) <= _NOISE * np.abs(scaled)
-    return bool(near.all()) and len(np.unique(whole)) >= _MULTIPLES
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        scaled = values * ten
+        whole = np.rint(scaled)
+        on: NDArray[np.bool_] = (whole / ten).astype(dtype) == values.astype(dtype)
+        near = np.abs(scaled - whole) <= _NOISE * np.abs(scaled)
+    few = len(values) < FEW or float(np.abs(scaled).max()) * _NOISE > _MOST_NOISE
+    return on if on.all() or few or len(np.unique(whole[near])) < _MULTIPLES else near
+
+
+def _are_most(levels: Array, counts: NDArray[np.int64], kept: NDArray[np.bool_], decimals: int) -> bool:
+    """Whether the ``kept`` levels, which lie on a grid, are those of most cells; ``counts``: cells of each level."""
+    kept, total = kept & (levels != 0), counts.sum()
+    weights = np.where(levels == 0, 0, np.minimum(counts, _SPIKE * total))
+    different = len(np.unique(np.rint(levels[kept] * float(f"1e{decimals}"))))
+    return bool(
+        counts[kept].sum() >= FEW and different >= _MULTIPLES and weights[kept].sum() >= _MOST_CELLS * weights.sum()
+    )
 
 
 def _step(values: Array, decimals: int) -> int:

@@ -18,29 +18,31 @@ _SHARE, _CELLS = 0.02, 5  # the least share and number of cells of a value that 
 
 
 def of_values(column: Column, seen: Floats) -> tuple[str, ...]:
-    """Notes on the encoded values ``seen [n]`` of a column: codes such as 999 for unknown, and spikes."""
-    found = []
-    if (code := _code(column, seen)) is not None:
+    """Notes on the encoded values ``seen [n]`` of a column: codes such as 999 for unknown, and very frequent values."""
+    found, code = [], _code(column, seen)
+    if code is not None:
         value, share, means = code
         found.append(
             f"{100 * share:.3g} % of the values are {value}, which often stands for {means}; if it does here, set "
             "those cells to missing"
         )
-    elif _is_spike(column, seen):
-        assert column.atom is not None
-        assert column.atoms is not None
-        value = written(column, column.atom)
-        few = len(np.unique(seen)) <= 20 and column.unit is None and column.storage.family != "decimal"
-        advice = (
-            f"consider schema={{{column.name!r}: 'ordinal'}}"
-            if few
-            else "if it is a code for something else, set those cells to missing, or add a column that marks them"
-        )
+    elif column.kind == "datetime" and (spikes := measures.heavy(seen, column.precision)):
         found.append(
-            f"{100 * column.atoms:.3g} % of the values are exactly {value}; a continuous distribution fits such a "
-            f"spike poorly; {advice}"
+            f"{_share(column, seen, spikes[0])}; a continuous distribution fits such a spike poorly; if it is a code "
+            "for something else, set those cells to missing, or add a column that marks them"
         )
+    stated = {code[0]} if code is not None else set()
+    stated |= {written(column, 0.0)} if column.kind in ("positive", "count") else set()
+    if masses := [value for value in column.heavy if written(column, value) not in stated]:
+        first, *more = [_share(column, seen, value) for value in masses]
+        *between, last = [first, *(text.replace(" of the values are exactly", "") for text in more)]
+        listed = f"{', '.join(between)} and {last}" if between else last
+        found.append(f"{listed}: modelled as {'point masses' if more else 'a point mass'}")
     return tuple(found)
+
+
+def _share(column: Column, seen: Floats, value: float) -> str:
+    return f"{100 * float((seen == value).mean()):.3g} % of the values are exactly {written(column, value)}"
 
 
 def written(column: Column, value: float) -> str:
@@ -51,14 +53,6 @@ def written(column: Column, value: float) -> str:
     at = column.offset + round(value * column.step)
     code = "m8" if column.storage.family == "duration" else "M8"
     return re.sub(r"(T00:00:00)?(\.0+)?$", "", str(np.array(at, f"{code}[{column.unit}]")))
-
-
-def _is_spike(column: Column, seen: Floats) -> bool:
-    """Whether the most frequent value is a spike to which the column's likelihood gives no probability mass."""
-    held = {"positive": (0.0,), "interval": (column.low, column.high)}.get(column.kind, ())
-    if column.kind not in ("real", "positive", "interval", "datetime") or column.atom in held:
-        return False
-    return measures.is_spike(seen, column.precision)
 
 
 def _code(column: Column, seen: Floats) -> tuple[str, float, str] | None:

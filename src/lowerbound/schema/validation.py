@@ -71,6 +71,7 @@ COLUMN: dict[str, Check] = {
     "precision": or_none(POSITIVE),
     "atom": or_none(NUMBER),
     "atoms": or_none(SHARE),
+    "heavy": Check("a list of finite numbers", lambda value: is_list(value, is_number)),
     "heavy_tailed": TRUTH,
     "dispersion": or_none(Check("a number of 0 or more", lambda value: is_number(value, 0))),
     "centre": NUMBER,
@@ -216,6 +217,8 @@ def _check_numbers(column: Column) -> str:
     low, high = column.low, column.high
     if low is not None and high is not None and low > high:
         return f"its range is from {low!r} to {high!r}"
+    if any(low is None or high is None or not low <= value <= high for value in column.heavy):
+        return f"its heavy values are {shown(list(column.heavy))}, not all in its range"
     if column.unit is not None and any(abs(column.offset + column.step * at) > WORD for at in (low, high) if at):
         return f"its range is from {low!r} to {high!r}, which needs more than 64 bits"
     if not math.isfinite(column.centre / column.scale):
