@@ -95,7 +95,10 @@ class Tanh(nn.Tanh):
 
 
 class MLP(nn.Module):
-    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``; ``context [N, C]`` is an optional second input."""
+    """Fully connected layers: ``[N, *in_shape] → [N, *out_shape]``; ``context [N, C]`` is an optional second input.
+
+    ``linear``: add a linear function of the inputs to the output, so that the layers learn only what is not linear.
+    """
 
     def __init__(
         self,
@@ -104,15 +107,17 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (256,),
         activation: type[nn.Module] = nn.Tanh,
         context: int = 0,
+        linear: bool = False,
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
+        self.in_shape, self.out_shape, self.linear = tuple(in_shape), tuple(out_shape), bool(linear)
         self.hidden, self.activation, self.context = tuple(hidden), activation, context
         sizes = [math.prod(self.in_shape) + context, *self.hidden, math.prod(self.out_shape)]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), Tanh() if activation is nn.Tanh else activation()]
         self.layers = nn.Sequential(*layers[:-1])
+        self.direct = nn.Linear(sizes[0], sizes[-1], bias=False) if linear else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if self.context:
@@ -122,7 +127,10 @@ class MLP(nn.Module):
                     f"this network takes a context of [{self.context}] numbers a row, and was given {given}."
                 )
             x = torch.cat([x.flatten(1), context], 1)
-        out: Tensor = self.layers(x.flatten(1))
+        x = x.flatten(1)
+        out: Tensor = self.layers(x)
+        if self.direct is not None:
+            out = out + self.direct(x)
         return out.unflatten(1, self.out_shape) if len(self.out_shape) != 1 else out
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ SETTINGS = {
     "beta": 1.0,
     "warm_up": 0.0,
     "free_bits": 0.0,
-    "learning_rate": 1e-3,
+    "learning_rate": "auto",
     "optimizer": "Adam",
     "precision": "float32",
     "compile": False,

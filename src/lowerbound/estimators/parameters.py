@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lowerbound.estimators.choices import CHOSEN, is_auto
 from lowerbound.estimators.defaults import build_prior, part_of
 from lowerbound.estimators.learning import NAMES, check_learning
 from lowerbound.inference import AEVB
@@ -38,19 +39,22 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu")  # to suggest; torch may know more
 
 def check_parameters(given: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the argument, if ``VAE`` cannot be made with the ``given`` arguments."""
+    every, given = given, {name: value for name, value in given.items() if name not in CHOSEN or not is_auto(value)}
     for name in ("latent_dim", "batch_size", "epochs"):
-        whole(name, given[name], 1)
+        if name in given:
+            whole(name, given[name], 1)
     for name in ("patience", "threads", "draws"):
-        if given[name] is not None:
+        if given.get(name) is not None:
             whole(name, given[name], 1)
     _check_threads(given["threads"])
     for name in ("beta", "warm_up", "free_bits"):
         _real(name, given[name], 0)
-    if not callable(given["learning_rate"]):
+    if "learning_rate" in given and not callable(given["learning_rate"]):
         _real("learning_rate", given["learning_rate"], 0, above=True)
     if given["max_value"] is not None:
         _real("max_value", given["max_value"], 0, above=True)
-    _real("validation", given["validation"], 0, below=1)
+    if "validation" in given:
+        _real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
     for name in ("compile", "strict"):
@@ -58,7 +62,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {_shown(given[name])}; give True or False.")
     if not isinstance(given["schema"], Schema | Mapping | None):
         raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, such as {{"age": "count"}}.')
-    check_learning(given)
+    check_learning(every)
     _check_latents(given)
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])

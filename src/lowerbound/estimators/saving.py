@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from lowerbound.checks import (
     wrong,
 )
 from lowerbound.errors import FormatError
+from lowerbound.estimators.choices import CHOSEN, Choice, is_auto
 from lowerbound.estimators.learning import NotGiven, is_own, name_of
 from lowerbound.estimators.parameters import check_parameters
 from lowerbound.estimators.trial import check_computes
@@ -49,9 +50,17 @@ _FITTED: dict[str, Check] = {
     "schema": OBJECT,
     "has_missing": TRUTH,
     "objective_is_bound": TRUTH,
+    "chosen": Check(
+        "an object with a value and a reason for each",
+        lambda found: (
+            isinstance(found, dict)
+            and found.keys() <= set(CHOSEN)
+            and all(isinstance(each, list) and len(each) == 2 and isinstance(each[1], str) for each in found.values())
+        ),
+    ),
 }
 """The check of each value that was taken from the data."""
-_LATER = ("n_context", "schema", "has_missing", "objective_is_bound")  # absent from some models and formats
+_LATER = ("n_context", "schema", "has_missing", "objective_is_bound", "chosen")  # absent from some models and formats
 _NO_VAE = f"{CONFIG} does not describe a VAE"
 
 
@@ -72,6 +81,7 @@ class Fitted:
     schema: Schema | None
     has_missing: bool
     objective_is_bound: bool | None = None
+    chosen: Mapping[str, Choice] = field(default_factory=dict)
 
 
 def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
@@ -95,6 +105,8 @@ def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
         values["has_missing"] = fitted.has_missing
     if fitted.objective_is_bound is not None:
         values["objective_is_bound"] = fitted.objective_is_bound
+    if fitted.chosen:
+        values["chosen"] = {name: [choice.value, choice.why] for name, choice in fitted.chosen.items()}
     own = {name: {"own": name_of(kept[name])} for name in _MADE_BY if _is_own(kept[name])}
     return {"estimator": "VAE", "parameters": encode(kept) | own, "fitted": values}
 
@@ -115,6 +127,8 @@ def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> 
     values = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
     schema = Schema.from_dict(values["schema"], CONFIG) if "schema" in values else None
     parameters = _parameters(saved, own, defaults) | {"schema": schema}
+    chosen = {name: Choice(*each) for name, each in values.get("chosen", {}).items()}
+    _check_chosen(parameters, chosen)
     fitted = Fitted(
         n_features=values["n_features_in"],
         names=tuple(values["feature_names_in"]),
@@ -126,6 +140,7 @@ def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> 
         schema=schema,
         has_missing=values.get("has_missing", False),
         objective_is_bound=values.get("objective_is_bound"),
+        chosen=chosen,
     )
     if schema is None:
         _check_array(values)
@@ -151,6 +166,20 @@ def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) 
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{_NO_VAE} of this version ({reason}); {WAY_OUT}.") from error
     return parameters
+
+
+def _check_chosen(parameters: Mapping[str, Any], chosen: Mapping[str, Choice]) -> None:
+    """Raise ``FormatError`` unless each argument that is "auto" has a value that it can have."""
+    try:
+        check_parameters({**parameters, **{name: choice.value for name, choice in chosen.items()}})
+    except (TypeError, ValueError) as error:
+        reason = str(error).split("; ")[0].rstrip(".")
+        raise FormatError(f"{CONFIG} holds a choice that is none ({reason}); {WAY_OUT}.") from error
+    due = {name for name in CHOSEN if is_auto(parameters[name])}
+    if due != chosen.keys():
+        raise FormatError(
+            f"{CONFIG} holds choices for {sorted(chosen)}, where the arguments {sorted(due)} are 'auto'; {WAY_OUT}."
+        )
 
 
 def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:

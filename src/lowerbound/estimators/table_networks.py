@@ -176,6 +176,6 @@ def table_networks(
 ) -> tuple[networks.Cells, nn.Module, nn.Module]:
     """Build a module that prepares cells, an encoder that reads its output, and a decoder of latents of ``event``."""
     cells, columns = cells_of(schema), len(schema.modelled)
-    encoder = networks.MLP((cells.out_features,), (n_outputs,), hidden, activation, context)
+    encoder = networks.MLP((cells.out_features,), (n_outputs,), hidden, activation, context, linear=True)
     out_shape = (columns,) if likelihood.n_parameters == 1 else (likelihood.n_parameters, columns)
-    return cells, encoder, networks.MLP(event, out_shape, tuple(hidden)[::-1], activation, context)
+    return cells, encoder, networks.MLP(event, out_shape, tuple(hidden)[::-1], activation, context, linear=True)

@@ -23,6 +23,7 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
+from lowerbound.estimators.choices import Auto, Choice, choose, is_auto
 from lowerbound.estimators.defaults import sample_dtype
 from lowerbound.estimators.learning import inference_for, is_own, name_of, taken_by
 from lowerbound.estimators.parameters import check_parameters, whole
@@ -71,8 +72,10 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
     learning_rate, batch_size, epochs : learning rate or ``Schedule``; rows per step; largest number of epochs.
-    validation, patience : share of rows held out to choose the best epoch; epochs without improvement before training
-        stops (None: never).
+    validation, patience : share of rows held out to choose the best epoch; epochs without an improvement beyond its
+        standard error before training stops (None: never). These five are "auto" by default: ``chosen_`` has the
+        values. For frames, with epochs="auto", a last phase follows in which the held-out rows are learnt from too and
+        the learning rate falls.
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
         value/``max_value``.
     max_value : the largest grey value (default 255 for 8-bit data, else 1).
@@ -90,7 +93,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : the record of training. schema_ : the schema of the
-    fitted frame; None for arrays. n_features_in_, feature_names_in_.
+    fitted frame; None for arrays. chosen_ : by argument, the value chosen for "auto", and why.
+    n_features_in_, feature_names_in_.
 
     Examples
     --------
@@ -104,6 +108,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     model_: LatentVariableModel
     history_: History
     schema_: Schema | None
+    chosen_: dict[str, Choice]
 
     def __init__(
         self,
@@ -125,11 +130,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         free_bits: float = 0.0,
         inference: str | Callable[..., Inference] | None = None,
         optimizer: str | Optimizer = "Adam",
-        learning_rate: float | Schedule = 1e-3,
-        batch_size: int = 100,
-        epochs: int = 200,
-        validation: float = 0.1,
-        patience: int | None = 20,
+        learning_rate: float | Schedule | Auto = "auto",
+        batch_size: int | Auto = "auto",
+        epochs: int | Auto = "auto",
+        validation: float | Auto = "auto",
+        patience: int | Auto | None = "auto",
         binarise: Literal["none", "fixed", "afresh"] = "none",
         max_value: float | None = None,
         schema: Schema | Mapping[Name, str | Column] | None = None,
@@ -201,22 +206,24 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         goes_on = run_dir is not None and resume == "auto" and self.random_state is None
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError):
             x = self._checked(X, reset=True)
-            given = inputs.context(context, len(x))
+            beside = inputs.context(context, len(x))
             seed = inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None
-            rows = self._start(x, given, seed)
-            learning = self._inference()
+            rows = self._start(x, beside, seed)
+            self.chosen_ = self._choose(len(rows))
+            learning, given = self._inference(), self._settings()
             self.posterior_, self._is_bound = learning.posterior, learning.is_bound
-            held_out = round(self.validation * len(rows)) > 0 and len(rows) > 1
+            held_out = round(given["validation"] * len(rows)) > 0 and len(rows) > 1
             try:
                 self.history_ = inference.fit(
                     self.model_,
                     rows,
                     learning,
-                    epochs=self.epochs,
-                    batch_size=self.batch_size,
-                    validation=self.validation,
-                    patience=self.patience if held_out else None,
+                    epochs=given["epochs"],
+                    batch_size=given["batch_size"],
+                    validation=given["validation"],
+                    patience=given["patience"] if held_out else None,
                     patience_from=self.warm_up,
+                    finish=is_auto(self.epochs) and self.schema_ is not None and not is_own(self.inference),
                     seed=self.seed_,
                     threads=self.threads,
                     callbacks=[*self.callbacks, self._keep_history],
@@ -249,6 +256,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             rows = self._start(x) if first else self._supported(x, self.binarise, None)
             if first:
                 self.has_missing_ = self.schema_ is not None
+                self.chosen_ = self._choose(len(rows))
         if not hasattr(self, "_procedure"):
             self._procedure = self._inference().start(self.model_, rows)
         done = len(self.history_.records)
@@ -258,7 +266,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
                 rows,
                 epochs=done + 1,
                 first_epoch=done,
-                batch_size=self.batch_size,
+                batch_size=self._settings()["batch_size"],
                 seed=self.seed_,
                 callbacks=self.callbacks,
             )
@@ -315,6 +323,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             schema=self.schema_,
             has_missing=self.has_missing_,
             objective_is_bound=self.objective_is_bound if is_own(self.inference) else None,
+            chosen=self.chosen_,
         )
         return saving.described(self.get_params(deep=False), fitted)
 
@@ -331,7 +340,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         vae.shape_, vae.dtype_ = fitted.shape, fitted.dtype
         vae.seed_, vae.max_value_, vae.n_context_ = fitted.seed, fitted.max_value, fitted.n_context
         vae.schema_, vae.has_missing_ = fitted.schema, fitted.has_missing
-        vae._is_bound = bool(fitted.objective_is_bound)
+        vae._is_bound, vae.chosen_ = bool(fitted.objective_is_bound), dict(fitted.chosen)
         return vae
 
     def _checked(self, X: ArrayLike, reset: bool = False, kept: Sequence[Name] = ()) -> RowArray:
@@ -410,9 +419,18 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             return self.draws
         return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else 1
 
+    def _choose(self, rows: int) -> dict[str, Choice]:
+        """Values for the arguments that are "auto"."""
+        return choose(self.get_params(deep=False), rows, self.schema_ is not None)
+
+    def _settings(self) -> dict[str, Any]:
+        """The arguments, with what was chosen in place of "auto"."""
+        return {**self.get_params(deep=False), **{name: choice.value for name, choice in self.chosen_.items()}}
+
     def _inference(self) -> Inference:
-        given = self.get_params(deep=False) | {"objective": self.objective_, "draws": self.draws_}
-        return inference_for(given, self.model_, self._posterior)
+        return inference_for(
+            self._settings() | {"objective": self.objective_, "draws": self.draws_}, self.model_, self._posterior
+        )
 
     def _rows(self, x: RowArray, binarise: Binarise, context: NDArray[Any] | None) -> Rows:
         return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)

@@ -38,6 +38,7 @@ from lowerbound.row_source import RowSource
 from lowerbound.shapes import expect
 from lowerbound.storage.parts import encode
 from lowerbound.training import (
+    OF_ROWS,
     Constant,
     History,
     Metrics,
@@ -231,12 +232,14 @@ class AEVBProcedure(Procedure):
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         total: Metrics = {}
+        rows: list[Tensor] = []
         with self._room(state, len(batch.index)):
             for part, its_noise in _in_parts(state.parts, batch, noise):
                 plain, weighted = self._draw(part, its_noise, scalars)
                 penalty = self._penalty(weighted, part.weight)
                 total = _sum(total, self._metrics(plain, weighted, penalty, part.weight))
-        return total
+                rows.append(self.settings.objective(weighted))
+        return total | {OF_ROWS: torch.cat(rows)}
 
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
         with self._room(state, len(batch.index)):

@@ -28,7 +28,7 @@ from lowerbound.row_source import RowSource
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.storage.model import files
 from lowerbound.storage.run import Resume, kept
-from lowerbound.training import Callback, History, Procedure, metrics_file, progress_bar, train
+from lowerbound.training import Callback, Finish, History, Procedure, metrics_file, progress_bar, train
 
 Data = RowSource | torch.Tensor | np.ndarray[Any, Any] | Any
 
@@ -60,6 +60,7 @@ def fit(
     resume: Resume = "auto",
     checkpoint_every: int = 1000,
     extra: Mapping[str, Any] | None = None,
+    finish: bool = False,
 ) -> Fit:
     """Learn ``model``, and the posterior of ``inference`` if it has one, from ``data``, in place.
 
@@ -69,6 +70,9 @@ def fit(
     rows, or the share of rows to hold out (0 for none); the state with the best validation objective is kept.
     ``patience``: stop after so many epochs without a better one, counted from ``patience_from``. ``seed`` fixes every
     random number: the same seed and threads give the same bytes. ``threads``: CPU threads while fitting.
+
+    ``finish``: once the held-out rows have shown when to stop, learn from them too: a last phase on all rows follows
+    the best state, half as long as the way there (at least 500 steps), in which the learning rate falls to 2 %.
 
     ``run_dir``: a folder for the fitted model and, under ``checkpoints``, the full state of training every
     ``checkpoint_every`` steps. ``resume="auto"`` continues from the newest whole checkpoint there, bit for bit as if
@@ -82,9 +86,10 @@ def fit(
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
     rows, held_out, validation = _divide(model, whole, validation, patience, seed)
+    last = Finish(whole) if finish else None
     with use_threads(threads), _memory_named():
         procedure = started(inference, model, rows, batch_size)
-        same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed)
+        same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed, last)
         keeping: contextlib.AbstractContextManager[Checkpoints | None] = contextlib.nullcontext()
         if run_dir is not None:
             keeping = kept(run_dir, resume, checkpoint_every, same, partial(files, model, inference.posterior, extra))
@@ -100,6 +105,7 @@ def fit(
                 patience_from=patience_from,
                 callbacks=[*callbacks, *reporters],
                 checkpoints=checkpoints,
+                finish=last,
             )
             if checkpoints is not None:
                 checkpoints.finish(history)

@@ -11,7 +11,7 @@ from lowerbound.inference.protocol import Inference
 from lowerbound.model import LatentVariableModel
 from lowerbound.row_source import RowSource
 from lowerbound.storage.parts import encode
-from lowerbound.training import Procedure
+from lowerbound.training import Finish, Procedure
 
 
 def identity(
@@ -23,6 +23,7 @@ def identity(
     epochs: int,
     batch_size: int,
     seed: int,
+    finish: Finish | None = None,
 ) -> dict[str, Any]:
     """The identity of a fit, as JSON: data, model, and the way to learn it."""
     state, posterior, like = procedure.state, inference.posterior, next(model.parameters())
@@ -39,6 +40,7 @@ def identity(
         "inference": _described(inference),
         "optimizer": None if state.optimizer is None else optimizer,
         **({} if all(rate == 1 for rate in state.rates) else {"rates": state.rates}),
+        **({} if finish is None else {"finish": [finish.share, finish.least]}),
         "dtype": str(like.dtype),
         "device": like.device.type,
         # the schedules' values in validation

@@ -3,8 +3,10 @@
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
+from lowerbound.training.finish import Finish
 from lowerbound.training.loop import train
 from lowerbound.training.procedure import (
+    OF_ROWS,
     Callback,
     EndsEpochs,
     Event,
@@ -19,6 +21,7 @@ from lowerbound.training.schedules import Constant, Cosine, Cyclic, Schedule, Wa
 from lowerbound.training.state import State
 
 __all__ = [
+    "OF_ROWS",
     "Callback",
     "Constant",
     "Cosine",
@@ -26,6 +29,7 @@ __all__ = [
     "Cyclic",
     "EndsEpochs",
     "Event",
+    "Finish",
     "History",
     "Metrics",
     "Procedure",

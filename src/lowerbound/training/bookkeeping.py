@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,14 @@ from lowerbound.checks import OBJECT, TEXTS, Check, is_list, is_number, is_whole
 from lowerbound.errors import FormatError
 from lowerbound.row_source import RowSource
 from lowerbound.training.cursor import Cursor, Place
-from lowerbound.training.procedure import History, Metrics, Procedure, Record, Scalars
+from lowerbound.training.finish import Finish, Finishing
+from lowerbound.training.procedure import History, Metrics, Procedure, Record, Scalars, Stopped
 from lowerbound.training.state import State, Tensors, copied
 
 TRIES = 3  # times that the learning rate is lowered within an epoch, before the fit gives up
 LEARNING_RATE = "learning_rate"
+_FEWEST = 10  # held-out rows from which the error of a difference is estimated
+_LATER = ("finishing",)  # numbers that are absent from older checkpoints
 
 
 class Meter:
@@ -76,6 +79,7 @@ class Clock:
         self._scalars = {name: like.new_zeros(()) for name in self._schedules}
         self._held = dict.fromkeys(self._schedules, 0.0)
         self.slowed = 1.0
+        self.finishing: Finishing | None = None
 
     def at(self, time: float) -> Scalars:
         for name, value in self.read(time).items():
@@ -87,7 +91,7 @@ class Clock:
     def read(self, time: float) -> Record:
         values = {name: float(schedule(time)) for name, schedule in self._schedules.items()}
         if LEARNING_RATE in values:
-            values[LEARNING_RATE] *= self.slowed
+            values[LEARNING_RATE] *= self.slowed if self.finishing is None else self.slowed * self.finishing.rate(time)
         return values
 
     @property
@@ -97,16 +101,30 @@ class Clock:
 
 @dataclass
 class Best:
-    """The state after the epoch with the best validation objective; none without validation."""
+    """The state after the epoch with the best validation objective; none without validation.
+
+    ``clear``: the last epoch that was clearly better than the one before for which this held: the mean of the paired
+    differences of ``rows [N]``, the objective of each held-out row, was larger than its standard error.
+    """
 
     objective: float = -math.inf
     epochs: int = 0
     tensors: Tensors | None = None
+    clear: int = 0
+    rows: Tensor | None = None
 
-    def offer(self, objective: float, epochs: int, state: State) -> None:
+    def offer(self, objective: float, epochs: int, state: State, rows: Tensor | None = None) -> None:
         if objective > self.objective:
+            if self._is_clear(objective, rows):
+                self.clear, self.rows = epochs, rows
             self.objective, self.epochs = objective, epochs
             self.tensors = copied(state.module_tensors())
+
+    def _is_clear(self, objective: float, rows: Tensor | None) -> bool:
+        if rows is None or self.rows is None or len(rows) < _FEWEST:
+            return True
+        difference = rows.double() - self.rows.double()
+        return bool(difference.mean() > difference.std() / math.sqrt(len(rows)))
 
     def keep(self, state: State, epochs: int) -> int:
         """Set ``state`` to the best one and return its epoch; without validation, leave it and return ``epochs``."""
@@ -119,7 +137,16 @@ class Best:
 class Progress:
     """The full state of training: model, optimiser, position in the data, random generators, metrics so far."""
 
-    def __init__(self, procedure: Procedure, rows: RowSource, batch_size: int, seed: int, first_epoch: int = 0) -> None:
+    def __init__(
+        self,
+        procedure: Procedure,
+        rows: RowSource,
+        batch_size: int,
+        seed: int,
+        first_epoch: int = 0,
+        finish: Finish | None = None,
+    ) -> None:
+        self._finish = finish
         self.state = procedure.state
         self.cursor = Cursor(rows, batch_size, seed, first_epoch)
         self.clock = Clock(procedure, self.cursor.full_weight)
@@ -133,14 +160,44 @@ class Progress:
     def finite(self) -> bool:
         return self.meter.finite() and self.state.finite()
 
-    def end_epoch(self, number: int, found: Record) -> Record:
-        """Add the record of epoch ``number`` (from 0), with the validation metrics ``found``, to the history."""
+    @property
+    def finishing(self) -> Finishing | None:
+        """The last phase, if it is under way."""
+        return self.clock.finishing
+
+    def last_epoch(self, epochs: int) -> int:
+        """The epoch after which the fit, or its last phase, ends at the latest."""
+        return epochs if self.finishing is None else self.finishing.last
+
+    def begin_finish(self, why: Stopped) -> bool:
+        """Begin the last phase, if there is one and it has not begun, from the best state; whether it was begun."""
+        finish, cursor = self._finish, self.cursor
+        if finish is None or self.finishing is not None:
+            return False
+        best = cursor.steps_to(self.best.keep(self.state, cursor.epochs))
+        epochs = finish.epochs(best, cursor.batch_size)
+        self._follow(Finishing(cursor.epochs, cursor.steps, epochs, why))
+        return True
+
+    def _follow(self, phase: Finishing) -> None:
+        """Take all rows, in the last phase."""
+        assert self._finish is not None
+        cursor, draws = self.cursor, self.cursor.draws.state
+        self.cursor = Cursor(self._finish.rows, cursor.batch_size, cursor.seed, phase.first, phase.steps)
+        self.cursor.draws.state = draws
+        self.clock.finishing, self.best = phase, Best()
+
+    def end_epoch(self, number: int, found: Record, rows: Tensor | None = None) -> Record:
+        """Add the record of epoch ``number`` (from 0), with the validation metrics ``found``, to the history.
+
+        ``rows [N]``: the objective of each held-out row.
+        """
         epochs, steps = self.cursor.epochs, self.cursor.steps
         record = {"epoch": epochs, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
         self.history.records.append(record)
         self.meter, self.tries = Meter(), 0
         if found:
-            self.best.offer(found["valid_objective"], epochs, self.state)
+            self.best.offer(found["valid_objective"], epochs, self.state, rows)
         return record
 
     @property
@@ -166,7 +223,9 @@ class Progress:
         """Its tensors by name, live, except those of the best state."""
         place, total = self.cursor.place(), self.meter.total
         running = {} if total is None else {"meter.total": total}
-        return self.state.tensors() | running | {"place.rng": place.rng, "place.global_rng": place.global_rng}
+        held_out = {} if self.best.rows is None else {"best_rows": self.best.rows}
+        places = {"place.rng": place.rng, "place.global_rng": place.global_rng}
+        return self.state.tensors() | running | held_out | places
 
     def numbers(self) -> dict[str, Any]:
         """Its numbers and texts as JSON, except the records."""
@@ -174,7 +233,8 @@ class Progress:
             "epoch": self.cursor.epochs,
             "position": self.cursor.position,
             "meter": {"names": self.meter.names, "rows": self.meter.rows},
-            "best": None if self.best.tensors is None else [self.best.epochs, self.best.objective],
+            "best": None if self.best.tensors is None else [self.best.epochs, self.best.objective, self.best.clear],
+            "finishing": None if self.finishing is None else list(astuple(self.finishing)),
             "parts": self.state.parts,
             "slowed": self.clock.slowed,
             "tries": self.tries,
@@ -189,8 +249,9 @@ class Progress:
 
         Raises ``KeyError``, ``TypeError`` or ``ValueError`` if they are of another fit.
         """
+        self._resume_finish(numbers)
         epochs, position = self._place(numbers)
-        own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter."))}
+        own = {name: value for name, value in tensors.items() if not name.startswith(("place.", "meter.", "best_"))}
         self.state.load(own)
         self.state.set_options(numbers["optimizer"])
         self.state.parts = int(numbers["parts"])
@@ -201,14 +262,25 @@ class Progress:
             if self.meter.total.shape != (len(self.meter.names),):
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
-            epochs, objective = numbers["best"]
-            self.best.epochs, self.best.objective, self.best.tensors = int(epochs), float(objective), best
+            epochs, objective, *clear = numbers["best"]
+            self.best = Best(float(objective), int(epochs), best, int(clear[0]) if clear else int(epochs))
+            self.best.rows = tensors.get("best_rows")
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
+
+    def _resume_finish(self, numbers: Mapping[str, Any]) -> None:
+        """Go to the last phase, if ``numbers`` are of one."""
+        if (phase := numbers.get("finishing")) is None:
+            return
+        if self._finish is None or not _NUMBERS["finishing"].holds(phase):
+            raise ValueError(f"finishing is {shown(phase)}, which is no last phase of this fit")
+        self._follow(Finishing(*phase))
 
     def _place(self, numbers: Mapping[str, Any]) -> tuple[int, int]:
         """Check that all of ``numbers`` can be of a fit to these rows; return epoch and position."""
         for key, check in _NUMBERS.items():
+            if key in _LATER and key not in numbers:
+                continue
             if not check.holds(numbers[key]):
                 raise ValueError(f"{key} is {shown(numbers[key])}, where {check.due} is due")
         epochs, position, meter = numbers["epoch"], numbers["position"], numbers["meter"]
@@ -234,7 +306,18 @@ _NUMBERS = {
     "best": or_none(
         Check(
             "an epoch and an objective",
-            lambda value: is_list(value, is_number) and len(value) == 2 and is_whole(value[0], 1),
+            lambda value: is_list(value, is_number) and len(value) in (2, 3) and is_whole(value[0], 1),
+        )
+    ),
+    "finishing": or_none(
+        Check(
+            "an epoch, a step, a number of epochs and a reason",
+            lambda value: (
+                isinstance(value, list)
+                and len(value) == 4
+                and all(is_whole(each, least) for each, least in zip(value, (0, 0, 1), strict=False))
+                and value[3] in ("epochs", "patience")
+            ),
         )
     ),
     "parts": whole("a whole number above 0", 1),

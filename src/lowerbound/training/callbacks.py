@@ -23,7 +23,8 @@ def progress_bar() -> Iterator[Callback]:
             bar.total = event.total_steps
             if event.record is not None:
                 kind = "valid" if "valid_objective" in event.record else "train"
-                bar.set_postfix_str(f"{kind} objective {event.record[kind + '_objective']:.2f} nats", refresh=False)
+                said = f"{kind} objective {event.record[kind + '_objective']:.2f} nats"
+                bar.set_postfix_str(f"{said}, {event.waiting}" if event.waiting else said, refresh=False)
             bar.update(event.step - bar.n)
 
         yield show

@@ -30,8 +30,11 @@ class Cursor:
     Every batch has the same shape: the last of an epoch is padded, its padding weighing 0.
     """
 
-    def __init__(self, rows: RowSource, batch_size: int, seed: int, first_epoch: int = 0) -> None:
+    def __init__(
+        self, rows: RowSource, batch_size: int, seed: int, first_epoch: int = 0, first_step: int | None = None
+    ) -> None:
         self.rows = rows
+        self._first = first_epoch, first_step
         self.batch_size = min(batch_size, len(rows))
         self.seed = seed
         self.rng = generator(seed, "noise", first_epoch, device=rows.device)
@@ -50,12 +53,17 @@ class Cursor:
     @property
     def steps(self) -> int:
         """Steps since the start."""
-        return self.epochs * self.steps_per_epoch + self.position
+        return self.steps_to(self.epochs) + self.position
+
+    def steps_to(self, epochs: int) -> int:
+        """Steps from the start to the end of epoch ``epochs``; ``first_step`` were those before ``first_epoch``."""
+        epoch, step = self._first
+        return epochs * self.steps_per_epoch if step is None else step + (epochs - epoch) * self.steps_per_epoch
 
     @property
     def time(self) -> float:
         """Epochs since the start, with the fraction of the current one."""
-        return self.steps / self.steps_per_epoch
+        return self.epochs + self.position / self.steps_per_epoch
 
     def next(self) -> tuple[Batch, int]:
         """The next batch, and how many of its rows are not padding. After the last batch, the next epoch starts."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 import torch
+from torch import Tensor
 
 from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError
@@ -22,7 +23,9 @@ from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.training.allocator import keep_memory
 from lowerbound.training.bookkeeping import LEARNING_RATE, TRIES, Meter, Progress, Snapshot
 from lowerbound.training.cursor import Cursor, in_order
+from lowerbound.training.finish import Finish
 from lowerbound.training.procedure import (
+    OF_ROWS,
     Callback,
     EndsEpochs,
     Event,
@@ -52,29 +55,38 @@ def train(
     first_epoch: int = 0,
     check_every: int = 100,
     checkpoints: Checkpoints | None = None,
+    finish: Finish | None = None,
 ) -> History:
     """Train on ``rows`` up to epoch ``epochs``, or until ``patience`` epochs brought no better validation objective.
 
+    Better means beyond the standard error of the paired difference, if the procedure gives the objective of each row.
     Patience counts from epoch ``patience_from``. The modules end at their best validation objective; without
-    validation, at the last step. If values are no longer finite, the loop returns to the last check at which they
-    were, warns, and lowers the learning rate; after three such tries within an epoch, or if there is no learning
-    rate, it raises ``DivergedError``. ``checkpoints``: where to resume from, and where to write.
+    validation, at the last step. With ``finish``, a last phase on all rows follows. If values are no longer finite, the
+    loop returns to the last check at which they were, warns, and lowers the learning rate; after three such tries
+    within an epoch, or if there is no learning rate, it raises ``DivergedError``. ``checkpoints``: where to resume
+    from, and where to write.
     """
     keep_memory()
-    run = Progress(procedure, rows, batch_size, seed, first_epoch)
-    cursor, history, every = run.cursor, run.history, checkpoints.every if checkpoints else None
+    run = Progress(procedure, rows, batch_size, seed, first_epoch, finish)
+    every = checkpoints.every if checkpoints else None
     with Interrupt() as interrupt, run.state.mode(training=True):
         if checkpoints is not None:
             checkpoints.resume(run)
-        good = Snapshot(run)
-        while (end := _ended(run, epochs, patience, patience_from)) is None and history.stopped is None:
-            check, epoch, record = cursor.steps + _steps_ahead(cursor, check_every, every), cursor.epochs, None
+        good, history = Snapshot(run), run.history
+        while history.stopped is None:
+            if (end := _ended(run, epochs, patience, patience_from)) is not None:
+                if not run.begin_finish(end):
+                    break
+                good = Snapshot(run)
+            cursor, record = run.cursor, None
+            check, epoch = cursor.steps + _steps_ahead(cursor, check_every, every), cursor.epochs
             try:
                 _step_to(check, procedure, run, interrupt)
                 if not (finite := run.finite()):
                     _rescue(procedure, good, check_every)
                 elif cursor.epochs > epoch and (finite := _epoch_ended(procedure, good)):
-                    record = run.end_epoch(epoch, _validate(procedure, run, validation, epochs))
+                    held_out = validation if run.finishing is None else None
+                    record = run.end_epoch(epoch, *_validate(procedure, run, held_out, epochs))
                 repeat = not finite or (cursor.steps < check and checkpoints is not None)
             except TooLarge:
                 repeat = True  # only outside this block are the tensors freed that did fit
@@ -82,16 +94,27 @@ def train(
                 good.restore()  # so that a fit that resumes checks its values at the same steps
                 continue
             good = Snapshot(run)
-            event = Event(cursor.steps, epochs * cursor.steps_per_epoch, record, run.state, history)
+            total = cursor.steps_to(run.last_epoch(epochs))
+            event = Event(cursor.steps, total, record, run.state, history, _waiting(run, patience, patience_from))
             if _any_stops(callbacks, event):
                 history.stopped = history.stopped or "callback"
             if checkpoints is not None and cursor.steps % checkpoints.every == 0:
                 checkpoints.save(run)
         if checkpoints is not None:
             checkpoints.save(run)
-    history.best_epoch = run.best.keep(run.state, cursor.epochs)
+    history.best_epoch = run.best.keep(run.state, run.cursor.epochs)
     history.stopped = history.stopped or end
     return history
+
+
+def _waiting(run: Progress, patience: int | None, patience_from: float) -> str:
+    """What the fit waits for before it ends, in words."""
+    if run.finishing is not None:
+        return "learning from all rows"
+    if patience is None or run.best.tensors is None:
+        return ""
+    left = max(run.best.clear, patience_from) + patience - run.cursor.epochs
+    return f"ends after {max(1, round(left * run.cursor.steps_per_epoch))} more steps without a better one"
 
 
 def _step_to(step: int, procedure: Procedure, run: Progress, interrupt: Interrupt) -> None:
@@ -120,8 +143,8 @@ def _epoch_ended(procedure: Procedure, good: Snapshot) -> bool:
     return not name
 
 
-def _validate(procedure: Procedure, run: Progress, rows: RowSource | None, epochs: int) -> Record:
-    """The metrics of held-out rows, under the schedules' values at the last epoch."""
+def _validate(procedure: Procedure, run: Progress, rows: RowSource | None, epochs: int) -> tuple[Record, Tensor | None]:
+    """The metrics of held-out rows, and the objective of each, under the schedules' values at the last epoch."""
     scalars = run.clock.at(epochs)
     with run.lent():
         return evaluate(procedure, run.state, rows, run.cursor.batch_size, run.cursor.seed, scalars)
@@ -129,7 +152,9 @@ def _validate(procedure: Procedure, run: Progress, rows: RowSource | None, epoch
 
 def _ended(run: Progress, epochs: int, patience: int | None, patience_from: float) -> Stopped | None:
     """Why no epoch is left to run; None if one is."""
-    if patience is not None and run.cursor.epochs - max(run.best.epochs, patience_from) >= patience:
+    if run.finishing is not None:
+        return run.finishing.why if run.cursor.epochs >= run.finishing.last else None
+    if patience is not None and run.cursor.epochs - max(run.best.clear, patience_from) >= patience:
         return "patience"
     return "epochs" if run.cursor.epochs >= epochs else None
 
@@ -143,18 +168,24 @@ def _steps_ahead(cursor: Cursor, check_every: int, checkpoint_every: int | None)
 
 def evaluate(
     procedure: Procedure, state: State, rows: RowSource | None, batch_size: int, seed: int, scalars: Scalars
-) -> Record:
-    """Mean metrics of held-out rows, if there are any, with the same random numbers each time."""
+) -> tuple[Record, Tensor | None]:
+    """Mean metrics of held-out rows, if there are any, with the same random numbers each time.
+
+    Besides, the objective of each row ``[N]``, if the procedure gives it.
+    """
     if rows is None:
-        return {}
-    rng, meter = generator(seed, "validation", device=rows.device), Meter()
+        return {}, None
+    rng, meter, each = generator(seed, "validation", device=rows.device), Meter(), []
     with torch.no_grad(), state.mode(training=False):
         for batch, real in in_order(rows, batch_size, rng):
             noise = procedure.noise(len(batch.index), rng)
-            meter.add(procedure.evaluate(state, batch, noise, scalars), real)
+            metrics = procedure.evaluate(state, batch, noise, scalars)
+            if (of_rows := metrics.pop(OF_ROWS, None)) is not None:
+                each.append(of_rows[:real])
+            meter.add(metrics, real)
     if not meter.finite():
         warnings.warn("the objective of the held-out rows is not finite: look for extreme values", stacklevel=3)
-    return meter.means("valid_")
+    return meter.means("valid_"), torch.cat(each) if each else None
 
 
 def _any_stops(callbacks: Sequence[Callback], event: Event) -> bool:

@@ -19,6 +19,8 @@ from lowerbound.training.state import State
 
 Metrics = dict[str, Tensor]
 Scalars = Mapping[str, Tensor]
+OF_ROWS = "objective_of_rows"
+"""The metric of ``Procedure.evaluate`` that is not a mean: the objective of each row, ``[B]``."""
 
 
 class TooLarge(Exception):
@@ -57,7 +59,11 @@ class Procedure(Protocol):
         ...
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
-        """Compute the metrics of rows that are not trained on; the state stays as it is."""
+        """Compute the metrics of rows that are not trained on; the state stays as it is.
+
+        If the objective of each row ``[B]`` is among them, as ``OF_ROWS``, the loop computes the standard error of a
+        difference between two epochs, and does not take noise for an improvement.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} evaluates no rows that are held out: write its evaluate, or give validation=0."
         )
@@ -82,13 +88,17 @@ class EndsEpochs(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """The progress of a fit, given to callbacks every few steps and, with ``record``, at the end of each epoch."""
+    """The progress of a fit, given to callbacks every few steps and, with ``record``, at the end of each epoch.
+
+    ``total_steps``: the most steps that the fit can take. ``waiting``: what decides when it ends, in words.
+    """
 
     step: int
     total_steps: int
     record: Record | None
     state: State
     history: History
+    waiting: str = ""
 
 
 Callback = Callable[[Event], bool | None]

@@ -1,0 +1,68 @@
+"""What "auto" stands for in the arguments of an estimator, given the rows to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Auto = Literal["auto"]
+AUTO: Final = "auto"
+_ARRAY: dict[str, Any] = {
+    "batch_size": 100,
+    "learning_rate": 1e-3,
+    "validation": 0.1,
+    "epochs": 200,
+    "patience": 20,
+}
+CHOSEN = tuple(_ARRAY)
+"""The arguments that can be "auto" and get a value here."""
+_HELD_OUT, _FEWEST, _MOST = 0.1, 30, 0.25  # share of held-out rows; at least so many, but at most that share
+_BATCHES = ((1_000, 32), (5_000, 64))  # rows below which a batch has so many rows
+_LARGE_BATCH = 128
+_RATE = 2e-3
+_STEPS, _EPOCHS = 3_000, 60  # the most steps, or epochs if these are more
+_WAIT, _WAIT_EPOCHS = 800, 5  # steps without improvement, or epochs if these are more
+_FIXED = 1_000  # steps if no rows are held out
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value chosen for an argument, and in words why."""
+
+    value: Any
+    why: str
+
+
+def is_auto(value: object) -> bool:
+    """Whether an argument is "auto"."""
+    return isinstance(value, str) and value == AUTO
+
+
+def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice]:
+    """Choose a value for each of an estimator's arguments ``given`` that is "auto", for so many rows.
+
+    For tables, the length of a fit is counted in steps, because a small table has few steps per epoch.
+    """
+    names = [name for name in _ARRAY if is_auto(given[name])]
+    if not table:
+        return {name: Choice(_ARRAY[name], "the default for arrays") for name in names}
+    size = f"{rows:,} rows"
+    batch = next((batch for below, batch in _BATCHES if rows < below), _LARGE_BATCH)
+    share = max(_HELD_OUT, min(_FEWEST / max(rows, 1), _MOST))
+    known = {name: value for name, value in given.items() if name not in names}
+    found = {
+        "batch_size": Choice(batch, size),
+        "learning_rate": Choice(_RATE, "the default for tables"),
+        "validation": Choice(share, f"at least {_FEWEST} of {size}, if that is no more than a quarter"),
+    }
+    values = {name: choice.value for name, choice in found.items()} | known
+    kept = max(1, rows - round(values["validation"] * rows))
+    steps = -(-kept // min(values["batch_size"], kept))
+    held_out = values["validation"] * rows >= 0.5
+    most, least = (_STEPS, _EPOCHS) if held_out else (_FIXED, 1)
+    found["epochs"] = Choice(max(-(-most // steps), least), f"{most:,} steps of {steps} per epoch, or {least} epochs")
+    found["patience"] = Choice(
+        max(-(-_WAIT // steps), _WAIT_EPOCHS), f"{_WAIT} steps of {steps} per epoch, or {_WAIT_EPOCHS} epochs"
+    )
+    return {name: found[name] for name in names}
