@@ -107,7 +107,29 @@ def fit_parts(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.
     )
 
 
-FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES} | {"parts": fit_parts}
+def fit_finish(run: Path, callbacks: Callbacks = [], epochs: int = 3) -> lb.Fit:  # noqa: B006
+    """A model with held-out rows that are learnt from in a last phase, which begins after step 21."""
+    with lb.nn.seeded(0):
+        encoder = lb.nn.MLP((5,), (6,), (16,), linear=True)
+        likelihood = lb.likelihoods.Normal("dimension", (5,))
+        model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,), (16,)), likelihood)
+    return lb.fit(
+        model,
+        rows("normal"),
+        lb.AEVB(lb.posteriors.DiagonalNormal(3, encoder)),
+        epochs=epochs,
+        batch_size=BATCH,
+        validation=0.1,
+        finish=20,
+        threads=1,
+        callbacks=callbacks,
+        run_dir=run,
+        checkpoint_every=EVERY,
+    )
+
+
+FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES}
+FITS |= {"parts": fit_parts, "finish": fit_finish}
 
 
 def die_at(step: int) -> Callable[[Any], None]:

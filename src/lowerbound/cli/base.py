@@ -66,6 +66,16 @@ samples_option = click.option(
 )
 
 
+class OrAuto(click.ParamType):
+    """A value of another type, or the word "auto"."""
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of, self.name = of, of.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else self.of.convert(value, param, ctx)
+
+
 def data_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument ``DATA`` and the options on how a CSV file is written; read these with ``csv_options``."""
     options = [

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from lowerbound.cli.base import (
     INTERRUPTED,
+    OrAuto,
     commands,
     counts,
     csv_options,
@@ -81,22 +82,27 @@ _FIT_OPTIONS = (
     click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
     click.option(
         "--learning-rate",
-        type=click.FloatRange(0, min_open=True),
-        default=1e-3,
-        help="Learning rate of the optimiser.",
+        type=OrAuto(click.FloatRange(0, min_open=True)),
+        default="auto",
+        help="Learning rate of the optimiser; auto: chosen for the data, as are the next four.",
     ),
-    click.option("--batch-size", type=counts, default=100, help="Rows per step."),
-    click.option("--epochs", type=counts, default=200, help="Maximum number of epochs."),
+    click.option("--batch-size", type=OrAuto(counts), default="auto", help="Rows per step."),
+    click.option(
+        "--epochs",
+        type=OrAuto(counts),
+        default="auto",
+        help="Maximum number of epochs; auto: for tables, all rows are then learnt from at a falling learning rate.",
+    ),
     click.option(
         "--validation",
-        type=click.FloatRange(0, 1, max_open=True),
-        default=0.1,
+        type=OrAuto(click.FloatRange(0, 1, max_open=True)),
+        default="auto",
         help="Share of the rows held out for validation.",
     ),
     click.option(
         "--patience",
-        type=counts,
-        default=20,
+        type=OrAuto(counts),
+        default="auto",
         help="Epochs without improvement of the validation objective before stopping.",
     ),
     click.option(
@@ -186,7 +192,9 @@ def fit(
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
     words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['epochs']} epochs, ended by "
-    tell(result, as_json, f"{words}{result['stopped']}, kept epoch {result['best_epoch']} → {out}")
+    chosen = ", ".join(f"{name} {value:g}" for name, value in result["chosen"].items())
+    words += f"{result['stopped']}, kept epoch {result['best_epoch']}"
+    tell(result, as_json, f"{words}{chosen and f'; chosen: {chosen}'} → {out}")
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
 
 
@@ -235,6 +243,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "draws": vae.draws_,
         "objective_is_bound": vae.objective_is_bound,
         "valid_objective": best.get("valid_objective"),
+        "chosen": {name: choice.value for name, choice in vae.chosen_.items()},
     }
 
 

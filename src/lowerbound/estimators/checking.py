@@ -12,6 +12,7 @@ from lowerbound import data
 from lowerbound.data.frames import table_of
 from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.choices import Auto, batches
 from lowerbound.estimators.preview import Preview, course, few, preview
 from lowerbound.estimators.table_networks import likelihood_name
 from lowerbound.schema import Column, Schema, infer_and_encode
@@ -22,8 +23,8 @@ def check(
     X: Any,
     *,
     schema: Schema | Mapping[Name, str | Column] | None = None,
-    batch_size: int = 100,
-    validation: float = 0.1,
+    batch_size: int | Auto = "auto",
+    validation: float | Auto = "auto",
     csv: data.Csv | None = None,
 ) -> Preview:
     """Report what ``VAE(schema=schema).fit(X)`` would do, and problems of ``X``, without fitting. Print the result.
@@ -48,13 +49,14 @@ def check(
     return preview(x, names, name, batch_size, validation)
 
 
-def _of_table(X: Any, given: Any, source: str, batch_size: int, validation: float) -> Preview:
+def _of_table(X: Any, given: Any, source: str, batch_size: int | Auto, validation: float | Auto) -> Preview:
     """Preview a fit to a frame."""
     problems: list[str] = []
     notes: list[str] = []
     found: Schema | None = None
     why: str | None = None
     rows, columns, size = _extent(X)
+    batch_size, validation = batches(rows, True, batch_size, validation)
     held_out, steps = course(rows, batch_size, validation)
     try:
         values = None

@@ -23,6 +23,8 @@ _LARGE_BATCH = 128
 _RATE = 2e-3
 _STEPS, _EPOCHS = 3_000, 60  # the most steps, or epochs if these are more
 _WAIT, _WAIT_EPOCHS = 800, 5  # steps without improvement, or epochs if these are more
+LAST_STEPS = 500
+"""The least number of steps of a last phase on all rows."""
 _FIXED = 1_000  # steps if no rows are held out
 
 
@@ -37,6 +39,14 @@ class Choice:
 def is_auto(value: object) -> bool:
     """Whether an argument is "auto"."""
     return isinstance(value, str) and value == AUTO
+
+
+def batches(rows: int, table: bool, batch_size: int | Auto, validation: float | Auto) -> tuple[int, float]:
+    """The rows of a batch and the share of held-out rows, with "auto" resolved."""
+    given = {**dict.fromkeys(CHOSEN, AUTO), "batch_size": batch_size, "validation": validation}
+    found = choose(given, rows, table)
+    batch, share = (found[name].value if name in found else given[name] for name in ("batch_size", "validation"))
+    return batch, share
 
 
 def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice]:

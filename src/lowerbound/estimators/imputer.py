@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lowerbound import schema as schemas
 from lowerbound.estimators import frames, inputs, missing
+from lowerbound.estimators.choices import Auto
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.vae import VAE
 from lowerbound.schema import Column, Schema
@@ -98,13 +99,13 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
         samples: int = 200,
         schema: Schema | Mapping[Name, str | Column] | None = None,
         strict: bool = False,
-        hidden: Sequence[int] = (64,),
-        draws: int = 20,
-        learning_rate: float = 3e-3,
-        batch_size: int = 100,
-        epochs: int = 200,
-        validation: float = 0.1,
-        patience: int | None = 30,
+        hidden: Sequence[int] = (256, 128),
+        draws: int | None = None,
+        learning_rate: float | Auto = "auto",
+        batch_size: int | Auto = "auto",
+        epochs: int | Auto = "auto",
+        validation: float | Auto = "auto",
+        patience: int | Auto | None = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         threads: int | None = None,

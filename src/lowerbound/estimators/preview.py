@@ -8,6 +8,7 @@ from typing import Any
 
 from lowerbound.data.row_arrays import RowArray
 from lowerbound.errors import DataError
+from lowerbound.estimators.choices import Auto, batches
 from lowerbound.estimators.defaults import build_likelihood, check_precision, default_likelihood
 from lowerbound.estimators.inputs import check_array
 from lowerbound.estimators.summary import Summary, columns
@@ -65,8 +66,8 @@ def preview(
     x: RowArray,
     names: Sequence[str] | None = None,
     source: str = "X",
-    batch_size: int = 100,
-    validation: float = 0.1,
+    batch_size: int | Auto = "auto",
+    validation: float | Auto = "auto",
 ) -> Preview:
     """Preview a fit to ``x``. ``names``: its column names; ``source``: the name of ``x`` in messages."""
     problems, notes, likelihood, why, found = [], [], None, None, None
@@ -80,6 +81,7 @@ def preview(
     except DataError as error:
         problems.append(str(error))
     rows = len(x) if x.shape else 0
+    batch_size, validation = batches(rows, False, batch_size, validation)
     held_out, steps = course(rows, batch_size, validation)
     if found is not None:
         notes = list(_notes(found, names, batch_size, validation, held_out))

@@ -23,7 +23,7 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
-from lowerbound.estimators.choices import Auto, Choice, choose, is_auto
+from lowerbound.estimators.choices import LAST_STEPS, Auto, Choice, choose, is_auto
 from lowerbound.estimators.defaults import sample_dtype
 from lowerbound.estimators.learning import inference_for, is_own, name_of, taken_by
 from lowerbound.estimators.parameters import check_parameters, whole
@@ -223,7 +223,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
                     validation=given["validation"],
                     patience=given["patience"] if held_out else None,
                     patience_from=self.warm_up,
-                    finish=is_auto(self.epochs) and self.schema_ is not None and not is_own(self.inference),
+                    finish=given["finish"],
                     seed=self.seed_,
                     threads=self.threads,
                     callbacks=[*self.callbacks, self._keep_history],
@@ -425,7 +425,9 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
 
     def _settings(self) -> dict[str, Any]:
         """The arguments, with what was chosen in place of "auto"."""
-        return {**self.get_params(deep=False), **{name: choice.value for name, choice in self.chosen_.items()}}
+        chosen = {name: choice.value for name, choice in self.chosen_.items()}
+        last = is_auto(self.epochs) and self.schema_ is not None and not is_own(self.inference)
+        return {**self.get_params(deep=False), **chosen, "finish": LAST_STEPS if last else None}
 
     def _inference(self) -> Inference:
         return inference_for(

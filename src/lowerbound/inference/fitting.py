@@ -60,7 +60,7 @@ def fit(
     resume: Resume = "auto",
     checkpoint_every: int = 1000,
     extra: Mapping[str, Any] | None = None,
-    finish: bool = False,
+    finish: int | None = None,
 ) -> Fit:
     """Learn ``model``, and the posterior of ``inference`` if it has one, from ``data``, in place.
 
@@ -71,8 +71,8 @@ def fit(
     ``patience``: stop after so many epochs without a better one, counted from ``patience_from``. ``seed`` fixes every
     random number: the same seed and threads give the same bytes. ``threads``: CPU threads while fitting.
 
-    ``finish``: once the held-out rows have shown when to stop, learn from them too: a last phase on all rows follows
-    the best state, half as long as the way there (at least 500 steps), in which the learning rate falls to 2 %.
+    ``finish``: the least number of steps of a last phase, which learns from all rows, those held out too, from the best
+    state on; it is half as long as the way there, and the learning rate falls to 2 % (None: no such phase).
 
     ``run_dir``: a folder for the fitted model and, under ``checkpoints``, the full state of training every
     ``checkpoint_every`` steps. ``resume="auto"`` continues from the newest whole checkpoint there, bit for bit as if
@@ -86,7 +86,7 @@ def fit(
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
     rows, held_out, validation = _divide(model, whole, validation, patience, seed)
-    last = Finish(whole) if finish else None
+    last = None if finish is None else Finish(whole, least=finish)
     with use_threads(threads), _memory_named():
         procedure = started(inference, model, rows, batch_size)
         same = partial(identity, model, inference, procedure, whole, validation, epochs, batch_size, seed, last)

@@ -1,0 +1,170 @@
+"""When a fit ends, and its last phase on all rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import lowerbound as lb
+from lowerbound.training import Event, Finish, State, train
+from lowerbound.training.bookkeeping import Best
+from lowerbound.training.procedure import OF_ROWS, Procedure
+
+
+class Slope(Procedure):
+    """Adds the learning rate to one number at each step, and notes which rows it is given, at which rate."""
+
+    def __init__(self, noise: float = 0.0, gain: float = 0.0) -> None:
+        self.module = torch.nn.Linear(1, 1)
+        self.state = State({"model": self.module})
+        self.seen: list[tuple[float, list[int]]] = []
+        self.noise_of_rows, self.gain, self.evaluated = noise, gain, 0
+
+    @property
+    def schedules(self):
+        return {"learning_rate": lambda epochs: 0.5}
+
+    def step(self, state, batch, noise, scalars):
+        self.seen.append((float(scalars["learning_rate"]), batch.index[batch.weight > 0].tolist()))
+        with torch.no_grad():
+            self.module.weight += scalars["learning_rate"]
+        return state, {"objective": batch.weight.sum()}
+
+    def evaluate(self, state, batch, noise, scalars):
+        """Gains per call, for every row alike, and noise of its own for each row."""
+        self.evaluated += 1
+        rng = torch.Generator().manual_seed(self.evaluated)
+        rows = self.gain * self.evaluated + self.noise_of_rows * torch.randn(len(batch.index), generator=rng)
+        return {"objective": batch.weight @ rows, OF_ROWS: rows}
+
+
+def rows(count: int) -> lb.data.Rows:
+    return lb.data.Rows(torch.zeros(count, 1))
+
+
+def test_the_last_phase_takes_all_rows_at_a_rate_that_falls_from_the_best_state_on():
+    whole = rows(50)
+    held_out, others = whole.subset(torch.arange(10)), whole.subset(torch.arange(10, 50))
+    procedure, events = Slope(gain=-1.0), []
+    history = train(
+        procedure,
+        others,
+        epochs=9,
+        batch_size=20,
+        seed=0,
+        validation=held_out,
+        patience=3,
+        callbacks=[events.append],
+        finish=Finish(whole, share=0.5, least=7),
+    )
+    assert history.stopped == "patience"
+    first, last = procedure.seen[:8], procedure.seen[8:]
+    assert {index for _, some in first for index in some} == set(range(10, 50))
+    assert len(last) == 9, "7 steps, in whole epochs of 3"
+    assert all(sorted(sum((some for _, some in last[at : at + 3]), [])) == list(range(50)) for at in (0, 3, 6))
+    assert {rate for rate, _ in first} == {0.5}
+    expected = [0.5 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / 9))) for step in range(9)]
+    assert [rate for rate, _ in last] == pytest.approx(expected)
+    kept = history.records[0]
+    assert kept["epoch"] == 1, "the first epoch was the best"
+    assert [record["step"] for record in history.records] == [2, 4, 6, 8, 11, 14, 17]
+    assert ["valid_objective" in record for record in history.records] == [True] * 4 + [False] * 3
+    assert history.best_epoch == 7
+    assert events[-1].step == events[-1].total_steps == 17
+    assert events[-1].waiting == "learning from all rows"
+
+
+def test_the_last_phase_starts_from_the_best_state():
+    whole = rows(40)
+    procedure = Slope(gain=-1.0)
+    before = float(procedure.module.weight)
+    train(
+        procedure,
+        whole.subset(torch.arange(10, 40)),
+        epochs=4,
+        batch_size=30,
+        seed=0,
+        validation=whole.subset(torch.arange(10)),
+        finish=Finish(whole, least=4),
+    )
+    last = sum(rate for rate, _ in procedure.seen[4:])
+    assert float(procedure.module.weight) == pytest.approx(before + 0.5 + last, abs=1e-5), (
+        "one step, then the last ones"
+    )
+
+
+@pytest.mark.parametrize(("noise", "gain", "ends"), [(1.0, 0.0, True), (0.1, 1.0, False), (1.0, 0.05, False)])
+def test_noise_is_no_improvement_and_a_slow_one_is_not_noise(noise, gain, ends):
+    """A gain of .05 an epoch is within the error, .14, of one epoch, but not within that of several."""
+    whole = rows(140)
+    history = train(
+        Slope(noise, gain),
+        whole.subset(torch.arange(100, 140)),
+        epochs=60,
+        batch_size=100,
+        seed=0,
+        validation=whole.subset(torch.arange(100)),
+        patience=12,
+    )
+    assert (history.stopped == "patience") == ends
+
+
+def test_the_error_of_a_difference_is_that_of_pairs():
+    """All rows better by .1, each of a very different size: clear, although the means differ by far less than they vary."""
+    state, best = State({"model": torch.nn.Linear(1, 1)}), Best()
+    values = 100 * torch.randn(50, generator=torch.Generator().manual_seed(0))
+    best.offer(float(values.mean()), 1, state, values)
+    better = values + 0.1 + 0.1 * torch.randn(50, generator=torch.Generator().manual_seed(1))
+    best.offer(float(better.mean()), 2, state, better)
+    assert (best.epochs, best.clear) == (2, 2)
+    rough = better + 5 * torch.randn(50, generator=torch.Generator().manual_seed(3)).abs().sub(0.75)
+    if rough.mean() > better.mean():
+        best.offer(float(rough.mean()), 3, state, rough)
+        assert (best.epochs, best.clear) == (3, 2), "better on average, but within the error"
+
+
+def test_a_small_table_takes_enough_steps_and_says_what_was_chosen():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 1))
+    frame = pd.DataFrame(z + 0.3 * rng.normal(size=(60, 4)), columns=list("abcd"))
+    events: list[Event] = []
+    vae = lb.VAE(2, hidden=(8,), random_state=0, callbacks=[events.append]).fit(frame)
+    assert vae.chosen_.keys() == {"batch_size", "learning_rate", "validation", "epochs", "patience"}
+    assert vae.chosen_["validation"].value == pytest.approx(0.25), "15 rows: no more than a quarter"
+    steps = vae.history_.records[-1]["step"]
+    assert steps >= 800 + 500
+    held_out = [record for record in vae.history_.records if "valid_objective" in record]
+    assert steps - held_out[-1]["step"] >= 500
+    assert any("more steps without" in event.waiting for event in events)
+    assert vae.history_.records[-1]["learning_rate"] < 0.1 * held_out[-1]["learning_rate"]
+
+
+def test_arguments_that_are_given_are_kept():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=list("abc"))
+    vae = lb.VAE(2, hidden=(8,), epochs=3, batch_size=7, validation=0.5, random_state=0).fit(frame)
+    assert vae.chosen_.keys() == {"learning_rate", "patience"}
+    assert len(vae.history_.records) == 3, "no last phase after so many epochs"
+    assert vae.history_.records[-1]["step"] == 9
+    array = lb.VAE(2, hidden=(8,), epochs=2, random_state=0).fit(frame.to_numpy())
+    assert {name: choice.value for name, choice in array.chosen_.items()} == {
+        "batch_size": 100,
+        "learning_rate": 1e-3,
+        "validation": 0.1,
+        "patience": 20,
+    }
+
+
+def test_what_was_chosen_is_saved(tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), columns=list("abc"))
+    vae = lb.VAE(2, hidden=(8,), epochs=1, random_state=0).fit(frame)
+    vae.save(tmp_path / "run")
+    again = lb.load(tmp_path / "run")
+    assert isinstance(again, lb.VAE)
+    assert again.chosen_ == vae.chosen_
+    assert again.get_params()["batch_size"] == "auto"
