@@ -185,7 +185,7 @@ def test_check_says_what_each_column_is_taken_for(here: Path, capsys: pytest.Cap
     assert list(kinds.values()) == due
     share = {each["name"]: each["missing"] for each in said["columns"]}
     assert share["visits"] == pytest.approx(mixed()["visits"].null_count / 80)
-    assert (said["rows"], said["shape"], said["train_rows"], said["held_out_rows"]) == (80, [9], 72, 8)
+    assert (said["rows"], said["shape"], said["train_rows"], said["held_out_rows"]) == (80, [9], 60, 20)
     assert {each["name"] for each in said["columns"] if each["likelihood"]} == set(MODELLED)
     assert next(line for line in lines if line.startswith("zip")).split()[1] == "categorical"
     assert "a fit would maximise iwae" in words

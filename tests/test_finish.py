@@ -64,7 +64,7 @@ def test_the_last_phase_takes_all_rows_at_a_rate_that_falls_from_the_best_state_
     first, last = procedure.seen[:8], procedure.seen[8:]
     assert {index for _, some in first for index in some} == set(range(10, 50))
     assert len(last) == 9, "7 steps, in whole epochs of 3"
-    assert all(sorted(sum((some for _, some in last[at : at + 3]), [])) == list(range(50)) for at in (0, 3, 6))
+    assert all(sorted(index for _, some in last[at : at + 3] for index in some) == list(range(50)) for at in (0, 3, 6))
     assert {rate for rate, _ in first} == {0.5}
     expected = [0.5 * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / 9))) for step in range(9)]
     assert [rate for rate, _ in last] == pytest.approx(expected)
@@ -113,7 +113,7 @@ def test_noise_is_no_improvement_and_a_slow_one_is_not_noise(noise, gain, ends):
 
 
 def test_the_error_of_a_difference_is_that_of_pairs():
-    """All rows better by .1, each of a very different size: clear, although the means differ by far less than they vary."""
+    """All rows are better by .1, which is clear, although the rows differ by far more than that from one another."""
     state, best = State({"model": torch.nn.Linear(1, 1)}), Best()
     values = 100 * torch.randn(50, generator=torch.Generator().manual_seed(0))
     best.offer(float(values.mean()), 1, state, values)

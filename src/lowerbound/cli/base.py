@@ -66,10 +66,10 @@ samples_option = click.option(
 )
 
 
-class OrAuto(click.ParamType):
+class OrAuto(click.ParamType[Any]):
     """A value of another type, or the word "auto"."""
 
-    def __init__(self, of: click.ParamType) -> None:
+    def __init__(self, of: click.ParamType[Any]) -> None:
         self.of, self.name = of, of.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -45,8 +45,8 @@ def batches(rows: int, table: bool, batch_size: int | Auto, validation: float | 
     """The rows of a batch and the share of held-out rows, with "auto" resolved."""
     given = {**dict.fromkeys(CHOSEN, AUTO), "batch_size": batch_size, "validation": validation}
     found = choose(given, rows, table)
-    batch, share = (found[name].value if name in found else given[name] for name in ("batch_size", "validation"))
-    return batch, share
+    values = {**given, **{name: choice.value for name, choice in found.items()}}
+    return int(values["batch_size"]), float(values["validation"])
 
 
 def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice]:
