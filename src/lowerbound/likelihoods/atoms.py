@@ -41,6 +41,7 @@ class Atoms(Factorised):
         _check(base, self.values)
         self.add_module(self._BASE, base)
         self.register_buffer("points", _columns(self.values).to(torch.get_default_dtype()), persistent=False)
+        self.ragged = len(set(map(len, self.values))) > 1  # columns have different numbers of atoms
         self.discrete = base.measure == "counting"
         self.n_parameters = len(self.points) + base.n_parameters
         self.measure = "counting" if self.discrete else "mixed"
@@ -67,7 +68,9 @@ class Atoms(Factorised):
 
     def log_shares(self, params: Tensor) -> Tensor:
         """log π_1, …, log π_m and log(1 − Σ π), ``[K, B, m + 1, *X]``; −∞ for atoms that a column does not have."""
-        logits = torch.where(self._along(params.dim() - 3).isnan(), -torch.inf, params[:, :, : len(self.points)])
+        logits = params[:, :, : len(self.points)]
+        if self.ragged:
+            logits = torch.where(self._along(params.dim() - 3).isnan(), -torch.inf, logits)
         return torch.cat([logits, torch.zeros_like(params[:, :, :1])], 2).log_softmax(2)
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
