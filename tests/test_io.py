@@ -172,6 +172,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.ZeroInflatedLogNormal": lb.likelihoods.ZeroInflatedLogNormal(
             "dimension", (4,), resolution=(0, 1, 2.0, 5)
         ),
+        "likelihoods.Warped": lb.likelihoods.Warped("unit", "dimension", (4,), resolution=(0.1, 0.0, 0.2, 0.5), df=4.0),
         "likelihoods.StudentT": lb.likelihoods.StudentT(scale="dimension", shape=(4,)),
         "likelihoods.ZeroInflatedNegativeBinomial": lb.likelihoods.ZeroInflatedNegativeBinomial(),
         "objectives.Constrained": lb.objectives.Constrained("kl", 3.0, 0.1, 0.5, 2.0),

@@ -32,6 +32,7 @@ from lowerbound.likelihoods import (
     RoundedLogistic,
     SelfMasking,
     StudentT,
+    Warped,
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
@@ -43,6 +44,7 @@ from lowerbound.storage.model import load
 OF_ALL = {
     "normal": lambda: Normal("dimension", (1,)),
     "t": lambda: StudentT(3.5, "dimension", (1,)),
+    "warped": lambda: Warped("real", "dimension", (1,), df=3.5),
     "log-normal": lambda: LogNormal("dimension", (1,)),
     "zero-inflated log-normal": lambda: ZeroInflatedLogNormal("dimension", (1,)),
     "inflated logit-normal": lambda: InflatedLogitNormal("dimension", (1,)),

@@ -98,6 +98,7 @@ CASES = {
     ),
     "Normal": Case(lambda: likelihoods.Normal(shape=(D,)), (-1e30, 0, 1e30), ()),
     "StudentT": Case(lambda: likelihoods.StudentT(shape=(D,)), (-1e30, 0, 1e30), ()),
+    "Warped": Case(lambda: likelihoods.Warped("positive", shape=(D,)), (tiny, 1, 1e30), (0, -1)),
     "FullNormal": Case(lambda: likelihoods.FullNormal((D,)), (-1e9, 0, 1e9), ()),
     "LowRankNormal": Case(lambda: likelihoods.LowRankNormal((D,), rank=1), (-1e9, 0, 1e9), ()),
     "SelfMasking": Case(

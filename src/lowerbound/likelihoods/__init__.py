@@ -16,6 +16,7 @@ from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogist
 from lowerbound.likelihoods.product import Product
 from lowerbound.likelihoods.proportions import Beta, BetaBinomial
 from lowerbound.likelihoods.selfmasking import SelfMasking
+from lowerbound.likelihoods.warped import Warped
 
 __all__ = [
     "Atoms",
@@ -41,6 +42,7 @@ __all__ = [
     "RoundedLogistic",
     "SelfMasking",
     "StudentT",
+    "Warped",
     "ZeroInflatedLogNormal",
     "ZeroInflatedNegativeBinomial",
 ]

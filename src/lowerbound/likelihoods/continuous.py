@@ -16,7 +16,7 @@ from torch.nn import functional
 from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
 from lowerbound.likelihoods.base import Factorised, Measure
 from lowerbound.likelihoods.logistic import normal_expectation, t_expectation
-from lowerbound.likelihoods.missingness import Line
+from lowerbound.likelihoods.missingness import Line, Of
 from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, open_unit
 
 _MORE_THAN_HALF = 0.51  # of a rounding step; exactly half a step may be rounded down
@@ -145,15 +145,13 @@ class Transformed(LocationScale):
         resolution: float | Sequence[float] = 0.0,
     ) -> None:
         super().__init__(scale, shape, min_scale)
-        self.resolution = _numbers(resolution, self.shape, "resolution")
-        if not np.min(self.resolution) >= 0:
-            raise ValueError(f"resolution must be 0 or more, got {resolution}.")
+        self.resolution, log_step = step_logs(resolution, self.shape)
         if scale == "scalar" and self.shape and np.any(self.resolution):
             raise ValueError(
                 'scale="scalar" is one scale for all values, but resolution has one number per value; use '
                 'scale="dimension".'
             )
-        self.register_buffer("log_step", torch.tensor(self.resolution).log(), persistent=False)
+        self.register_buffer("log_step", log_step, persistent=False)
 
     @property
     def _floor(self) -> Tensor | float:
@@ -260,9 +258,7 @@ class LogitNormal(Transformed):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         drawn = _normal_sample(self.mu(params), self.sigma(params), generator).sigmoid()
-        limits = torch.finfo(params.dtype)  # so that rounding does not give 0 or 1
-        least = (_MORE_THAN_HALF * self.log_step.exp()).clamp(max=0.5)
-        return drawn.maximum(least.clamp(min=limits.tiny)).minimum((1 - least).clamp(max=1 - limits.eps / 2))
+        return away_from_ends(drawn, self.log_step)
 
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return mean_of(x.logit(), mask), deviation_of(x.logit(), mask)
@@ -279,8 +275,8 @@ class StudentT(LocationScale):
     deviation is σ √(df/(df − 2)). μ and σ are initialised from medians and quartiles, because outliers distort moments.
     """
 
-    support = constraints.real
-    masked_by = "value"
+    support: constraints.Constraint = constraints.real
+    masked_by: Of | None = "value"
 
     def __init__(
         self,
@@ -302,6 +298,11 @@ class StudentT(LocationScale):
         """df as a tensor."""
         return 1 + 4 * positive(self.raw_df) if isinstance(self.df, str) else self.spread.new_full((), self.df)
 
+    def quartile(self) -> Tensor:
+        """The upper quartile of t, within 0.1 %. Cornish & Fisher 1938."""
+        inverse = 1 / self.degrees()
+        return 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)
+
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         return student_t_log_prob(x, self.mu(params), self.sigma(params), self.degrees())
 
@@ -319,10 +320,23 @@ class StudentT(LocationScale):
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(self.df, str):
             self.raw_df.zero_()
-        inverse = 1 / self.degrees()
-        quartile = 0.6744898 + inverse * (0.2453340 + 0.0794893 * inverse)  # of t, within 0.1 %: Cornish & Fisher 1938
         median, half = median_and_quartiles(x, mask)
-        return median, torch.where(half > 0, half / quartile, deviation_of(x, mask))
+        return median, torch.where(half > 0, half / self.quartile(), deviation_of(x, mask))
+
+
+def step_logs(resolution: float | Sequence[float], shape: tuple[int, ...]) -> tuple[float | tuple[float, ...], Tensor]:
+    """The steps to which values of ``shape`` were rounded, and their logarithms (−∞: not rounded)."""
+    steps = _numbers(resolution, shape, "resolution")
+    if not np.min(steps) >= 0:
+        raise ValueError(f"resolution must be 0 or more, got {resolution}.")
+    return steps, torch.tensor(steps).log()
+
+
+def away_from_ends(x: Tensor, log_step: Tensor) -> Tensor:
+    """x in [0, 1] moved so far from 0 and 1 that rounding to the given step, or to the type, does not give them."""
+    limits = torch.finfo(x.dtype)
+    least = (_MORE_THAN_HALF * log_step.exp()).clamp(max=0.5)
+    return x.maximum(least.clamp(min=limits.tiny)).minimum((1 - least).clamp(max=1 - limits.eps / 2))
 
 
 def _numbers(given: float | Sequence[float], shape: tuple[int, ...], name: str) -> float | tuple[float, ...]:

@@ -53,8 +53,11 @@ def normal_expectation(loc: Tensor, scale: Tensor) -> Tensor:
     return outside + (below + log_weights).logsumexp(-1)
 
 
-def t_expectation(loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
+def t_expectation(loc: Tensor, scale: Tensor, df: Tensor, logit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """log E[sigmoid(loc + scale · t)] for Student's t, elementwise, with an error of 1e-5 (1e-4 for ``df`` below 3).
+
+    ``logit``: another increasing or decreasing function of t instead of loc + scale · t, which is then near it where it
+    is 0.
 
     Gauss-Legendre quadrature with 4 points per interval. The intervals are short around 0, where t has its mass, and
     around the middle of the sigmoid, and grow exponentially towards the tails.
@@ -71,6 +74,8 @@ def t_expectation(loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
         points = (middle.unsqueeze(-1) + half.unsqueeze(-1) * half.new_tensor(_NODES)).flatten(-2)
         weights = (half.unsqueeze(-1) * half.new_tensor(_NODE_WEIGHTS)).flatten(-2)
     log_p = weights.log() - (df + 1) / 2 * torch.log1p(points.square() / df)  # up to a constant, which cancels
+    if logit is not None:
+        return _mean(log_p, logit(points))
     return _mean(log_p, loc.unsqueeze(-1) + scale.abs().unsqueeze(-1) * points)
 
 

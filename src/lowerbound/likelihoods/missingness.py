@@ -114,9 +114,13 @@ class Line(Curve):
         self.at_one = nn.Parameter(torch.zeros(columns)) if atoms > 1 else None
 
     def logit(self, x: Tensor) -> Tensor:
-        logit = self._held(self.intercept) + self._held(self.slope) * (self._value(x) - self.centre) / self.unit
+        logit = self.of_value(self._value(x))
         logit = logit if self.at_zero is None else torch.where(x == 0, self._held(self.at_zero), logit)
         return logit if self.at_one is None else torch.where(x == 1, self._held(self.at_one), logit)
+
+    def of_value(self, u: Tensor) -> Tensor:
+        """logit P(missing|x), given u = x, log x or logit x."""
+        return self._held(self.intercept) + self._held(self.slope) * (u - self.centre) / self.unit
 
     def _value(self, x: Tensor) -> Tensor:
         """The quantity in which the logit is linear; an arbitrary number where it is undefined."""

@@ -111,7 +111,7 @@ class SelfMasking(Likelihood):
 def _curve_of(part: Factorised, columns: int) -> Curve:
     if (curve := part.missingness(columns)) is None:
         raise ValueError(
-            f"SelfMasking does not support columns of {type(part).__name__}; use Normal, StudentT, LogNormal, "
-            "LogitNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts."
+            f"SelfMasking does not support columns of {type(part).__name__}; use Normal, StudentT, Warped, "
+            "LogNormal, LogitNormal, Bernoulli, Categorical, Ordinal or a likelihood of counts."
         )
     return curve
