@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import lowerbound as lb
+from lowerbound.cli import commands
 from lowerbound.training import Event, Finish, State, train
 from lowerbound.training.bookkeeping import Best
 from lowerbound.training.procedure import OF_ROWS, Procedure
@@ -80,7 +82,7 @@ def test_the_last_phase_takes_all_rows_at_a_rate_that_falls_from_the_best_state_
 def test_the_last_phase_starts_from_the_best_state():
     whole = rows(40)
     procedure = Slope(gain=-1.0)
-    before = float(procedure.module.weight)
+    before = procedure.module.weight.item()
     train(
         procedure,
         whole.subset(torch.arange(10, 40)),
@@ -91,7 +93,7 @@ def test_the_last_phase_starts_from_the_best_state():
         finish=Finish(whole, least=4),
     )
     last = sum(rate for rate, _ in procedure.seen[4:])
-    assert float(procedure.module.weight) == pytest.approx(before + 0.5 + last, abs=1e-5), (
+    assert procedure.module.weight.item() == pytest.approx(before + 0.5 + last, abs=1e-5), (
         "one step, then the last ones"
     )
 
@@ -110,6 +112,9 @@ def test_noise_is_no_improvement_and_a_slow_one_is_not_noise(noise, gain, ends):
         patience=12,
     )
     assert (history.stopped == "patience") == ends
+    seeded = [(k, real, torch.Generator().manual_seed(k)) for k, real in ((1, 40), (2, 40), (3, 20))]
+    each = torch.cat([gain * k + noise * torch.randn(40, generator=rng)[:real] for k, real, rng in seeded])
+    assert history.records[0]["valid_standard_error"] == pytest.approx(float(each.std()) / 10, rel=1e-5)
 
 
 def test_the_error_of_a_difference_is_that_of_pairs():
@@ -139,7 +144,10 @@ def test_a_small_table_takes_enough_steps_and_says_what_was_chosen():
     assert steps >= 800 + 500
     held_out = [record for record in vae.history_.records if "valid_objective" in record]
     assert steps - held_out[-1]["step"] >= 500
-    assert any("more steps without" in event.waiting for event in events)
+    assert any("steps unless better" in event.waiting for event in events)
+    assert all("last_phase" in record for record in vae.history_.records[len(held_out) :])
+    best = max(held_out, key=lambda record: record["valid_objective"])
+    assert vae.history_.held_out == best
     assert vae.history_.records[-1]["learning_rate"] < 0.1 * held_out[-1]["learning_rate"]
 
 
@@ -168,3 +176,30 @@ def test_what_was_chosen_is_saved(tmp_path):
     assert isinstance(again, lb.VAE)
     assert again.chosen_ == vae.chosen_
     assert again.get_params()["batch_size"] == "auto"
+
+
+def test_the_command_line_says_how_long_and_what_was_chosen(tmp_path, capsys):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 2)), columns=list("ab"))
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    arguments = ["fit", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "run"), "--hidden", "4", "--json"]
+    commands.main([*arguments, "--latent-dim", "1"], standalone_mode=False)
+    told = capsys.readouterr()
+    result, lines = json.loads(told.out), told.err.splitlines()
+    vae = lb.load(tmp_path / "run")
+    best = vae.history_.held_out
+    assert [result[f"valid_{name}"] for name in ("objective", "standard_error", "epoch")] == [
+        best[f"valid_{name}"] if name != "epoch" else best[name] for name in ("objective", "standard_error", "epoch")
+    ]
+    assert result["last_phase"] == sum("valid_objective" not in record for record in vae.history_.records) > 0
+    assert lines[-1].startswith("chosen for these rows: batch size 32, learning rate 0.002, validation 0.25, epochs ")
+    assert f"best held-out objective {best['valid_objective']:.2f} ± {best['valid_standard_error']:.2f}" in lines[-3]
+    assert f"then {result['last_phase']} epochs on all rows from the best state" in lines[-2]
+    commands.main(["info", str(tmp_path / "run")], standalone_mode=False)
+    assert "chosen: batch size 32, learning rate 0.002" in capsys.readouterr().err
+    commands.main(["check", str(tmp_path / "rows.csv")], standalone_mode=False)
+    said = capsys.readouterr().err
+    assert (
+        "it would take at most 3,000 steps, and end after 800 without a better objective of the held-out rows" in said
+    )
+    assert "then half as many (at least 500) on all rows" in said

@@ -249,6 +249,36 @@ def test_without_validation_no_pass_is_marked(table):
     assert "validation rows" not in text
 
 
+def test_the_last_phase_is_shown_and_explained(images):
+    vae = copy.copy(images[0])
+    first, others = vae.history_.records[:4], vae.history_.records[4:]
+    lacking = [{name: value for name, value in record.items() if not name.startswith("valid")} for record in others]
+    vae.history_ = History([*first, *(record | {"last_phase": 1.0} for record in lacking)], best_epoch=6)
+    training = Training.of(vae.history_)
+    best = 1 + int(np.argmax([record["valid_objective"] for record in first]))
+    assert (training.last, training.kept) == (2, best)
+    bound = Figure()
+    figures.draw_bound(bound.subplots(), training)
+    train, valid, kept = bound.axes[0].lines
+    assert np.isfinite(train.get_ydata()).all()
+    np.testing.assert_allclose(valid.get_ydata(), [r["valid_objective"] for r in first] + [np.nan] * 2, rtol=1e-5)
+    assert (list(kept.get_xdata()), kept.get_label()) == ([best], f"best: epoch {best}")
+    (phase,) = bound.axes[0].patches
+    assert phase.get_extents().transformed(bound.axes[0].transData.inverted()).intervalx.tolist() == [4.5, 6.5]
+    notes = sentences.training_notes(vae, training)
+    assert f"Epoch {best} was the best by its validation objective. From its state began a last phase of 2" in notes[0]
+    assert "all rows, those held out too" in sentences.last_phase(training)
+    assert sentences.last_phase(Training.of(images[0].history_)) == ""
+
+
+def test_what_was_chosen_is_listed_with_the_reason(table):
+    assert sentences.chosen(table[0]) == tuple(
+        (name.replace("_", " "), f"{choice.value:.4g} ({choice.why})") for name, choice in table[0].chosen_.items()
+    )
+    for name, words in sentences.chosen(table[0]):
+        assert f"{name} {words}" in Page(table[3]).text
+
+
 def test_a_weighted_objective_is_not_called_a_bound(images):
     vae = copy.copy(images[0])
     assert not any("bound" in note for note in sentences.training_notes(vae, Training.of(vae.history_)))

@@ -285,7 +285,7 @@ def test_the_progress_bar_is_gone_when_the_fit_ends(capfd):
     stop = lambda event: event.step >= 900  # noqa: E731
     lb.fit(model, x, inference, epochs=900, callbacks=[stop], progress=True)
     said = capfd.readouterr().err
-    assert "valid objective -" in said
+    assert "valid -" in said
     assert said.split("\r")[-1].strip() == ""
 
 

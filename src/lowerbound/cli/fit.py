@@ -191,10 +191,8 @@ def fit(
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
-    words = f"{about(vae, result)}, {result['latent_dim']} latents: {result['epochs']} epochs, ended by "
-    chosen = ", ".join(f"{name} {value:g}" for name, value in result["chosen"].items())
-    words += f"{result['stopped']}, kept epoch {result['best_epoch']}"
-    tell(result, as_json, f"{words}{chosen and f'; chosen: {chosen}'} → {out}")
+    latents = f"{vae.latent_dim} latent{'' if vae.latent_dim == 1 else 's'}"
+    tell(result, as_json, "\n".join([f"{about(vae, result)}, {latents} → {out}", *course(vae)]))
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
 
 
@@ -229,7 +227,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
     from lowerbound.estimators.learning import name_of
 
     history = vae.history_
-    best = next((r for r in history.records if r["epoch"] == history.best_epoch), {})
+    held_out = history.held_out
     return {
         "run": str(out),
         "likelihood": type(vae.model_.likelihood).__name__,
@@ -242,9 +240,29 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "objective": vae.objective_,
         "draws": vae.draws_,
         "objective_is_bound": vae.objective_is_bound,
-        "valid_objective": best.get("valid_objective"),
+        **{name: held_out.get(name) for name in ("valid_objective", "valid_standard_error")},
+        "valid_epoch": held_out.get("epoch"),
+        "last_phase": sum("last_phase" in record for record in history.records),
         "chosen": {name: choice.value for name, choice in vae.chosen_.items()},
     }
+
+
+def course(vae: VAE) -> list[str]:
+    """How long a fit was, why it ended, how good it was on held-out rows, and what it chose, in sentences."""
+    from lowerbound.storage.choice import in_words
+
+    history = vae.history_
+    last, best = sum("last_phase" in record for record in history.records), history.held_out
+    lines = [f"{len(history.records) - last} epochs, ended by {history.stopped}"]
+    if best:
+        error = f" ± {best['valid_standard_error']:.2f}" if "valid_standard_error" in best else ""
+        lines[0] += f"; best held-out objective {best['valid_objective']:.2f}{error} nats per row"
+    if last:
+        lines.append(f"then {last} epochs on all rows from the best state, at a falling learning rate")
+    lines[-1] += f"; kept epoch {history.best_epoch}"
+    if chosen := in_words(vae.chosen_):
+        lines.append(f"chosen for these rows: {', '.join(f'{name} {value}' for name, value in chosen.items())}")
+    return lines
 
 
 def by_column(vae: VAE) -> dict[str, str]:

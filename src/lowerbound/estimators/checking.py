@@ -12,7 +12,7 @@ from lowerbound import data
 from lowerbound.data.frames import table_of
 from lowerbound.errors import DataError
 from lowerbound.estimators import frames, inputs
-from lowerbound.estimators.choices import Auto, batches
+from lowerbound.estimators.choices import Auto, lengths
 from lowerbound.estimators.preview import Preview, course, few, preview
 from lowerbound.estimators.table_networks import likelihood_name
 from lowerbound.schema import Column, Schema, infer_and_encode
@@ -56,7 +56,7 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int | Auto, validatio
     found: Schema | None = None
     why: str | None = None
     rows, columns, size = _extent(X)
-    batch_size, validation = batches(rows, True, batch_size, validation)
+    batch_size, validation, *epochs = lengths(rows, True, batch_size, validation)
     held_out, steps = course(rows, batch_size, validation)
     try:
         values = None
@@ -88,6 +88,8 @@ def _of_table(X: Any, given: Any, source: str, batch_size: int | Auto, validatio
         notes=tuple(notes),
         problems=tuple(problems),
         schema=found,
+        most_steps=epochs[0] * steps,
+        patience_steps=epochs[1] * steps if held_out else 0,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from lowerbound.storage.choice import Choice as Choice
 
 Auto = Literal["auto"]
 AUTO: Final = "auto"
@@ -28,25 +29,17 @@ LAST_STEPS = 500
 _FIXED = 1_000  # steps if no rows are held out
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The value chosen for an argument, and in words why."""
-
-    value: Any
-    why: str
-
-
 def is_auto(value: object) -> bool:
     """Whether an argument is "auto"."""
     return isinstance(value, str) and value == AUTO
 
 
-def batches(rows: int, table: bool, batch_size: int | Auto, validation: float | Auto) -> tuple[int, float]:
-    """The rows of a batch and the share of held-out rows, with "auto" resolved."""
+def lengths(rows: int, table: bool, batch_size: int | Auto, validation: float | Auto) -> tuple[int, float, int, int]:
+    """The rows of a batch, the share of held-out rows, and the epochs of a fit and of its patience, with no "auto"."""
     given = {**dict.fromkeys(CHOSEN, AUTO), "batch_size": batch_size, "validation": validation}
     found = choose(given, rows, table)
     values = {**given, **{name: choice.value for name, choice in found.items()}}
-    return int(values["batch_size"]), float(values["validation"])
+    return int(values["batch_size"]), float(values["validation"]), int(values["epochs"]), int(values["patience"])
 
 
 def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice]:
@@ -71,8 +64,14 @@ def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice
     steps = -(-kept // min(values["batch_size"], kept))
     held_out = values["validation"] * rows >= 0.5
     most, least = (_STEPS, _EPOCHS) if held_out else (_FIXED, 1)
-    found["epochs"] = Choice(max(-(-most // steps), least), f"{most:,} steps of {steps} per epoch, or {least} epochs")
-    found["patience"] = Choice(
-        max(-(-_WAIT // steps), _WAIT_EPOCHS), f"{_WAIT} steps of {steps} per epoch, or {_WAIT_EPOCHS} epochs"
-    )
+    found["epochs"] = _epochs(most, steps, least)
+    found["patience"] = _epochs(_WAIT, steps, _WAIT_EPOCHS)
     return {name: found[name] for name in names}
+
+
+def _epochs(due: int, steps: int, least: int) -> Choice:
+    """The epochs, of ``steps`` steps each, that ``due`` steps take; at least ``least``."""
+    found = -(-due // steps)
+    if found < least:
+        return Choice(least, f"at least {least} epochs, of {steps:,} steps each")
+    return Choice(found, f"{due:,} steps, of which an epoch has {steps:,}")

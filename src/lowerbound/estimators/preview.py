@@ -8,7 +8,7 @@ from typing import Any
 
 from lowerbound.data.row_arrays import RowArray
 from lowerbound.errors import DataError
-from lowerbound.estimators.choices import Auto, batches
+from lowerbound.estimators.choices import LAST_STEPS, Auto, lengths
 from lowerbound.estimators.defaults import build_likelihood, check_precision, default_likelihood
 from lowerbound.estimators.inputs import check_array
 from lowerbound.estimators.summary import Summary, columns
@@ -22,7 +22,8 @@ class Preview:
 
     ``problems``: why a fit would raise an error. ``notes``: what a fit would accept, but may not be intended.
     ``likelihood`` and ``why`` are None if there are problems. ``bytes``: size of the data in memory. ``schema``: the
-    inferred schema of a frame; None for arrays, or if it cannot be inferred.
+    inferred schema of a frame; None for arrays, or if it cannot be inferred. ``most_steps``: the most steps of a fit,
+    before a last phase if there is one; ``patience_steps``: those without an improvement after which it ends.
     """
 
     rows: int
@@ -37,6 +38,8 @@ class Preview:
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     schema: Schema | None = None
+    most_steps: int = 0
+    patience_steps: int = 0
 
     def words(self) -> str:
         """The summary, line by line."""
@@ -52,9 +55,19 @@ class Preview:
                 f"it would train on {_rows(self.train_rows)} (steps per epoch: {self.steps_per_epoch:,}) and hold out "
                 f"{self.held_out_rows:,}"
             )
+            lines.append(self._length())
         return "\n".join([*lines, *self.notes, *self.problems])
 
     __str__ = words
+
+    def _length(self) -> str:
+        """How many steps a fit would take, and what would end it."""
+        steps = f"it would take at most {self.most_steps:,} steps"
+        if self.patience_steps:
+            steps += f", and end after {self.patience_steps:,} without a better objective of the held-out rows"
+        if self.schema is None:
+            return steps
+        return f"{steps}; then half as many (at least {LAST_STEPS:,}) on all rows, at a learning rate that falls"
 
     def as_dict(self) -> dict[str, Any]:
         """The preview as a dictionary for JSON, with the ``columns`` of a table."""
@@ -81,7 +94,7 @@ def preview(
     except DataError as error:
         problems.append(str(error))
     rows = len(x) if x.shape else 0
-    batch_size, validation = batches(rows, False, batch_size, validation)
+    batch_size, validation, *epochs = lengths(rows, False, batch_size, validation)
     held_out, steps = course(rows, batch_size, validation)
     if found is not None:
         notes = list(_notes(found, names, batch_size, validation, held_out))
@@ -97,6 +110,8 @@ def preview(
         steps_per_epoch=steps,
         notes=tuple(notes),
         problems=tuple(problems),
+        most_steps=epochs[0] * steps,
+        patience_steps=epochs[1] * steps if held_out else 0,
     )
 
 

@@ -145,12 +145,20 @@ class Course:
         objective = [record.get(f"{prefix}_objective", np.nan) for record in records]
         return cls(log_lik, kl, np.array(objective))
 
+    def padded(self, count: int) -> Course:
+        """The same with ``count`` more epochs, whose values are not known."""
+        return Course(
+            *(np.append(values, np.full(count, np.nan)) for values in (self.log_lik, self.kl, self.objective))
+        )
+
 
 @dataclass(frozen=True)
 class Training:
-    """Training curves over ``epochs [n]``, on training and validation rows (if any), and the epoch that was kept.
+    """Training curves over ``epochs [n]``, on training and validation rows (if any).
 
-    ``is_elbo``: whether the ELBO was maximised, rather than another objective.
+    ``kept``: the best epoch on validation rows, which was kept unless ``last`` epochs followed: a last phase on all
+    rows, which began from its state and has no values on validation rows (NaN). ``is_elbo``: whether the ELBO was
+    maximised, rather than another objective.
     """
 
     epochs: Array
@@ -158,18 +166,23 @@ class Training:
     valid: Course | None
     kept: int | None
     is_elbo: bool = True
+    last: int = 0
 
     @classmethod
     def of(cls, history: History, is_elbo: bool = True) -> Training | None:
         """Read from a history; None if it has no records."""
         records = history.records
-        train, valid = Course.of(records, "train"), Course.of(records, "valid")
+        judged = [record for record in records if "last_phase" not in record]
+        last = len(records) - len(judged)
+        train, valid = Course.of(records, "train"), Course.of(judged, "valid")
         if train is None:
             return None
         epochs = np.array([record.get("epoch", 0) for record in records], dtype=int)
         counted = bool((np.diff(epochs) > 0).all())  # fits of one epoch at a time each count from 1
-        kept = history.best_epoch if valid is not None and counted and history.best_epoch in epochs else None
-        return cls(epochs if counted else np.arange(1, len(epochs) + 1), train, valid, kept, is_elbo)
+        best = history.held_out.get("epoch") if last else history.best_epoch
+        kept = int(best) if valid is not None and counted and best is not None and best in epochs else None
+        valid = valid and valid.padded(last)
+        return cls(epochs if counted else np.arange(1, len(epochs) + 1), train, valid, kept, is_elbo, last)
 
     @property
     def courses(self) -> dict[str, Course]:
@@ -177,7 +190,8 @@ class Training:
 
     def maximised(self, course: Course) -> Array:
         """Return the maximised objective per epoch ``[n]``; the ELBO as the difference of its two terms."""
-        return course.elbo if self.is_elbo or np.isnan(course.objective).any() else course.objective
+        lacking = np.isnan(course.objective) & ~np.isnan(course.elbo)
+        return course.elbo if self.is_elbo or lacking.any() else course.objective
 
 
 def visible_range(curves: Sequence[Array]) -> tuple[float, float, int]:

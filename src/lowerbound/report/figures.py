@@ -109,7 +109,8 @@ def draw_bound(ax: Axes, training: Training) -> int:
     ax.set_xlabel("epoch")
     if training.kept is not None and training.valid is not None:
         best = training.maximised(training.valid)[np.flatnonzero(training.epochs == training.kept)[0]]
-        ax.plot([training.kept], [best], "o", color=INK, markersize=5, label=f"kept: epoch {training.kept}", zorder=5)
+        label = f"{'best' if training.last else 'kept'}: epoch {training.kept}"
+        ax.plot([training.kept], [best], "o", color=INK, markersize=5, label=label, zorder=5)
     ax.legend(loc="best")
     return outside
 
@@ -137,6 +138,10 @@ def draw_split(figure: Figure, training: Training) -> int:
 def _lines(ax: Axes, training: Training, curves: Mapping[str, Array]) -> int:
     low, high, outside = visible_range(list(curves.values()))
     marker = "o" if len(training.epochs) <= 12 else ""
+    if training.last:
+        ax.axvspan(
+            training.epochs[-training.last] - 0.5, training.epochs[-1] + 0.5, color="#eceef2", label="last phase"
+        )
     for (name, values), colour in zip(curves.items(), _COLOURS, strict=False):
         ax.plot(training.epochs, values, color=colour, label=name, marker=marker, markersize=3)
     ax.set_ylim(low, high)

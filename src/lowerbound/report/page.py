@@ -134,9 +134,11 @@ def _training_section(vae: FittedVAE, training: Training | None) -> Section:
     outside = figures.draw_bound(bound.subplots(), training), figures.draw_split(split, training)
     captions = [
         f"The {'ELBO' if training.is_elbo else 'maximised objective'} per epoch; higher is better. "
-        "Training rows: average over the epoch" + ("." if training.valid is None else "; validation rows: at its end."),
+        "Training rows: average over the epoch"
+        + ("." if training.valid is None else "; validation rows: at its end.")
+        + sentences.last_phase(training),
         ("Its two terms: ELBO = reconstruction − KL." if training.is_elbo else "The ELBO is reconstruction − KL.")
-        + (" Dotted: the epoch that was kept." if training.kept else ""),
+        + (f" Dotted: the {'best epoch' if training.last else 'epoch that was kept'}." if training.kept else ""),
     ]
     first = (f" The first {count} epochs lie outside the axes." if count else "" for count in outside)
     captions = [caption + more for caption, more in zip(captions, first, strict=True)]
@@ -199,6 +201,7 @@ def _page(
         evidence=None if evidence is None else shown,
         sections=sections,
         reading=sentences.READING,
+        chosen=sentences.chosen(vae),
         configuration=sentences.configuration(vae, rows, names),
         networks="\n\n".join(map(repr, sentences.modules_of(vae))),
         command=command,

@@ -18,6 +18,7 @@ from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
 from lowerbound.likelihoods import Likelihood, Measure, Product
 from lowerbound.report.facts import STOPPED, FittedVAE, Training, count_of, has_posterior, latents_of
+from lowerbound.storage.choice import in_words
 
 _FEW_DRAWS = 10  # effective draws: with fewer, a row's estimate is unreliable
 _MANY_ROWS = 0.05
@@ -112,11 +113,31 @@ def training_notes(vae: FittedVAE, training: Training | None) -> tuple[str, ...]
 
 
 def _kept(training: Training) -> str:
+    if training.last:
+        end = f"a last phase of {training.last} epochs, so the model is that of the last epoch"
+        if training.kept is None:
+            return f"The fit ended with {end}."
+        return f"Epoch {training.kept} was the best by its validation objective. From its state began {end}."
     if training.valid is None:
         return "No rows were held out during training, so the model is that of the last epoch."
     if training.kept is None:
         return "The epoch that was kept is not recorded."
     return f"The model is that of epoch {training.kept}, the best by its validation objective."
+
+
+def last_phase(training: Training) -> str:
+    """What the last phase of a fit is, for the caption of a figure; empty if there was none."""
+    if not training.last:
+        return ""
+    rows = "all rows, those held out too" if training.valid is not None else "the same rows"
+    return f" Grey: the last phase, which learns from {rows}, at a learning rate that falls to almost 0."
+
+
+def chosen(vae: FittedVAE) -> Pairs:
+    """The arguments that were "auto", each with the value chosen for these rows and why."""
+    found = getattr(vae, "chosen_", {})
+    whys = (choice.why for choice in found.values())
+    return tuple((name, f"{value} ({why})") for (name, value), why in zip(in_words(found).items(), whys, strict=True))
 
 
 def training_of(vae: FittedVAE) -> Training | None:

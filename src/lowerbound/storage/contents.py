@@ -9,6 +9,7 @@ from typing import Any
 
 from lowerbound.errors import FormatError
 from lowerbound.storage import checkpoints, folder
+from lowerbound.storage.choice import Choice, in_words
 from lowerbound.storage.model import METRICS, TENSORS, holds_model, read_config
 from lowerbound.storage.parts import CONFIG
 
@@ -97,10 +98,13 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
     estimator, fitted = extra.get("estimator"), extra.get("fitted")
     rows = f", rows of shape {fitted['shape']}, seed {fitted['seed']}" if fitted else ""
     kind = parts["likelihood"].get("part", parts["likelihood"])
+    chosen = {name: Choice(*each) for name, each in ((fitted or {}).get("chosen") or {}).items()}
     about = (
         f"{estimator or 'model'}, format {config['format']}, versions {config['versions']}\n"
         f"likelihood {kind}{rows}, kept epoch {history['best_epoch']}, stopped by {history['stopped'] or 'nothing yet'}"
     )
+    if chosen:
+        about += f"\nchosen: {', '.join(f'{name} {value}' for name, value in in_words(chosen).items())}"
     return {
         "about": about,
         "format": config["format"],

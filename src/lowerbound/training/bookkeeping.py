@@ -194,6 +194,10 @@ class Progress:
         """
         epochs, steps = self.cursor.epochs, self.cursor.steps
         record = {"epoch": epochs, "step": steps, **self.clock.read(number), **self.meter.means("train_"), **found}
+        if self.finishing is not None:
+            record["last_phase"] = 1.0
+        if rows is not None and len(rows) > 1:
+            record["valid_standard_error"] = float(rows.double().std()) / math.sqrt(len(rows))
         self.history.records.append(record)
         self.meter, self.tries = Meter(), 0
         if found:

@@ -13,17 +13,22 @@ from lowerbound.storage.files import atomic_write
 from lowerbound.storage.json_data import json_line
 from lowerbound.training.procedure import Callback, Event
 
+_LINE = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callback]:
-    """Make a callback that shows a progress bar on stderr, with the latest objective, while the block runs."""
-    with tqdm(unit="step", dynamic_ncols=True, leave=False) as bar:
+    """Make a callback that shows a progress bar on stderr, with the latest objective, while the block runs.
+
+    Its length is that of the longest fit; next to it is what decides when the fit ends, if it may end earlier.
+    """
+    with tqdm(bar_format=_LINE, dynamic_ncols=True, leave=False) as bar:
 
         def show(event: Event) -> None:
             bar.total = event.total_steps
             if event.record is not None:
                 kind = "valid" if "valid_objective" in event.record else "train"
-                said = f"{kind} objective {event.record[kind + '_objective']:.2f} nats"
+                said = f"{kind} {event.record[kind + '_objective']:.2f}"
                 bar.set_postfix_str(f"{said}, {event.waiting}" if event.waiting else said, refresh=False)
             bar.update(event.step - bar.n)
 

@@ -114,7 +114,7 @@ def _waiting(run: Progress, patience: int | None, patience_from: float) -> str:
     if patience is None or run.best.tensors is None:
         return ""
     left = max(run.best.clear, patience_from) + patience - run.cursor.epochs
-    return f"ends after {max(1, round(left * run.cursor.steps_per_epoch))} more steps without a better one"
+    return f"ends in {max(1, round(left * run.cursor.steps_per_epoch)):,} steps unless better"
 
 
 def _step_to(step: int, procedure: Procedure, run: Progress, interrupt: Interrupt) -> None:
