@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from table_peers.data import Table
 
@@ -75,20 +76,28 @@ def _old(method: str) -> Callable[[Table, int], Completed]:
 
 
 def miceforest(table: Table, seed: int) -> Completed:
+    """With its defaults; where these fail, as they do on rare classes, classes are drawn by its strategy "fast"."""
+    frame = table.frame()
+    classes = [name for name, count in zip(table.columns, table.classes, strict=True) if count]
+    for name in classes:
+        frame[name] = frame[name].cat.remove_unused_categories()
+    said = f"{PEERS_DRAWS} data sets, {MICE_ROUNDS} iterations"
+    try:
+        return of_draws(table, _mice(table, frame, seed), said)
+    except ValueError as error:
+        fast = _mice(table, frame, seed, mean_match_strategy=dict.fromkeys(classes, "fast"))
+        return of_draws(table, fast, f"{said}; classes by the strategy fast, since: {error}")
+
+
+def _mice(table: Table, frame: pd.DataFrame, seed: int, **options: object) -> np.ndarray:
     import miceforest as mf
 
-    frame = table.frame()
-    for name, classes in zip(table.columns, table.classes, strict=True):
-        if classes:
-            frame[name] = frame[name].cat.remove_unused_categories()
-    kernel = mf.ImputationKernel(frame, num_datasets=PEERS_DRAWS, random_state=seed)
+    kernel = mf.ImputationKernel(frame, num_datasets=PEERS_DRAWS, random_state=seed, **options)
     kernel.mice(MICE_ROUNDS)
-    draws = np.stack([table.numbers(kernel.complete_data(dataset=i)) for i in range(PEERS_DRAWS)])
-    return of_draws(table, draws, f"{PEERS_DRAWS} data sets, {MICE_ROUNDS} iterations")
+    return np.stack([table.numbers(kernel.complete_data(dataset=i)) for i in range(PEERS_DRAWS)])
 
 
 def hyperimpute(table: Table, seed: int) -> Completed:
-    import pandas as pd
     from hyperimpute.plugins.imputers import Imputers
 
     plugin = Imputers().get("hyperimpute", random_state=seed)

@@ -18,6 +18,8 @@ NOTES = {
         "probability that depends on another column. Each mask has a seed, which is also the method's.",
         "Every method is told which columns are classes, and nothing else. lowerbound gives 20 draws; the peers that "
         "draw give 5, as is their default. Cells that a method leaves are filled by the mean or the commonest class.",
+        "iterative ridge: chained ridge regressions of table_peers/imputers.py. miceforest: where its default matching "
+        'fails, as it does on rare classes, classes are drawn by its strategy "fast".',
     ),
     "generate": (
         "Told from real: the area under the curve of boosted trees that tell drawn rows from held-out ones, 0.5 at "
