@@ -238,11 +238,13 @@ def test_missing_positive_cells_are_filled_with_the_mean_of_clipped_values(table
     """
     (likelihood,) = table.model_.likelihood.likelihoods
     assert type(likelihood).__name__ == "LogNormal"
-    decoder = last(table.model_.decoder)
-    before = [p.detach().clone() for p in (decoder.weight, decoder.bias)]
+    decoder, direct = last(table.model_.decoder), table.model_.decoder.direct
+    parameters = (decoder.weight, decoder.bias, direct.weight)
+    before = [p.detach().clone() for p in parameters]
     try:
         with torch.no_grad():
             decoder.weight.zero_()
+            direct.weight.zero_()
             decoder.bias.copy_(torch.tensor([0.3, -0.7, 0.9, 0.2]))
             params = decoder.bias.view(1, 1, 2, 2)
             mu, sigma = likelihood.mu(params)[0, 0].numpy(), likelihood.sigma(params)[0, 0].numpy()
@@ -253,7 +255,7 @@ def test_missing_positive_cells_are_filled_with_the_mean_of_clipped_values(table
         drawn = np.array([each.to_numpy() for each in table.impute(frame, draws=20)])
     finally:
         with torch.no_grad():
-            for parameter, was in zip((decoder.weight, decoder.bias), before, strict=True):
+            for parameter, was in zip(parameters, before, strict=True):
                 parameter.copy_(was)
     for j, name in enumerate(("size", "weight")):
         hole = frame[name].isna().to_numpy()
@@ -287,6 +289,8 @@ def test_a_positive_value_of_an_array_is_reconstructed_as_its_mean():
     vae = lb.VAE(1, likelihood="LogNormal", **QUICK).fit(x)
     with torch.no_grad():
         last(vae.model_.decoder).weight.zero_()
+        if vae.model_.decoder.direct is not None:
+            vae.model_.decoder.direct.weight.zero_()
         likelihood = vae.model_.likelihood
         likelihood.raw_scale.copy_(torch.tensor([-0.5, 0.3]))
         mu = likelihood.shift + likelihood.spread * last(vae.model_.decoder).bias
@@ -301,4 +305,6 @@ def test_a_fixed_scale_is_that_of_the_rows_that_are_drawn(rows):
     vae = lb.VAE(1, likelihood=Normal(0.3, shape=(3,)), **QUICK).fit(rows)
     with torch.no_grad():
         last(vae.model_.decoder).weight.zero_()
+        if vae.model_.decoder.direct is not None:
+            vae.model_.decoder.direct.weight.zero_()
     np.testing.assert_allclose(vae.sample(20_000).std(0), 0.3, rtol=0.03)

@@ -22,7 +22,7 @@ _HELD_OUT, _FEWEST, _MOST = 0.1, 30, 0.25  # share of held-out rows; at least so
 _BATCHES = ((1_000, 32), (5_000, 64))  # rows below which a batch has so many rows
 _LARGE_BATCH = 128
 _RATE = 2e-3
-_STEPS, _EPOCHS = 3_000, 60  # the most steps, or epochs if these are more
+_STEPS, _EPOCHS = 5_000, 60  # the most steps, or epochs if these are more
 _WAIT, _WAIT_EPOCHS = 800, 5  # steps without improvement, or epochs if these are more
 LAST_STEPS = 500
 """The least number of steps of a last phase on all rows."""

@@ -172,7 +172,7 @@ def _check_chosen(parameters: Mapping[str, Any], chosen: Mapping[str, Choice]) -
     """Raise ``FormatError`` unless each argument that is "auto" has a value that it can have."""
     try:
         check_parameters({**parameters, **{name: choice.value for name, choice in chosen.items()}})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{CONFIG} holds a choice that is none ({reason}); {WAY_OUT}.") from error
     due = {name for name in CHOSEN if is_auto(parameters[name])}
