@@ -101,7 +101,7 @@ def test_each_row_has_the_draws_that_it_needs_unless_their_number_is_told(vae, d
 def held_out(vae: lb.VAE, x: np.ndarray) -> np.ndarray:
     """The rows that a fit of ``x`` did not train on."""
     numbers = lb.data.Rows(torch.arange(len(x)).double().unsqueeze(1), dtype=torch.float64)
-    return x[split(numbers, vae.chosen_["validation"].value, vae.seed_)[1].x.flatten().long().numpy()]
+    return x[split(numbers, vae._settings()["validation"], vae.seed_)[1].x.flatten().long().numpy()]
 
 
 def test_what_is_scored_is_the_bound_that_was_trained(digits):

@@ -237,6 +237,7 @@ FITTED: dict[str, Kind] = {
     ),
     "1e300 when used": use("array", "reconstruct", put(1e300), words=(r"row 5, column 1 is 1e\+300", "rescale")),
     "negative counts when used": use("counts", "transform", put(-1, COUNTS), words=("which Poisson cannot", "correct")),
+    "a search, more to learn": Kind(lambda: vae(search=1).partial_fit(X), ("search needs all rows", "use fit")),
     "negative counts, more to learn": Kind(
         lambda: vae(likelihood="poisson").partial_fit(COUNTS).partial_fit(put(-1, COUNTS)),
         ("row 5, column 1 is -1, which Poisson", "correct the value"),
@@ -266,6 +267,11 @@ def given(words: str, **parameters: Any) -> Kind:
     return fit(put(np.inf), words, **parameters)
 
 
+def own_inference(model: Any, posterior: Any) -> Any:
+    """An inference of one's own."""
+    return lb.AEVB(posterior)
+
+
 PARAMETERS: dict[str, Kind] = {
     "latent_dim 0": given("latent_dim must be from 1 to 1000000, got 0", latent_dim=0),
     "latent_dim -1": given("latent_dim must be from 1 to 1000000, got -1", latent_dim=-1),
@@ -286,6 +292,18 @@ PARAMETERS: dict[str, Kind] = {
     "free_bits of another bound": given('free_bits .* use it with objective="elbo"', free_bits=1, objective="iwae"),
     "validation 1": given(r"validation is 1; give a finite number, in \[0, 1\)", validation=1),
     "validation NaN": given(r"validation is nan; give a finite number, in \[0, 1\)", validation=np.nan),
+    "search 0": given("search is 0; give a finite number, above 0", search=0),
+    "search in words": given("search is 'long'; give a finite number, above 0", search="long"),
+    "search without held-out rows": given("search needs held-out rows: give validation", search=1, validation=0),
+    "search with a weighted KL": given("search compares bounds, which beta, warm_up", search=1, beta=2),
+    "search by no bound": given("the objective is none .*; give another", search=1, objective="minus_cubo"),
+    "search by an inference of one's own": given("inference is your own; leave one", search=1, inference=own_inference),
+    "search among nothing": given(
+        "the prior, encoder or decoder given leave nothing to compare",
+        search=1,
+        prior="Normal",
+        encoder=torch.nn.Identity(),
+    ),
     "max_value 0": given("max_value is 0; give a finite number, above 0", max_value=0),
     "network misspelt": given("network is 'mpl', none of mlp, conv; did you mean 'mlp'?", network="mpl"),
     "objective misspelt": given("objective is 'elb', none of .*; did you mean 'elbo'?", objective="elb"),

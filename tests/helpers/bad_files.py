@@ -238,6 +238,7 @@ COMMANDS: dict[str, Case] = {
     "draws 0": option("--draws 0", "'--draws': 0 is not in the range x>=1"),
     "batch_size 0": option("--batch-size 0", "'--batch-size': 0 is not in the range x>=1"),
     "epochs 0": option("--epochs 0", "'--epochs': 0 is not in the range x>=1"),
+    "search 0": option("--search 0", "'--search': 0.* is not in the range x>0"),
     "validation 1": option("--validation 1", "'--validation': 1.* is not in the range 0<=x<1"),
     "seed -1": option("--seed -1", "'--seed': -1 is not in the range x>=0"),
     "hidden in words": option("--hidden wide", "--hidden: 'wide' is not a list of layer sizes such as 256,128"),

@@ -106,6 +106,13 @@ _FIT_OPTIONS = (
         help="Epochs without improvement of the validation objective before stopping.",
     ),
     click.option(
+        "--search",
+        type=click.FloatRange(0, min_open=True),
+        default=None,
+        metavar="SECONDS",
+        help="Time for comparing priors, hidden sizes and numbers of latents before the fit.  [default: no search]",
+    ),
+    click.option(
         "--binarise",
         type=click.Choice(["none", "fixed", "afresh"]),
         default="none",
@@ -191,7 +198,7 @@ def fit(
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
     vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
-    latents = f"{vae.latent_dim} latent{'' if vae.latent_dim == 1 else 's'}"
+    latents = f"{vae.latent_dim_} latent{'' if vae.latent_dim_ == 1 else 's'}"
     tell(result, as_json, "\n".join([f"{about(vae, result)}, {latents} → {out}", *course(vae)]))
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
 
@@ -232,7 +239,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "run": str(out),
         "likelihood": type(vae.model_.likelihood).__name__,
         **({} if vae.schema_ is None else {"likelihoods": by_column(vae)}),
-        "latent_dim": vae.latent_dim,
+        "latent_dim": vae.latent_dim_,
         "inference": "AEVB" if vae.inference is None else name_of(vae.inference),
         "epochs": len(history.records),
         "stopped": history.stopped,

@@ -18,6 +18,8 @@ _ARRAY: dict[str, Any] = {
 }
 CHOSEN = tuple(_ARRAY)
 """The arguments that can be "auto" and get a value here."""
+SEARCHED = ("prior", "hidden", "latent_dim")
+"""The arguments that a search chooses, see ``search``."""
 _HELD_OUT, _FEWEST, _MOST = 0.1, 30, 0.25  # share of held-out rows; at least so many, but at most that share
 _BATCHES = ((1_000, 32), (5_000, 64))  # rows below which a batch has so many rows
 _LARGE_BATCH = 128

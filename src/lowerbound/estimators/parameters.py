@@ -18,6 +18,7 @@ from torch import nn
 from lowerbound.estimators.choices import CHOSEN, is_auto
 from lowerbound.estimators.defaults import build_prior, part_of
 from lowerbound.estimators.learning import NAMES, check_learning
+from lowerbound.estimators.search import check_search
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import check_latents
@@ -63,6 +64,9 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     if not isinstance(given["schema"], Schema | Mapping | None):
         raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, such as {{"age": "count"}}.')
     check_learning(every)
+    if given["search"] is not None:
+        _real("search", given["search"], 0, above=True)
+        check_search(every)
     _check_latents(given)
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])

@@ -26,7 +26,7 @@ from lowerbound.checks import (
     wrong,
 )
 from lowerbound.errors import FormatError
-from lowerbound.estimators.choices import CHOSEN, Choice, is_auto
+from lowerbound.estimators.choices import CHOSEN, SEARCHED, Choice, is_auto
 from lowerbound.estimators.learning import NotGiven, is_own, name_of
 from lowerbound.estimators.parameters import check_parameters
 from lowerbound.estimators.trial import check_computes
@@ -36,7 +36,7 @@ from lowerbound.schema.column import CLASSES
 from lowerbound.storage.model import Saved, rebuild
 from lowerbound.storage.parts import CONFIG, encode
 
-_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile")  # of fitting only
+_OF_THE_FITTING = ("callbacks", "progress", "threads", "device", "precision", "compile", "search")  # of fitting only
 _MADE_BY = ("inference", "optimizer", "posterior")  # a user's own function is stored by name only
 _DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|longdouble|[<>][iuf][248]")
 _FITTED: dict[str, Check] = {
@@ -54,7 +54,7 @@ _FITTED: dict[str, Check] = {
         "an object with a value and a reason for each",
         lambda found: (
             isinstance(found, dict)
-            and found.keys() <= set(CHOSEN)
+            and found.keys() <= {*CHOSEN, *SEARCHED}
             and all(isinstance(each, list) and len(each) == 2 and isinstance(each[1], str) for each in found.values())
         ),
     ),
@@ -127,7 +127,8 @@ def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> 
     values = check_fields(extra.get("fitted"), _FITTED, "what was fitted", _NO_VAE, _LATER)
     schema = Schema.from_dict(values["schema"], CONFIG) if "schema" in values else None
     parameters = _parameters(saved, own, defaults) | {"schema": schema}
-    chosen = {name: Choice(*each) for name, each in values.get("chosen", {}).items()}
+    found = values.get("chosen", {})
+    chosen = {name: Choice(tuple(of) if isinstance(of, list) else of, why) for name, (of, why) in found.items()}
     _check_chosen(parameters, chosen)
     fitted = Fitted(
         n_features=values["n_features_in"],
@@ -176,7 +177,7 @@ def _check_chosen(parameters: Mapping[str, Any], chosen: Mapping[str, Choice]) -
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{CONFIG} holds a choice that is none ({reason}); {WAY_OUT}.") from error
     due = {name for name in CHOSEN if is_auto(parameters[name])}
-    if due != chosen.keys():
+    if due != chosen.keys() - set(SEARCHED):
         raise FormatError(
             f"{CONFIG} holds choices for {sorted(chosen)}, where the arguments {sorted(due)} are 'auto'; {WAY_OUT}."
         )

@@ -18,6 +18,7 @@ from lowerbound.data import Rows
 from lowerbound.data.row_arrays import RowArray
 from lowerbound.draw import Batch, Node
 from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.choices import Choice
 from lowerbound.estimators.fitted import USE_BATCH, Fitted
 from lowerbound.estimators.summary import refuse_missing
 from lowerbound.model import distributions_of, nodes_of
@@ -39,6 +40,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
     """The estimator's methods that encode rows and decode latents."""
 
     latent_dim: int
+    chosen_: dict[str, Choice]
 
     def transform(self, X: ArrayLike, context: ArrayLike | None = None) -> NDArray[Any]:
         """The posterior means E_q[z|x], ``[N, d]``."""
@@ -92,6 +94,11 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
                     break
             yield [found[name] for name in (p.events if isinstance(p, distributions.Latents) else found)], real
 
+    @property
+    def latent_dim_(self) -> int:
+        """The number of latents: that found by a search, or that given."""
+        return int(self.chosen_["latent_dim"].value) if "latent_dim" in self.chosen_ else self.latent_dim
+
     def inverse_transform(self, X: ArrayLike, context: ArrayLike | None = None) -> Any:
         """Decode latents ``X [N, d]``: E[x|z] (for classes the most probable one), ``[N, *X]``."""
         inputs.check_fitted(self)
@@ -99,7 +106,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         refuse_missing(z)
         if z.shape[1] != self._n_features_out:
             own = self._n_features_out
-            of = f"latent_dim={self.latent_dim}" + ("" if self.latent_dim == own else f" and a z of {own} numbers")
+            of = f"latent_dim={self.latent_dim_}" + ("" if self.latent_dim_ == own else f" and a z of {own} numbers")
             raise ValueError(f"latents have {z.shape[1]} columns, but this model has {of}; give one column per latent.")
         rows = Rows.from_array(z, context=inputs.fitted_context(context, len(z), self.n_context_)).to(self.device)
         means = [self._decode(batch.x, batch)[:real] for batch, real in in_order(rows, USE_BATCH)]

@@ -29,6 +29,8 @@ from lowerbound.estimators.learning import inference_for, is_own, name_of, taken
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import Scoring
+from lowerbound.estimators.search import search
+from lowerbound.estimators.search import seed_of as seed_of_search
 from lowerbound.estimators.summary import check_finite
 from lowerbound.estimators.transforming import Transforming
 from lowerbound.gradients import GradientEstimator, Objective
@@ -76,6 +78,10 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         standard error before training stops (None: never). These five are "auto" by default: ``chosen_`` has the
         values. For frames, with epochs="auto", a last phase follows in which the held-out rows are learnt from too and
         the learning rate falls.
+    search : seconds for comparing other priors, ``hidden`` and ``latent_dim`` with those given before the fit (the list
+        is ``estimators.search.CANDIDATES``), by successive halving on the bound of the same held-out rows; None: no
+        search. The fit is then that with the arguments in ``chosen_``. All rounds take about as long as two fits; the
+        choice depends on how many of them the time allows, and on nothing else than the data and the seed.
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
         value/``max_value``.
     max_value : the largest grey value (default 255 for 8-bit data, else 1).
@@ -135,6 +141,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         epochs: int | Auto = "auto",
         validation: float | Auto = "auto",
         patience: int | Auto | None = "auto",
+        search: float | None = None,
         binarise: Literal["none", "fixed", "afresh"] = "none",
         max_value: float | None = None,
         schema: Schema | Mapping[Name, str | Column] | None = None,
@@ -170,6 +177,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.validation = validation
         self.patience = patience
+        self.search = search
         self.binarise = binarise
         self.max_value = max_value
         self.schema = schema
@@ -203,40 +211,56 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         With ``run_dir``, a folder, training writes checkpoints. If it is interrupted, the same call resumes it and ends
         with the same bytes (see ``lowerbound.fit``). The folder then holds what ``save`` writes.
         """
-        goes_on = run_dir is not None and resume == "auto" and self.random_state is None
-        with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError):
+        run = None if run_dir is None else Path(run_dir)
+        ended = () if self.search is None else (KeyboardInterrupt,)
+        with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError, *ended):
             x = self._checked(X, reset=True)
             beside = inputs.context(context, len(x))
-            seed = inference.seed_of(Path(run_dir)) if goes_on and run_dir is not None else None
-            rows = self._start(x, beside, seed)
+            rows = self._start(x, beside, self._seed(run, resume))
             self.chosen_ = self._choose(len(rows))
-            learning, given = self._inference(), self._settings()
-            self.posterior_, self._is_bound = learning.posterior, learning.is_bound
-            held_out = round(given["validation"] * len(rows)) > 0 and len(rows) > 1
-            try:
-                self.history_ = inference.fit(
-                    self.model_,
-                    rows,
-                    learning,
-                    epochs=given["epochs"],
-                    batch_size=given["batch_size"],
-                    validation=given["validation"],
-                    patience=given["patience"] if held_out else None,
-                    patience_from=self.warm_up,
-                    finish=given["finish"],
-                    seed=self.seed_,
-                    threads=self.threads,
-                    callbacks=[*self.callbacks, self._keep_history],
-                    progress=self.progress,
-                    run_dir=run_dir,
-                    resume=resume,
-                    checkpoint_every=checkpoint_every,
-                    extra=None if run_dir is None else self._described(),
-                ).history
-            except DivergedError as error:
-                self.history_ = error.history
-                raise
+            if self.search is not None:
+                start = lambda member: member._start(x, beside, self.seed_)  # noqa: E731
+                found = search(self, start, rows, run, resume, checkpoint_every)
+                self._start(x, beside, self.seed_, {name: choice.value for name, choice in found.items()})
+                self.chosen_ |= found
+            self._learn(rows, run, resume, checkpoint_every)
         return self
+
+    def _seed(self, run: Path | None, resume: inference.Resume) -> int | None:
+        """The seed of the fit that goes on in ``run``, if its estimator has none of its own."""
+        if run is None or resume != "auto" or self.random_state is not None:
+            return None
+        found = inference.seed_of(run)
+        return seed_of_search(run) if found is None else found
+
+    def _learn(self, rows: Rows, run: Path | None, resume: inference.Resume, checkpoint_every: int) -> None:
+        """Fit the model that was built."""
+        learning, given = self._inference(), self._settings()
+        self.posterior_, self._is_bound = learning.posterior, learning.is_bound
+        held_out = round(given["validation"] * len(rows)) > 0 and len(rows) > 1
+        try:
+            self.history_ = inference.fit(
+                self.model_,
+                rows,
+                learning,
+                epochs=given["epochs"],
+                batch_size=given["batch_size"],
+                validation=given["validation"],
+                patience=given["patience"] if held_out else None,
+                patience_from=self.warm_up,
+                finish=given["finish"],
+                seed=self.seed_,
+                threads=self.threads,
+                callbacks=[*self.callbacks, self._keep_history],
+                progress=self.progress,
+                run_dir=run,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+                extra=None if run is None else self._described(),
+            ).history
+        except DivergedError as error:
+            self.history_ = error.history
+            raise
 
     def _keep_history(self, event: Event) -> None:
         """Store the history during training, so that it is available even if the model cannot be written."""
@@ -250,6 +274,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         """
         if is_own(self.inference):
             raise ValueError("an inference of your own needs all rows, which partial_fit does not have; use fit.")
+        if self.search is not None:
+            raise ValueError("search needs all rows, which partial_fit does not have; use fit, or leave search out.")
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
@@ -379,8 +405,17 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         """Encode the rows of a frame by the fitted schema; ``keep``: with all that is needed to restore every cell."""
         return frames.encoded(X, self._schema(), self.strict, True, kept, keep)
 
-    def _start(self, x: RowArray, context: NDArray[Any] | None = None, seed: int | None = None) -> Rows:
-        """Build the model for rows like ``x``, and return the rows to fit. If this fails, no attribute is changed."""
+    def _start(
+        self,
+        x: RowArray,
+        context: NDArray[Any] | None = None,
+        seed: int | None = None,
+        found: Mapping[str, Any] | None = None,
+    ) -> Rows:
+        """Build the model for rows like ``x``, and return the rows to fit. If this fails, no attribute is changed.
+
+        ``found``: arguments that a search found.
+        """
         seed = inputs.seed(self.random_state) if seed is None else seed
         max_value = (255.0 if x.dtype == np.uint8 else 1.0) if self.max_value is None else float(self.max_value)
         binarised = self.binarise != "none"
@@ -390,7 +425,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         else:
             likelihood = likelihood_of_table(self.schema_, self.missing)
         rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
-        model, posterior = build(self.get_params(deep=False), rows, likelihood, self.schema_, seed)
+        model, posterior = build(self.get_params(deep=False) | dict(found or {}), rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
         self.has_missing_ = rows.has_missing

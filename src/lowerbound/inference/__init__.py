@@ -1,7 +1,7 @@
 """Ways to learn a model, and ``fit``, which runs them."""
 
 from lowerbound.inference.aevb import AEVB
-from lowerbound.inference.fitting import Data, Fit, as_rows, fit, split, use_threads
+from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.protocol import Inference
 from lowerbound.storage.checkpoints import seed_of
 from lowerbound.storage.run import Resume
@@ -14,6 +14,7 @@ __all__ = [
     "Resume",
     "as_rows",
     "fit",
+    "held_out_objective",
     "seed_of",
     "split",
     "use_threads",

@@ -28,7 +28,7 @@ from lowerbound.row_source import RowSource
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.storage.model import files
 from lowerbound.storage.run import Resume, kept
-from lowerbound.training import Callback, Finish, History, Procedure, metrics_file, progress_bar, train
+from lowerbound.training import Callback, Finish, History, Procedure, evaluate, metrics_file, progress_bar, train
 
 Data = RowSource | torch.Tensor | np.ndarray[Any, Any] | Any
 
@@ -111,6 +111,19 @@ def fit(
                 checkpoints.finish(history)
     _warn(procedure, history)
     return Fit(model, inference.posterior, history)
+
+
+def held_out_objective(
+    model: LatentVariableModel, data: RowSource, inference: Inference, validation: float, batch_size: int, seed: int
+) -> torch.Tensor:
+    """The objective of each row that a fit with this share and seed holds out, ``[N]``, by the same random numbers."""
+    rows, held_out = split(data, validation, seed)
+    procedure = inference.start(model, rows)
+    scalars = {name: torch.tensor(float(at(0.0))) for name, at in procedure.schedules.items()}
+    _, found = evaluate(procedure, procedure.state, held_out, min(batch_size, len(rows)), seed, scalars)
+    if found is None:
+        raise ValueError(f"{type(procedure).__name__} does not give the objective of each row.")
+    return found
 
 
 def started(inference: Inference, model: LatentVariableModel, rows: RowSource, batch_size: int) -> Procedure:

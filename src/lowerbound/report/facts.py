@@ -84,8 +84,7 @@ def latents_of(vae: FittedVAE) -> dict[str, Posterior]:
 
 def count_of(vae: FittedVAE) -> int:
     """The number of latents, over all that have a name."""
-    several = has_posterior(vae) and isinstance(vae.posterior_, posteriors.Latents)
-    return sum(part.latent_dim for part in latents_of(vae).values()) if several else vae.latent_dim
+    return sum(part.latent_dim for part in latents_of(vae).values()) if has_posterior(vae) else vae.latent_dim
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,7 @@ class Checkpoints:
         else:
             if there:
                 raise FormatError(f"no checkpoint under {self.run / FOLDER} is whole; start the fit anew.")
-        mark, doubt = self.run / FOLDER / UNFINISHED, f"{self.run} could not be marked as a fit under way"
-        with _said(doubt), atomic_write(mark) as file:
-            file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
+        mark(self.run)
 
     def finish(self, history: History) -> None:
         """Write the model, as the modules now are, into the run's own folder. Raises ``OSError`` if that fails."""
@@ -179,6 +177,12 @@ def environment() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "lowerbound": lowerbound.__version__,
     }
+
+
+def mark(run: Path) -> None:
+    """Mark ``run`` as a fit under way."""
+    with _said(f"{run} could not be marked as a fit under way"), atomic_write(run / FOLDER / UNFINISHED) as file:
+        file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
 
 
 def listed(run: Path) -> list[Path]:

@@ -144,6 +144,8 @@ def place(path: str | Path, warn: bool = True) -> Path:
             warnings.warn(f"a fit in {path} has not ended: this is the model from before it", stacklevel=3)
         return path
     whole = [found for found in reversed(checkpoints.listed(path)) if not folder.problems(found)]
+    if not whole and checkpoints.unfinished(path):
+        raise FileNotFoundError(f"{path} holds no model yet: a fit there has not ended; resume it, or wait for it.")
     if not whole:
         raise FileNotFoundError(f"{path} holds no model: there is no {CONFIG} in it.")
     if warn:

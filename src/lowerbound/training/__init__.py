@@ -4,7 +4,7 @@ from lowerbound.training.allocator import keep_memory
 from lowerbound.training.callbacks import metrics_file, progress_bar
 from lowerbound.training.cursor import Cursor, in_order
 from lowerbound.training.finish import Finish
-from lowerbound.training.loop import train
+from lowerbound.training.loop import evaluate, train
 from lowerbound.training.procedure import (
     OF_ROWS,
     Callback,
@@ -40,6 +40,7 @@ __all__ = [
     "TooLarge",
     "WarmUp",
     "as_schedule",
+    "evaluate",
     "in_order",
     "keep_memory",
     "metrics_file",
