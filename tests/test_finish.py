@@ -200,6 +200,6 @@ def test_the_command_line_says_how_long_and_what_was_chosen(tmp_path, capsys):
     commands.main(["check", str(tmp_path / "rows.csv")], standalone_mode=False)
     said = capsys.readouterr().err
     assert (
-        "it would take at most 3,000 steps, and end after 800 without a better objective of the held-out rows" in said
+        "it would take at most 5,000 steps, and end after 800 without a better objective of the held-out rows" in said
     )
     assert "then half as many (at least 500) on all rows" in said
