@@ -15,16 +15,13 @@ def spline(knots: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     inside = x.clamp(knots[0, 0], knots[0, -1])
     x0, y0, d0, width, height, d1 = _bin_of(knots, knots[0], inside)
     secant, t = height / width, ((inside - x0) / width).clamp(0, 1)
-    rest = t * (1 - t)
-    below = secant + (d0 + d1 - 2 * secant) * rest
-    y = y0 + height * (secant * t.square() + d0 * rest) / below
-    slope = 2 * secant * rest + d0 * (1 - t).square() + d1 * t.square()
-    log_slope = 2 * (secant.log() - below.log()) + slope.log()
+    below, log_slope = _at(t, secant, d0, d1)
+    y = y0 + height * (secant * t.square() + d0 * t * (1 - t)) / below
     return y + (x - inside) * log_slope.exp(), log_slope
 
 
-def inverse_spline(knots: Tensor, y: Tensor) -> Tensor:
-    """The x at which the spline is ``y [..., *X]``."""
+def inverse_spline(knots: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The x at which the spline is ``y [..., *X]``, and the logarithm of the spline's slope there."""
     inside = y.clamp(knots[1, 0], knots[1, -1])
     x0, y0, d0, width, height, d1 = _bin_of(knots, knots[1], inside)
     secant, share = height / width, ((inside - y0) / height).clamp(0, 1)
@@ -32,8 +29,17 @@ def inverse_spline(knots: Tensor, y: Tensor) -> Tensor:
     a, b, c = secant - d0 + bend, d0 - bend, -secant * share
     root = (b.square() - 4 * a * c).clamp(min=torch.finfo(y.dtype).tiny).sqrt()
     t = torch.where(b > 0, -2 * c, root - b) / torch.where(b > 0, root + b, 2 * a)  # no difference of equal numbers
-    outer = torch.where(y < inside, knots[2, 0], knots[2, -1])
-    return x0 + width * t.clamp(0, 1) + (y - inside) / outer
+    t = t.clamp(0, 1)
+    log_slope = _at(t, secant, d0, d1)[1]
+    return x0 + width * t + (y - inside) * (-log_slope).exp(), log_slope
+
+
+def _at(t: Tensor, secant: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
+    """The denominator of the spline, and the logarithm of its slope, at the share ``t`` of a bin."""
+    rest = t * (1 - t)
+    below = secant + (d0 + d1 - 2 * secant) * rest
+    slope = 2 * secant * rest + d0 * (1 - t).square() + d1 * t.square()
+    return below, 2 * (secant.log() - below.log()) + slope.log()
 
 
 def _bin_of(knots: Tensor, edges: Tensor, at: Tensor) -> tuple[Tensor, ...]:

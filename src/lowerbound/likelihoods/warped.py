@@ -59,6 +59,8 @@ class Warped(StudentT):
     ``initialise`` so that g(x) of the data is normal (its normal scores; van der Waerden 1952): p(x) can then have two
     modes, be skewed or end abruptly. Until then, and for values with fewer than 30 observations, the spline is linear.
 
+    ``tolerance``: the spline also stays linear where the CDF of u = x, log x or logit x differs by less than this from
+    that of a normal with the same mean and variance. A curved g also bends the relations between columns.
     ``resolution``: the step to which x was rounded (one number, or one per value of a row; 0: not rounded). σ is then
     at least the standard deviation of the rounding error of g(x), resolution · g'(x)/√12 where g(x) = μ, up to half of
     ``spread``. The other arguments are those of ``StudentT``; ``shift`` and ``spread`` refer to x, log x or logit x.
@@ -78,11 +80,13 @@ class Warped(StudentT):
         min_scale: float | Sequence[float] = 1e-3,
         resolution: float | Sequence[float] = 0.0,
         df: float | Literal["learned"] = "learned",
+        tolerance: float = 0.0,
     ) -> None:
         super().__init__(df, scale, shape, min_scale)
         if domain not in get_args(Domain):
             raise ValueError(f'domain must be "real", "positive" or "unit"; got {domain!r}.')
         self.domain: Domain = domain
+        self.tolerance = tolerance
         self.support, self.masked_by = _LINKS[domain].support, _LINKS[domain].masked_by
         self.resolution, log_step = step_logs(resolution, self.shape)
         self.register_buffer("log_step", log_step, persistent=False)
@@ -95,9 +99,10 @@ class Warped(StudentT):
         y, log_slope = spline(self.knots, (u - self.shift) / self.spread)
         return self.shift + self.spread * y, log_slope
 
-    def unwarp(self, y: Tensor) -> Tensor:
-        """The u with ``warp(u)`` = y."""
-        return self.shift + self.spread * inverse_spline(self.knots, (y - self.shift) / self.spread)
+    def unwarp(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The u with ``warp(u)`` = y, and the logarithm of the slope of the spline there."""
+        u, log_slope = inverse_spline(self.knots, (y - self.shift) / self.spread)
+        return self.shift + self.spread * u, log_slope
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         link, inside = _LINKS[self.domain], self.support.check(x)
@@ -110,8 +115,8 @@ class Warped(StudentT):
         sigma = super().sigma(params)
         if params is None or not np.any(self.resolution):
             return sigma
-        u = self.unwarp(self.mu(params))
-        rounding = (self.log_step + self.warp(u)[1] + _LINKS[self.domain].log_slope(u)).exp() / math.sqrt(12)
+        u, log_slope = self.unwarp(self.mu(params))
+        rounding = (self.log_step + log_slope + _LINKS[self.domain].log_slope(u)).exp() / math.sqrt(12)
         return sigma + rounding.minimum(0.5 * self.spread)
 
     def mean(self, params: Tensor) -> Tensor:
@@ -122,11 +127,11 @@ class Warped(StudentT):
         low, high = (self.shift + self.spread * self.knots[1, end] for end in (0, -1))
         found = torch.zeros_like(mu)
         for weight, at in zip(weights, t, strict=True):
-            found = found + weight * _LINKS[self.domain].back(self.unwarp((mu + sigma * at).clamp(low, high)))
+            found = found + weight * _LINKS[self.domain].back(self.unwarp((mu + sigma * at).clamp(low, high))[0])
         return found
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
-        drawn = _LINKS[self.domain].back(self.unwarp(super().sample(params, generator)))
+        drawn = _LINKS[self.domain].back(self.unwarp(super().sample(params, generator))[0])
         if self.domain == "unit":
             return away_from_ends(drawn, self.log_step)
         limits = torch.finfo(drawn.dtype)
@@ -142,7 +147,7 @@ class Warped(StudentT):
             steep = (slope * sigma / log_slope.exp()).abs()
 
         def logit(t: Tensor) -> Tensor:
-            return line.of_value(self.unwarp(mu + sigma * t.movedim(-1, 0))).movedim(0, -1)
+            return line.of_value(self.unwarp(mu + sigma * t.movedim(-1, 0))[0]).movedim(0, -1)
 
         return t_expectation(steep * (mu - y) / sigma, steep, self.degrees(), logit)
 
@@ -154,7 +159,7 @@ class Warped(StudentT):
         standard = ((u.double() - shift) / unit).reshape(len(u), -1)
         seen = torch.ones_like(standard, dtype=torch.bool) if mask is None else mask.reshape(len(u), -1)
         wide = float(self.quartile()) / _QUARTILE
-        found = [_knots(own[there], wide) for own, there in zip(standard.T, seen.T, strict=True)]
+        found = [_knots(own[there], wide, self.tolerance) for own, there in zip(standard.T, seen.T, strict=True)]
         self.knots.copy_(torch.stack(found, -1).view(self.knots.shape))
         return shift, spread
 
@@ -162,14 +167,16 @@ class Warped(StudentT):
 _QUARTILE = 0.6744898  # of a standard normal
 
 
-def _knots(u: Tensor, unit: float) -> Tensor:
+def _knots(u: Tensor, unit: float, tolerance: float) -> Tensor:
     """The knots of a spline from the observed values ``u`` of one column to ``unit`` times their normal scores."""
     values, counts = (each.cpu().numpy() for each in u.unique(return_counts=True))
-    if len(u) < _FEWEST or len(values) < 3:
+    shares = (counts.cumsum() - counts / 2) / len(u)  # of tied values, the middle
+    normal = ndtr((values - float(u.mean())) / max(float(u.std(correction=0)), 1e-30)) if len(u) else shares
+    if len(u) < _FEWEST or len(values) < 3 or np.abs(normal - shares).max() < tolerance:
         low, high = (float(values[0]), float(values[-1])) if len(values) > 1 else (-1.0, 1.0)
         line = torch.linspace(low, high, _BINS + 1, dtype=u.dtype)
         return torch.stack([line, line, torch.ones_like(line)])
-    scores = ndtri((counts.cumsum() - counts / 2) / len(u))  # of tied values, the middle
+    scores = ndtri(shares)
     chosen = _chosen(values, scores, _NOISE / math.sqrt(len(u)))
     return _filled(_spaced(values[chosen], unit * scores[chosen])).squeeze(-1)
 
@@ -196,8 +203,8 @@ def _filled(knots: Tensor) -> Tensor:
     lacking, y = _BINS + 1 - knots.shape[1], knots[1, :, 0]
     bin_ = int(y.diff().argmax())
     more = torch.linspace(float(y[bin_]), float(y[bin_ + 1]), lacking + 2, dtype=y.dtype)[1:-1].unsqueeze(-1)
-    x = inverse_spline(knots, more)
-    new = torch.stack([x, more, spline(knots, x)[1].exp()])
+    x, log_slope = inverse_spline(knots, more)
+    new = torch.stack([x, more, log_slope.exp()])
     return torch.cat([knots[:, : bin_ + 1], new, knots[:, bin_ + 1 :]], 1)
 
 
