@@ -51,10 +51,13 @@ class DefaultsWorkshop(Workshop):
             return {"not_run": done.error} | ({"stderr": done.written} if done.written else {})
         if "not_run" in done.figures:
             return done.figures
-        with np.load(made(job, self.cache)) as found:
-            if job.task == "impute":
-                return done.figures | scores.score(table, hidden, found["best"], found["draws"], job.seed)
-            return done.figures | fidelity.judge(train, test, train.with_values(found["drawn"]), job.seed)
+        try:
+            with np.load(made(job, self.cache)) as found:
+                if job.task == "impute":
+                    return done.figures | scores.score(table, hidden, found["best"], found["draws"], job.seed)
+                return done.figures | fidelity.judge(train, test, train.with_values(found["drawn"]), job.seed)
+        except ValueError as error:  # values that are not finite
+            return {"not_run": f"not scored: {error}"}
 
     def _python_of(self, method: str) -> Path:
         """The Python of the method's environment, which is made in the cache where it is missing."""
