@@ -112,6 +112,15 @@ def test_the_session_of_the_page_on_tables(tmp_path):
     assert int(re.search(r"nats per row; (\d+) rows unreliable", out)[1]) < 20
 
 
+def test_the_study_of_the_page_on_tuning(tmp_path):
+    pytest.importorskip("optuna")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tuning.md").read_text(), re.S)
+    (tmp_path / "study.py").write_text(block)
+    done = warm.script(tmp_path / "study.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'latent_dim':" in done.stdout
+
+
 def test_a_model_written_elsewhere_is_judged_as_the_page_says(tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/evidence.md").read_text(), re.S)
     script = tmp_path / "foreign.py"
