@@ -63,9 +63,10 @@ def test_the_winner_is_the_one_of_halving_by_hand(frame, whole):
     left = sorted(range(4), key=lambda number: -float(first[number].mean()))[:2]
     second = {number: held_out(frame, 4, CANDIDATES[number]) for number in left}
     best, other = sorted(left, key=lambda number: -float(second[number].mean()))
+    gap = second[best] - second[other]
+    assert gap.mean() > gap.std() / math.sqrt(len(gap)), "else the smaller model wins, see below"
     vae, run = whole
     assert found_by(vae) == {"prior": "Normal", "hidden": (4,), "latent_dim": 1} | CANDIDATES[best]
-    gap = second[best] - second[other]
     words = f"{gap.mean():.2f} ± {gap.std() / math.sqrt(len(gap)):.2f} below"
     assert vae.chosen_["prior"].why.endswith(words)
     assert vae.chosen_["prior"].why.startswith(f"best held-out bound of 4 candidates: −{-second[best].mean():.2f} ± ")
@@ -123,6 +124,13 @@ def test_the_worse_half_is_dropped_and_ties_keep_their_order():
     standing = search._halved(search.Standing({}, [7, 4, 5, 9, 2]), list(rows), 5, 3.0)
     assert (standing.left, standing.rungs, standing.seconds, standing.ended) == ([4, 9, 7], 1, 3.0, False)
     assert standing.why == "best held-out bound of 5 candidates: 2.00 ± 0.58 nats per row, next 2.00, 0.00 ± 0.00 below"
+    noise = torch.tensor([3.0, -3, 0])
+    close = search._halved(search.Standing({}, [3, 1], 1), [rows[1] + 0.5 + noise, rows[1]], 5, 4.0)
+    assert close.left == [1], "3 is better by 0.5 ± 1.73"
+    assert close.why.startswith("smallest model within the error of the best held-out bound of 5 candidates: 2.00 ± ")
+    assert close.why.endswith("best 2.50, 0.50 ± 1.73 above")
+    clear = search._halved(search.Standing({}, [3, 1], 1), [rows[1] + 2 + noise, rows[1]], 5, 4.0)
+    assert clear.left == [3], "3 is better by 2.00 ± 1.73"
     end = search._halved(search.Standing({}, [3, 1], 1), [rows[0], rows[1]], 5, 4.0)
     assert (end.left, end.rungs, end.ended) == ([1], 2, True)
     assert end.why.endswith("next 1.00, 1.00 ± 0.00 below"), "the difference is that of pairs"

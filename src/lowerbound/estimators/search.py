@@ -39,7 +39,7 @@ CANDIDATES: tuple[Mapping[str, Any], ...] = (
     {"prior": "Flow", "latent_dim": 20},
     {"prior": "Flow", "latent_dim": 20, "hidden": (512, 256)},
 )
-"""The arguments that each candidate changes; the first is the estimator as it was given."""
+"""The arguments that each candidate changes, roughly from the smallest model to the largest; the first: none."""
 FOLDER: Final = "search"
 _FILE = "search.json"
 
@@ -193,21 +193,43 @@ def _trained(member: Any, rows: RowSource, epochs: int, folder: Path, resume: Re
 
 
 def _halved(standing: Standing, found: Sequence[Tensor], count: int, seconds: float) -> Standing:
-    """The better half of the candidates by the mean objective of the held-out rows, after a further rung."""
-    means = [float(rows.double().mean()) for rows in found]
-    order = sorted(range(len(found)), key=lambda place: -means[place])
-    first, second = (found[place].double() for place in order[:2])
-    left = [standing.left[place] for place in order[: math.ceil(len(order) / 2)]]
-    why = f"best held-out bound of {count} candidates: {_mean(first)} nats per row, next {_mean(second, False)}"
-    if len(first) == len(second) > 1:
-        why += f", {_mean(first - second)} below"
+    """The better half of the candidates by the mean objective of the held-out rows, after a further rung.
+
+    Of those that are no worse than the best by more than the standard error of the paired difference, the one that is
+    earliest in the list, which is the smallest model, comes first: it wins if no rung follows.
+    """
+    numbered = sorted(zip(standing.left, found, strict=True), key=lambda each: (-float(each[1].mean()), each[0]))
+    half = numbered[: max(2, math.ceil(len(numbered) / 2))]
+    first = min((each for each in half if _is_close(half[0][1], each[1])), key=lambda each: each[0])
+    left = [first[0], *(number for number, _ in half if number != first[0])][: math.ceil(len(numbered) / 2)]
+    why = _why(first, numbered, count)
     return Standing(standing.of, left, standing.rungs + 1, seconds, why, len(left) == 1)
+
+
+def _is_close(best: Tensor, rows: Tensor) -> bool:
+    """Whether the mean of the paired differences of ``best`` and ``rows`` is within its standard error."""
+    if len(best) != len(rows) or len(rows) < 2:
+        return rows is best
+    gap = best.double() - rows.double()
+    return bool(gap.mean() <= gap.std() / math.sqrt(len(gap)))
+
+
+def _why(winner: tuple[int, Tensor], numbered: Sequence[tuple[int, Tensor]], count: int) -> str:
+    """The reason for the winner, in words, with the paired difference from the best of the others."""
+    rows, other = winner[1], next(rows for number, rows in numbered if number != winner[0])
+    is_best = winner[0] == numbered[0][0]
+    what = "best" if is_best else "smallest model within the error of the best"
+    why = f"{what} held-out bound of {count} candidates: {_mean(rows)} nats per row, "
+    why += f"{'next' if is_best else 'best'} {_mean(other, False)}"
+    if len(rows) == len(other) > 1:
+        why += f", {_mean(rows - other)} below" if is_best else f", {_mean(other - rows)} above"
+    return why
 
 
 def _mean(rows: Tensor, with_error: bool = True) -> str:
     """The mean over rows in words, with its standard error."""
-    error = f" ± {float(rows.std()) / math.sqrt(len(rows)):.2f}" if with_error and len(rows) > 1 else ""
-    return f"{float(rows.mean()):.2f}{error}".replace("-", "−")
+    error = f" ± {float(rows.double().std()) / math.sqrt(len(rows)):.2f}" if with_error and len(rows) > 1 else ""
+    return f"{float(rows.double().mean()):.2f}{error}".replace("-", "−")
 
 
 def _choices(

@@ -80,7 +80,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         the learning rate falls.
     search : seconds for comparing other priors, ``hidden`` and ``latent_dim`` with those given before the fit (the list
         is ``estimators.search.CANDIDATES``), by successive halving on the bound of the same held-out rows; None: no
-        search. The fit is then that with the arguments in ``chosen_``. All rounds take about as long as two fits; the
+        search. The fit is then that with the arguments in ``chosen_``. All rounds take about as long as three fits; the
         choice depends on how many of them the time allows, and on nothing else than the data and the seed.
     binarise : "none", "fixed" or "afresh" (each epoch): grey values in [0, ``max_value``] become 1 with probability
         value/``max_value``.
