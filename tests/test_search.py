@@ -17,6 +17,7 @@ from lowerbound.cli.fit import refuse_to_replace
 from lowerbound.errors import DataError
 from lowerbound.estimators import search
 from lowerbound.estimators.choices import SEARCHED, Choice
+from lowerbound.storage.contents import contents
 
 pd = pytest.importorskip("pandas")
 CANDIDATES = ({}, {"prior": "NormalMixture"}, {"latent_dim": 2}, {"hidden": (5,)})
@@ -101,6 +102,8 @@ def test_a_search_that_was_cut_short_resumes(frame, whole, tmp_path, monkeypatch
         lb.VAE(**SETTINGS, search=LONG).fit(frame, run_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no model yet: a fit there has not ended; resume it"):
         lb.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no model yet: a fit there has not ended; resume it"):
+        contents(tmp_path)
     with pytest.raises(UsageError, match="holds an unfinished fit; give --resume"):
         refuse_to_replace(tmp_path, False, False)
     assert lb.load(tmp_path / "search" / "0").history_.records

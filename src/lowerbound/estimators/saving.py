@@ -172,7 +172,8 @@ def _parameters(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) 
 def _check_chosen(parameters: Mapping[str, Any], chosen: Mapping[str, Choice]) -> None:
     """Raise ``FormatError`` unless each argument that is "auto" has a value that it can have."""
     try:
-        check_parameters({**parameters, **{name: choice.value for name, choice in chosen.items()}})
+        values = {name: choice.value for name, choice in chosen.items()}
+        check_parameters({**parameters, **values, "inference": None})  # which need not take all that is chosen
     except (TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).split("; ")[0].rstrip(".")
         raise FormatError(f"{CONFIG} holds a choice that is none ({reason}); {WAY_OUT}.") from error

@@ -65,7 +65,10 @@ def contents(run: Path) -> Contents:
         states[int(path.name)] = "damaged" if damage else "whole"
         problems += damage
     if not has_model and not states:
-        raise FileNotFoundError(f"{run} holds no model: there is no {CONFIG} in it.")
+        yet = " yet: a fit there has not ended; resume it, or wait for it"
+        raise FileNotFoundError(
+            f"{run} holds no model{yet if checkpoints.unfinished(run) else f': there is no {CONFIG} in it'}."
+        )
     found: dict[str, Any] = {}
     try:
         found = _described(read_config(run, warn=False))  # ``unfinished`` reports a fit that has not ended
