@@ -59,7 +59,8 @@ def infer(
        ``scales``);
        *interval* for percentages (see ``bounds.share_or_percentage``);
        *count* if none is below 0 and none above 2^53; *real* otherwise.
-    7. Other numbers: *interval* for shares (0 to 1) and percentages (0 to 100), see ``bounds.share_or_percentage``;
+    7. Other numbers: *binary* for two values in 20 or more cells; *interval* for shares (0 to 1) and percentages (0 to
+       100), see ``bounds.share_or_percentage``;
        *positive* if none is below 0 (if some are exactly 0, see ``Column.atoms``); *real* otherwise.
 
     Where another kind is also plausible, ``Column.problems`` gives the argument ``schema`` that selects it.

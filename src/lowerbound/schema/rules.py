@@ -142,6 +142,8 @@ def _of_numbers(column: Look) -> tuple[Kind, str]:
     largest = max(abs(int(low)), abs(int(high)))
     top = bounds.share_or_percentage(column.name, column.levels, column.counts)
     if column.storage.family != "int" and (largest > times.EXACT or (column.levels != np.floor(column.levels)).any()):
+        if column.distinct == 2 and n >= FEW and column.storage.family != "decimal":
+            return "binary", f"two numbers: {shown(low)} and {shown(high)}"
         if top is not None:
             return "interval", f"{'shares' if top == 1 else 'percentages'} {span}"
         return ("positive" if low >= 0 else "real"), f"numbers {span}"
