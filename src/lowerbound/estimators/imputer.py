@@ -79,7 +79,7 @@ class LatentImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # t
     >>> import numpy as np, lowerbound as lb
     >>> x = np.random.default_rng(0).normal(size=(100, 1)) @ np.ones((1, 3))
     >>> x[0, 1] = np.nan
-    >>> imputer = lb.LatentImputer(latent_dim=1, random_state=0).fit(x)
+    >>> imputer = lb.LatentImputer(latent_dim=1, hidden=(16,), random_state=0).fit(x)
     >>> bool(abs(imputer.transform(x)[0, 1] - x[0, 0]) < 0.2)
     True
     """
