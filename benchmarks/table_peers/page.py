@@ -177,7 +177,7 @@ def readme_table(result: dict[str, Any]) -> str:
     rows = {f"{NAMES[name]}, 20 %": parts[name]["20"] for name in ("adult", "wine", "credit")}
     rows["breast cancer, 50 %"] = parts["breast"]["further"]
     lines = [
-        "| missing cells of | lowerbound | best other imputer | difference, paired over masks |",
+        "| missing cells of | lowerbound, settings per table | best other imputer | difference, paired over masks |",
         "|---|---|---|---|",
     ]
     for name, part in rows.items():
