@@ -84,7 +84,7 @@ _FIT_OPTIONS = (
         "--learning-rate",
         type=OrAuto(click.FloatRange(0, min_open=True)),
         default="auto",
-        help="Learning rate of the optimiser; auto: chosen for the data, as are the next four.",
+        help="Learning rate of the optimiser. For this and the next four options, auto depends on the number of rows.",
     ),
     click.option("--batch-size", type=OrAuto(counts), default="auto", help="Rows per step."),
     click.option(

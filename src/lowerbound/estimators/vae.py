@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -219,7 +220,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             rows = self._start(x, beside, self._seed(run, resume))
             self.chosen_ = self._choose(len(rows))
             if self.search is not None:
-                start = lambda member: member._start(x, beside, self.seed_)  # noqa: E731
+                start = methodcaller("_start", x, beside, self.seed_)
                 found = search(self, start, rows, run, resume, checkpoint_every)
                 self._start(x, beside, self.seed_, {name: choice.value for name, choice in found.items()})
                 self.chosen_ |= found
@@ -227,7 +228,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _seed(self, run: Path | None, resume: inference.Resume) -> int | None:
-        """The seed of the fit that goes on in ``run``, if its estimator has none of its own."""
+        """The seed of the unfinished fit in ``run``, if the estimator has no seed of its own."""
         if run is None or resume != "auto" or self.random_state is not None:
             return None
         found = inference.seed_of(run)

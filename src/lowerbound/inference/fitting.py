@@ -68,8 +68,9 @@ def fit(
     ``DataLoader`` of torch, or a ``RowSource``. NaN marks a missing value. Arrays in memory are moved to the model's
     device once, all else batch by batch. ``epochs``: the most to run. ``validation``: held-out
     rows, or the share of rows to hold out (0 for none); the state with the best validation objective is kept.
-    ``patience``: stop after so many epochs without a better one, counted from ``patience_from``. ``seed`` fixes every
-    random number: the same seed and threads give the same bytes. ``threads``: CPU threads while fitting.
+    ``patience``: stop after so many epochs without an improvement beyond its standard error, counted from
+    ``patience_from``. ``seed`` fixes every random number: the same seed and threads give the same bytes. ``threads``:
+    CPU threads while fitting.
 
     ``finish``: the least number of steps of a last phase, which learns from all rows, those held out too, from the best
     state on; it is half as long as the way there, and the learning rate falls to 2 % (None: no such phase).

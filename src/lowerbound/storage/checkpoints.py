@@ -182,7 +182,7 @@ def environment() -> dict[str, Any]:
 def mark(run: Path) -> None:
     """Mark ``run`` as a fit under way."""
     with _said(f"{run} could not be marked as a fit under way"), atomic_write(run / FOLDER / UNFINISHED) as file:
-        file.write(b"A fit is under way here, or was cut short: it goes on with resume.\n")
+        file.write(b"A fit is under way here, or was interrupted; resume it to continue.\n")
 
 
 def listed(run: Path) -> list[Path]:
@@ -196,7 +196,7 @@ def unfinished(run: Path) -> bool:
 
 
 def seed_of(run: Path) -> int | None:
-    """The seed of the fit that goes on in ``run``, if one does."""
+    """The seed of the unfinished fit in ``run``; None if there is none."""
     for path in reversed(listed(run)):
         with contextlib.suppress(FormatError):
             seed = _read(path)[0]["identity"].get("seed")

@@ -103,24 +103,24 @@ class Clock:
 class Best:
     """The state after the epoch with the best validation objective; none without validation.
 
-    ``clear``: the last epoch that was clearly better than the one before for which this held: the mean of the paired
-    differences of ``rows [N]``, the objective of each held-out row, was larger than its standard error.
+    ``improved``: the last epoch with an improvement that is not noise: the mean of the paired differences between its
+    ``rows [N]``, the objectives of the held-out rows, and those of the improvement before exceeds its standard error.
     """
 
     objective: float = -math.inf
     epochs: int = 0
     tensors: Tensors | None = None
-    clear: int = 0
+    improved: int = 0
     rows: Tensor | None = None
 
     def offer(self, objective: float, epochs: int, state: State, rows: Tensor | None = None) -> None:
         if objective > self.objective:
-            if self._is_clear(objective, rows):
-                self.clear, self.rows = epochs, rows
+            if self._is_improvement(rows):
+                self.improved, self.rows = epochs, rows
             self.objective, self.epochs = objective, epochs
             self.tensors = copied(state.module_tensors())
 
-    def _is_clear(self, objective: float, rows: Tensor | None) -> bool:
+    def _is_improvement(self, rows: Tensor | None) -> bool:
         if rows is None or self.rows is None or len(rows) < _FEWEST:
             return True
         difference = rows.double() - self.rows.double()
@@ -237,7 +237,7 @@ class Progress:
             "epoch": self.cursor.epochs,
             "position": self.cursor.position,
             "meter": {"names": self.meter.names, "rows": self.meter.rows},
-            "best": None if self.best.tensors is None else [self.best.epochs, self.best.objective, self.best.clear],
+            "best": None if self.best.tensors is None else [self.best.epochs, self.best.objective, self.best.improved],
             "finishing": None if self.finishing is None else list(astuple(self.finishing)),
             "parts": self.state.parts,
             "slowed": self.clock.slowed,
@@ -266,8 +266,8 @@ class Progress:
             if self.meter.total.shape != (len(self.meter.names),):
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
-            epochs, objective, *clear = numbers["best"]
-            self.best = Best(float(objective), int(epochs), best, int(clear[0]) if clear else int(epochs))
+            epochs, objective, *improved = numbers["best"]
+            self.best = Best(float(objective), int(epochs), best, int(improved[0]) if improved else int(epochs))
             self.best.rows = tensors.get("best_rows")
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])

@@ -113,7 +113,7 @@ def _waiting(run: Progress, patience: int | None, patience_from: float) -> str:
         return "learning from all rows"
     if patience is None or run.best.tensors is None:
         return ""
-    left = max(run.best.clear, patience_from) + patience - run.cursor.epochs
+    left = max(run.best.improved, patience_from) + patience - run.cursor.epochs
     return f"ends in {max(1, round(left * run.cursor.steps_per_epoch)):,} steps unless better"
 
 
@@ -154,7 +154,7 @@ def _ended(run: Progress, epochs: int, patience: int | None, patience_from: floa
     """Why no epoch is left to run; None if one is."""
     if run.finishing is not None:
         return run.finishing.why if run.cursor.epochs >= run.finishing.last else None
-    if patience is not None and run.cursor.epochs - max(run.best.clear, patience_from) >= patience:
+    if patience is not None and run.cursor.epochs - max(run.best.improved, patience_from) >= patience:
         return "patience"
     return "epochs" if run.cursor.epochs >= epochs else None
 
