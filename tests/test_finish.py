@@ -162,7 +162,7 @@ def test_arguments_that_are_given_are_kept():
         "batch_size": 100,
         "learning_rate": 1e-3,
         "validation": 0.1,
-        "patience": 20,
+        "patience": 40,
     }
 
 

@@ -14,7 +14,7 @@ _ARRAY: dict[str, Any] = {
     "learning_rate": 1e-3,
     "validation": 0.1,
     "epochs": 200,
-    "patience": 20,
+    "patience": 40,
 }
 CHOSEN = tuple(_ARRAY)
 """The arguments that can be "auto" and get a value here."""
