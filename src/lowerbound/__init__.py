@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         distributions,
         evidence,
         gradients,
+        inference,
         likelihoods,
         nn,
         objectives,
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
-    from lowerbound.inference import AEVB, Fit, fit
+    from lowerbound.inference import AEVB, MAP, Fit, FullVB, fit
     from lowerbound.model import LatentVariableModel
     from lowerbound.storage.model import save
 
 __version__ = "0.1.0"
 __all__ = [
     "AEVB",
+    "MAP",
     "VAE",
     "Batch",
     "Draw",
     "Fit",
+    "FullVB",
     "LatentImputer",
     "LatentVariableModel",
     "Node",
@@ -47,6 +50,7 @@ __all__ = [
     "evidence",
     "fit",
     "gradients",
+    "inference",
     "likelihoods",
     "load",
     "log_likelihood",
@@ -64,8 +68,10 @@ _HOMES = {
     "Batch": "draw",
     "Draw": "draw",
     "Fit": "inference",
+    "FullVB": "inference",
     "LatentImputer": "estimators",
     "LatentVariableModel": "model",
+    "MAP": "inference",
     "Node": "draw",
     "VAE": "estimators",
     "check": "estimators.checking",

@@ -2,16 +2,23 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
+from lowerbound.inference.full_bayes import FullVB
+from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.protocol import Inference
+from lowerbound.inference.weights import NormalWeights, WeightPosterior
 from lowerbound.storage.checkpoints import seed_of
 from lowerbound.storage.run import Resume
 
 __all__ = [
     "AEVB",
+    "MAP",
     "Data",
     "Fit",
+    "FullVB",
     "Inference",
+    "NormalWeights",
     "Resume",
+    "WeightPosterior",
     "as_rows",
     "fit",
     "held_out_objective",
