@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
-    from lowerbound.inference import AEVB, MAP, Fit, FullVB, fit
+    from lowerbound.inference import AEVB, MAP, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
     from lowerbound.model import LatentVariableModel
     from lowerbound.storage.model import save
 
@@ -43,6 +43,8 @@ __all__ = [
     "LatentImputer",
     "LatentVariableModel",
     "Node",
+    "ReweightedWakeSleep",
+    "WakeSleep",
     "check",
     "compare",
     "data",
@@ -73,7 +75,9 @@ _HOMES = {
     "LatentVariableModel": "model",
     "MAP": "inference",
     "Node": "draw",
+    "ReweightedWakeSleep": "inference",
     "VAE": "estimators",
+    "WakeSleep": "inference",
     "check": "estimators.checking",
     "compare": "estimators",
     "fit": "inference",

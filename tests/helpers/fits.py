@@ -128,8 +128,42 @@ def fit_finish(run: Path, callbacks: Callbacks = [], epochs: int = 3) -> lb.Fit:
     )
 
 
+def fit_wake_sleep(method: Any, run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
+    """A class above two normal latents, learnt by wake-sleep or its reweighted form; cells are missing."""
+    with lb.nn.seeded(0):
+        encoder, above = lb.nn.MLP((5,), (8,), (16,)), lb.nn.MLP((3,), (4,), ())
+        posterior = lb.posteriors.Latents(
+            {
+                "y": lb.posteriors.Categorical(1, 3, lb.nn.MLP((8,), (3,), (), context=2)),
+                "z": lb.posteriors.DiagonalNormal(2, lb.nn.MLP((8,), (4,), ())),
+            },
+            encoder=encoder,
+            parents={"y": ["z"]},
+        )
+        parts = {"y": lb.priors.Categorical(1, 3), "z": lb.priors.ConditionalNormal(2, above)}
+        likelihood = lb.likelihoods.Normal("dimension", (5,))
+        prior = lb.priors.Latents(parts, parents={"z": ["y"]})
+        model = lb.LatentVariableModel(prior, lb.nn.MLP((2,), (5,), (16,)), likelihood, parents=["z"])
+    x = rows("normal")
+    x[::7, 1] = np.nan
+    return lb.fit(
+        model,
+        x,
+        method(posterior, draws=2),
+        epochs=epochs,
+        batch_size=BATCH,
+        validation=0.1,
+        threads=1,
+        callbacks=callbacks,
+        run_dir=run,
+        checkpoint_every=EVERY,
+    )
+
+
 FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES}
 FITS |= {"parts": fit_parts, "finish": fit_finish}
+FITS |= {"wake-sleep": partial(fit_wake_sleep, lb.WakeSleep)}
+FITS |= {"reweighted": partial(fit_wake_sleep, lb.ReweightedWakeSleep)}
 
 
 def die_at(step: int) -> Callable[[Any], None]:

@@ -5,6 +5,7 @@ from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objec
 from lowerbound.inference.full_bayes import FullVB
 from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.protocol import Inference
+from lowerbound.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
 from lowerbound.inference.weights import NormalWeights, WeightPosterior
 from lowerbound.storage.checkpoints import seed_of
 from lowerbound.storage.run import Resume
@@ -18,6 +19,8 @@ __all__ = [
     "Inference",
     "NormalWeights",
     "Resume",
+    "ReweightedWakeSleep",
+    "WakeSleep",
     "WeightPosterior",
     "as_rows",
     "fit",
