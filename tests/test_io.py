@@ -152,6 +152,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "gradients.ByNode": lb.gradients.ByNode(("k",), (lb.gradients.rebar,)),
         "networks.Cells": lb.nn.Cells((0, 3), (True, False)),
         "networks.Identity": torch.nn.Identity(),
+        "networks.Table": lb.nn.Table(3, (2, 4)),
         "likelihoods.Atoms": lb.likelihoods.Atoms(
             lb.likelihoods.LogNormal("dimension", (4,)), [(0.0, 0.1), (), (1 / 3,), (0.0,)]
         ),
@@ -164,6 +165,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.InflatedLogitNormal": lb.likelihoods.InflatedLogitNormal(
             "dimension", (4,), resolution=(0, 1, 2, 5)
         ),
+        "likelihoods.CholeskyNormal": lb.likelihoods.CholeskyNormal((4,)),
         "likelihoods.LowRankNormal": lb.likelihoods.LowRankNormal((4,), 2),
         "likelihoods.Ordinal": lb.likelihoods.Ordinal(5, (2,)),
         "likelihoods.Product": lb.likelihoods.Product([lb.likelihoods.Bernoulli(), lb.likelihoods.Poisson()]),

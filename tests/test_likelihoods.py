@@ -23,6 +23,7 @@ from lowerbound.likelihoods import (
     Beta,
     BetaBinomial,
     Categorical,
+    CholeskyNormal,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
     Factorised,
@@ -557,9 +558,10 @@ def test_a_column_that_does_not_vary_is_not_taken_for_precise_data():
     assert likelihood.spread[1] == pytest.approx(1, abs=0.05)
 
 
-SCALES = ("scalar", "dimension", "entry")
+SCALES = ("scalar", "dimension", "entry", "row")
 OF_ANY_UNIT = {
     **{f"{kind.__name__} {scale}": partial(kind, scale=scale) for kind in (Normal, StudentT) for scale in SCALES},
+    "CholeskyNormal": CholeskyNormal,
     "FullNormal": FullNormal,
     "LowRankNormal": partial(LowRankNormal, rank=2),
 }
@@ -889,6 +891,71 @@ def test_nearly_singular_covariances_in_single_precision(kind):
         np.testing.assert_allclose(ours.detach().double(), truth.detach(), rtol=1e-3)
     for ours, truth in zip(gradient, exact, strict=True):
         assert (ours.double() - truth).norm() < 0.01 * truth.norm()
+
+
+@pytest.fixture
+def by_row() -> tuple[CholeskyNormal, torch.Tensor, np.ndarray]:
+    """A covariance per row and draw: the likelihood of shape [2, 3], params [5, 4, 7, 2, 3], and covariances."""
+    likelihood = CholeskyNormal((2, 3)).double()
+    likelihood.shift.copy_(torch.randn(2, 3, generator=rng(5)))
+    likelihood.spread.copy_(torch.rand(2, 3, generator=rng(6)) + 0.5)
+    params = torch.randn(5, 4, 7, 2, 3, generator=rng(9), dtype=torch.float64)
+    rows = params[:, :, 1:].flatten(3).numpy()
+    diagonal = np.log1p((math.e - 1) * np.exp(rows.diagonal(axis1=2, axis2=3))) + 1e-3
+    factor = np.tril(rows, -1) + diagonal[..., None] * np.eye(6)
+    spread = likelihood.spread.flatten().numpy()
+    return likelihood, params, factor @ factor.swapaxes(2, 3) * np.outer(spread, spread)
+
+
+def test_covariances_of_each_row_have_the_density_of_scipys_and_its_marginals(by_row):
+    likelihood, params, covariance = by_row
+    x, _, mask = rows_and_params()
+    mean = likelihood.mean(params).flatten(2).numpy()
+    whole = likelihood.log_prob(params, x)
+    part = likelihood.log_prob(params, torch.where(mask, x, math.nan), mask)
+    for k, b in np.ndindex(5, 4):
+        row, seen = x[b].flatten().numpy(), mask[b].flatten().numpy()
+        truth = scipy.stats.multivariate_normal(mean[k, b], covariance[k, b]).logpdf(row)
+        assert float(whole[k, b]) == pytest.approx(truth, rel=1e-10)
+        own = mean[k, b][seen], covariance[k, b][np.ix_(seen, seen)]
+        truth = scipy.stats.multivariate_normal(*own).logpdf(row[seen]) if seen.any() else 0.0
+        assert float(part[k, b]) == pytest.approx(truth, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_covariances_of_each_row(by_row, masked):
+    likelihood, params, _ = by_row
+    x, _, mask = rows_and_params()
+    params = params[:2].requires_grad_()
+    given, values = (mask, torch.where(mask, x, math.nan)) if masked else (None, x)
+    assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(p, values, given), (params,), atol=1e-6)
+
+
+def test_samples_of_covariances_of_each_row(by_row):
+    # 6 means and 21 covariances, each rejected beyond 5 standard errors; a transposed factor must be found.
+    likelihood, params, covariance = by_row
+    one, draws = params[:1, :1], 50_000
+
+    def errors(params: torch.Tensor) -> float:
+        sample = likelihood.sample(params.expand(1, draws, -1, -1, -1), rng(8)).view(draws, 6)
+        off, truth = sample - likelihood.mean(one).flatten(), torch.tensor(covariance[0, 0])
+        squares = truth.diagonal().outer(truth.diagonal()) + truth.square()
+        found = (off.T @ off / draws - truth) / (squares / draws).sqrt()
+        return float(max(found.abs().max(), (off.mean(0) / (truth.diagonal() / draws).sqrt()).abs().max()))
+
+    assert errors(one) < 5
+    turned = one.clone()
+    turned[:, :, 1:] = one[:, :, 1:].flatten(3).mT.unflatten(3, (2, 3))
+    assert errors(turned) > 5
+
+
+def test_one_scale_per_row_is_that_of_the_mean_of_its_parameter():
+    likelihood = Normal("row", (3,)).double()
+    likelihood.spread.copy_(torch.tensor([1.0, 2.0, 2.0]))
+    params = torch.randn(2, 4, 2, 3, generator=rng(1), dtype=torch.float64)
+    raw = params[:, :, 1].mean(2, keepdim=True).numpy()
+    sigma = math.sqrt(3) * (np.log1p((math.e - 1) * np.exp(raw)) + 1e-3)  # of spreads with a mean square of 3
+    np.testing.assert_allclose(likelihood.sigma(params), np.broadcast_to(sigma, (2, 4, 3)), rtol=1e-12)
 
 
 def product() -> Product:

@@ -100,6 +100,7 @@ CASES = {
     "StudentT": Case(lambda: likelihoods.StudentT(shape=(D,)), (-1e30, 0, 1e30), ()),
     "Warped": Case(lambda: likelihoods.Warped("positive", shape=(D,)), (tiny, 1, 1e30), (0, -1)),
     "FullNormal": Case(lambda: likelihoods.FullNormal((D,)), (-1e9, 0, 1e9), ()),
+    "CholeskyNormal": Case(lambda: likelihoods.CholeskyNormal((D,)), (-1e9, 0, 1e9), ()),
     "LowRankNormal": Case(lambda: likelihoods.LowRankNormal((D,), rank=1), (-1e9, 0, 1e9), ()),
     "SelfMasking": Case(
         lambda: likelihoods.SelfMasking(Product([likelihoods.Poisson() for _ in range(D)])), (0, 7), (-1, 0.5)

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
-    from lowerbound.inference import AEVB, MAP, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
+    from lowerbound.inference import AEVB, EM, MAP, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
     from lowerbound.model import LatentVariableModel
     from lowerbound.storage.model import save
 
 __version__ = "0.1.0"
 __all__ = [
     "AEVB",
+    "EM",
     "MAP",
     "VAE",
     "Batch",
@@ -67,6 +68,7 @@ __all__ = [
 
 _HOMES = {
     "AEVB": "inference",
+    "EM": "inference",
     "Batch": "draw",
     "Draw": "draw",
     "Fit": "inference",

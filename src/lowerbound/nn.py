@@ -26,6 +26,7 @@ __all__ = [
     "Identity",
     "Precision",
     "Standardise",
+    "Table",
     "apply",
     "products",
     "seeded",
@@ -139,6 +140,29 @@ class MLP(nn.Module):
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         last.bias.copy_(values.flatten())
+
+
+class Table(nn.Module):
+    """A row of numbers for each of ``n_states`` states: one-hot ``[N, …]`` → ``[N, *shape]``, linear, without a bias.
+
+    As a decoder it makes the model a mixture: ``shape`` is that of the likelihood's parameters, ``(P, *X)``, or X for
+    P = 1. Its values start as standard normal numbers, because equal components would stay equal.
+    """
+
+    def __init__(self, n_states: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.n_states, self.shape = n_states, tuple(shape)
+        self.values = nn.Parameter(torch.empty(n_states, *self.shape))
+        nn.init.normal_(self.values)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = (z.flatten(1) @ self.values.flatten(1)).unflatten(1, self.shape)
+        return out
+
+    @torch.no_grad()
+    def init_bias(self, values: Tensor) -> None:
+        """Move all states together, so that their mean is ``values [*shape]``."""
+        self.values.add_(values.reshape(self.shape) - self.values.mean(0))
 
 
 class Standardise(nn.Module):

@@ -1,14 +1,25 @@
 """Assemblies named after their papers: plain functions that return an estimator, set as the paper has it.
 
 Each says what to expect, by which protocol. Numbers marked "published" are the paper's or a replication's, not ours.
+The last four return a ``LatentVariableModel`` in double precision for rows x, with NaN for missing values. They are
+learnt exactly by ``EM``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowerbound import likelihoods, priors
 from lowerbound.estimators import VAE
 from lowerbound.gradients import doubly_reparameterised
+from lowerbound.inference.exact_steps import set_table
+from lowerbound.likelihoods import Likelihood
+from lowerbound.model import LatentVariableModel
+from lowerbound.nn import MLP, Table, seeded
 
 
 def aevb(latent_dim: int = 20, **settings: Any) -> VAE:
@@ -72,6 +83,109 @@ def sigmoid_belief_net(latent_dim: int = 200, draws: int = 10, **settings: Any) 
     """
     paper = {"posterior": "Bernoulli", "objective": "iwae", "hidden": (), "binarise": "fixed"}
     return VAE(**{"latent_dim": latent_dim, "draws": draws, **paper, **settings})
+
+
+Covariance = Literal["spherical", "diagonal", "full"]
+_NEAREST = 0.9  # of each row, what the component that starts nearest to it is given
+
+
+def gaussian_mixture(
+    x: Tensor | np.ndarray[Any, Any], components: int, covariance: Covariance = "full", seed: int = 0
+) -> LatentVariableModel:
+    """A mixture of normals with "spherical", "diagonal" or "full" covariances, one per component.
+
+    Components start from k-means++ (Arthur & Vassilvitskii 2007). Full covariances need rows without missing values
+    for a closed-form M-step. With the same start EM ends where scikit-learn's ``GaussianMixture`` does:
+    ``tests/test_inference_em.py``. Standard deviations are at least 1e-3 of the data's.
+    """
+    values, seen = _tensor_and_mask(x)
+    shape = tuple(values.shape[1:])
+    if covariance not in ("spherical", "diagonal", "full"):
+        raise ValueError(f'covariance is {covariance!r}; give "spherical", "diagonal" or "full".')
+    likelihood: Likelihood = (
+        likelihoods.CholeskyNormal(shape)
+        if covariance == "full"
+        else likelihoods.Normal("row" if covariance == "spherical" else "entry", shape)
+    )
+    return _mixture(values, seen, components, likelihood, seed)
+
+
+def categorical_mixture(
+    x: Tensor | np.ndarray[Any, Any], components: int, n_classes: int | None = None, seed: int = 0
+) -> LatentVariableModel:
+    """A mixture whose components have independent values of ``n_classes`` classes, 0, 1, … (latent class analysis).
+
+    ``n_classes``: by default one more than the largest value. Goodman 1974.
+    """
+    values, seen = _tensor_and_mask(x)
+    classes = int(values.max()) + 1 if n_classes is None else n_classes
+    return _mixture(values, seen, components, likelihoods.Categorical(max(2, classes)), seed)
+
+
+def probabilistic_pca(x: Tensor | np.ndarray[Any, Any], latent_dim: int, seed: int = 0) -> LatentVariableModel:
+    """Probabilistic PCA: x = Wz + μ + noise of one variance, z ~ N(0, I). Tipping & Bishop 1999.
+
+    ``EM`` ends at log p(x) of scikit-learn's ``PCA.score``; W is found up to a rotation.
+    """
+    return _linear(x, latent_dim, "scalar", seed)
+
+
+def factor_analysis(x: Tensor | np.ndarray[Any, Any], latent_dim: int, seed: int = 0) -> LatentVariableModel:
+    """Factor analysis: x = Wz + μ + noise of a variance per value, z ~ N(0, I). Rubin & Thayer 1982.
+
+    ``EM`` ends at log p(x) of scikit-learn's ``FactorAnalysis(svd_method="lapack")``.
+    """
+    return _linear(x, latent_dim, "dimension", seed)
+
+
+def _linear(
+    x: Tensor | np.ndarray[Any, Any], latent_dim: int, scale: Literal["scalar", "dimension"], seed: int
+) -> LatentVariableModel:
+    values, seen = _tensor_and_mask(x)
+    shape = tuple(values.shape[1:])
+    with seeded(seed):
+        decoder = MLP((latent_dim,), shape, hidden=())
+    model = LatentVariableModel(priors.Normal(latent_dim), decoder, likelihoods.Normal(scale, shape)).double()
+    model.initialise(values, seen)
+    return model
+
+
+def _mixture(x: Tensor, seen: Tensor | None, components: int, likelihood: Likelihood, seed: int) -> LatentVariableModel:
+    """A mixture that starts from an M-step in which each row belongs mostly to the nearest of ``components`` rows."""
+    if not 1 <= components <= len(x):
+        raise ValueError(f"components must be from 1 to the {len(x)} rows, got {components}.")
+    shape = tuple(x.shape[1:])
+    with seeded(seed):
+        decoder = Table(components, (likelihood.n_parameters, *shape) if likelihood.n_parameters > 1 else shape)
+    model = LatentVariableModel(priors.Categorical(1, components), decoder, likelihood).double()
+    model.initialise(x, seen)
+    statistics = likelihood.statistics(x, seen)
+    known = x if seen is None else torch.where(seen, x, x.sum(0) / seen.sum(0).clamp(min=1))
+    if statistics is None:
+        statistics = likelihood.statistics(known)
+    assert statistics is not None
+    features = statistics[:, 1:] if likelihood.n_values else (known - known.mean(0)) / known.std(0).clamp(min=1e-12)
+    shares = _nearest(features.flatten(1), components, seed)
+    set_table(decoder, likelihood, torch.tensordot(shares, statistics, 1))
+    return model
+
+
+def _nearest(features: Tensor, components: int, seed: int) -> Tensor:
+    """Shares ``[S, N]`` of rows: most of each is the component's whose centre, of k-means++, is nearest."""
+    from sklearn.cluster import kmeans_plusplus
+
+    centres, _ = kmeans_plusplus(features.numpy(), components, random_state=seed)
+    nearest = torch.cdist(features, torch.from_numpy(centres)).argmin(1)
+    shares = torch.full((components, len(features)), (1 - _NEAREST) / components, dtype=torch.float64)
+    shares[nearest, torch.arange(len(features))] += _NEAREST
+    return shares
+
+
+def _tensor_and_mask(x: Tensor | np.ndarray[Any, Any]) -> tuple[Tensor, Tensor | None]:
+    """Rows in double precision, 0 for NaN, and which values are observed; None if all are."""
+    values = torch.as_tensor(x).double()
+    seen = ~values.isnan()
+    return (values, None) if bool(seen.all()) else (values.nan_to_num(), seen)
 
 
 RECIPES = {

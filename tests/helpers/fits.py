@@ -160,10 +160,27 @@ def fit_wake_sleep(method: Any, run: Path, callbacks: Callbacks = [], epochs: in
     )
 
 
+def fit_em(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
+    """A mixture of normals of full covariance, by exact EM."""
+    x = rows("normal")
+    return lb.fit(
+        lb.recipes.gaussian_mixture(x, 2),
+        lb.data.Rows.from_array(x, dtype=torch.float64),
+        lb.EM(),
+        epochs=epochs,
+        batch_size=BATCH,
+        threads=1,
+        callbacks=callbacks,
+        run_dir=run,
+        checkpoint_every=EVERY,
+    )
+
+
 FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES}
 FITS |= {"parts": fit_parts, "finish": fit_finish}
 FITS |= {"wake-sleep": partial(fit_wake_sleep, lb.WakeSleep)}
 FITS |= {"reweighted": partial(fit_wake_sleep, lb.ReweightedWakeSleep)}
+FITS |= {"em": fit_em}
 
 
 def die_at(step: int) -> Callable[[Any], None]:

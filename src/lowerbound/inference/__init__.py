@@ -1,6 +1,7 @@
 """Ways to learn a model, and ``fit``, which runs them."""
 
 from lowerbound.inference.aevb import AEVB
+from lowerbound.inference.em import EM
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
 from lowerbound.inference.maximum_a_posteriori import MAP
@@ -12,6 +13,7 @@ from lowerbound.storage.run import Resume
 
 __all__ = [
     "AEVB",
+    "EM",
     "MAP",
     "Data",
     "Fit",

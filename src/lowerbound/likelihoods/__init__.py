@@ -8,6 +8,7 @@ values have a positive probability). Log-probabilities with respect to different
 
 from lowerbound.likelihoods.atoms import Atoms, InflatedLogitNormal, ZeroInflatedLogNormal
 from lowerbound.likelihoods.base import Factorised, Likelihood, Measure
+from lowerbound.likelihoods.cholesky import CholeskyNormal
 from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Normal, StudentT
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
@@ -24,6 +25,7 @@ __all__ = [
     "Beta",
     "BetaBinomial",
     "Categorical",
+    "CholeskyNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Factorised",

@@ -83,6 +83,20 @@ class Likelihood(nn.Module, ABC):
             (found,) = torch.autograd.grad(self.log_prob(params, x, mask).sum(), params)
         return found
 
+    def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """Sufficient statistics ``[B, M, *X]`` of rows for the parameters, in double precision; 0 where unobserved.
+
+        The first is 1 where a value is observed. None if ``maximised`` has no closed form.
+        """
+        return None
+
+    def maximised(self, sums: Tensor) -> Tensor:
+        """The parameters of maximum likelihood ``[S, P, *X]``, given S weighted sums of ``statistics``, ``[S, M, *X]``.
+
+        Used where the decoder is a table of parameters, as in a mixture.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form of its maximum likelihood.")
+
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z], ``[K, B, *X]``."""

@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional
 
-from lowerbound.distributions import normal_log_prob, positive, student_t_log_prob
+from lowerbound.distributions import inverse_positive, normal_log_prob, positive, student_t_log_prob
 from lowerbound.likelihoods.base import Factorised, Measure
 from lowerbound.likelihoods.logistic import normal_expectation, t_expectation
 from lowerbound.likelihoods.missingness import Line, Of
-from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, open_unit
+from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, moments_of, open_unit
 
+_LEAST = 1e-12  # a learned σ above its floor, in its unit: the raw scale stays finite
 _MORE_THAN_HALF = 0.51  # of a rounding step; exactly half a step may be rounded down
 
-Scale = float | Literal["scalar", "dimension", "entry"]
+Scale = float | Literal["scalar", "dimension", "entry", "row"]
 
 
 class LocationScale(Factorised):
     """Base class: x, or a function of x, is μ + σ · noise, with μ = ``shift`` + ``spread`` · (first parameter).
 
     ``scale``: how σ is chosen. A number is a fixed σ in the data's units; "scalar" learns one σ; "dimension" learns one
-    per value of a row (give its ``shape``); "entry" takes σ from the decoder's second parameter.
+    per value of a row (give its ``shape``); "entry" takes σ from the decoder's second parameter; "row" takes one σ for
+    all values of a row from the mean of that parameter.
     ``min_scale``: a learned σ is at least ``min_scale`` times the data's spread (one number, or one per value of a
     row). Without this floor, the density of repeated values can grow without bound.
     ``shift`` and ``spread`` are 0 and 1 until ``initialise`` sets them from data (for each value of ``shape``).
@@ -44,8 +46,8 @@ class LocationScale(Factorised):
         self, scale: Scale = "scalar", shape: tuple[int, ...] = (), min_scale: float | Sequence[float] = 1e-3
     ) -> None:
         super().__init__()
-        if isinstance(scale, str) and scale not in ("scalar", "dimension", "entry"):
-            raise ValueError(f'scale must be a number, "scalar", "dimension" or "entry"; got {scale!r}.')
+        if isinstance(scale, str) and scale not in ("scalar", "dimension", "entry", "row"):
+            raise ValueError(f'scale must be a number, "scalar", "dimension", "entry" or "row"; got {scale!r}.')
         if not isinstance(scale, str) and not scale > 0:
             raise ValueError(f"a fixed scale must be positive, got {scale}.")
         if scale == "dimension" and not shape:
@@ -55,7 +57,7 @@ class LocationScale(Factorised):
         self.min_scale = _numbers(min_scale, self.shape, "min_scale")
         floors = torch.tensor(self.min_scale) if isinstance(self.min_scale, tuple) else None
         self.register_buffer("floors", floors, persistent=False)
-        self.n_parameters = 2 if scale == "entry" else 1
+        self.n_parameters = 2 if scale in ("entry", "row") else 1
         self.register_buffer("shift", torch.zeros(self.shape))
         self.register_buffer("spread", torch.ones(self.shape))
         if scale in ("scalar", "dimension"):
@@ -75,15 +77,24 @@ class LocationScale(Factorised):
         return self.shift + self.spread * params[:, :, 0]
 
     def sigma(self, params: Tensor | None = None) -> Tensor:
-        """The scale, broadcastable to ``[K, B, *X]``; "entry" needs the decoder's ``params``."""
+        """The scale, broadcastable to ``[K, B, *X]``; "entry" and "row" need the decoder's ``params``."""
         if not isinstance(self.scale, str):
             return torch.full_like(self.spread, self.scale)
         if self.scale == "entry":
             assert params is not None
             return self.spread * (positive(params[:, :, 1]) + self._floor)
-        rms = self.spread.double().square().mean().sqrt().to(self.spread.dtype)
+        rms = self._root_mean_square()
+        if self.scale == "row":
+            assert params is not None
+            raw = params[:, :, 1]
+            mean = raw.mean(tuple(range(2, raw.dim())), keepdim=True)
+            return (rms * (positive(mean) + self._floor)).expand_as(raw)
         unit = rms if self.scale == "scalar" else self.spread
         return unit * (positive(self.raw_scale) + self._floor)
+
+    def _root_mean_square(self) -> Tensor:
+        """The root mean square of ``spread``, the unit of a scale that all values share."""
+        return self.spread.double().square().mean().sqrt().to(self.spread.dtype)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -93,7 +104,7 @@ class LocationScale(Factorised):
         shift, spread = self._location_and_spread(x, mask)
         self.shift.copy_(shift)
         self.spread.copy_(torch.where(spread > 0, spread, 1.0))
-        if isinstance(self.scale, str) and self.scale != "entry":
+        if self.scale in ("scalar", "dimension"):
             self.raw_scale.zero_()
         return bias
 
@@ -123,6 +134,43 @@ class Normal(LocationScale):
     def log_missing(self, params: Tensor, line: Line) -> Tensor:
         return normal_expectation(*line.image(self.mu(params), self.sigma(params)))
 
+    def standardised(self, x: Tensor) -> Tensor:
+        """(x − shift)/spread, in double precision: the unit of the decoder's location."""
+        return (x.double() - self.shift) / self.spread
+
+    def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """1, u and u² with u = (x − shift)/spread; None unless σ is the decoder's."""
+        return moments_of(self.standardised(x), mask) if self.scale in ("entry", "row") else None
+
+    def maximised(self, sums: Tensor) -> Tensor:
+        count, first, second = sums.unbind(1)
+        mean = first / count
+        squares = (second - count * mean.square()).clamp(min=0)
+        if self.scale == "row":
+            wide = (-1, *[1] * (mean.dim() - 1))
+            squares, count = (each.flatten(1).sum(1).view(wide) for each in (self._pooled(squares), count))
+        return torch.stack([mean, self._raw(squares / count).expand_as(mean)], 1)
+
+    @torch.no_grad()
+    def maximise_scale(self, squares: Tensor, count: Tensor) -> None:
+        """Set a learned σ to its value of maximum likelihood; a fixed one stays.
+
+        ``squares [*X]``: the sums over ``count [*X]`` observations of the expected squared error, in units of
+        ``spread``.
+        """
+        if self.scale == "scalar":
+            squares, count = self._pooled(squares).sum(), count.sum()
+        if self.scale in ("scalar", "dimension"):
+            self.raw_scale.copy_(self._raw(squares / count))
+
+    def _pooled(self, squares: Tensor) -> Tensor:
+        """``squares`` from units of ``spread`` to the unit of a scale that all values share."""
+        return squares * (self.spread / self._root_mean_square()).square()
+
+    def _raw(self, variance: Tensor) -> Tensor:
+        """The raw scale at which σ², in its unit, is ``variance``, or the least that is allowed."""
+        return inverse_positive((variance.sqrt() - self._floor).clamp(min=_LEAST))
+
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         return mean_of(x, mask), deviation_of(x, mask)
 
@@ -146,9 +194,9 @@ class Transformed(LocationScale):
     ) -> None:
         super().__init__(scale, shape, min_scale)
         self.resolution, log_step = step_logs(resolution, self.shape)
-        if scale == "scalar" and self.shape and np.any(self.resolution):
+        if scale in ("scalar", "row") and self.shape and np.any(self.resolution):
             raise ValueError(
-                'scale="scalar" is one scale for all values, but resolution has one number per value; use '
+                f'scale="{scale}" is one scale for all values, but resolution has one number per value; use '
                 'scale="dimension".'
             )
         self.register_buffer("log_step", log_step, persistent=False)

@@ -1,4 +1,4 @@
-"""Normal likelihoods whose values are correlated given z, with one learned covariance for all rows."""
+"""Normal likelihoods whose values are correlated given z."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lowerbound.likelihoods.base import Likelihood
 from lowerbound.likelihoods.moments import deviation_of, mean_of
 
 
-class CorrelatedNormal(Likelihood):
-    """x ∈ ℝ^D, N(μ, S R S), with S = diag(``spread``) and μ = ``shift`` + ``spread`` · (the parameter).
+class Correlated(Likelihood):
+    """Interface of x ∈ ℝ^D, N(μ, S R S), with S = diag(``spread``) and μ = ``shift`` + ``spread`` · (first parameter).
 
     ``shape``: the shape of a row, of D values. Unobserved values are integrated out: their rows and columns of R are
-    omitted. The eigenvalues of R are at least ``min_scale``²; without this floor, the density can grow without bound
-    if the data lie in a subspace. ``shift`` and ``spread`` are 0 and 1 until ``initialise`` sets them from data. R is
-    initialised as I, so that the latents explain correlations first.
+    omitted. ``min_scale`` is a floor of R; without it, the density can grow without bound if the data lie in a
+    subspace. ``shift`` and ``spread`` are 0 and 1 until ``initialise`` sets them from data. R is initialised as I, so
+    that the latents explain correlations first.
     """
 
     measure = "Lebesgue"
@@ -45,6 +45,23 @@ class CorrelatedNormal(Likelihood):
         """For rows of shape ``given``."""
         return cls(given)
 
+    def mean(self, params: Tensor) -> Tensor:
+        return self.shift + self.spread * params[:, :, 0]
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        deviation = deviation_of(x, mask)
+        self.shift.copy_(mean_of(x, mask))
+        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
+        return x.new_zeros(self.n_parameters, *x.shape[1:])
+
+
+class CorrelatedNormal(Correlated):
+    """One learned R for all rows, whose eigenvalues are at least ``min_scale``²; the decoder's parameter is μ.
+
+    The other arguments are those of ``Correlated``.
+    """
+
     def log_prob(self, params: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         known = x if mask is None else torch.where(mask, x, 0)
         residual = ((known - self.mean(params)) / self.spread).flatten(2)
@@ -57,20 +74,14 @@ class CorrelatedNormal(Likelihood):
         value = self._log_prob_in_units(torch.where(seen, residual, 0), seen)
         return value - torch.where(seen, unit, 0).sum(1)
 
-    def mean(self, params: Tensor) -> Tensor:
-        return self.shift + self.spread * params.squeeze(2)
-
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         mean = self.mean(params)
         return mean + self.spread * self._noise(mean.flatten(2), generator).view(mean.shape)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        deviation = deviation_of(x, mask)
-        self.shift.copy_(mean_of(x, mask))
-        self.spread.copy_(torch.where(deviation > 0, deviation, 1.0))
         self._start()
-        return x.new_zeros(1, *x.shape[1:])
+        return super().initialise(x, mask)
 
     @abstractmethod
     def _log_prob_in_units(self, residual: Tensor, seen: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from lowerbound.distributions import inverse_positive, logistic_noise, positive
 from lowerbound.likelihoods.base import Factorised
-from lowerbound.likelihoods.moments import class_counts, mean_of, n_observed
+from lowerbound.likelihoods.moments import class_counts, mean_of, moments_of, n_observed
+
+_LEAST = 1e-10  # of a probability in closed form: its logarithm stays finite
 
 
 class Bernoulli(Factorised):
@@ -54,6 +56,13 @@ class Bernoulli(Factorised):
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(self.mean(params), generator=generator)
+
+    def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """1 and x."""
+        return moments_of(x.double(), mask)[:, :2]
+
+    def maximised(self, sums: Tensor) -> Tensor:
+        return torch.logit((sums[:, 1:] / sums[:, :1]).clamp(_LEAST, 1 - _LEAST))
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         count = n_observed(x, mask)
@@ -122,6 +131,14 @@ class Categorical(OfClasses):
         probs = self.mean(params)
         classes = torch.multinomial(probs.flatten(0, -2), 1, generator=generator)
         return classes.view(probs.shape[:-1]).to(params.dtype)
+
+    def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """1, and whether x is each class."""
+        seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+        return torch.stack([seen, *(seen & (x == c) for c in range(self.n_classes))], 1).double()
+
+    def maximised(self, sums: Tensor) -> Tensor:
+        return (sums[:, 1:] / sums[:, :1]).clamp(min=_LEAST).log()
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return torch.log(class_counts(x, mask, self.n_classes) / (n_observed(x, mask) + 0.5 * self.n_classes))

@@ -48,6 +48,13 @@ def _by_column(of: Callable[..., Tensor], x: Tensor, mask: Tensor | None, *each:
     return torch.cat(parts).view(x.shape[1:])
 
 
+def moments_of(x: Tensor, mask: Tensor | None) -> Tensor:
+    """1, x and x² of each observed value, ``[N, 3, *X]``, and 0 for the others."""
+    known = x if mask is None else torch.where(mask, x, 0)
+    seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+    return torch.stack([seen, known, known.square()], 1)
+
+
 def log_mean_count(x: Tensor, mask: Tensor | None) -> Tensor:
     """log of the mean count, with half a count added so that it is finite for a column of zeros."""
     return (mean_of(x, mask) + 0.5 / n_observed(x, mask)).log()

@@ -177,7 +177,7 @@ class Projected(Channel):
         self.exact, self.scale = operator.double(), scale.double()
         self.operator = operator.to(self.dtype)
         self.fixed: tuple[Tensor, ...] | None = None
-        if likelihood.scale == "entry":
+        if likelihood.scale in ("entry", "row"):
             self.width = len(operator) * (len(operator) + 2 * math.prod(shape))
         else:
             self.fixed = self._factors(likelihood.sigma().detach().expand(shape).reshape(1, 1, -1))
