@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
-    from lowerbound.inference import AEVB, EM, MAP, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
+    from lowerbound.inference import AEVB, EM, MAP, BlackBox, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
     from lowerbound.model import LatentVariableModel
     from lowerbound.storage.model import save
 
@@ -38,6 +38,7 @@ __all__ = [
     "MAP",
     "VAE",
     "Batch",
+    "BlackBox",
     "Draw",
     "Fit",
     "FullVB",
@@ -70,6 +71,7 @@ _HOMES = {
     "AEVB": "inference",
     "EM": "inference",
     "Batch": "draw",
+    "BlackBox": "inference",
     "Draw": "draw",
     "Fit": "inference",
     "FullVB": "inference",

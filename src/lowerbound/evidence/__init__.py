@@ -3,6 +3,7 @@
 from lowerbound.evidence.adaptive import to_precision
 from lowerbound.evidence.annealing import Annealed, Settings, annealed
 from lowerbound.evidence.baselines import Baseline, baselines, kind_of
+from lowerbound.evidence.black_box import BlackBoxFit, black_box
 from lowerbound.evidence.calibration import Calibration, calibrate
 from lowerbound.evidence.collapse import Collapse, collapse
 from lowerbound.evidence.comparing import Comparison, compare
@@ -26,6 +27,7 @@ from lowerbound.evidence.verdict import Check, Verdict
 __all__ = [
     "Annealed",
     "Baseline",
+    "BlackBoxFit",
     "Calibration",
     "Check",
     "Collapse",
@@ -48,6 +50,7 @@ __all__ = [
     "appendix_d",
     "baselines",
     "bits_per_dimension",
+    "black_box",
     "calibrate",
     "collapse",
     "compare",

@@ -158,6 +158,11 @@ def rows_for(targets: Targets, data: Data) -> RowSource:
         rows = as_rows(data, like_of(targets.model))
         check_rows(targets.model.likelihood, rows)
         return rows
+    return rows_of(data)
+
+
+def rows_of(data: Data) -> RowSource:
+    """Convert ``data`` to rows of its own floating type, or of torch's default."""
     if isinstance(data, RowSource):
         return data
     like = torch.as_tensor(data)[:0]

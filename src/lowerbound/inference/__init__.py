@@ -1,9 +1,11 @@
 """Ways to learn a model, and ``fit``, which runs them."""
 
 from lowerbound.inference.aevb import AEVB
+from lowerbound.inference.black_box import BlackBox, RowPosteriors, Settled
 from lowerbound.inference.em import EM
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
+from lowerbound.inference.log_joint import LogJointModel
 from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.protocol import Inference
 from lowerbound.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
@@ -15,13 +17,17 @@ __all__ = [
     "AEVB",
     "EM",
     "MAP",
+    "BlackBox",
     "Data",
     "Fit",
     "FullVB",
     "Inference",
+    "LogJointModel",
     "NormalWeights",
     "Resume",
     "ReweightedWakeSleep",
+    "RowPosteriors",
+    "Settled",
     "WakeSleep",
     "WeightPosterior",
     "as_rows",

@@ -67,13 +67,16 @@ class FullVB:
 
     @property
     def posterior(self) -> Posterior:
+        """q(z|x)."""
         return self.learning.posterior
 
     @property
     def is_bound(self) -> bool:
+        """Whether the objective is known to be a lower bound."""
         return self.learning.is_bound
 
     def describe(self) -> dict[str, Any]:
+        """The settings that must not change when a fit resumes, as JSON."""
         q = self.weights
         return {
             "learning": self.learning.describe(),
@@ -84,6 +87,7 @@ class FullVB:
         }
 
     def start(self, model: LatentVariableModel, rows: RowSource) -> FullVBProcedure:
+        """Begin a fit of ``model``, with a fresh optimiser. ``rows`` are counted only."""
         weights = WeightPosterior(model) if self.weights is None else self.weights
         if weights.shapes != {name: value.shape for name, value in learned(model, weights.of).items()}:
             raise ValueError("weights is of another model: make it of the one that is fitted, WeightPosterior(model).")

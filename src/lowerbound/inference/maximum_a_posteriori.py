@@ -29,6 +29,7 @@ class MAP:
 
     @property
     def posterior(self) -> Posterior:
+        """q(z|x)."""
         return self.learning.posterior
 
     @property
@@ -37,9 +38,11 @@ class MAP:
         return False
 
     def describe(self) -> dict[str, Any]:
+        """The settings that must not change when a fit resumes, as JSON."""
         return {"learning": self.learning.describe(), "log_prior": described(self.log_prior)}
 
     def start(self, model: LatentVariableModel, rows: RowSource) -> AEVBProcedure:
+        """Begin a fit of ``model``, with a fresh optimiser. ``rows`` are counted only."""
         penalty = _MinusLogPrior(model, self.log_prior, len(rows))
         return replace(self.learning, penalties=(*self.learning.penalties, penalty)).start(model, rows)
 
