@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from lowerbound.estimators import VAE, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
-    from lowerbound.inference import AEVB, EM, MAP, BlackBox, Fit, FullVB, ReweightedWakeSleep, WakeSleep, fit
+    from lowerbound.inference import (
+        AEVB,
+        EM,
+        MAP,
+        BlackBox,
+        Fit,
+        FullVB,
+        MonteCarloEM,
+        ReweightedWakeSleep,
+        WakeSleep,
+        fit,
+    )
     from lowerbound.model import LatentVariableModel
     from lowerbound.storage.model import save
 
@@ -44,6 +55,7 @@ __all__ = [
     "FullVB",
     "LatentImputer",
     "LatentVariableModel",
+    "MonteCarloEM",
     "Node",
     "ReweightedWakeSleep",
     "WakeSleep",
@@ -78,6 +90,7 @@ _HOMES = {
     "LatentImputer": "estimators",
     "LatentVariableModel": "model",
     "MAP": "inference",
+    "MonteCarloEM": "inference",
     "Node": "draw",
     "ReweightedWakeSleep": "inference",
     "VAE": "estimators",

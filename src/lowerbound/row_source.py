@@ -16,7 +16,8 @@ from lowerbound.draw import Batch
 class RowSource(Protocol):
     """Rows by number, given in batches on one device.
 
-    Subclasses implement all members but ``order``, which has a default. ``lowerbound.data.Rows`` is the source for
+    Subclasses implement all members but ``order`` and ``total``, which have defaults; a ``subset`` whose batches keep
+    the numbers of the whole has the whole's ``total``. ``lowerbound.data.Rows`` is the source for
     arrays in memory, memory-mapped files, sparse matrices and torch's ``Dataset``.
     """
 
@@ -44,6 +45,11 @@ class RowSource(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    @property
+    def total(self) -> int:
+        """How many rows the data have of which these are some: the numbers in ``Batch.index`` are below it."""
+        return len(self)
 
     def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The rows ``index [B]`` (int64), each with its ``weight [B]``. The same index gives the same rows, each time.

@@ -176,11 +176,30 @@ def fit_em(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit
     )
 
 
+def fit_mcem(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
+    """A decoder with hidden units, by Monte Carlo EM; cells are missing."""
+    with lb.nn.seeded(0):
+        decoder, likelihood = lb.nn.MLP((2,), (5,), (16,)), lb.likelihoods.Normal("dimension", (5,))
+    x = rows("normal")
+    x[::7, 1] = np.nan
+    return lb.fit(
+        lb.LatentVariableModel(lb.priors.Normal(2), decoder, likelihood),
+        x,
+        lb.MonteCarloEM(leapfrogs=3, pilot=2, transitions=2, chains=2),
+        epochs=epochs,
+        batch_size=BATCH,
+        threads=1,
+        callbacks=callbacks,
+        run_dir=run,
+        checkpoint_every=EVERY,
+    )
+
+
 FITS: dict[str, Callable[..., Any]] = {name: partial(fit_vae, name) for name in VAES}
 FITS |= {"parts": fit_parts, "finish": fit_finish}
 FITS |= {"wake-sleep": partial(fit_wake_sleep, lb.WakeSleep)}
 FITS |= {"reweighted": partial(fit_wake_sleep, lb.ReweightedWakeSleep)}
-FITS |= {"em": fit_em}
+FITS |= {"em": fit_em, "mcem": fit_mcem}
 
 
 def die_at(step: int) -> Callable[[Any], None]:

@@ -99,6 +99,10 @@ class Rows(RowSource):
         return len(self._x) if self._index is None else len(self._index)
 
     @property
+    def total(self) -> int:
+        return len(self._x)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The event shape X of one row."""
         return tuple(self._x.shape[1:])

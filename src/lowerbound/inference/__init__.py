@@ -7,6 +7,7 @@ from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objec
 from lowerbound.inference.full_bayes import FullVB
 from lowerbound.inference.log_joint import LogJointModel
 from lowerbound.inference.maximum_a_posteriori import MAP
+from lowerbound.inference.mcem import MonteCarloEM
 from lowerbound.inference.protocol import Inference
 from lowerbound.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
 from lowerbound.inference.weights import NormalWeights, WeightPosterior
@@ -23,6 +24,7 @@ __all__ = [
     "FullVB",
     "Inference",
     "LogJointModel",
+    "MonteCarloEM",
     "NormalWeights",
     "Resume",
     "ReweightedWakeSleep",

@@ -45,10 +45,19 @@ class StepSize:
 
 
 def warm_up(
-    path: Path, point: Point, transitions: int, leapfrogs: int, acceptance: float, rng: Randomness
+    path: Path,
+    point: Point,
+    transitions: int,
+    leapfrogs: int,
+    acceptance: float,
+    rng: Randomness,
+    step: StepSize | None = None,
 ) -> tuple[Point, StepSize]:
-    """Run ``transitions`` at β = 1 and adapt the step sizes; return where the chains stand, and the step sizes."""
-    step = StepSize.of(point.z.shape[1], point.z, acceptance)
+    """Run ``transitions`` at β = 1 and adapt the step sizes; return where the chains stand, and the step sizes.
+
+    ``step``: the step sizes to start from (default: 0.1 for each row).
+    """
+    step = StepSize.of(point.z.shape[1], point.z, acceptance) if step is None else step
     for number in range(transitions):
         point, probability = transition(path, point, 1.0, step.value, leapfrogs, rng)
         step = step.adapted(probability, _FAST if number < transitions / 2 else _SLOW)
