@@ -2,6 +2,10 @@
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.black_box import BlackBox, RowPosteriors, Settled
+from lowerbound.inference.conjugate_components import Component, NormalGamma, NormalWishart
+from lowerbound.inference.conjugate_models import BayesianMixture, BayesianRegression
+from lowerbound.inference.conjugate_nodes import ConjugateModel, Dirichlet, Gamma, Node, NormalVector
+from lowerbound.inference.coordinate_ascent import CoordinateAscent
 from lowerbound.inference.em import EM
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
@@ -18,14 +22,25 @@ __all__ = [
     "AEVB",
     "EM",
     "MAP",
+    "BayesianMixture",
+    "BayesianRegression",
     "BlackBox",
+    "Component",
+    "ConjugateModel",
+    "CoordinateAscent",
     "Data",
+    "Dirichlet",
     "Fit",
     "FullVB",
+    "Gamma",
     "Inference",
     "LogJointModel",
     "MonteCarloEM",
+    "Node",
+    "NormalGamma",
+    "NormalVector",
     "NormalWeights",
+    "NormalWishart",
     "Resume",
     "ReweightedWakeSleep",
     "RowPosteriors",
