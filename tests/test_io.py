@@ -18,6 +18,7 @@ from oracles import PPCA, batch_of, rng
 
 import lowerbound as lb
 from lowerbound.errors import FormatError
+from lowerbound.inference import Searched
 from lowerbound.model import draw
 from lowerbound.objectives import iwae
 from lowerbound.storage import model as stored
@@ -208,6 +209,8 @@ def test_every_module_in_the_table_keeps_its_arguments():
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )
+    built["networks.Constant"] = lb.nn.Constant(6)
+    built["searches.Searched"] = Searched(lb.posteriors.DiagonalNormal(3, lb.nn.Constant(6)), steps=7)
     others = ("activations", "optimizers")
     table = {name: part for name, part in registry.table().items() if not name.startswith(others)}
     classes = {name for name, part in table.items() if isinstance(part, type)}

@@ -150,6 +150,7 @@ def check_latents(prior: Prior, posterior: Posterior) -> None:
 
     Also refuses an order of the latents that has a cycle, where a posterior merges its prior.
     """
+    posterior = posterior.amortised
     ours, theirs = _latents(posterior), _latents(prior)
     names = type(posterior).__name__, type(prior).__name__
     if ours.keys() != theirs.keys():
@@ -201,9 +202,10 @@ def distributions_of(
     """q(z|x) and p(z) of a batch of rows, each of all latents as one flat vector.
 
     The two are known together only: a prior may be made of the posterior (``Prior.needs_posterior``), and a posterior
-    with its prior (``Posterior.merges``).
+    with its prior (``Posterior.merges``) or with the model (``Posterior.needs_model``).
     """
-    q = a_distribution("the posterior", posterior(x, mask, context))
+    inputs = (x, mask, context, model) if posterior.needs_model else (x, mask, context)
+    q = a_distribution("the posterior", posterior(*inputs))
     p = model.prior_given(context, posterior)
     return with_prior(posterior, q, p), p
 

@@ -21,6 +21,7 @@ __all__ = [
     "MLP",
     "Cells",
     "Chain",
+    "Constant",
     "ConvDecoder",
     "ConvEncoder",
     "Identity",
@@ -296,6 +297,20 @@ class Chain(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return apply(self.second, apply(self.first, x, mask=mask), context)
+
+
+class Constant(nn.Module):
+    """The same ``n`` numbers for every row, ``[B, *X] → [B, n]``: 0 until they are set."""
+
+    value: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+        self.register_buffer("value", torch.zeros(n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand(len(x), self.n)
 
 
 class ResidualBlock(nn.Module):

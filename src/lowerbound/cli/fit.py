@@ -77,7 +77,8 @@ _FIT_OPTIONS = (
         "--inference",
         default=None,
         metavar="NAME|PACKAGE.MODULE:NAME",
-        help="Inference method: AEVB, or the import path of your own class or function.  [default: AEVB]",
+        help="Inference method: AEVB, local, wake-sleep, reweighted-wake-sleep, full-vb, or the import path of your "
+        "own class or function.  [default: AEVB]",
     ),
     click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
     click.option(
@@ -231,8 +232,6 @@ def refuse_to_replace(out: Path, force: bool, resume: bool) -> None:
 
 def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
     """Summarise a fit."""
-    from lowerbound.estimators.learning import name_of
-
     history = vae.history_
     held_out = history.held_out
     return {
@@ -240,7 +239,7 @@ def fit_result(vae: VAE, out: Path) -> dict[str, Any]:
         "likelihood": type(vae.model_.likelihood).__name__,
         **({} if vae.schema_ is None else {"likelihoods": by_column(vae)}),
         "latent_dim": vae.latent_dim_,
-        "inference": "AEVB" if vae.inference is None else name_of(vae.inference),
+        "inference": vae.inference_,
         "epochs": len(history.records),
         "stopped": history.stopped,
         "best_epoch": history.best_epoch,

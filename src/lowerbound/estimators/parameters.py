@@ -17,7 +17,7 @@ from torch import nn
 
 from lowerbound.estimators.choices import CHOSEN, is_auto
 from lowerbound.estimators.defaults import build_prior, part_of
-from lowerbound.estimators.learning import NAMES, check_learning
+from lowerbound.estimators.learning import INFERENCES, check_learning
 from lowerbound.estimators.search import check_search
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
@@ -120,7 +120,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
     one_of("binarise", given["binarise"], ("none", "fixed", "afresh"))
     one_of("missing", given["missing"], ("at_random", "self_masking"))
     one_of("precision", given["precision"], get_args(Precision))
-    one_of("inference", given["inference"] if isinstance(given["inference"], str) else NAMES[0], NAMES)
+    if isinstance(name := given["inference"], str) and plain_name(name) not in map(plain_name, INFERENCES):
+        one_of("inference", name, list(INFERENCES))
     for argument in ("likelihood", "objective", "prior", "posterior", "gradient", "activation", "optimizer"):
         value, kind = given[argument], f"{argument}s"
         names = names_of(kind)

@@ -68,7 +68,7 @@ _NO_VAE = f"{CONFIG} does not describe a VAE"
 class Fitted:
     """The attributes that an estimator takes from the data in ``fit``; ``names``: those of the columns, if any.
 
-    ``objective_is_bound`` is stored only for a user's own inference; otherwise it follows from the parameters.
+    ``objective_is_bound`` is not stored for ``AEVB``, where it follows from the parameters.
     """
 
     n_features: int

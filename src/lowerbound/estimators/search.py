@@ -21,7 +21,7 @@ from lowerbound.checks import OBJECT, TEXT, TRUTH, Check, check_fields, is_list,
 from lowerbound.errors import DataError, DivergedError
 from lowerbound.estimators.choices import SEARCHED, Choice, is_auto
 from lowerbound.estimators.defaults import part_of
-from lowerbound.estimators.learning import is_own
+from lowerbound.estimators.learning import is_aevb, is_own, name_of
 from lowerbound.objectives import why_no_bound
 from lowerbound.priors import Flow
 from lowerbound.row_source import RowSource
@@ -72,8 +72,9 @@ _FIELDS = {
 
 def check_search(given: Mapping[str, Any]) -> None:
     """Raise ValueError for arguments with which candidates cannot be compared by a bound on held-out rows."""
-    if is_own(given["inference"]):
-        raise ValueError("search compares fits by AEVB, and inference is your own; leave one of them out.")
+    if not is_aevb(given["inference"]):
+        name = "your own" if is_own(given["inference"]) else name_of(given["inference"])
+        raise ValueError(f"search compares fits by AEVB, and inference is {name}; leave one of them out.")
     if not is_auto(given["validation"]) and given["validation"] == 0:
         raise ValueError("search needs held-out rows: give validation a share above 0, or leave search out.")
     if given["beta"] != 1 or given["warm_up"] or given["free_bits"]:

@@ -86,7 +86,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
     def _nodes(self, X: ArrayLike, context: ArrayLike | None) -> Iterator[tuple[list[Node], int]]:
         """The latents of rows in the order of z, at as many draws as their KL needs: one, if that has a closed form."""
         for q, batch, real in self._posteriors(self._checked(X), context):
-            p, like = self.model_.prior_given(batch.context, self.posterior_), next(self.posterior_.parameters())
+            p, like = self.model_.prior_given(batch.context, self.posterior_), next(self.model_.parameters())
             for draws in (1, _MOMENT_DRAWS):
                 noise = self.posterior_.noise(draws, 1, self._rng("moments"), like.dtype)
                 found = {node.name: node for node in nodes_of(q, p, self._event, noise)}
@@ -152,7 +152,7 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
         """Mean and standard deviation of q; where sampling is needed, all rows share the same noise."""
         if isinstance(q, distributions.Normal):
             return q.loc, q.scale
-        like = next(self.posterior_.parameters())
+        like = next(self.model_.parameters())
         z = q.sample(self.posterior_.noise(_MOMENT_DRAWS, 1, self._rng("moments"), like.dtype))
         mean = q.mean()
         return z.mean(0) if mean is None else mean, z.std(0)

@@ -26,7 +26,7 @@ from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
 from lowerbound.estimators.choices import LAST_STEPS, Auto, Choice, choose, is_auto
 from lowerbound.estimators.defaults import sample_dtype
-from lowerbound.estimators.learning import inference_for, is_own, name_of, taken_by
+from lowerbound.estimators.learning import default_draws, inference_for, is_aevb, name_of, taken_by
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
 from lowerbound.estimators.scoring import Scoring
@@ -71,8 +71,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     draws : latents drawn per row and step, K of "iwae" (None: 20 for "iwae", else 1).
     beta, warm_up, free_bits : weight of the KL; epochs over which it grows from 0; nats of KL per latent that are not
         penalised. With any of them the training objective is no bound on log p(x); ``score`` always reports one.
-    inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; else a function (or class) that makes
-        an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
+    inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; "wake-sleep",
+        "reweighted-wake-sleep" and "full-vb" are further ways (``lowerbound.inference``). "local" is ``Local``, which
+        needs no encoder: ``transform``, ``score_samples``, ``impute`` and other methods that need q(z|x) then find it
+        by a local search for each row, with the model as it is. Else a function (or class) that makes an ``Inference``
+        of (model, posterior), and of those arguments here that it takes by name.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
     learning_rate, batch_size, epochs : learning rate or ``Schedule``; rows per step; largest number of epochs.
     validation, patience : share of rows held out to choose the best epoch; epochs without an improvement beyond its
@@ -273,8 +276,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         Here objective="auto" does not depend on the first rows: it is "iwae" for tables, because later rows may have
         missing cells, and "elbo" for arrays.
         """
-        if is_own(self.inference):
-            raise ValueError("an inference of your own needs all rows, which partial_fit does not have; use fit.")
+        if not is_aevb(self.inference):
+            raise ValueError(f"{name_of(self.inference)} needs all rows, which partial_fit does not have; use fit.")
         if self.search is not None:
             raise ValueError("search needs all rows, which partial_fit does not have; use fit, or leave search out.")
         first = not hasattr(self, "model_")
@@ -349,7 +352,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             n_context=self.n_context_,
             schema=self.schema_,
             has_missing=self.has_missing_,
-            objective_is_bound=self.objective_is_bound if is_own(self.inference) else None,
+            objective_is_bound=self.objective_is_bound if not is_aevb(self.inference) else None,
             chosen=self.chosen_,
         )
         return saving.described(self.get_params(deep=False), fitted)
@@ -437,23 +440,28 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     @property
     def objective_is_bound(self) -> bool:
         """Whether ``fit`` maximises a known lower bound on log p(x); False if the KL is weighted or has free bits."""
-        return self._is_bound if is_own(self.inference) else self._inference().is_bound
+        return self._inference().is_bound if is_aevb(self.inference) else self._is_bound
 
     @property
     def objective_(self) -> str | Objective:
-        """The objective, with "auto" resolved; for an inference of your own, its name."""
-        if is_own(self.inference) and "objective" not in taken_by(self.inference):
+        """The objective, with "auto" resolved; for an inference that has none, its name."""
+        if "objective" not in taken_by(self.inference):
             return name_of(self.inference)
         if self.objective != "auto":
             return self.objective
         return "iwae" if self.has_missing_ and not self.free_bits else "elbo"
 
     @property
+    def inference_(self) -> str:
+        """The name of the inference."""
+        return name_of(self.inference)
+
+    @property
     def draws_(self) -> int:
         """The number of draws, with None resolved."""
         if self.draws is not None:
             return self.draws
-        return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else 1
+        return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else default_draws(self.inference)
 
     def _choose(self, rows: int) -> dict[str, Choice]:
         """Values for the arguments that are "auto"."""
@@ -462,7 +470,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     def _settings(self) -> dict[str, Any]:
         """The arguments, with what was chosen in place of "auto"."""
         chosen = {name: choice.value for name, choice in self.chosen_.items()}
-        last = is_auto(self.epochs) and self.schema_ is not None and not is_own(self.inference)
+        last = is_auto(self.epochs) and self.schema_ is not None and is_aevb(self.inference)
         return {**self.get_params(deep=False), **chosen, "finish": LAST_STEPS if last else None}
 
     def _inference(self) -> Inference:

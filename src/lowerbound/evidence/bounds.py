@@ -10,63 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import posteriors
-from lowerbound.distributions import Distribution, generator
+from lowerbound.distributions import generator
 from lowerbound.draw import Batch
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import Target, of_model
-from lowerbound.gradients import by_family
-from lowerbound.local_posteriors import Gradient, LocalPosterior, Optimisation, by_path, moments
-from lowerbound.model import LatentVariableModel, draw_from, nodes_of, with_prior
-from lowerbound.objectives import elbo
+from lowerbound.inference.searched import RowFamily, Searched, elbo_gradient
+from lowerbound.local_posteriors import Gradient, LocalPosterior, Optimisation, moments
+from lowerbound.model import LatentVariableModel, nodes_of
 from lowerbound.posteriors import Posterior
 from lowerbound.row_source import RowSource
 
 Richer = Literal["FullNormal", "LowRankNormal", "NormalMixture"]
 _RANK, _COMPONENTS = 2, 4
-
-
-class Local(Posterior):
-    """A q for each row of a batch from the family of the encoder's ``posterior`` (merged with the prior, if that is).
-
-    With several latents, ``out [B, n_outputs]`` is added to the output of each latent's network, so that a latent with
-    parents still depends on them through its network.
-    """
-
-    def __init__(self, posterior: Posterior, batch: Batch, prior: Distribution) -> None:
-        super().__init__(posterior.latent_dim, nn.Identity())
-        self.posterior, self.prior, self.context = posterior, prior, batch.context
-        self.several = posterior if isinstance(posterior, posteriors.Latents) else None
-        if self.several is None:
-            self.start = posterior.outputs(batch.x, batch.mask, batch.context)
-        else:
-            self.features, self.mask = self.several.read(batch.x, batch.mask, batch.context)
-            self.start = batch.x.new_zeros(len(batch.x), self.n_outputs)
-
-    @property
-    def family_name(self) -> str:
-        return self.posterior.family_name
-
-    @property
-    def event(self) -> tuple[int, ...]:
-        return self.posterior.event
-
-    @property
-    def n_outputs(self) -> int:
-        parts = [self.posterior] if self.several is None else self.several.parts.values()
-        return sum(part.n_outputs for part in parts)
-
-    @property
-    def paths(self) -> tuple[bool, ...]:
-        return self.posterior.paths
-
-    def distribution(self, out: Tensor) -> Distribution:
-        if self.several is None:
-            return with_prior(self.posterior, self.posterior.distribution(out), self.prior)
-        return with_prior(self.several, self.several.given(self.features, self.mask, self.context, out), self.prior)
-
-    def noise(self, draws: int, rows: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        return self.posterior.noise(draws, rows, generator, dtype)
 
 
 @dataclass(frozen=True)
@@ -78,7 +34,7 @@ class Part:
     rows: RowSource
     batch: Batch
     target: Target
-    family: Local
+    family: RowFamily
 
     @classmethod
     @torch.no_grad()
@@ -86,19 +42,14 @@ class Part:
         weight = torch.full((len(rows),), 1 / len(rows), dtype=rows.dtype, device=rows.device)
         batch = rows.batch(torch.arange(len(rows), device=rows.device), weight)
         target = of_model(model, posterior)(batch)
-        return cls(model, posterior, rows, batch, target, Local(posterior, batch, target.source("prior")))
+        family = RowFamily(posterior.amortised, batch, target.source("prior"))
+        if isinstance(posterior, Searched):
+            family.start = posterior.found(model, batch)[1]
+        return cls(model, posterior, rows, batch, target, family)
 
     def gradient(self, family: Posterior) -> Gradient:
-        """Return the gradient of the ELBO: through the draws if all latents allow it, else ``by_family``."""
-        if all(family.paths):
-            return by_path(self.target.slope_at, family)
-        prior = self.target.source("prior")
-
-        def gradient(out: Tensor, noise: Tensor) -> Tensor:
-            there = draw_from(family.distribution(out), prior, self.model, self.batch, noise)
-            return torch.autograd.grad(by_family(there, elbo).sum(), out)[0]
-
-        return gradient
+        """Return the gradient of the ELBO in the outputs of ``family``."""
+        return elbo_gradient(self.model, self.batch, self.target.source("prior"), family)
 
     @torch.no_grad()
     def log_weights(self, family: Posterior, out: Tensor, samples: int, seed: int, stream: int) -> Array:

@@ -159,7 +159,7 @@ def gap_report(
     The best q of a row is found by ``steps`` steps of Adam, with ``draws`` draws of z each and a learning rate that
     decreases from ``learning_rate`` to 0, starting from the encoder's output. It is a local optimum. Networks that
     belong to the family (of a flow, say) are not changed, nor is the dependence of a latent's q on its parents
-    (``bounds.Local``).
+    (``RowFamily``).
 
     ``richer``: further families by name or as a posterior (its encoder is not used, so it can be ``nn.Identity()``);
     each is optimised from the mean and covariance of the best q of the first family. None: "FullNormal" over all

@@ -9,10 +9,12 @@ from lowerbound.inference.coordinate_ascent import CoordinateAscent
 from lowerbound.inference.em import EM
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
+from lowerbound.inference.local import Local
 from lowerbound.inference.log_joint import LogJointModel
 from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.mcem import MonteCarloEM
 from lowerbound.inference.protocol import Inference
+from lowerbound.inference.searched import Searched
 from lowerbound.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
 from lowerbound.inference.weights import NormalWeights, WeightPosterior
 from lowerbound.storage.checkpoints import seed_of
@@ -34,6 +36,7 @@ __all__ = [
     "FullVB",
     "Gamma",
     "Inference",
+    "Local",
     "LogJointModel",
     "MonteCarloEM",
     "Node",
@@ -44,6 +47,7 @@ __all__ = [
     "Resume",
     "ReweightedWakeSleep",
     "RowPosteriors",
+    "Searched",
     "Settled",
     "WakeSleep",
     "WeightPosterior",

@@ -6,7 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
 
@@ -168,11 +168,13 @@ class AEVBProcedure(Procedure):
     """The steps of ``AEVB`` on one model.
 
     A batch that does not fit in memory is split into ``state.parts`` micro-batches, whose gradients are added up.
+    ``drawn``: (batch, noise, detached) → its ``Draw``, where that is not one from the posterior of ``settings``.
     """
 
     settings: AEVB
     model: LatentVariableModel
     state: State
+    drawn: Callable[[Batch, Tensor, bool], Draw] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._backward: Callable[[Batch, Tensor, Scalars, bool], Metrics] = Backward(self.state.modules, self.loss)
@@ -287,7 +289,11 @@ class AEVBProcedure(Procedure):
     def _draw(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Draw, Draw]:
         """Draw latents; return the draw without β and with it."""
         settings = self.settings
-        plain = draw(self.model, settings.posterior, batch, noise, detached=traits(settings.estimator).detached)
+        detached = traits(settings.estimator).detached
+        if self.drawn is None:
+            plain = draw(self.model, settings.posterior, batch, noise, detached=detached)
+        else:
+            plain = self.drawn(batch, noise, detached)
         return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
 
     def _surrogate(self, weighted: Draw) -> Tensor:

@@ -20,6 +20,8 @@ class Posterior(nn.Module, ABC):
     """
 
     family: type[Distribution]
+    needs_model = False
+    """Whether q(z|x) is made with the model: ``forward`` is then given it, too."""
 
     def __init__(self, latent_dim: int, encoder: nn.Module) -> None:
         super().__init__()
@@ -40,6 +42,11 @@ class Posterior(nn.Module, ABC):
     def family_name(self) -> str:
         """What reports call its family."""
         return type(self).__name__
+
+    @property
+    def amortised(self) -> Posterior:
+        """The posterior whose encoder gives q(z|x), or from which a search for it starts: itself, or what it wraps."""
+        return self
 
     @property
     def unconstrained(self) -> bool:

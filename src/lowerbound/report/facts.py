@@ -49,6 +49,8 @@ class FittedVAE(Protocol):
     @property
     def objective_(self) -> Any: ...
     @property
+    def inference_(self) -> str: ...
+    @property
     def draws_(self) -> int: ...
 
     def encode(self, X: Any) -> Any: ...
@@ -76,7 +78,7 @@ def grey(vae: FittedVAE, x: Array) -> Array:
 
 def latents_of(vae: FittedVAE) -> dict[str, Posterior]:
     """The posterior of each named latent, in the order of z."""
-    posterior, prior = vae.posterior_, vae.model_.prior
+    posterior, prior = vae.posterior_.amortised, vae.model_.prior
     if isinstance(posterior, posteriors.Latents) and isinstance(prior, priors.Latents):
         return {name: posterior.parts[name] for name in prior.parts}
     return {"z": posterior}

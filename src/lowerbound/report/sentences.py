@@ -16,7 +16,9 @@ import lowerbound
 from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
+from lowerbound.inference import Searched
 from lowerbound.likelihoods import Likelihood, Measure, Product
+from lowerbound.nn import Constant
 from lowerbound.report.facts import STOPPED, FittedVAE, Training, count_of, has_posterior, latents_of
 from lowerbound.storage.choice import in_words
 
@@ -195,6 +197,7 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
         ("Likelihood p(x|z)", _by_column(vae.model_.likelihood, names) or describe(vae.model_.likelihood)),
         ("Prior p(z)", describe(vae.model_.prior)),
         ("Posterior q(z|x)", posterior_words(vae)),
+        ("Inference", vae.inference_),
         ("Latents", latents_words(vae)),
         ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
@@ -218,7 +221,14 @@ def latents_words(vae: FittedVAE) -> str:
 
 def posterior_words(vae: FittedVAE) -> str:
     """Describe q(z|x)."""
-    return f"{type(vae.posterior_).__name__}, amortised by an encoder" if has_posterior(vae) else "none was learnt"
+    if not has_posterior(vae):
+        return "none was learnt"
+    posterior = vae.posterior_
+    family = type(posterior.amortised).__name__
+    if not isinstance(posterior, Searched):
+        return f"{family}, amortised by an encoder"
+    start = "the mean of the fitted rows" if isinstance(posterior.posterior.encoder, Constant) else "the encoder's"
+    return f"{family}, found for each row by a local search of {posterior.steps} steps, which starts at {start}"
 
 
 def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:

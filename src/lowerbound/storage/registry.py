@@ -29,6 +29,7 @@ PACKAGES = {
     "optimizers": "lowerbound.optimizers",
     "posteriors": "lowerbound.posteriors",
     "priors": "lowerbound.priors",
+    "searches": "lowerbound.inference.searched",
     "schedules": "lowerbound.training.schedules",
 }
 """The package that holds the parts of each kind."""

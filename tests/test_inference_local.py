@@ -1,0 +1,251 @@
+"""Local variational inference: one q per row against closed forms, and every way through the house."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from fits import Stop, stop_at
+from folders import tree
+from oracles import PPCA, batch_of, sigma_points
+
+import lowerbound as lb
+from lowerbound.cli import commands
+from lowerbound.draw import Batch
+from lowerbound.inference import Searched
+from lowerbound.inference.searched import RowFamily
+from lowerbound.model import draw_from
+from lowerbound.objectives import elbo
+from lowerbound.training.cursor import Cursor
+
+LATENTS = 3
+
+
+def linear(rotated: bool) -> tuple[PPCA, torch.Tensor]:
+    random = np.random.default_rng(1)
+    x = random.normal(size=(50, LATENTS)) @ random.normal(size=(LATENTS, 6)) + 0.5 * random.normal(size=(50, 6))
+    turn = np.linalg.qr(random.normal(size=(LATENTS, LATENTS)))[0] if rotated else None
+    return PPCA.of(x, LATENTS, turn), torch.tensor(x)
+
+
+def local(family=lb.posteriors.DiagonalNormal, **settings) -> lb.Local:
+    return lb.Local(family(LATENTS, lb.nn.Identity()).double(), **settings)
+
+
+def learnt(oracle: PPCA, x: torch.Tensor, epochs: int, **settings):
+    """The q of each row, by visits to all rows with the model held fixed, in batches of which the last is padded."""
+    inference = local(
+        gradient=lb.gradients.sticking_the_landing,
+        draws=4,
+        learning_rate=lb.training.Constant(0.0),
+        local_rate=lb.training.Cosine(0.1, epochs=epochs),
+        **settings,
+    )
+    model = oracle.model()
+    rows = lb.data.Rows(x, dtype=torch.float64)
+    procedure = inference.start(model, rows)
+    lb.training.train(procedure, rows, epochs=epochs, batch_size=20, seed=0)
+    return inference.posterior.posterior.distribution(procedure.table.value), procedure
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_the_q_of_each_row_is_the_best_diagonal_one(rotated):
+    oracle, x = linear(rotated)
+    q, _ = learnt(oracle, x, 400)
+    best = oracle.posterior()(x)
+    torch.testing.assert_close(q.loc, best.loc, atol=0.04 if rotated else 4e-3, rtol=0)
+    torch.testing.assert_close(q.scale, best.scale, atol=0.04 if rotated else 4e-3, rtol=0)
+
+
+def test_a_full_covariance_is_that_of_the_exact_posterior():
+    oracle, x = linear(rotated=True)
+    q, _ = learnt(oracle, x, 450, family=lb.posteriors.FullNormal)
+    torch.testing.assert_close(q.loc, oracle.posterior()(x).loc, atol=2e-3, rtol=0)
+    exact = torch.linalg.inv(oracle.precision).expand(len(x), -1, -1)
+    torch.testing.assert_close(q.scale_tril @ q.scale_tril.mT, exact, atol=2e-3, rtol=0)
+
+
+def bound(oracle: PPCA, x: torch.Tensor, posterior: lb.posteriors.Posterior) -> torch.Tensor:
+    """The ELBO of each row, without Monte Carlo error."""
+    model, batch = oracle.model(), batch_of(x)
+    q, p = lb.model.distributions_of(model, posterior, x)
+    with torch.no_grad():
+        return elbo(draw_from(q, p, model, batch, sigma_points(LATENTS)))
+
+
+def test_a_search_for_new_rows_ends_at_the_best_q():
+    oracle, x = linear(rotated=True)
+    inference = local(search_steps=300)
+    found = bound(oracle, x, inference.posterior.double())
+    best = oracle.log_prob(x) - oracle.diagonal_gap
+    torch.testing.assert_close(found, best, atol=0.03, rtol=0)
+    assert abs(float((best - found).mean())) < 3e-3
+    some = bound(oracle, x[:7].flip(0), inference.posterior.double())
+    torch.testing.assert_close(some.flip(0), found[:7], atol=1e-9, rtol=0)  # whatever rows are next to it
+
+
+# --- which rows a step touches ---
+
+
+def test_a_step_touches_the_rows_of_its_batch_and_no_padding():
+    oracle, x = linear(rotated=True)
+    inference, model = local(draws=2), oracle.model()
+    procedure = inference.start(model, lb.data.Rows(x, dtype=torch.float64))
+    index, weight = torch.tensor([4, 9, 30, 2]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]).double()
+    before = {name: value.clone() for name, value in procedure.table.state_dict().items()}
+    noise = procedure.noise(4, torch.Generator().manual_seed(0))
+    scalars = {name: torch.tensor(float(at(0.0))) for name, at in procedure.schedules.items()}
+    procedure.step(procedure.state, Batch(x[index], None, index, weight), noise, scalars)
+    for name, value in procedure.table.state_dict().items():
+        moved = (value != before[name]).reshape(len(x), -1).any(1).nonzero().flatten()
+        assert moved.tolist() == [4, 9, 30], name
+
+
+def test_every_row_is_visited_once_per_epoch_where_batches_do_not_divide_the_rows():
+    oracle, x = linear(rotated=True)
+    _, procedure = learnt(oracle, x, 7)
+    assert (procedure.table.visits == 7).all()
+
+
+def test_the_mean_gradient_over_batches_is_that_of_all_rows():
+    """With the same noise for all rows: of each row's objective for its q, and of their mean for the model."""
+    oracle, x = linear(rotated=True)
+    found, rows = [], lb.data.Rows(x, dtype=torch.float64)
+    for size in (50, 20):
+        likelihood = lb.likelihoods.Normal("dimension", shape=(6,)).double()
+        model = lb.LatentVariableModel(lb.priors.Normal(LATENTS), oracle.model().decoder, likelihood)
+        procedure = local(learning_rate=lb.training.Constant(0.0)).start(model, rows)
+        scalars = {name: torch.tensor(float(at(0.0))).double() for name, at in procedure.schedules.items()}
+        cursor, mean = Cursor(rows, size, seed=0), torch.zeros(())
+        for _ in range(cursor.steps_per_epoch):
+            batch, real = cursor.next()
+            procedure.step(procedure.state, batch, torch.full((1, size, LATENTS), 0.3).double(), scalars)
+            mean = mean + real / 50 * torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((mean, procedure.table.square, procedure.table.value))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1].all()
+    torch.testing.assert_close(found[0][2].abs(), torch.full_like(found[0][2], 0.1), rtol=1e-4, atol=0)  # first steps
+
+
+# --- the whole house ---
+
+
+def table() -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.normal(size=(143, 2)) @ random.normal(size=(2, 5)) + 0.3 * random.normal(size=(143, 5))
+
+
+SETTINGS = {"hidden": (8,), "epochs": 6, "batch_size": 20, "random_state": 0, "threads": 1}
+
+
+def test_an_estimator_without_an_encoder_encodes_scores_imputes_and_is_saved(tmp_path):
+    x = table()
+    vae = lb.VAE(2, inference="Local", learning_rate=0.01, **SETTINGS).fit(x)
+    assert vae.inference_ == "local"
+    assert vae.objective_is_bound
+    assert isinstance(vae.posterior_, Searched)
+    assert all(parameter.numel() == 0 for parameter in vae.posterior_.parameters())
+    holed = np.where(np.random.default_rng(1).random(x.shape) < 0.2, np.nan, x)
+    filled = vae.impute(holed)
+    assert np.isfinite(filled).all()
+    vae.save(tmp_path)
+    again = lb.load(tmp_path)
+    for method in ("transform", "score_samples", "reconstruct", "impute"):
+        np.testing.assert_array_equal(getattr(again, method)(x), getattr(vae, method)(x))
+    np.testing.assert_array_equal(vae.transform(x)[:20], vae.transform(x[:20]))
+    assert again.objective_is_bound
+    assert np.isfinite(again.fit(x).score(x))
+
+
+@pytest.mark.parametrize("posterior", ["FullNormal", "Flow", "Bernoulli", "Gamma"])
+def test_every_kind_of_latent_is_learnt_locally(posterior):
+    x = table()
+    if posterior == "Gamma":
+        x = np.abs(x)
+    draws = 2 if posterior == "Bernoulli" else None
+    vae = lb.VAE(2, inference="local", posterior=posterior, draws=draws, **SETTINGS).fit(x)
+    assert np.isfinite(vae.score(x[:30]))
+    assert np.isfinite(vae.transform(x[:30])).all()
+
+
+def test_several_latents_are_learnt_locally():
+    parts = {"y": lb.posteriors.DiagonalNormal(1, lb.nn.Identity()), "z": lb.posteriors.Gamma(2, lb.nn.Identity())}
+    vae = lb.VAE(3, inference="local", posterior=partial(joined, parts), **SETTINGS).fit(table())
+    assert np.isfinite(vae.score(table()[:30]))
+    assert set(vae.kl_of_latents(table()[:5])) == {"y", "z"}
+
+
+def joined(parts, latent_dim, encoder):
+    return lb.posteriors.Latents(parts, encoder=encoder)
+
+
+def fit_into(run, callbacks=(), **more):
+    vae = lb.VAE(2, inference="local", learning_rate=0.01, callbacks=callbacks, **SETTINGS, **more)
+    return vae.fit(table(), run_dir=run, checkpoint_every=5)
+
+
+@pytest.mark.parametrize("step", [8, 12, 24])
+def test_a_fit_cut_short_resumes_to_the_same_bytes(step, tmp_path):
+    fit_into(tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit_into(tmp_path / "cut", [stop_at(step)])
+    fit_into(tmp_path / "cut")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_a_batch_split_to_fit_in_memory_moves_the_same_rows():
+    x = table().astype(np.float32)
+    found = []
+    for parts in (1, 3):
+        with lb.nn.seeded(0):
+            model = lb.LatentVariableModel(
+                lb.priors.Normal(2), lb.nn.MLP((2,), (5,), (8,)), lb.likelihoods.Normal("dimension", (5,))
+            )
+        procedure = lb.Local(lb.posteriors.DiagonalNormal(2, lb.nn.Identity())).start(model, lb.data.Rows.from_array(x))
+        procedure.state.parts = parts
+        lb.training.train(procedure, lb.data.Rows.from_array(x), epochs=3, batch_size=20, seed=0)
+        found.append(procedure.table.value)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+def test_the_command_line_fits_and_the_report_says_which_inference_it_was(tmp_path):
+    data, run = tmp_path / "rows.npy", tmp_path / "run"
+    np.save(data, table())
+    fit = ["fit", str(data), "--out", str(run), "--inference", "local", "--latent-dim", "2", "--epochs", "2"]
+    commands([*fit, "--hidden", "8", "--likelihood", "Normal"], standalone_mode=False)
+    assert json.loads((run / "config.json").read_text())["extra"]["parameters"]["inference"] == "local"
+    commands(["report", str(run), str(data)], standalone_mode=False)
+    page = (run / "report.html").read_text()
+    assert "<dt>Inference</dt><dd>local</dd>" in page.replace("\n", "")
+    assert "found for each row by a local search of 100 steps" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"compile": True}, "compile is True, a setting of AEVB, but the inference local has no argument of that name"),
+        ({"prior": "VampPrior"}, "VampPrior is made of an encoder, and Local has none"),
+        ({"search": 5}, "search compares fits by AEVB, and inference is local"),
+    ],
+)
+def test_what_local_cannot_do_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        lb.VAE(2, inference="local", hidden=(4,), epochs=1, **settings).fit(table())
+    with pytest.raises(ValueError, match="local needs all rows, which partial_fit does not have"):
+        lb.VAE(2, inference="local").partial_fit(table())
+
+
+def test_latents_with_encoders_of_their_own_are_refused():
+    family = lb.posteriors.Latents({"y": lb.posteriors.DiagonalNormal(1, lb.nn.MLP((5,), (2,)))})
+    with pytest.raises(ValueError, match=r"the latents of Local have no encoders.*give each part"):
+        lb.Local(family)
+
+
+def test_the_family_is_that_of_the_rows():
+    oracle, x = linear(rotated=False)
+    q = RowFamily(local().posterior.posterior, batch_of(x), oracle.model().prior_given())
+    assert q.start.shape == (len(x), 2 * LATENTS)
+    assert not q.start.any()
