@@ -111,6 +111,7 @@ USES: dict[str, Callable[[Parts], Any]] = {
     "condition": lambda p: queries.condition(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50).rows,
     "conditional": lambda p: queries.conditional(p.model, p.posterior, X[0], MASK[0], 5, rng(), samples=50),
     "anomaly": lambda p: queries.anomaly(p.model, p.posterior, HOLES, rng(), 50),
+    "posterior_chains": lambda p: queries.posterior_chains(p.model, p.posterior, HOLES, rng(), draws=12),
     "posterior_draws": lambda p: queries.posterior_draws(p.model, p.posterior, HOLES, rng(), draws=3, samples=50),
     "denoise": lambda p: denoise(p.model, p.posterior, X, Flips(0.1), rng(), samples=50, refine=False),
     "model.sample": lambda p: p.model.sample(5, rng()),

@@ -183,6 +183,7 @@ WAYS_IN: dict[str, Callable[[LatentVariableModel, Posterior, Tensor], Any]] = {
     "terms": lambda m, q, x: evidence.terms(m, q, x),
     "predictive_check": lambda m, q, x: evidence.predictive_check(m, q, x),
     "complete": lambda m, q, x: queries.complete(m, q, holes(x), rng()),
+    "posterior_chains": lambda m, q, x: queries.posterior_chains(m, q, holes(x), rng(), draws=12),
     "posterior_draws": lambda m, q, x: queries.posterior_draws(m, q, holes(x), rng(), draws=2),
     "anomaly": lambda m, q, x: queries.anomaly(m, q, holes(x), rng()),
 }

@@ -1,7 +1,8 @@
-"""Queries of a fitted model about incomplete rows: completions, conditional samples, anomaly scores, denoising."""
+"""Queries of a fitted model: completions, conditional samples, anomaly scores, denoising, chains of p(z|x)."""
 
 from lowerbound.queries.anomaly import Anomaly, anomaly
 from lowerbound.queries.completion import Completion, Conditional, complete, condition, conditional
+from lowerbound.queries.posterior_chains import PosteriorChains, posterior_chains
 from lowerbound.queries.posterior_sampling import PosteriorDraws, Sampling, posterior_draws
 from lowerbound.queries.refining import Refine
 
@@ -9,6 +10,7 @@ __all__ = [
     "Anomaly",
     "Completion",
     "Conditional",
+    "PosteriorChains",
     "PosteriorDraws",
     "Refine",
     "Sampling",
@@ -16,5 +18,6 @@ __all__ = [
     "complete",
     "condition",
     "conditional",
+    "posterior_chains",
     "posterior_draws",
 ]

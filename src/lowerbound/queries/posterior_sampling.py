@@ -199,14 +199,14 @@ def parts(
         rows, targets = settled(rows, model, rng), of_model(model, posterior)
         nothing = _nothing_observed(rows, model)
     streams = RowStreams.of(rows, rng, apart=how.draws > 0)
-    size = _size(together, how.samples + how.draws, model)
-    for places, batch, own in _batches(rows, np.flatnonzero(nothing), size, streams):
+    size = batch_size(together, how.samples + how.draws, model)
+    for places, batch, own in batches(rows, np.flatnonzero(nothing), size, streams):
         yield _of_prior(places, batch, own, targets(batch), how)
     left = np.flatnonzero(~nothing)
     failed = _Failed()
     for number, samples in enumerate(how.tries, 1):
         last, fit, failed = number == len(how.tries), how.fit and number > 1, _Failed()
-        for places, batch, own in _batches(rows, left, _size(together, samples, model), streams):
+        for places, batch, own in batches(rows, left, batch_size(together, samples, model), streams):
             target = targets(batch)
             refining.check(how.refine, model, target.posterior, target.prior)
             part = _weighted_part(places, batch, own, target, samples, how.draws, fit, number)
@@ -276,7 +276,7 @@ def _nothing_observed(rows: RowSource, model: LatentVariableModel) -> NDArray[np
     return found
 
 
-def _size(most: int, draws: int, model: LatentVariableModel) -> int:
+def batch_size(most: int, draws: int, model: LatentVariableModel) -> int:
     """Return the number of rows per batch. It is fixed, because rounding in matrix products depends on their size.
 
     It is a power of 2, for vectorised loops, and depends on the model and the settings, not on the rows.
@@ -288,7 +288,7 @@ def _size(most: int, draws: int, model: LatentVariableModel) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-def _batches(
+def batches(
     rows: RowSource, places: Places, size: int, streams: RowStreams
 ) -> Iterator[tuple[Places, Batch, RowStreams]]:
     """The rows at ``places`` in batches of exactly ``size``; the last one is padded with copies of its first row.
@@ -386,8 +386,8 @@ def _refined(
     starts, totals, first = failed.starts, failed.totals, 0
     chains = len(starts)
     most = min(_REFINED, _CHAIN_ROWS // chains, _CHAIN_VALUES // (chains * failed.width))
-    size = _size(most, refining.KEPT * chains, model)
-    for places, batch, own in _batches(rows, failed.places, size, streams):
+    size = batch_size(most, refining.KEPT * chains, model)
+    for places, batch, own in batches(rows, failed.places, size, streams):
         index = torch.arange(first, first + len(places))
         index = torch.cat([index, index[:1].expand(size - len(places))])
         ends = []

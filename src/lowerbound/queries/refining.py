@@ -23,6 +23,7 @@ KEPT = 20  # states kept of each chain
 _ACCEPT, _LEAPFROGS = 0.8, 10
 _WARM_UP = 60  # transitions of each of the two phases of adaptation; the second uses the chains' spread as units
 _SETTLE = 30
+_SHOW_SPREAD = 20  # chains whose spread is close to that of the posterior
 _SWEEPS, _THIN = 300, 5
 
 
@@ -49,23 +50,32 @@ def is_informative(model: LatentVariableModel) -> bool:
     return model.likelihood.informative
 
 
-def hmc(target: Target, z: Tensor, rng: Randomness) -> Tensor:
-    """The last ``KEPT`` states ``[T, C, B, *E]`` of Hamiltonian chains from ``z [C, B, *E]``. Neal 2011.
+def hmc(target: Target, z: Tensor, rng: Randomness, kept: int = KEPT) -> Tensor:
+    """The last T = ``kept`` states ``[T, C, B, *E]`` of Hamiltonian chains from ``z [C, B, *E]``. Neal 2011.
 
     Each row has its own step size, which is adapted in a warm-up and then fixed. The scale of each dimension is the
-    chains' spread in the middle of the warm-up.
+    chains' spread in the middle of the warm-up; fewer than 20 chains run there for a while, to show it.
     """
-    z, step = _adapted(target, z, torch.ones_like(z[:1]), rng)
-    spread = z.std(0, keepdim=True)
+    one = torch.ones_like(z[:1])
+    z, step = _adapted(target, z, one, rng)
+    states = z.unsqueeze(0) if len(z) >= _SHOW_SPREAD else _states(target, z, one, step, 0, _WARM_UP, rng)
+    spread = states.flatten(0, 1).std(0, keepdim=True)
     units = torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
-    z, step = _adapted(target, z, units, rng)
-    path, kept = _path(target, z, units), []
+    z, step = _adapted(target, states[-1], units, rng)
+    return _states(target, z, units, step, _SETTLE, kept, rng)
+
+
+def _states(
+    target: Target, z: Tensor, units: Tensor, step: StepSize, settle: int, kept: int, rng: Randomness
+) -> Tensor:
+    """The states ``[T, C, B, *E]`` of chains from ``z`` with a frozen step size, after ``settle`` others."""
+    path, states = _path(target, z, units), []
     point = path.at(z / units)
-    for number in range(_SETTLE + KEPT):
+    for number in range(settle + kept):
         point, _ = transition(path, point, 1.0, step.value, _LEAPFROGS, rng)
-        if number >= _SETTLE:
-            kept.append(point.z * units)
-    return torch.stack(kept)
+        if number >= settle:
+            states.append(point.z * units)
+    return torch.stack(states)
 
 
 def _adapted(target: Target, z: Tensor, units: Tensor, rng: Randomness) -> tuple[Tensor, StepSize]:
