@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -380,3 +381,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
     regression = BayesianRegression(3)
     with pytest.raises(ValueError, match="rows of one value with a context of 3 numbers"):
         lb.fit(regression.model(), x, lb.CoordinateAscent(regression), validation=0)
+
+
+def test_the_page_on_ways_to_learn_runs(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr

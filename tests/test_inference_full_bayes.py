@@ -317,7 +317,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="leave compile out of its AEVB"):
         lb.FullVB(lb.AEVB(posterior, compile=True))
     with pytest.raises(ValueError, match=r"no mean over the draws of z.*give local=False"):
-        lb.FullVB(lb.AEVB(posterior, objective=lb.objectives.iwae, draws=2))
+        lb.FullVB(lb.AEVB(posterior, objective=lb.objectives.iwae, draws=2), local=True)
     with pytest.raises(ValueError, match="weights is of another model"):
         lb.FullVB(learning, WeightPosterior(regression()[0])).start(model, lb.data.Rows(torch.zeros(5, 6)))
     twice = lb.LatentVariableModel(lb.priors.Normal(2), Twice(), lb.likelihoods.Normal(1.0))
@@ -329,6 +329,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
 
 def test_settings_are_part_of_the_fit():
     _, posterior = network()
+    several = lb.FullVB(lb.AEVB(posterior, objective=lb.objectives.iwae, draws=2))
+    assert lb.FullVB(lb.AEVB(posterior)).describe()["local"]
+    assert not several.describe()["local"]  # all draws of z need the same θ
     assert lb.FullVB(lb.AEVB(posterior)).describe()["log_prior"] == "NormalWeights(scale=1.0)"
     assert lb.MAP(lb.AEVB(posterior), normal_as_function).describe()["log_prior"] == "normal_as_function"
     assert lb.FullVB(lb.AEVB(posterior)).is_bound

@@ -53,7 +53,8 @@ def black_box(
     """Fit a normal q(z) to p(z|x) of each row of ``x``, for any ``log_joint(z [K, B, *E], x [B, *X]) → [K, B]``.
 
     ``event``: E, the shape of z. ``family``: "diagonal" (mean-field) or "full". ``gradient``: any gradient estimator;
-    ``gradients.leave_one_out`` needs no gradient of ``log_joint``. ``scale``: the standard deviations at the start.
+    ``gradients.leave_one_out`` needs no gradient of ``log_joint``. ``scale``: the standard deviations at the start. On
+    a CPU ``log_joint`` is called from several threads at once, as by all estimators of ``evidence``.
 
     The fit ends by ``inference.Settled``: the mean ELBO of the last ``window`` steps is not larger than that of the
     window before by more than the standard error of the difference. q has the mean of the numbers over the last window.

@@ -44,15 +44,16 @@ class FullVB:
     ``learning``: how the rest is learnt. ``weights``: q(θ); None for a diagonal normal of all parameters. Give one of
     your own to draw from it after the fit. ``log_prior``: log p(θ) in nats, a function of the parameters by name; its
     KL is in closed form for ``NormalWeights``. ``draws``: draws of θ per step. ``local``: draw the outputs of the
-    decoder's linear layers for each row instead of their weights, which has the same mean and less variance; only for
-    a diagonal q. N is the number of training rows.
+    decoder's linear layers for each row instead of their weights, which has the same mean and less variance. It is for
+    a diagonal q and an objective that is a mean over the draws of z, which is where None uses it. N is the number of
+    training rows, also in the last phase of ``fit(finish=)``.
     """
 
     learning: AEVB
     weights: WeightPosterior | None = None
     log_prior: LogPrior = field(default_factory=NormalWeights)
     draws: int = 1
-    local: bool = True
+    local: bool | None = None
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -60,10 +61,12 @@ class FullVB:
         if self.learning.compile:
             raise ValueError("FullVB does not compile its steps: leave compile out of its AEVB.")
         if self.local and not is_mean(self.learning.objective):
-            raise ValueError(
-                "the objective is no mean over the draws of z, such as elbo, so all of them need the same θ: give "
-                "local=False."
-            )
+            raise ValueError("the objective is no mean over the draws of z, which need one θ then: give local=False.")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether outputs are drawn instead of weights, where that is possible."""
+        return is_mean(self.learning.objective) if self.local is None else self.local
 
     @property
     def posterior(self) -> Posterior:
@@ -77,13 +80,12 @@ class FullVB:
 
     def describe(self) -> dict[str, Any]:
         """The settings that must not change when a fit resumes, as JSON."""
-        q = self.weights
         return {
             "learning": self.learning.describe(),
-            "weights": ["diagonal", [""]] if q is None else [q.kind, list(q.of)],
+            "weights": ["diagonal", [""]] if self.weights is None else [self.weights.kind, list(self.weights.of)],
             "log_prior": described(self.log_prior),
             "draws": int(self.draws),
-            "local": bool(self.local),
+            "local": self.is_local,
         }
 
     def start(self, model: LatentVariableModel, rows: RowSource) -> FullVBProcedure:
@@ -102,7 +104,7 @@ class FullVBProcedure(Procedure):
         self.given = settings.learning.start(model)
         modules = self.given.state.modules | {"weights": weights}
         self._whole = _Whole(modules)
-        self._layers = local_layers(model, weights) if settings.local else {}
+        self._layers = local_layers(model, weights) if settings.is_local else {}
         optimizer = settings.learning.optimizer([p for p in self._whole.parameters() if p.requires_grad])
         self.state = State(modules, optimizer, draws=self.given.state.draws or bool(self._layers))
         self._backward = Backward(modules, self.loss)
@@ -117,7 +119,7 @@ class FullVBProcedure(Procedure):
 
     def noise(self, rows: int, rng: torch.Generator) -> Tensor:
         """The noise of z and then, for each draw, that of θ: one vector."""
-        theta = self.weights.family.noise(self.settings.draws, 1, rng, self.weights.spread.dtype)
+        theta = self.weights.noise(self.settings.draws, rng)
         return torch.cat([self.given.noise(rows, rng).flatten(), theta.flatten()])
 
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
@@ -138,8 +140,7 @@ class FullVBProcedure(Procedure):
         return _with_kl({name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}, kl)
 
     def explain(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> str:
-        with products(self.settings.learning.precision):
-            return explain(state.modules, batch, partial(self.loss, batch, noise, scalars))
+        return explain(state.modules, batch, partial(self.loss, batch, noise, scalars))
 
     def loss(self, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[Tensor, Metrics]:
         """Compute −(mean_B surrogate − KL/N), and the metrics of the batch."""

@@ -96,6 +96,10 @@ class WeightPosterior(nn.Module):
         means = torch.cat([value.flatten() for value in learned(model, self.of).values()])
         return self.family.distribution(torch.cat([means, self.spread]).unsqueeze(0))
 
+    def noise(self, draws: int, generator: torch.Generator) -> Tensor:
+        """The noise of ``draws`` draws of θ, ``[M, 1, P]``."""
+        return self.family.noise(draws, 1, generator, self.spread.dtype)
+
     def by_name(self, values: Tensor) -> dict[str, Tensor]:
         """Split ``values [P]`` into one tensor per parameter, by its name."""
         parts = values.split([shape.numel() for shape in self.shapes.values()])
@@ -104,8 +108,7 @@ class WeightPosterior(nn.Module):
     @torch.no_grad()
     def sample(self, model: LatentVariableModel, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw θ from q, by name: for ``torch.func.functional_call``, or ``load_state_dict`` with strict=False."""
-        theta = self(model).sample(self.family.noise(1, 1, generator, self.spread.dtype))
-        return self.by_name(theta.flatten())
+        return self.by_name(self(model).sample(self.noise(1, generator)).flatten())
 
 
 def local_layers(model: LatentVariableModel, weights: WeightPosterior) -> dict[str, nn.Linear]:
