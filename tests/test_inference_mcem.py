@@ -11,6 +11,7 @@ import torch
 from oracles import PPCA
 
 import lowerbound as lb
+from lowerbound.cli import commands
 from lowerbound.draw import Batch
 from lowerbound.inference import mcem
 from lowerbound.likelihoods import Bernoulli, Normal
@@ -185,3 +186,23 @@ def test_latents_that_are_not_real_are_refused():
     model = lb.LatentVariableModel(lb.priors.Bernoulli(2), MLP((2,), (3,)), Bernoulli())
     with pytest.raises(ValueError, match="needs real-valued latents, but latent 'z' is a Bernoulli; use EM"):
         lb.fit(model, np.zeros((20, 3)), lb.MonteCarloEM())
+
+
+def test_an_estimator_learns_scores_saves_and_reports(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2)) @ np.ones((2, WIDTH)) + values()[:1]
+    data, run = tmp_path / "rows.npy", tmp_path / "run"
+    np.save(data, x)
+    fit = ["fit", str(data), "--out", str(run), "--inference", "mcem", "--latent-dim", "2", "--epochs", "2"]
+    commands([*fit, "--hidden", "8", "--likelihood", "Normal"], standalone_mode=False)
+    commands(["report", str(run), str(data)], standalone_mode=False)
+    page = (run / "report.html").read_text().replace("\n", "")
+    assert "<dt>Inference</dt><dd>mcem</dd>" in page
+    assert "found for each row by a local search of 100 steps, which starts at zeros" in page
+    vae = lb.load(run)
+    assert vae.inference == "mcem"
+    assert not vae.objective_is_bound
+    assert all(parameter.numel() == 0 for parameter in vae.posterior_.parameters())
+    assert np.isfinite(vae.transform(x)).all()
+    assert np.isfinite(vae.score_samples(x)).all()
+    with pytest.raises(ValueError, match=r"beta is 2\.0, a setting of AEVB, but the inference mcem has no argument of"):
+        lb.VAE(2, inference="mcem", beta=2.0).fit(x)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lowerbound import objectives
 from lowerbound.estimators.defaults import part_of
-from lowerbound.inference import AEVB, FullVB, Inference, Local, ReweightedWakeSleep, WakeSleep
+from lowerbound.inference import AEVB, FullVB, Inference, Local, MonteCarloEM, ReweightedWakeSleep, WakeSleep
 from lowerbound.inference.aevb import Optimizer
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
@@ -29,6 +29,7 @@ INFERENCES: dict[str, Callable[..., Inference]] = {
     "AEVB": AEVB,
     "full-vb": _full_vb,
     "local": Local,
+    "mcem": MonteCarloEM,
     "reweighted-wake-sleep": ReweightedWakeSleep,
     "wake-sleep": WakeSleep,
 }

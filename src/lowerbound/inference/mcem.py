@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from lowerbound.draw import Batch
 from lowerbound.inference.aevb import Optimizer
+from lowerbound.inference.local import Local
 from lowerbound.local_posteriors import Optimisation, by_path
 from lowerbound.mcmc import Path, Point, StepSize, slope_of, transition, warm_up
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, check_latents
 from lowerbound.modes import eval_mode
-from lowerbound.posteriors import FullNormal
+from lowerbound.posteriors import FullNormal, Posterior
 from lowerbound.process import may_draw
 from lowerbound.row_source import RowSource
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, Schedule, State, as_schedule
@@ -38,8 +39,12 @@ class MonteCarloEM:
     The objective of a step is that mean, which is no bound on log p(x): it lacks the entropy of p(z|x). For held-out
     rows the objective is a bound: log mean w over draws from a normal that is fitted to each row with the model
     frozen. Memory holds ``chains`` latents per row of the data.
+
+    ``family``: a posterior whose encoder is not used. If given, ``posterior`` is a q(z|x) of its family for any row,
+    by a local search (``Searched``), so that rows can be encoded and scored once the model is learnt.
     """
 
+    family: Posterior | None = None
     leapfrogs: int = 10
     acceptance: float = 0.9
     pilot: int = 10
@@ -48,7 +53,6 @@ class MonteCarloEM:
     updates: int = 5
     learning_rate: float | Schedule = 1e-3
     optimizer: Optimizer = partial(torch.optim.Adam, fused=True)
-    posterior = None
     is_bound = False
 
     def __post_init__(self) -> None:
@@ -57,6 +61,11 @@ class MonteCarloEM:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.acceptance < 1:
             raise ValueError(f"acceptance must be between 0 and 1, got {self.acceptance}.")
+
+    @cached_property
+    def posterior(self) -> Posterior | None:
+        """q(z|x) of any row, by a local search in the ``family``; None without one."""
+        return None if self.family is None else Local(self.family).posterior
 
     def describe(self) -> dict[str, Any]:
         """The settings of the E-step and the number of updates."""
@@ -76,7 +85,12 @@ class MonteCarloEM:
                 )
         optimizer = self.optimizer([p for p in model.parameters() if p.requires_grad])
         chains = Chains(rows.total, self.chains, model)
-        state = State({"model": model, "chains": chains}, optimizer, draws=may_draw([model, type(optimizer)]))
+        modules: dict[str, nn.Module] = {"model": model, "chains": chains}
+        if self.posterior is not None:
+            check_latents(model.prior, self.posterior)
+            like = next(model.parameters())
+            modules["posterior"] = self.posterior.to(like.device, like.dtype)
+        state = State(modules, optimizer, draws=may_draw([model, type(optimizer)]))
         return MonteCarloProcedure(self, model, chains, state)
 
 

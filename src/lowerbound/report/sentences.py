@@ -227,7 +227,10 @@ def posterior_words(vae: FittedVAE) -> str:
     family = type(posterior.amortised).__name__
     if not isinstance(posterior, Searched):
         return f"{family}, amortised by an encoder"
-    start = "the mean of the fitted rows" if isinstance(posterior.posterior.encoder, Constant) else "the encoder's"
+    encoder = posterior.posterior.encoder
+    start = "the encoder's" if not isinstance(encoder, Constant) else "zeros"
+    if isinstance(encoder, Constant) and encoder.value.any():
+        start = "the mean of the fitted rows"
     return f"{family}, found for each row by a local search of {posterior.steps} steps, which starts at {start}"
 
 
