@@ -237,9 +237,10 @@ def test_a_proposal_fitted_to_a_row_finds_the_evidence_that_a_bad_encoder_misses
     assert found.reliable.all()
     assert found.standard_error.max() < 0.03
     assert abs((found.estimate - exact) / found.standard_error).max() < 4
-    z, log_w = proposals.mixed(targets(batch_of(x)), x, 2000, rng())
-    assert z.shape == (2000, 30, 2)
-    np.testing.assert_allclose(log_w.logsumexp(0).detach() - math.log(2000), exact, atol=0.2)
+    for quick in (False, True):
+        z, log_w = proposals.mixed(targets(batch_of(x)), x, 2000, rng(), quick=quick)
+        assert z.shape == (2000, 30, 2)
+        np.testing.assert_allclose(log_w.logsumexp(0).detach() - math.log(2000), exact, atol=0.2)
 
 
 def test_proposals_are_fitted_to_layers_of_normals_alone(toy):

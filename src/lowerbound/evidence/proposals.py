@@ -24,7 +24,9 @@ from lowerbound.posteriors import FullNormal, Posterior
 
 _SEARCH = Optimisation(steps=150, draws=4, rate=0.15)
 _MOST_LATENTS = 128  # the size of a row's covariance grows with its square
-_WALK, _ROUNDS, _SHARE = 400, 20, 0.2  # draws per round and rounds; the least effective share of draws in a round
+_WALK, _ROUNDS, _SHARE = 1000, 20, 0.3  # draws per round and rounds; the least effective share of draws in a round
+_QUICK_WALK, _QUICK_ROUNDS, _QUICK_SHARE = 400, 10, 0.2  # those of a quick walk
+_WIDE, _FAR = 3.0, 2.0  # the first standard deviation relative to that of q(z|x), if quick, or else of the prior
 _WIDER = 1.2  # inflation of the variance, because a proposal that is too narrow has unbounded weights
 _LEAST = 1e-6  # least variance relative to the prior's
 DRAWS = _SEARCH.draws
@@ -66,13 +68,16 @@ def proposal(target: Target, outputs: Tensor) -> Target:
     return replace(target, posterior=StudentT(q.loc, q.scale_tril))
 
 
-def mixed(target: Target, like: Tensor, samples: int, rng: Randomness, shared: bool = False) -> tuple[Tensor, Tensor]:
+def mixed(
+    target: Target, like: Tensor, samples: int, rng: Randomness, shared: bool = False, quick: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return draws z ``[S, B, d]``, half from q and half from a proposal near p(z|x), and their log-weights ``[S, B]``.
 
     The weights are p(x, z) over the mean of the two densities, so that a failed proposal costs at most half of the
-    draws (Veach & Guibas 1995). The proposal is ``fitted`` if the noise is ``shared`` by all rows, else ``walked``.
+    draws (Veach & Guibas 1995). The proposal is ``fitted`` if the noise is ``shared`` by all rows, else ``walked``,
+    to which ``quick`` is passed.
     """
-    own = proposal(target, fitted(target, like, rng, shared)).posterior if shared else walked(target, like, rng)
+    own = proposal(target, fitted(target, like, rng, shared)).posterior if shared else walked(target, like, rng, quick)
     both, found, rows = (target.posterior, own), [], len(like)
     for q, share in zip(both, (samples - samples // 2, samples // 2), strict=True):
         for count in chunks(share, rows, target.width):
@@ -85,27 +90,35 @@ def mixed(target: Target, like: Tensor, samples: int, rng: Randomness, shared: b
     return z, torch.nan_to_num(log_w, nan=-torch.inf, posinf=largest, neginf=-torch.inf)
 
 
-def walked(target: Target, like: Tensor, rng: Randomness) -> StudentT:
+def walked(target: Target, like: Tensor, rng: Randomness, quick: bool = False) -> StudentT:
     """Return a Student's t near p(z|x) of each row, by adaptive importance sampling from a wide normal around E_q[z|x].
 
     In each round, a normal π is replaced by one with the moments of π^(1−t) p^t, where t is the largest value up to 1
     that keeps enough effective draws, until t = 1 in two rounds. It does not start from q, which may be too narrow
-    without any sign in its weights. All rounds use the same noise, and converged rows no longer change, so that a
-    row's result does not depend on others. Cappé et al. 2004; Del Moral et al. 2006.
+    without any sign in its weights, but with twice the standard deviations of the prior; or, if ``quick``, with at most
+    three times those of q, and with fewer draws and rounds. All rounds use the same noise, and converged rows no longer
+    change, so that a row's result does not depend on others. Cappé et al. 2004; Del Moral et al. 2006.
     """
-    loc, _ = moments(target.posterior, target.event, like, rng)
+    loc, of_q = moments(target.posterior, target.event, like, rng)
     loc, prior = loc.expand(len(like), -1), target.prior
     tril = torch.diag_embed(torch.ones_like(loc))
     if prior is not None and _is_normal(prior):
         _, covariance = moments(prior, target.event, like, rng)
         tril = torch.linalg.cholesky(covariance).expand_as(tril)
-    least = _LEAST * tril.square().sum(-1)
-    draws = max(_WALK, 20 * target.event[0])
+    variance = tril.square().sum(-1)
+    least = _LEAST * variance
+    if quick:
+        narrow = _WIDE * (of_q.diagonal(dim1=1, dim2=2) / variance).sqrt()
+        tril = narrow.clamp(0.01, 1).unsqueeze(-1) * tril
+    else:
+        tril = _FAR * tril
+    walk, rounds, share = (_QUICK_WALK, _QUICK_ROUNDS, _QUICK_SHARE) if quick else (_WALK, _ROUNDS, _SHARE)
+    draws = max(walk, 20 * target.event[0])
     noise = by_row(rng, len(like), lambda own, some: Full.noise((draws, len(some)), target.event, own, like.dtype))
     near = there = torch.zeros(len(loc), dtype=torch.bool, device=loc.device)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         z, log_w = _weighed(target, Full(loc.to(like.dtype), tril.to(like.dtype)), noise)
-        t = _temper(log_w)
+        t = _temper(log_w, share)
         shares = (t * log_w).softmax(0).unsqueeze(-1)
         mean = (shares * z).sum(0)
         away = (z - loc) * shares.sqrt()  # around the previous location, which makes the spread larger
@@ -131,9 +144,9 @@ def _weighed(target: Target, q: Full, noise: Tensor) -> tuple[Tensor, Tensor]:
     return z.double(), torch.nan_to_num(log_w, nan=-largest, posinf=largest, neginf=-largest)
 
 
-def _temper(log_w: Tensor) -> Tensor:
-    """Return the largest t ``[B]`` up to 1 whose weights w^t keep a share of effective draws, by bisection."""
-    least, low, high = _SHARE * len(log_w), torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
+def _temper(log_w: Tensor, share: float) -> Tensor:
+    """Return the largest t ``[B]`` up to 1 whose weights w^t keep this ``share`` of effective draws, by bisection."""
+    least, low, high = share * len(log_w), torch.zeros_like(log_w[0]), torch.ones_like(log_w[0])
     for step in range(30):
         t = high if step == 0 else (low + high) / 2
         enough = 1 / (t * log_w).softmax(0).square().sum(0) >= least

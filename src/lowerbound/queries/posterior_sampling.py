@@ -43,6 +43,7 @@ _ROWS = 64  # rows per batch
 _ROW_DRAWS = 2**18  # draws × rows per batch
 _LATENT_VALUES = 2**24  # latent values in memory at once
 _FIRST = 0.4  # k̂ above which draws from q alone are not accepted, because q may be too narrow
+_FITTED = 1000  # least number of draws of the second try
 _MORE = 10  # factor by which the number of draws is increased for failed rows
 _CHAINS, _CHAIN_ROWS, _REFINED = 50, 2**12, 16  # least chains per row; chains × rows at once; rows per batch
 _CHAIN_VALUES = 2**22  # values of all chains in memory at once, with their gradients
@@ -52,9 +53,9 @@ _CHAIN_VALUES = 2**22  # values of all chains in memory at once, with their grad
 class Sampling:
     """Settings for sampling p(z|x_observed): ``samples`` weighted draws per row, of which ``draws`` are resampled.
 
-    Rows with an effective sample size (ESS) below ``least_ess`` are sampled again: first with half of the draws from a
-    proposal fitted to p(z|x_observed) (``fit``, if q is normal), then with ten times as many draws, then by MCMC chains
-    (``refine``: "hmc", "gibbs" or None).
+    Rows with an effective sample size (ESS) below ``least_ess`` are sampled again: first with at least 1,000 draws,
+    half of them from a proposal fitted to p(z|x_observed) (``fit``, if q is normal), then with ten times ``samples``
+    and a proposal fitted with more care, then by MCMC chains (``refine``: "hmc", "gibbs" or None).
 
     ``least_ess`` defaults to ``draws``, but at least 50 and at most half of ``samples``. With an ESS of e, the squared
     error of a point estimate is 1/e above its minimum.
@@ -90,7 +91,8 @@ class Sampling:
         """Numbers of draws per row to try in turn; more draws are cheaper than chains."""
         if self.least_ess == 0:
             return (self.samples,)
-        return (self.samples, *[self.samples] * self.fit, _MORE * self.samples)
+        most = _MORE * self.samples
+        return (self.samples, *[min(max(_FITTED, self.samples), most)] * self.fit, most)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ def parts(
     failed = _Failed()
     for number, samples in enumerate(how.tries, 1):
         last, fit, failed = number == len(how.tries), how.fit and number > 1, _Failed()
-        for places, batch, own in batches(rows, left, batch_size(together, samples, model), streams):
+        most = min(together, _REFINED) if fit and last else together  # few rows are left
+        for places, batch, own in batches(rows, left, batch_size(most, samples, model), streams):
             target = targets(batch)
             refining.check(how.refine, model, target.posterior, target.prior)
             part = _weighted_part(places, batch, own, target, samples, how.draws, fit, number)
@@ -327,7 +330,7 @@ def _weighted_part(
     """Weighted draws by importance sampling, from a fitted proposal too if ``fit``, and ``draws`` of them."""
     rng = streams.generators("weights", number)
     if fit and proposals.fits(target):
-        z, log_w = proposals.mixed(target, batch.x, samples, rng)
+        z, log_w = proposals.mixed(target, batch.x, samples, rng, quick=number == 2)
     else:
         z, log_w = _weighted(target, batch, samples, rng)
     total = WeightTotal(pareto.tail_size(len(z)) + 1)

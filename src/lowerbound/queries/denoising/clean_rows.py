@@ -76,8 +76,8 @@ def denoise(
       missing; with independent noise per value, it is filled in too (inpainting of noisy rows).
     - ``samples``: K, the number of draws from the encoder's q at a rough estimate of x. Rows with too few effective
       draws are sampled again as described in ``Sampling``: half of the draws from a proposal fitted to the row
-      (``fit``), then ten times as many draws, then Hamiltonian chains on p(z|y) (``refine``). For chains, log p(y) is
-      estimated by importance sampling from a Student's t fitted to their draws.
+      (``fit``), then more draws and a better proposal, then Hamiltonian chains on p(z|y) (``refine``). For chains,
+      log p(y) is estimated by importance sampling from a Student's t fitted to their draws.
     - ``draws``: M, the number of draws from p(x|y) to return.
     - ``context [N, C]``: the context of each row, if the model has one.
 
