@@ -1,6 +1,6 @@
 """Ways to learn one model: the bound against processor seconds and against rows; and what a step of each costs.
 
-    python benchmarks/inference.py [--only "AEVB,wake-sleep"] [--epochs 300] [--seconds 60] [--cache DIR] [--seed 0]
+    python benchmarks/inference.py [--only "AEVB;WakeSleep"] [--epochs 300] [--seconds 60] [--cache DIR] [--seed 0]
 
 Probabilistic PCA of scikit-learn's digits, ten latents: log p(x) of the training rows, and its maximum, are known in
 closed form, and every way applies, also EM. All start from the same model, with the same rows, batches and learning
@@ -33,7 +33,7 @@ from lowerbound.training import Event
 from lowerbound.training.bookkeeping import Progress
 
 LATENTS, BATCH, RATE = 10, 100, 3e-3
-REPETITIONS, BURST = 5, 60
+REPETITIONS, BURST_SECONDS = 5, 0.4
 FIGURE = record.RESULTS / "inference.png"
 Make = Callable[[lb.LatentVariableModel, Posterior, float], Inference]
 
@@ -48,11 +48,13 @@ def _of_learning(kind: Any) -> Make:
 
 WAYS: Mapping[str, Make] = {
     "AEVB": _of_posterior(lb.AEVB),
-    "IWAE, 5 draws": _of_posterior(lb.AEVB, objective=lb.objectives.iwae, draws=5),
-    "wake-sleep": _of_posterior(lb.WakeSleep),
-    "reweighted wake-sleep": _of_posterior(lb.ReweightedWakeSleep),
-    "full-vb": _of_learning(lb.FullVB),
-    "map": _of_learning(lb.MAP),
+    "AEVB, iwae of 5 draws": _of_posterior(lb.AEVB, objective=lb.objectives.iwae, draws=5),
+    "WakeSleep": _of_posterior(lb.WakeSleep),
+    "ReweightedWakeSleep": _of_posterior(lb.ReweightedWakeSleep),
+    "Local": _of_posterior(lb.Local),
+    "FullVB": _of_learning(lb.FullVB),
+    "MAP": _of_learning(lb.MAP),
+    "MonteCarloEM": lambda model, posterior, rate: lb.MonteCarloEM(learning_rate=rate),
     "EM": lambda model, posterior, rate: lb.EM(),
 }
 NO_STEP = {"EM"}
@@ -73,7 +75,7 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     there = {name: options.cache / f"{name}.json" for name in WAYS}
     for name in options.only.split(";"):
-        settings = {"epochs": options.epochs, "seconds": options.seconds, "seed": options.seed}
+        settings = {"epochs": options.epochs, "seconds": options.seconds, "seed": options.seed, "rate": RATE}
         if there[name].exists() and json.loads(there[name].read_text())["settings"] == settings:
             continue
         found = {"settings": settings} | learn(name, options) | {"step": step(name, options)}
@@ -156,17 +158,24 @@ def step(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of the processor for a step of a way and of AEVB, in turn; medians of five."""
     if name in NO_STEP:
         return {}
-    burst = 3 if options.quick else BURST
-    both = {key: a_step(key, options.seed) for key in ("AEVB", name)}
+    both = {key: a_step(key, options.seed) for key in dict.fromkeys(("AEVB", name))}
     spent: dict[str, list[float]] = {key: [] for key in both}
-    for repetition in range(REPETITIONS + 1):
+    for way in both.values():
+        milliseconds(way, 3)  # warms up
+    least = 0.0 if options.quick else 1e3 * BURST_SECONDS
+    counts = {key: max(1, round(least / milliseconds(way, 1))) for key, way in both.items()}
+    for _ in range(REPETITIONS):
         for key, way in both.items():
-            start = time.process_time()
-            for _ in range(burst):
-                way()
-            if repetition:  # the first warms up
-                spent[key].append(1e3 * (time.process_time() - start) / burst)
+            spent[key].append(milliseconds(way, counts[key]))
     return {"own": statistics.median(spent[name]), "aevb": statistics.median(spent["AEVB"])}
+
+
+def milliseconds(way: Callable[[], None], count: int) -> float:
+    """Of the processor, for one call of ``way``."""
+    start = time.process_time()
+    for _ in range(count):
+        way()
+    return 1e3 * (time.process_time() - start) / count
 
 
 def a_step(name: str, seed: int) -> Callable[[], None]:

@@ -82,4 +82,8 @@ VICTIMS = {
     "negative binomial, β = 0.5": _vae(likelihood="NegativeBinomial", beta=0.5),
     "categorical": _vae(likelihood="Categorical"),
     "own networks, dropout, momentum": Victim(fit_parts, networks),
+    "wake-sleep": _vae(binarise="afresh", max_value=16, inference="wake-sleep"),
+    "reweighted wake-sleep": _vae(likelihood="Poisson", inference="reweighted-wake-sleep", draws=3),
+    "a q per row": _vae(likelihood="Normal", inference="local"),
+    "weights with a posterior": _vae(binarise="afresh", max_value=16, inference="full-vb"),
 }
