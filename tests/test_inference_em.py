@@ -282,6 +282,18 @@ def test_a_component_that_no_row_belongs_to_keeps_its_parameters():
     assert bool(model.prior.logits.isfinite().all())
 
 
+@pytest.mark.parametrize("case", MISSING)
+def test_a_column_of_which_nothing_is_observed_changes_nothing(case):
+    data, make = MISSING[case]
+    x = data()
+    x[:, 1] = np.nan
+    objective, rest = (fitted(make(each), each, 10) for each in (x, np.delete(x, 1, 1)))
+    assert np.diff(objective).min() > -1e-9
+    assert math.isfinite(objective[-1])
+    if case in ("diagonal", "spherical"):  # whose starts do not depend on the width
+        np.testing.assert_allclose(objective, rest, atol=1e-9)
+
+
 def test_values_that_do_not_vary_reach_the_floor():
     x = np.repeat(grouped()[:2], 30, 0)
     model = recipes.gaussian_mixture(x, 2, "full")
@@ -321,17 +333,23 @@ def test_recipes_refuse_in_a_sentence(make, why):
 # --- parts that came with it ---
 
 
-@pytest.mark.parametrize("likelihood", [Bernoulli(), Categorical(4), Normal("entry"), Normal("row", (3,))], ids=repr)
+FAMILIES = [Bernoulli(), Categorical(4), Normal("entry"), Normal("row", (3,)), CholeskyNormal((3,))]
+
+
+@pytest.mark.parametrize("likelihood", FAMILIES, ids=repr)
 def test_the_parameters_of_maximum_likelihood_are_where_the_gradient_is_0(likelihood):
     random = torch.Generator().manual_seed(0)
     x = torch.randint(0, likelihood.n_values or 100, (40, 3), generator=random).double()
-    mask = torch.rand(40, 3, generator=random) < 0.8
+    mask = None if isinstance(likelihood, CholeskyNormal) else torch.rand(40, 3, generator=random) < 0.8
     weight = torch.rand(2, 40, generator=random).double()
     likelihood = likelihood.double()
     likelihood.initialise(x, mask)
-    statistics = likelihood.statistics(torch.where(mask, x, torch.nan), mask)
+    statistics = likelihood.statistics(x if mask is None else torch.where(mask, x, torch.nan), mask)
     params = likelihood.maximised(torch.tensordot(weight, statistics, 1)).unsqueeze(1).requires_grad_()
-    value = (weight * likelihood.log_prob(params.expand(-1, 40, -1, -1), x, mask)).sum()
+    log_prob = likelihood.log_prob(params.expand(-1, 40, -1, -1), x, mask)
+    by_statistics = likelihood.natural(params[:, 0]).flatten(1) @ statistics.flatten(1).T
+    torch.testing.assert_close(by_statistics, log_prob, rtol=1e-9, atol=1e-9)
+    value = (weight * log_prob).sum()
     (slope,) = torch.autograd.grad(value, params)
     assert float(slope.abs().max()) < 1e-8
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lowerbound import likelihoods, priors
 from lowerbound.estimators import VAE
 from lowerbound.gradients import doubly_reparameterised
-from lowerbound.inference.exact_steps import set_table
+from lowerbound.inference.m_steps import set_table
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, Table, seeded

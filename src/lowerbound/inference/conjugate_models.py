@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lowerbound import likelihoods, priors
 from lowerbound.inference.conjugate_components import Component
 from lowerbound.inference.conjugate_nodes import ConjugateModel, Dirichlet, Gamma, NormalVector
-from lowerbound.inference.exact_steps import linear_map, set_table
+from lowerbound.inference.e_steps import linear_map
+from lowerbound.inference.m_steps import set_table
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, Table
 

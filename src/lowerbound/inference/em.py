@@ -13,7 +13,8 @@ from torch import Tensor
 from lowerbound import priors
 from lowerbound.draw import Batch
 from lowerbound.inference.aevb import Optimizer
-from lowerbound.inference.exact_steps import ClosedForm, OfLinear, OfTable, linear_map, of_normal, of_states
+from lowerbound.inference.e_steps import linear_map, of_normal, of_states
+from lowerbound.inference.m_steps import ClosedForm, OfLinear, OfTable
 from lowerbound.likelihoods import Normal
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import Table
@@ -80,7 +81,7 @@ def _closed_form(model: LatentVariableModel, rows: RowSource, finite: bool) -> C
             linear_map(model.decoder)
         except TypeError:
             return None
-        return OfLinear(model, torch.Size(rows.shape).numel(), finite)
+        return OfLinear(model, torch.Size(rows.shape).numel(), finite, rows.has_missing)
     if not isinstance(model.decoder, Table) or model.prior.event != (1, model.decoder.n_states):
         return None
     index, rng = torch.zeros(1, dtype=torch.int64, device=rows.device), torch.Generator(rows.device)
@@ -102,6 +103,7 @@ class ExactEM(Procedure):
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         log_p = of_states(self.model, batch)[1].logsumexp(0) if self.finite else of_normal(self.model, batch)[0]
+        log_p = log_p.to(batch.x.dtype)
         return {"objective": batch.weight @ log_p, OF_ROWS: log_p}
 
     @torch.no_grad()

@@ -86,16 +86,18 @@ class Likelihood(nn.Module, ABC):
     def statistics(self, x: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """Sufficient statistics ``[B, M, *X]`` of rows for the parameters, in double precision; 0 where unobserved.
 
-        The first is 1 where a value is observed. None if ``maximised`` has no closed form.
+        The first is 1 where a value is observed. None if it is no exponential family, or ``maximised`` has no closed
+        form. Used where the decoder is a table of parameters, as in a mixture.
         """
         return None
 
-    def maximised(self, sums: Tensor) -> Tensor:
-        """The parameters of maximum likelihood ``[S, P, *X]``, given S weighted sums of ``statistics``, ``[S, M, *X]``.
+    def natural(self, params: Tensor) -> Tensor:
+        """The natural parameters ``[S, M, *X]`` of ``params [S, P, *X]``: log p(x) = Σ natural · ``statistics``."""
+        raise NotImplementedError(f"{type(self).__name__} has no sufficient statistics.")
 
-        Used where the decoder is a table of parameters, as in a mixture.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no closed form of its maximum likelihood.")
+    def maximised(self, sums: Tensor) -> Tensor:
+        """The parameters ``[S, P, *X]`` of maximum likelihood, given weighted sums ``[S, M, *X]`` of ``statistics``."""
+        raise NotImplementedError(f"{type(self).__name__} has no sufficient statistics.")
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:

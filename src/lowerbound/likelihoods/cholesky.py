@@ -10,6 +10,7 @@ from torch import Tensor
 from lowerbound.distributions import inverse_positive, positive
 from lowerbound.distributions.densities import HALF_LOG_2PI
 from lowerbound.likelihoods.correlated import Correlated
+from lowerbound.likelihoods.moments import TINY
 
 _LEAST = 1e-12  # of the diagonal of L above its floor: its raw value stays finite
 
@@ -54,8 +55,19 @@ class CholeskyNormal(Correlated):
         outer = u.flatten(1).unsqueeze(2) * u.flatten(1).unsqueeze(1)
         return torch.cat([torch.stack([torch.ones_like(u), u], 1), outer.unflatten(2, self.shape)], 1)
 
+    def natural(self, params: Tensor) -> Tensor:
+        """With P = (L Lᵀ)⁻¹: the constant −(mᵀPm)/2 − log|L| − Σ log spread − D log(2π)/2 by value, P m, and −P/2."""
+        factor, mean = self._factor(params.unsqueeze(1))[:, 0], params[:, :1].flatten(2).double()
+        precision = torch.cholesky_inverse(factor)
+        linear = mean @ precision
+        log_scale = factor.diagonal(dim1=1, dim2=2).log() + self.spread.flatten().log() + HALF_LOG_2PI
+        constant = -0.5 * linear * mean - log_scale.unsqueeze(1)
+        found: Tensor = torch.cat([constant, linear, -0.5 * precision], 1).unflatten(2, self.shape)
+        return found
+
     def maximised(self, sums: Tensor) -> Tensor:
-        mean, second = sums[:, 1:2] / sums[:, :1], sums[:, 2:] / sums[:, :1]
+        count = sums[:, :1].clamp(min=TINY)
+        mean, second = sums[:, 1:2] / count, sums[:, 2:] / count
         mean, second = mean.flatten(2), second.flatten(2)
         covariance = second - mean * mean.mT
         factor, singular = torch.linalg.cholesky_ex(covariance)

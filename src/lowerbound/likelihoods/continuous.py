@@ -14,10 +14,11 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from lowerbound.distributions import inverse_positive, normal_log_prob, positive, student_t_log_prob
+from lowerbound.distributions.densities import HALF_LOG_2PI
 from lowerbound.likelihoods.base import Factorised, Measure
 from lowerbound.likelihoods.logistic import normal_expectation, t_expectation
 from lowerbound.likelihoods.missingness import Line, Of
-from lowerbound.likelihoods.moments import deviation_of, mean_of, median_and_quartiles, moments_of, open_unit
+from lowerbound.likelihoods.moments import TINY, deviation_of, mean_of, median_and_quartiles, moments_of, open_unit
 
 _LEAST = 1e-12  # a learned σ above its floor, in its unit: the raw scale stays finite
 _MORE_THAN_HALF = 0.51  # of a rounding step; exactly half a step may be rounded down
@@ -142,8 +143,15 @@ class Normal(LocationScale):
         """1, u and u² with u = (x − shift)/spread; None unless σ is the decoder's."""
         return moments_of(self.standardised(x), mask) if self.scale in ("entry", "row") else None
 
+    def natural(self, params: Tensor) -> Tensor:
+        """log N(u; m, s²) − log spread = −(m²/s²)/2 − log σ − log(2π)/2 + (m/s²) u − (1/2s²) u²."""
+        mean, sigma = params[:, 0].double(), self.sigma(params.unsqueeze(1))[:, 0].double()
+        precision = (self.spread / sigma).square()
+        constant = -0.5 * precision * mean.square() - sigma.log() - HALF_LOG_2PI
+        return torch.stack([constant, precision * mean, -0.5 * precision.expand_as(mean)], 1)
+
     def maximised(self, sums: Tensor) -> Tensor:
-        count, first, second = sums.unbind(1)
+        count, first, second = sums[:, 0].clamp(min=TINY), sums[:, 1], sums[:, 2]
         mean = first / count
         squares = (second - count * mean.square()).clamp(min=0)
         if self.scale == "row":
@@ -161,7 +169,7 @@ class Normal(LocationScale):
         if self.scale == "scalar":
             squares, count = self._pooled(squares).sum(), count.sum()
         if self.scale in ("scalar", "dimension"):
-            self.raw_scale.copy_(self._raw(squares / count))
+            self.raw_scale.copy_(self._raw(squares / count.clamp(min=TINY)))
 
     def _pooled(self, squares: Tensor) -> Tensor:
         """``squares`` from units of ``spread`` to the unit of a scale that all values share."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lowerbound.distributions import inverse_positive, logistic_noise, positive
 from lowerbound.likelihoods.base import Factorised
-from lowerbound.likelihoods.moments import class_counts, mean_of, moments_of, n_observed
+from lowerbound.likelihoods.moments import TINY, class_counts, mean_of, moments_of, n_observed
 
 _LEAST = 1e-10  # of a probability in closed form: its logarithm stays finite
 
@@ -61,8 +61,11 @@ class Bernoulli(Factorised):
         """1 and x."""
         return moments_of(x.double(), mask)[:, :2]
 
+    def natural(self, params: Tensor) -> Tensor:
+        return torch.cat([functional.logsigmoid(-params), params], 1).double()
+
     def maximised(self, sums: Tensor) -> Tensor:
-        return torch.logit((sums[:, 1:] / sums[:, :1]).clamp(_LEAST, 1 - _LEAST))
+        return torch.logit((sums[:, 1:] / sums[:, :1].clamp(min=TINY)).clamp(_LEAST, 1 - _LEAST))
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         count = n_observed(x, mask)
@@ -137,8 +140,12 @@ class Categorical(OfClasses):
         seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
         return torch.stack([seen, *(seen & (x == c) for c in range(self.n_classes))], 1).double()
 
+    def natural(self, params: Tensor) -> Tensor:
+        log_p = params.double().log_softmax(1)
+        return torch.cat([torch.zeros_like(log_p[:, :1]), log_p], 1)
+
     def maximised(self, sums: Tensor) -> Tensor:
-        return (sums[:, 1:] / sums[:, :1]).clamp(min=_LEAST).log()
+        return (sums[:, 1:] / sums[:, :1].clamp(min=TINY)).clamp(min=_LEAST).log()
 
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return torch.log(class_counts(x, mask, self.n_classes) / (n_observed(x, mask) + 0.5 * self.n_classes))

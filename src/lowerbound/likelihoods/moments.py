@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+TINY = 1e-300  # instead of a sum of weights of 0
 _AT_ONCE = 2**20  # values in double precision
 
 
