@@ -244,6 +244,111 @@ def test_latents_with_encoders_of_their_own_are_refused():
         lb.Local(family)
 
 
+# --- semi-amortised ---
+
+
+def refined(oracle: PPCA, widen: float, **settings) -> Searched:
+    return lb.SemiAmortised(oracle.posterior(widen), **settings).posterior
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_refinement_never_lowers_the_bound_of_a_row(unrolled):
+    """Analytic bounds of pPCA, from an encoder that is too wide, and from the exact posterior."""
+    for rotated, widen, least in ((False, 1.3, 0.1), (False, 1.0, 0.0), (True, 0.6, 0.4), (True, 1.0, 0.0)):
+        oracle, x = linear(rotated)
+        posterior = refined(oracle, widen, unrolled=unrolled)
+        gain = bound(oracle, x, posterior) - bound(oracle, x, oracle.posterior(widen))
+        assert float(gain.min()) >= -1e-9, (rotated, widen)
+        assert float(gain.mean()) > least - 1e-9, (rotated, widen)
+
+
+def test_refinement_raises_the_bound_of_a_network_by_more_than_its_error():
+    x = (torch.tensor(lb.data.digits().train[:400]) > 8).float()
+    with lb.nn.seeded(0):
+        encoder, decoder = lb.nn.MLP((8, 8), (10,), (16,)), lb.nn.MLP((5,), (8, 8), (16,))
+    model = lb.LatentVariableModel(lb.priors.Normal(5), decoder, lb.likelihoods.Bernoulli())
+    model.initialise(x)
+    posterior = lb.posteriors.DiagonalNormal(5, encoder)
+    inference = lb.SemiAmortised(posterior, learning_rate=0.01)
+    fitted = lb.fit(model, x, inference, epochs=15, validation=0, seed=0)
+    own, better = (lb.log_likelihood(model, q, x, samples=100).elbo for q in (posterior, fitted.posterior))
+    gain = better - own
+    assert gain.mean() > 3 * gain.std() / len(gain) ** 0.5 > 0
+
+
+def test_the_encoder_learns_by_its_own_bound_and_the_model_by_that_of_the_refined_q():
+    oracle, x = linear(rotated=True)
+    likelihood = lb.likelihoods.Normal("dimension", shape=(6,)).double()
+    model = lb.LatentVariableModel(lb.priors.Normal(LATENTS), oracle.model().decoder, likelihood)
+    posterior, batch, noise = oracle.posterior(1.5), batch_of(x), sigma_points(LATENTS).expand(-1, len(x), -1)
+
+    def gradients(q, parts) -> list[torch.Tensor]:
+        p = model.prior_given()
+        loss = -elbo(draw_from(q, p, model, batch, noise)).mean()
+        return torch.autograd.grad(loss, [p for part in parts for p in part.parameters()], allow_unused=True)
+
+    inference = lb.SemiAmortised(posterior, draws=2 * LATENTS, gradient=lb.gradients.reparameterised)
+    family, end = inference.posterior.found(model, batch)
+    due = gradients(posterior(x), [posterior]), gradients(family.distribution(end), [model])
+    procedure = inference.start(model)
+    procedure._backward(batch, noise, {}, True)
+    for found, expected in zip((posterior, model), due, strict=True):
+        for parameter, gradient in zip(found.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+    assert not torch.allclose(posterior(x).loc, family.distribution(end).loc) or not torch.allclose(
+        posterior(x).scale, family.distribution(end).scale
+    )
+
+
+def test_unrolled_steps_have_the_gradient_of_finite_differences():
+    oracle, x = linear(rotated=True)
+    model, posterior, batch = oracle.model(), oracle.posterior(1.5), batch_of(x[:4])
+    searched = refined(oracle, 1.5, unrolled=True, steps=3)
+    searched.posterior = posterior
+    bias = posterior.encoder.second.layers[-1].bias
+    noise = sigma_points(LATENTS).expand(-1, 4, -1)
+
+    def value() -> torch.Tensor:
+        family, out = searched.found(model, batch)
+        return elbo(draw_from(family.distribution(out), family.prior, model, batch, noise)).sum()
+
+    (found,) = torch.autograd.grad(value(), bias)
+    for i in range(0, len(bias), 2):
+        with torch.no_grad():
+            values = []
+            for step in (1e-5, -2e-5):
+                bias[i] += step
+                values.append(float(value()))
+            bias[i] += 1e-5
+        assert float(found[i]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_a_semi_amortised_fit_cut_short_resumes_to_the_same_bytes(unrolled, tmp_path):
+    def fit(run, callbacks=()):
+        vae = lb.VAE(2, inference=partial(semi, unrolled), callbacks=callbacks, **SETTINGS)
+        return vae.fit(table(), run_dir=run, checkpoint_every=5)
+
+    fit(tmp_path / "whole")
+    with pytest.raises(Stop):
+        fit(tmp_path / "cut", [stop_at(12)])
+    fit(tmp_path / "cut")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def semi(unrolled, model, posterior):
+    return lb.SemiAmortised(posterior, unrolled=unrolled)
+
+
+def test_unrolled_steps_need_differentiable_draws():
+    with pytest.raises(ValueError, match=r"unrolled steps need draws .* those of Bernoulli"):
+        lb.SemiAmortised(lb.posteriors.Bernoulli(2, lb.nn.MLP((5,), (2,))), unrolled=True)
+    with pytest.raises(ValueError, match="method is 'sgd'"):
+        Searched(lb.posteriors.DiagonalNormal(2, lb.nn.Identity()), method="sgd")
+    vae = lb.VAE(2, inference="semi-amortised", posterior="Bernoulli", draws=2, **SETTINGS).fit(table())
+    assert np.isfinite(vae.score(table()[:20]))
+
+
 def test_the_family_is_that_of_the_rows():
     oracle, x = linear(rotated=False)
     q = RowFamily(local().posterior.posterior, batch_of(x), oracle.model().prior_given())

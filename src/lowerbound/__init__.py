@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Local,
         MonteCarloEM,
         ReweightedWakeSleep,
+        SemiAmortised,
         WakeSleep,
         fit,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "MonteCarloEM",
     "Node",
     "ReweightedWakeSleep",
+    "SemiAmortised",
     "WakeSleep",
     "check",
     "compare",
@@ -99,6 +101,7 @@ _HOMES = {
     "MonteCarloEM": "inference",
     "Node": "draw",
     "ReweightedWakeSleep": "inference",
+    "SemiAmortised": "inference",
     "VAE": "estimators",
     "WakeSleep": "inference",
     "check": "estimators.checking",

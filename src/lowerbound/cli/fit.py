@@ -77,8 +77,8 @@ _FIT_OPTIONS = (
         "--inference",
         default=None,
         metavar="NAME|PACKAGE.MODULE:NAME",
-        help="Inference method: AEVB, local, mcem, wake-sleep, reweighted-wake-sleep, full-vb, or the import path of "
-        "your own class or function.  [default: AEVB]",
+        help="Inference method: AEVB, semi-amortised, local, mcem, wake-sleep, reweighted-wake-sleep, full-vb, or the "
+        "import path of your own class or function.  [default: AEVB]",
     ),
     click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
     click.option(

@@ -10,7 +10,16 @@ from typing import Any
 
 from lowerbound import objectives
 from lowerbound.estimators.defaults import part_of
-from lowerbound.inference import AEVB, FullVB, Inference, Local, MonteCarloEM, ReweightedWakeSleep, WakeSleep
+from lowerbound.inference import (
+    AEVB,
+    FullVB,
+    Inference,
+    Local,
+    MonteCarloEM,
+    ReweightedWakeSleep,
+    SemiAmortised,
+    WakeSleep,
+)
 from lowerbound.inference.aevb import Optimizer
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Posterior
@@ -31,6 +40,7 @@ INFERENCES: dict[str, Callable[..., Inference]] = {
     "local": Local,
     "mcem": MonteCarloEM,
     "reweighted-wake-sleep": ReweightedWakeSleep,
+    "semi-amortised": SemiAmortised,
     "wake-sleep": WakeSleep,
 }
 """The library's inferences for any model, by name. Each is called with the posterior that the estimator built, and with

@@ -71,11 +71,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     draws : latents drawn per row and step, K of "iwae" (None: 20 for "iwae", else 1).
     beta, warm_up, free_bits : weight of the KL; epochs over which it grows from 0; nats of KL per latent that are not
         penalised. With any of them the training objective is no bound on log p(x); ``score`` always reports one.
-    inference : how to learn. None or "AEVB" is ``AEVB`` with the arguments here; "wake-sleep",
-        "reweighted-wake-sleep" and "full-vb" are further ways (``lowerbound.inference``). "local" (``Local``) and
-        "mcem" (``MonteCarloEM``) need no encoder: ``transform``, ``score_samples``, ``impute`` and other methods that
-        need q(z|x) then find it by a local search for each row, with the model as it is. Else a function (or class)
-        that makes an ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
+    inference : how to learn, one of ``lowerbound.inference``, with those arguments here that it has. None or "AEVB" is
+        ``AEVB``; "semi-amortised", "wake-sleep", "reweighted-wake-sleep" and "full-vb" learn an encoder, too. "local"
+        and "mcem" need none: ``transform``, ``score_samples``, ``impute`` and other methods that need q(z|x) then find
+        it by a local search for each row, with the model as it is. Else a function (or class) that makes an
+        ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
     learning_rate, batch_size, epochs : learning rate or ``Schedule``; rows per step; largest number of epochs.
     validation, patience : share of rows held out to choose the best epoch; epochs without an improvement beyond its

@@ -15,6 +15,7 @@ from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.mcem import MonteCarloEM
 from lowerbound.inference.protocol import Inference
 from lowerbound.inference.searched import Searched
+from lowerbound.inference.semi_amortised import SemiAmortised
 from lowerbound.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
 from lowerbound.inference.weights import NormalWeights, WeightPosterior
 from lowerbound.storage.checkpoints import seed_of
@@ -48,6 +49,7 @@ __all__ = [
     "ReweightedWakeSleep",
     "RowPosteriors",
     "Searched",
+    "SemiAmortised",
     "Settled",
     "WakeSleep",
     "WeightPosterior",

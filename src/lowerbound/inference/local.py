@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from lowerbound.draw import Batch, Draw
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.inference.aevb import AEVB, AEVBProcedure, Optimizer, Penalty
-from lowerbound.inference.searched import RowFamily, Searched
+from lowerbound.inference.searched import RowFamily, Searched, without_encoder
 from lowerbound.model import LatentVariableModel, draw_from
 from lowerbound.nn import Constant, Precision
 from lowerbound.objectives import elbo
@@ -63,9 +62,7 @@ class Local:
     @cached_property
     def posterior(self) -> Searched:
         """q(z|x) of any row, by a local search from the mean of the rows' numbers."""
-        family = copy.deepcopy(self.family)
-        family.encoder = Constant(family.n_outputs)
-        return Searched(family, self.search_steps)
+        return without_encoder(self.family, self.search_steps)
 
     @cached_property
     def _learning(self) -> AEVB:
@@ -142,8 +139,7 @@ class LocalProcedure(Procedure):
     def __post_init__(self) -> None:
         self.state = self.inner.state
         self.inner.drawn = self._drawn
-        searched = self.inner.settings.posterior
-        assert isinstance(searched, Searched)
+        searched = self.settings.posterior
         brief = Searched(searched.posterior, max(1, searched.steps // _VALIDATION), searched.draws, searched.rate)
         self._held_out = AEVBProcedure(replace(self.inner.settings, posterior=brief), self.model, self.state)
 

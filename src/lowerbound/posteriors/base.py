@@ -58,8 +58,8 @@ class Posterior(nn.Module, ABC):
         raise ValueError(f"no {type(self).__name__} can start from a mean and a covariance: leave it out of richer.")
 
     def output_units(self, scale: Tensor) -> Tensor:
-        """The change of each output ``[B, n_outputs]`` that moves q by about one deviation, ``scale [B, d]``."""
-        raise NotImplementedError
+        """The change of each output ``[B, n_outputs]`` that moves q by about one deviation, ``scale [B, d]``; or 1."""
+        return scale.new_ones(len(scale), self.n_outputs)
 
     @property
     def paths(self) -> tuple[bool, ...]:

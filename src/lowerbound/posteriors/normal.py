@@ -43,6 +43,9 @@ class IndependentNormal(Posterior):
         loc, raw_scale = out.chunk(2, -1)
         return distributions.Normal(loc, positive(raw_scale) + MIN_SCALE)
 
+    def output_units(self, scale: Tensor) -> Tensor:
+        return torch.cat([scale, torch.ones_like(scale)], 1)
+
 
 class DiagonalNormal(IndependentNormal):
     """q(z|x) = N(μ(x), diag σ²(x)); the encoder gives μ and then the raw σ, ``[B, 2d]``.
