@@ -15,6 +15,7 @@ from sklearn.mixture import GaussianMixture
 
 import lowerbound as lb
 from lowerbound import recipes
+from lowerbound.inference import exact_posterior
 from lowerbound.inference.em import ExactEM, GradientEM
 from lowerbound.likelihoods import Bernoulli, Categorical, CholeskyNormal, Normal
 from lowerbound.nn import MLP, Table
@@ -328,6 +329,42 @@ def test_procedures_by_model():
 def test_recipes_refuse_in_a_sentence(make, why):
     with pytest.raises(ValueError, match=why):
         make()
+
+
+# --- p(z|x) after a fit ---
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_the_exact_posterior_leaves_no_gap(case):
+    data, make = MISSING[case]
+    x = with_missing(data())[:40]
+    model = make(x)
+    rows = lb.data.Rows.from_array(x, dtype=torch.float64)
+    q = exact_posterior(model)
+    assert not list(q.parameters())
+    found = lb.log_likelihood(model, q, rows, samples=20)
+    procedure = lb.EM().start(model, rows)
+    batch = rows.batch(torch.arange(40), torch.full((40,), 1 / 40, dtype=torch.float64))
+    log_p = procedure.evaluate(procedure.state, batch, torch.empty(0), {})["objective_of_rows"]
+    np.testing.assert_allclose(found.estimate, log_p.detach(), atol=1e-4)
+    assert found.standard_error.max() < 1e-4
+    states = model.prior_given().states()
+    if states is not None:
+        mean = q(batch.x, batch.mask).mean().detach()
+        shares = model.log_joint(states.unsqueeze(1).expand(-1, 40, -1, -1), batch.x, batch.mask).softmax(0).detach()
+        torch.testing.assert_close(mean[:, 0], shares.T)
+
+
+def test_the_exact_posterior_of_a_bit_is_that_of_its_states():
+    x = torch.tensor(grouped())
+    with lb.nn.seeded(0):
+        decoder = MLP((1,), (WIDTH,), (4,))
+    model = lb.LatentVariableModel(lb.priors.Bernoulli(1), decoder, Normal(5.0)).double()
+    states = torch.tensor([0.0, 1.0]).double().view(2, 1, 1).expand(-1, len(x), 1)
+    log_joint = model.log_joint(states, x)
+    torch.testing.assert_close(exact_posterior(model)(x).mean()[:, 0], log_joint.softmax(0)[1])
+    with pytest.raises(ValueError, match="has no closed form in this model: exact_posterior takes one categorical"):
+        exact_posterior(bits())
 
 
 # --- parts that came with it ---

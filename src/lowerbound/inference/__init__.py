@@ -7,6 +7,7 @@ from lowerbound.inference.conjugate_models import BayesianMixture, BayesianRegre
 from lowerbound.inference.conjugate_nodes import ConjugateModel, Dirichlet, Gamma, Node, NormalVector
 from lowerbound.inference.coordinate_ascent import CoordinateAscent
 from lowerbound.inference.em import EM
+from lowerbound.inference.exact_posterior import exact_posterior
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
 from lowerbound.inference.local import Local
@@ -54,6 +55,7 @@ __all__ = [
     "WakeSleep",
     "WeightPosterior",
     "as_rows",
+    "exact_posterior",
     "fit",
     "held_out_objective",
     "seed_of",

@@ -72,3 +72,12 @@ def linear_map(decoder: nn.Module) -> tuple[Tensor, Tensor]:
         raise TypeError(f"{type(decoder).__name__} is no linear decoder; give an MLP with hidden=(), or a Table.")
     bias: Tensor | None = layer.bias
     return layer.weight, layer.weight.new_zeros(()) if bias is None else bias
+
+
+def is_linear(decoder: nn.Module) -> bool:
+    """Whether ``linear_map`` takes the decoder."""
+    try:
+        linear_map(decoder)
+    except TypeError:
+        return False
+    return True

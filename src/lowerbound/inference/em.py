@@ -13,7 +13,7 @@ from torch import Tensor
 from lowerbound import priors
 from lowerbound.draw import Batch
 from lowerbound.inference.aevb import Optimizer
-from lowerbound.inference.e_steps import linear_map, of_normal, of_states
+from lowerbound.inference.e_steps import is_linear, of_normal, of_states
 from lowerbound.inference.m_steps import ClosedForm, OfLinear, OfTable
 from lowerbound.likelihoods import Normal
 from lowerbound.model import LatentVariableModel
@@ -29,7 +29,7 @@ class EM:
 
     For latents with finitely many values, which are enumerated, and for a normal prior with a linear decoder and a
     ``likelihoods.Normal`` whose scale is not the decoder's (factor analysis, probabilistic PCA). The objective of a
-    row is log p(x) itself; there is no posterior to learn. ``lowerbound.recipes`` makes such models.
+    row is log p(x) itself. ``lowerbound.recipes`` makes such models, ``inference.exact_posterior`` their p(z|x).
 
     The M-step is in closed form where the decoder is linear with a normal likelihood, or a ``Table`` with a likelihood
     that has a closed form of its maximum. It comes at the end of each epoch, from the sums of all batches, so that
@@ -77,9 +77,7 @@ def _closed_form(model: LatentVariableModel, rows: RowSource, finite: bool) -> C
     if not isinstance(model.prior, known) or not learned or rows.context is not None:
         return None
     if isinstance(likelihood, Normal) and likelihood.scale not in ("entry", "row"):
-        try:
-            linear_map(model.decoder)
-        except TypeError:
+        if not is_linear(model.decoder):
             return None
         return OfLinear(model, torch.Size(rows.shape).numel(), finite, rows.has_missing)
     if not isinstance(model.decoder, Table) or model.prior.event != (1, model.decoder.n_states):

@@ -68,6 +68,23 @@ def fit_parts(run: Path, callback: Callback = lambda event: None, every: int = E
     return lb.fit(model, x, inference, run_dir=run, checkpoint_every=every, **options, **more)
 
 
+def fit_without_encoder(
+    kind: str, run: Path, callback: Callback = lambda event: None, every: int = EVERY, **more: Any
+) -> lb.Fit:
+    """A fit by "EM", of a mixture, or by "MonteCarloEM", of a decoder with hidden units."""
+    x = digits().reshape(ROWS, -1).astype(np.float64)[:, ::4]
+    rows, inference = lb.data.Rows.from_array(x, dtype=torch.float64), lb.EM()
+    model = lb.recipes.gaussian_mixture(x, 3, "diagonal")
+    if kind == "MonteCarloEM":
+        with lb.nn.seeded(1):
+            decoder = lb.nn.MLP((3,), (16,), (16,))
+        likelihood = lb.likelihoods.Normal("scalar", shape=(16,))
+        model = lb.LatentVariableModel(lb.priors.Normal(3), decoder, likelihood).double()
+        inference = lb.MonteCarloEM(leapfrogs=2, pilot=1, transitions=1, updates=1)
+    options = {"epochs": 12, "batch_size": 50, "threads": 1, "callbacks": [callback]}
+    return lb.fit(model, rows, inference, run_dir=run, checkpoint_every=every, **options, **more)
+
+
 def _vae(**options: Any) -> Victim:
     return Victim(partial(fit_vae, options))
 
@@ -84,6 +101,8 @@ VICTIMS = {
     "own networks, dropout, momentum": Victim(fit_parts, networks),
     "wake-sleep": _vae(binarise="afresh", max_value=16, inference="wake-sleep"),
     "reweighted wake-sleep": _vae(likelihood="Poisson", inference="reweighted-wake-sleep", draws=3),
+    "exact EM": Victim(partial(fit_without_encoder, "EM")),
+    "chains per row": Victim(partial(fit_without_encoder, "MonteCarloEM")),
     "a q per row": _vae(likelihood="Normal", inference="local"),
     "weights with a posterior": _vae(binarise="afresh", max_value=16, inference="full-vb"),
 }
