@@ -19,6 +19,7 @@ from lowerbound.inference import Searched
 from lowerbound.inference.searched import RowFamily
 from lowerbound.model import draw_from
 from lowerbound.objectives import elbo
+from lowerbound.training.bookkeeping import Progress, Snapshot
 from lowerbound.training.cursor import Cursor
 
 LATENTS = 3
@@ -95,19 +96,15 @@ def test_a_step_touches_the_rows_of_its_batch_and_no_padding():
     inference, model = local(draws=2), oracle.model()
     procedure = inference.start(model, lb.data.Rows(x, dtype=torch.float64))
     index, weight = torch.tensor([4, 9, 30, 2]), torch.tensor([1 / 3, 1 / 3, 1 / 3, 0.0]).double()
+    procedure.table.square.fill_(0.5)
     before = {name: value.clone() for name, value in procedure.table.state_dict().items()}
     noise = procedure.noise(4, torch.Generator().manual_seed(0))
     scalars = {name: torch.tensor(float(at(0.0))) for name, at in procedure.schedules.items()}
     procedure.step(procedure.state, Batch(x[index], None, index, weight), noise, scalars)
+    assert set(before) == {"value", "square"}
     for name, value in procedure.table.state_dict().items():
         moved = (value != before[name]).reshape(len(x), -1).any(1).nonzero().flatten()
         assert moved.tolist() == [4, 9, 30], name
-
-
-def test_every_row_is_visited_once_per_epoch_where_batches_do_not_divide_the_rows():
-    oracle, x = linear(rotated=True)
-    _, procedure = learnt(oracle, x, 7)
-    assert (procedure.table.visits == 7).all()
 
 
 def test_the_mean_gradient_over_batches_is_that_of_all_rows():
@@ -128,6 +125,23 @@ def test_the_mean_gradient_over_batches_is_that_of_all_rows():
     torch.testing.assert_close(found[0], found[1])
     assert found[0][1].all()
     torch.testing.assert_close(found[0][2].abs(), torch.full_like(found[0][2], 0.1), rtol=1e-4, atol=0)  # first steps
+
+
+def test_the_table_and_all_copies_of_it_take_six_times_the_numbers_of_q():
+    """Number, squared gradient, the last good state and the best one: 6 · 2dN numbers."""
+    oracle, x = linear(rotated=True)
+    rows = lb.data.Rows(x, dtype=torch.float64)
+    procedure = local().start(oracle.model(), rows)
+    progress = Progress(procedure, rows, 20, 0)
+    good = Snapshot(progress)
+    progress.best.offer(0.0, 1, progress.state)
+    first = {name: value.data_ptr() for name, value in (good._tensors | progress.best.tensors).items()}
+    good.take()
+    progress.best.offer(1.0, 2, progress.state)
+    assert {name: value.data_ptr() for name, value in (good._tensors | progress.best.tensors).items()} == first
+    held = [progress.state.tensors(), good._tensors, progress.best.tensors]
+    sizes = [value.numel() for tensors in held for name, value in tensors.items() if name.startswith("table.")]
+    assert sum(sizes) == 6 * 2 * LATENTS * len(x)
 
 
 # --- the whole house ---

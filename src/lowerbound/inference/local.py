@@ -21,7 +21,7 @@ from lowerbound.posteriors import Latents, Posterior
 from lowerbound.row_source import RowSource
 from lowerbound.training import Metrics, Procedure, Scalars, Schedule, State, as_schedule
 
-_DECAY, _LEAST = 0.99, 1e-8  # of the running mean of squared gradients; added to its root
+_DECAY, _LEAST = 0.95, 1e-8  # of the running mean of squared gradients; added to its root
 _VALIDATION = 5  # a search for a held-out row takes this fraction of the steps of others
 
 
@@ -34,7 +34,8 @@ class Local:
     ``local_rate`` and one gradient for each visit of a row. The model learns as by ``AEVB``, whose settings these are.
 
     A row that is not in the table gets its q by a local search of ``search_steps`` steps with the model as it is:
-    ``posterior`` is a ``Searched``. For rows that are held out in the fit, the search is a fifth as long.
+    ``posterior`` is a ``Searched``. For rows that are held out in the fit, the search is a fifth as long
+    and by ascent.
     Hoffman et al. 2013.
     """
 
@@ -92,38 +93,35 @@ class Local:
 
 
 class Table(nn.Module):
-    """The numbers ``value [N, n]`` of each row's q, and what RMSprop keeps of each: ``square [N, n]``, ``visits [N]``.
+    """The numbers ``value [N, n]`` of each row's q, and ``square [N, n]``, the running mean of squared gradients.
 
-    ``square`` is the running mean of squared gradients. Rows of weight 0, which fill up a batch, are left as they are.
+    ``square`` begins with the first gradient; it is 0 in rows that were not visited. Rows of weight 0, which fill up a
+    batch, are left as they are.
     """
 
     value: Tensor
     square: Tensor
-    visits: Tensor
 
     def __init__(self, rows: int, n: int) -> None:
         super().__init__()
-        for name, shape in (("value", (rows, n)), ("square", (rows, n)), ("visits", (rows,))):
-            self.register_buffer(name, torch.zeros(shape))
+        for name in ("value", "square"):
+            self.register_buffer(name, torch.zeros(rows, n))
 
     @torch.no_grad()
     def ascend(self, batch: Batch, at: Tensor, gradient: Tensor, rate: Tensor) -> None:
         """Move the rows of ``batch`` from ``at [B, n]`` along the ``gradient [B, n]`` of each row's objective."""
-        index, real = batch.index, batch.weight > 0
-        before, visits = self.square.index_select(0, index), self.visits.index_select(0, index) + real
-        square = torch.lerp(before, gradient.square(), 1 - _DECAY)
-        unbiased = square / (1 - _DECAY**visits).clamp(min=1 - _DECAY).unsqueeze(1)
-        moved = at + rate * gradient / (unbiased.sqrt() + _LEAST)
-        kept = real.unsqueeze(1)
-        self.value.index_copy_(0, index, torch.where(kept, moved, at))
-        self.square.index_copy_(0, index, torch.where(kept, square, before))
-        self.visits.index_copy_(0, index, visits)
+        index, real = batch.index, (batch.weight > 0).unsqueeze(1)
+        before, square = self.square.index_select(0, index), gradient.square()
+        square = torch.where(before > 0, torch.lerp(before, square, 1 - _DECAY), square)
+        moved = at + rate * gradient / (square.sqrt() + _LEAST)
+        self.value.index_copy_(0, index, torch.where(real, moved, at))
+        self.square.index_copy_(0, index, torch.where(real, square, before))
 
     @torch.no_grad()
     def mean(self) -> Tensor:
         """The mean ``[n]`` of the numbers of all rows that were visited."""
-        share = (self.visits > 0).to(self.value.dtype)
-        return share @ self.value / share.sum().clamp(min=1)
+        visited = (self.square > 0).any(1).to(self.value.dtype)
+        return visited @ self.value / visited.sum().clamp(min=1)
 
 
 @dataclass
@@ -140,7 +138,7 @@ class LocalProcedure(Procedure):
         self.state = self.inner.state
         self.inner.drawn = self._drawn
         searched = self.settings.posterior
-        brief = Searched(searched.posterior, max(1, searched.steps // _VALIDATION), searched.draws, searched.rate)
+        brief = Searched(searched.posterior, max(1, searched.steps // _VALIDATION), searched.draws, 1.0, "ascent")
         self._held_out = AEVBProcedure(replace(self.inner.settings, posterior=brief), self.model, self.state)
 
     def check_batches(self, rows: int) -> None:

@@ -118,7 +118,7 @@ class Best:
             if self._is_improvement(rows):
                 self.improved, self.rows = epochs, rows
             self.objective, self.epochs = objective, epochs
-            self.tensors = copied(state.module_tensors())
+            self.tensors = copied(state.module_tensors(), self.tensors)
 
     def _is_improvement(self, rows: Tensor | None) -> bool:
         if rows is None or self.rows is None or len(rows) < _FEWEST:
@@ -267,7 +267,8 @@ class Progress:
                 raise ValueError("the running means are not as many as their names")
         if numbers["best"] is not None:
             epochs, objective, *improved = numbers["best"]
-            self.best = Best(float(objective), int(epochs), best, int(improved[0]) if improved else int(epochs))
+            since = int(improved[0]) if improved else int(epochs)
+            self.best = Best(float(objective), int(epochs), copied(best), since)  # what was read need not be writable
             self.best.rows = tensors.get("best_rows")
         self.clock.slowed, self.tries = float(numbers["slowed"]), int(numbers["tries"])
         self.history.records, self.history.rescues = list(records), list(numbers["rescues"])
@@ -337,8 +338,13 @@ class Snapshot:
     """A copy of state, position in the data, random generators and running means, to return to."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self._tensors = copied(progress.state.tensors())
+        self.progress, self._tensors = progress, dict[str, Tensor]()
+        self.take()
+
+    def take(self) -> None:
+        """Take the state as it is now, in the memory of the copy before."""
+        progress = self.progress
+        self._tensors = copied(progress.state.tensors(), self._tensors)
         self._place = progress.cursor.place()
         meter = progress.meter
         self._names, self._total, self._rows = meter.names, meter.total, meter.rows

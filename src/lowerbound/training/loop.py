@@ -77,7 +77,7 @@ def train(
             if (end := _ended(run, epochs, patience, patience_from)) is not None:
                 if not run.begin_finish(end):
                     break
-                good = Snapshot(run)
+                good.take()
             cursor, record = run.cursor, None
             check, epoch = cursor.steps + _steps_ahead(cursor, check_every, every), cursor.epochs
             try:
@@ -93,7 +93,7 @@ def train(
             if repeat:
                 good.restore()  # so that a fit that resumes checks its values at the same steps
                 continue
-            good = Snapshot(run)
+            good.take()
             total = cursor.steps_to(run.last_epoch(epochs))
             event = Event(cursor.steps, total, record, run.state, history, _waiting(run, patience, patience_from))
             if _any_stops(callbacks, event):

@@ -204,6 +204,10 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | str) or is_number(value)
 
 
-def copied(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Copy tensors, so that later steps do not change them."""
-    return {name: value.detach().clone() for name, value in tensors.items()}
+def copied(tensors: Mapping[str, Tensor], over: Tensors | None = None) -> Tensors:
+    """Copy tensors, so that later steps do not change them; ``over`` an earlier copy of the same, if there is one."""
+    if over is None or over.keys() != tensors.keys():
+        return {name: value.detach().clone() for name, value in tensors.items()}
+    for name, value in tensors.items():
+        over[name].copy_(value.detach())
+    return over
