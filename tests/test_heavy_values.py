@@ -38,7 +38,10 @@ CASES: dict[str, tuple[Any, str, tuple[float, ...]]] = {
     "narrow counts": (np.where(SOME, 24, NARROW), "Atoms(RoundedLogistic)", (24,)),
     "zeros of counts": (np.where(SOME, 40, RARE), "Atoms(ZeroInflatedNegativeBinomial)", (40,)),
     "large counts": (np.where(SOME, 2000, 100 + 100 * COUNTS), "Atoms(LogNormal)", (2000,)),
-    "times": (pd.to_datetime("2020-01-01") + pd.to_timedelta(np.where(SOME, 7, 300 + COUNTS), "D"), "StudentT", ()),
+    "two modes": (np.where(SOME, 0.48, NORMAL + 8 * OTHERS), "Atoms(Warped)", (0.48,)),
+    "two modes and zeros": (np.where(SOME, 0, np.exp(NORMAL / 3 + 4 * OTHERS)), "Atoms(Warped)", (0,)),
+    "shares of two modes": (np.where(SOME, 1.0, 0.1 + 0.1 * SHARES + 0.6 * OTHERS), "Atoms(Warped)", (0, 1)),
+    "times": (pd.to_datetime("2020-01-01") + pd.to_timedelta(np.where(SOME, 7, 300 + COUNTS), "D"), "Warped", ()),
 }
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.datasets import load_iris
 
 from lowerbound.schema import Column, infer, times
-from lowerbound.schema.measures import heavy, heavy_tailed, kurtosis, off_grid, precision, snap
+from lowerbound.schema.measures import curved, heavy, heavy_tailed, kurtosis, off_grid, precision, snap
 
 TABLES = Path(__file__).parents[2] / "shared/data/tables"
 
@@ -336,3 +336,22 @@ def test_two_different_numbers_are_two_classes_and_come_back_as_they_were():
     assert column.kind == "binary"
     assert column.levels == (-0.044641636506989144, 0.0506801187398187)
     assert infer(pd.DataFrame({"sex": values[:19]})).columns[0].kind == "real"
+
+
+def test_a_curved_column_is_far_from_normal():
+    draw = np.random.default_rng(0)
+    for n in (30, 300, 3000):
+        assert np.mean([curved(draw.normal(size=n)) for _ in range(500)]) < (0.02 if n == 30 else 0.004)
+    assert not curved(np.round(draw.normal(size=500) * 2))  # coarse rounding is no other shape
+    assert not curved(draw.uniform(size=500))
+    assert curved(np.where(np.arange(400) % 2, -2, 2) + 0.5 * draw.normal(size=400))
+    assert curved(draw.exponential(size=400))
+    assert not curved(draw.exponential(size=29))
+    assert not curved(np.full(50, 3.0))
+    assert not curved(np.array([0.0, 1.0] * 50))
+    both = np.concatenate([draw.normal(1, 0.1, 200), draw.normal(3, 0.1, 200)])
+    frame = pd.DataFrame({"modes": both, "logs": np.exp(both), "normal": np.exp(draw.normal(size=400))})
+    frame["share"] = 1 / (1 + np.exp(-2 * (both - 2)))
+    found = infer(frame, schema={"share": Column("interval", low=0, high=1)})
+    assert [column.domain for column in found.columns] == ["positive", "positive", "positive", "unit"]
+    assert [column.curved for column in found.columns] == [True, True, False, True]

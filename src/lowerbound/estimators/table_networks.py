@@ -24,6 +24,7 @@ from lowerbound.likelihoods import (
     Product,
     RoundedLogistic,
     StudentT,
+    Warped,
     ZeroInflatedLogNormal,
     ZeroInflatedNegativeBinomial,
 )
@@ -32,9 +33,12 @@ from lowerbound.schema import Column, Schema
 from lowerbound.schema.column import CLASSES
 
 _MANY_ZEROS = 0.5  # share of zeros above which a count is zero-inflated
-_AN_ATOM = 0.05
 _NARROW = 0.8  # a variance/mean below this is narrower than Poisson; for 1,000 Poisson counts it is 1 ± 0.045
+_NORMAL = 1e6  # degrees of freedom with which Student's t is a normal
 _LEAST_SCALE = 1e-3  # relative to a column's spread
+
+
+_DENSITIES = (StudentT, LogNormal, ZeroInflatedLogNormal, LogitNormal, InflatedLogitNormal)
 
 
 def product_of(schema: Schema) -> Product:
@@ -42,9 +46,11 @@ def product_of(schema: Schema) -> Product:
 
     It is for values standardised by ``Schema.standardise``; log p is in the columns' own units.
     """
-    families: dict[tuple[type[Factorised], int, bool, bool, bool], list[int]] = {}
+    families: dict[tuple[type[Factorised], int, str, bool, bool, bool], list[int]] = {}
     for j, column in enumerate(schema.modelled):
-        family = (*family_of(column), bool(atoms_of(column)), _has_zeros(column), column.heavy_tailed)
+        one, classes = family_of(column)
+        domain = column.domain if one is Warped else ""
+        family = (one, classes, domain, bool(atoms_of(column)), _has_zeros(column), column.heavy_tailed)
         families.setdefault(family, []).append(j)  # those with heavy tails have degrees of freedom of their own
     parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
     return Product(parts, list(families.values()), [column.scale for column in schema.modelled])
@@ -56,8 +62,9 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
     Real numbers have Student's t with learned degrees of freedom and a scale from the decoder; a normal with such a
     scale would be dominated by outliers (Mattei & Frellsen 2019). Counts that vary less than a Poisson's have a rounded
     logistic, because a negative binomial cannot be narrower than a Poisson. Numbers between two bounds have a
-    logit-normal with a probability at each bound, and counts between two bounds a discretised logistic. ``atoms_of``
-    gives the values that have a point mass besides.
+    logit-normal with a probability at each bound, and counts between two bounds a discretised logistic. Where a density
+    of a simple shape is far from the data (``Column.curved``), it is ``Warped``. ``atoms_of`` gives the values that
+    have a point mass besides.
     """
     family: type[Factorised] = StudentT
     counted, atom = column.kind == "count" and not column.large, (column.atoms or 0) if column.atom == 0 else 0
@@ -72,20 +79,19 @@ def family_of(column: Column) -> tuple[type[Factorised], int]:
         family = RoundedLogistic
     elif counted:
         family = ZeroInflatedNegativeBinomial if atom > _MANY_ZEROS else NegativeBinomial
-    elif column.kind in ("positive", "count") and column.low is not None and column.low > 0:
-        family = LogNormal
-    elif column.kind in ("positive", "count") and (atom > _AN_ATOM or 0 in column.heavy):
-        family = LogNormal if set(column.heavy) - {0} else ZeroInflatedLogNormal
-    return family, column.n_classes
+    elif column.domain == "positive":
+        family = LogNormal if column.low != 0 or set(column.heavy) - {0} else ZeroInflatedLogNormal
+    return (Warped if column.curved and family in _DENSITIES else family), column.n_classes
 
 
 def atoms_of(column: Column) -> tuple[float, ...]:
     """The encoded values to which ``Atoms`` gives a probability; empty if the family itself holds those of the column.
 
-    Next to other heavy values, 0 is one of a log-normal's, and the two bounds are of a logit-normal's.
+    Next to other heavy values, 0 is one of a log-normal's, and the two bounds are of a logit-normal's; those of a
+    ``Warped`` density always are.
     """
     family = family_of(column)[0]
-    if family is LogitNormal:
+    if family is LogitNormal or (family is Warped and column.domain == "unit"):
         assert column.low is not None
         assert column.high is not None
         return (column.low, column.high, *column.heavy)
@@ -110,8 +116,8 @@ def likelihood_name(column: Column) -> str:
 
 
 def _has_zeros(column: Column) -> bool:
-    """Whether 0 is one of several point masses next to a log-normal."""
-    return family_of(column)[0] is LogNormal and not (column.low is None or column.low > 0)
+    """Whether 0 is one of the point masses that ``Atoms`` adds to positive numbers."""
+    return column.domain == "positive" and column.low == 0 and family_of(column)[0] in (LogNormal, Warped)
 
 
 def _standardised(column: Column, values: tuple[float, ...]) -> tuple[float, ...]:
@@ -132,6 +138,9 @@ def base_of(columns: Sequence[Column]) -> Factorised:
     if family is StudentT:
         floors = [float(np.clip(step / math.sqrt(12), _LEAST_SCALE, 0.5)) for step in steps]
         return StudentT("learned", "entry", shape, floors)
+    if family is Warped:
+        domain, df = columns[0].domain, _NORMAL if columns[0].domain != "real" else "learned"
+        return Warped(domain, "dimension" if _has_zeros(columns[0]) else "entry", shape, _LEAST_SCALE, steps, df)
     if family is RoundedLogistic:
         return RoundedLogistic("entry", shape)
     if family is LogNormal:

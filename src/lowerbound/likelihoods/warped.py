@@ -17,7 +17,7 @@ from lowerbound.distributions.splines import inverse_spline, spline
 from lowerbound.likelihoods.continuous import Scale, StudentT, away_from_ends, step_logs
 from lowerbound.likelihoods.logistic import t_expectation
 from lowerbound.likelihoods.missingness import Line, Of
-from lowerbound.likelihoods.moments import open_unit
+from lowerbound.likelihoods.moments import mean_of, open_unit
 
 Domain = Literal["real", "positive", "unit"]
 
@@ -27,6 +27,8 @@ _NOISE = 1.0  # a difference of CDFs, in standard errors, that needs no further 
 _RATIO = 3  # the largest ratio of the slope at a knot to that of a chord; above, the density could nearly vanish
 _STEEPEST = 1e3  # relative to the slope that a normal column would have
 _NODES, _REACH = 33, 4.5  # of quadrature over t = sinh u: its number of nodes, and their range in u
+_LEAST_WEIGHT = 1e-8  # of a node that counts
+_PLACES = 2048  # at which g⁻¹ is computed for ``mean``; between them it is interpolated
 
 
 class _Link(NamedTuple):
@@ -59,17 +61,17 @@ class Warped(StudentT):
     ``initialise`` so that g(x) of the data is normal (its normal scores; van der Waerden 1952): p(x) can then have two
     modes, be skewed or end abruptly. Until then, and for values with fewer than 30 observations, the spline is linear.
 
-    ``tolerance``: the spline also stays linear where the CDF of u = x, log x or logit x differs by less than this from
-    that of a normal with the same mean and variance. A curved g also bends the relations between columns.
     ``resolution``: the step to which x was rounded (one number, or one per value of a row; 0: not rounded). σ is then
-    at least the standard deviation of the rounding error of g(x), resolution · g'(x)/√12 where g(x) = μ, up to half of
-    ``spread``. The other arguments are those of ``StudentT``; ``shift`` and ``spread`` refer to x, log x or logit x.
+    at least the standard deviation of the rounding error of g(x), resolution · g'(x)/√12, with the geometric mean of
+    g' over the data, up to half of ``spread``. The other arguments are those of ``StudentT``; ``shift`` and ``spread``
+    refer to x, log x or logit x.
 
     ``mean`` counts x outside the range of the data in ``initialise`` as its end, because E[x] can depend mostly on
     values far above any in the data, or be infinite.
     """
 
     knots: Tensor
+    log_slope: Tensor
     log_step: Tensor
 
     def __init__(
@@ -80,16 +82,15 @@ class Warped(StudentT):
         min_scale: float | Sequence[float] = 1e-3,
         resolution: float | Sequence[float] = 0.0,
         df: float | Literal["learned"] = "learned",
-        tolerance: float = 0.0,
     ) -> None:
         super().__init__(df, scale, shape, min_scale)
         if domain not in get_args(Domain):
             raise ValueError(f'domain must be "real", "positive" or "unit"; got {domain!r}.')
         self.domain: Domain = domain
-        self.tolerance = tolerance
         self.support, self.masked_by = _LINKS[domain].support, _LINKS[domain].masked_by
         self.resolution, log_step = step_logs(resolution, self.shape)
         self.register_buffer("log_step", log_step, persistent=False)
+        self.register_buffer("log_slope", torch.zeros(self.shape))
         line = torch.linspace(-8, 8, _BINS + 1)
         knots = torch.stack([line, line, torch.ones_like(line)])
         self.register_buffer("knots", knots.view(3, -1, *[1] * len(self.shape)).repeat(1, 1, *self.shape))
@@ -113,22 +114,34 @@ class Warped(StudentT):
 
     def sigma(self, params: Tensor | None = None) -> Tensor:
         sigma = super().sigma(params)
-        if params is None or not np.any(self.resolution):
+        if not np.any(self.resolution):
             return sigma
-        u, log_slope = self.unwarp(self.mu(params))
-        rounding = (self.log_step + log_slope + _LINKS[self.domain].log_slope(u)).exp() / math.sqrt(12)
+        rounding = (self.log_step + self.log_slope).exp() / math.sqrt(12)
         return sigma + rounding.minimum(0.5 * self.spread)
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z] with x limited to the range of the data, by quadrature over t."""
         t = torch.linspace(-_REACH, _REACH, _NODES, dtype=params.dtype, device=params.device).sinh()
-        df, mu, sigma = self.degrees(), self.mu(params), self.sigma(params)
+        df, (places, step) = self.degrees(), self._places(params)
         weights = (0.5 * torch.log1p(t.square()) - 0.5 * (df + 1) * torch.log1p(t.square() / df)).softmax(0)
-        low, high = (self.shift + self.spread * self.knots[1, end] for end in (0, -1))
-        found = torch.zeros_like(mu)
+        low = self.shift + self.spread * self.knots[1, 0]
+        start, sigma = (self.mu(params) - low) / step, self.sigma(params) / step
+        column = torch.arange(places[0].numel(), device=places.device).view(places[0].shape)
+        table, found = places.flatten(), torch.zeros_like(start)
         for weight, at in zip(weights, t, strict=True):
-            found = found + weight * _LINKS[self.domain].back(self.unwarp((mu + sigma * at).clamp(low, high))[0])
+            if bool((weight > _LEAST_WEIGHT).any()):
+                place = (start + sigma * at).clamp(0, _PLACES - 1)
+                index = place.long().clamp(max=_PLACES - 2)
+                below, above = (table[(index + end) * column.numel() + column] for end in (0, 1))
+                found = found + weight * torch.lerp(below, above, place - index)
         return found
+
+    def _places(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """x ``[n, *X]`` at equal steps of y = g(x) over the range of the data, and the steps: g⁻¹ for interpolation."""
+        low, high = (self.shift + self.spread * self.knots[1, end] for end in (0, -1))
+        shares = torch.linspace(0, 1, _PLACES, dtype=like.dtype, device=like.device)
+        y = low + (high - low) * shares.view(-1, *[1] * low.dim())
+        return _LINKS[self.domain].back(self.unwarp(y)[0]), (high - low) / (_PLACES - 1)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         drawn = _LINKS[self.domain].back(self.unwarp(super().sample(params, generator))[0])
@@ -151,6 +164,18 @@ class Warped(StudentT):
 
         return t_expectation(steep * (mu - y) / sigma, steep, self.degrees(), logit)
 
+    @torch.no_grad()
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Also set the spline and the geometric mean of its slope over the data."""
+        bias = super().initialise(x, mask)
+        link, inside = _LINKS[self.domain], self.support.check(x)
+        u = link.to(torch.where(inside, x, 0.5))
+        log_slope = self.warp(u)[1] + link.log_slope(u)
+        log_slope = log_slope if self.shape else log_slope.reshape(-1)
+        seen = mask if mask is None or self.shape else mask.reshape(-1)
+        self.log_slope.copy_(mean_of(log_slope, seen))
+        return bias
+
     def _location_and_spread(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Of u; also sets the spline."""
         u = _LINKS[self.domain].to(x)
@@ -159,7 +184,7 @@ class Warped(StudentT):
         standard = ((u.double() - shift) / unit).reshape(len(u), -1)
         seen = torch.ones_like(standard, dtype=torch.bool) if mask is None else mask.reshape(len(u), -1)
         wide = float(self.quartile()) / _QUARTILE
-        found = [_knots(own[there], wide, self.tolerance) for own, there in zip(standard.T, seen.T, strict=True)]
+        found = [_knots(own[there], wide) for own, there in zip(standard.T, seen.T, strict=True)]
         self.knots.copy_(torch.stack(found, -1).view(self.knots.shape))
         return shift, spread
 
@@ -167,12 +192,11 @@ class Warped(StudentT):
 _QUARTILE = 0.6744898  # of a standard normal
 
 
-def _knots(u: Tensor, unit: float, tolerance: float) -> Tensor:
+def _knots(u: Tensor, unit: float) -> Tensor:
     """The knots of a spline from the observed values ``u`` of one column to ``unit`` times their normal scores."""
     values, counts = (each.cpu().numpy() for each in u.unique(return_counts=True))
     shares = (counts.cumsum() - counts / 2) / len(u)  # of tied values, the middle
-    normal = ndtr((values - float(u.mean())) / max(float(u.std(correction=0)), 1e-30)) if len(u) else shares
-    if len(u) < _FEWEST or len(values) < 3 or np.abs(normal - shares).max() < tolerance:
+    if len(u) < _FEWEST or len(values) < 3:
         low, high = (float(values[0]), float(values[-1])) if len(values) > 1 else (-1.0, 1.0)
         line = torch.linspace(low, high, _BINS + 1, dtype=u.dtype)
         return torch.stack([line, line, torch.ones_like(line)])

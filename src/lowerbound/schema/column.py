@@ -22,6 +22,7 @@ Kind = Literal[
     "constant",
     "identifier",
 ]
+Domain = Literal["real", "positive", "unit"]
 Family = Literal["float", "int", "bool", "text", "category", "time", "duration", "decimal", "null"]
 Level = str | int | float | bool
 Name = str | int
@@ -30,7 +31,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CLASSES: tuple[Kind, ...] = ("binary", "categorical", "ordinal")
 ASIDE: tuple[Kind, ...] = ("constant", "identifier")
 _COUNTED = 1000
-LATER = {"bounded", "dispersion", "heavy", "markers"}  # fields that are absent from older schema files
+_MANY_ZEROS = 0.05  # share of zeros above which 0 is a point mass of positive numbers
+LATER = {"bounded", "curved", "dispersion", "heavy", "markers"}  # fields that are absent from older schema files
 DATES = (-719_162, 2_932_896)  # the first and last date of Python, in days from 1970
 _FLOATS = {"float": "float32", "double": "float64", "halffloat": "float16"}  # arrow's names
 
@@ -95,6 +97,8 @@ class Column:
     - ``heavy``: values that are modelled as point masses, because they are far more frequent than their neighbours (see
       ``measures.heavy``); the most frequent first.
     - ``heavy_tailed``: see ``measures.heavy_tailed``.
+    - ``curved``: whether the values that are no point masses, or their logarithms or logits (see ``domain``), are far
+      from normal (see ``measures.curved``).
     - ``dispersion``: variance over mean of counts (1 for a Poisson distribution).
     - ``centre``, ``scale``: the parameters of ``Schema.standardise``.
     - ``levels``: the classes, coded 0, 1, …. ``pooled``: rare levels, which share one more class, "other"; ``weights``:
@@ -120,6 +124,7 @@ class Column:
     atoms: float | None = None
     heavy: tuple[float, ...] = ()
     heavy_tailed: bool = False
+    curved: bool = False
     dispersion: float | None = None
     centre: float = 0.0
     scale: float = 1.0
@@ -141,6 +146,15 @@ class Column:
     def is_between(self) -> bool:
         """Whether its values lie between two bounds."""
         return self.kind == "interval" or all(self.bounded)
+
+    @property
+    def domain(self) -> Domain:
+        """Where its numbers lie, apart from point masses: ℝ, above 0, or between the bounds (shifted and scaled)."""
+        if self.is_between:
+            return "unit"
+        zeros = 0 in self.heavy or (self.atom == 0 and (self.atoms or 0) > _MANY_ZEROS)
+        above = self.low is not None and (self.low > 0 or zeros)
+        return "positive" if self.kind in ("positive", "count") and above else "real"
 
     @property
     def large(self) -> bool:

@@ -293,7 +293,8 @@ def _measured(column: Column, look: Look, found: Cells, given: Column | None) ->
     others = others if len(others) >= measures.FEW else seen
     centre, scale = _centre_and_scale(column, others)
     column = replace(column, centre=centre, scale=scale)
-    column = replace(column, heavy_tailed=_heavy_tailed(column, others), dispersion=_dispersion(column, others))
+    column = replace(column, heavy_tailed=_heavy_tailed(column, others), curved=_curved(column, others))
+    column = replace(column, dispersion=_dispersion(column, others))
     problems = (*column.problems, *notes.of_values(column, seen))
     return replace(column, why=column.why + _grid(column, seen), problems=problems), values
 
@@ -345,6 +346,15 @@ def _heavy_tailed(column: Column, seen: Floats) -> bool:
         above = seen[seen > 0]
         return len(above) > 0 and measures.heavy_tailed(np.log(above))
     return column.kind == "real" and measures.heavy_tailed(seen)
+
+
+def _curved(column: Column, seen: Floats) -> bool:
+    """Whether the values inside their domain are far from normal; see ``Column.domain``."""
+    if column.domain == "unit" and column.low is not None and column.high is not None:
+        seen = (seen - column.low) / (column.high - column.low)
+        inside = seen[(seen > 0) & (seen < 1)]
+        return measures.curved(np.log(inside) - np.log1p(-inside))
+    return measures.curved(np.log(seen[seen > 0]) if column.domain == "positive" else seen)
 
 
 def _dispersion(column: Column, seen: Floats) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 FEW = 20
@@ -23,6 +24,7 @@ _SPIKE, _BESIDE = 0.05, 3
 _HEAPED = ((_SPIKE, 5), (0.02, 8))  # share of the cells, and how many times the neighbours'
 _MOST_HEAVY, _CANDIDATES = 5, 50
 _HEAVY, _HEAVY_OF_FEW = 3.31, 9.0
+_CURVED, _FEWEST_CURVED = 0.1, 30
 
 
 def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None:
@@ -126,6 +128,24 @@ def heavy_tailed(values: Array) -> bool:
     atom, share = most_repeated(values)
     kept = values[values != atom] if share > 0.1 else values
     return len(kept) >= FEW and kurtosis(kept) > _HEAVY + _HEAVY_OF_FEW / math.sqrt(len(kept))
+
+
+def curved(values: Array) -> bool:
+    """Whether the CDF of n ≥ 30 values differs somewhere from that of a normal by more than 0.1 and more than 1/√n.
+
+    The normal has their mean and variance. Equal values count at the middle of their step of the CDF, so that rounding
+    makes little difference. False positives for normal values: fewer than 1 column in 100, and than 1 in 1,000 for n ≥
+    200.
+    """
+    levels, counts = np.unique(_unit(values)[0], return_counts=True)
+    if len(values) < _FEWEST_CURVED or len(levels) < 3:
+        return False
+    mean = np.average(levels, weights=counts)
+    deviation = math.sqrt(np.average(np.square(levels - mean), weights=counts))
+    if not deviation > 0:
+        return False
+    shares, standard = (counts.cumsum() - counts / 2) / len(values), (levels - mean) / deviation
+    return bool(np.abs(shares - ndtr(standard)).max() > max(_CURVED, 1 / math.sqrt(len(values))))
 
 
 def centre_and_scale(values: Array) -> tuple[float, float]:

@@ -73,6 +73,7 @@ COLUMN: dict[str, Check] = {
     "atoms": or_none(SHARE),
     "heavy": Check("a list of finite numbers", lambda value: is_list(value, is_number)),
     "heavy_tailed": TRUTH,
+    "curved": TRUTH,
     "dispersion": or_none(Check("a number of 0 or more", lambda value: is_number(value, 0))),
     "centre": NUMBER,
     "scale": Check("a finite number above 0", lambda value: is_number(value, SMALLEST)),
