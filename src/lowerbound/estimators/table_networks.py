@@ -139,8 +139,9 @@ def base_of(columns: Sequence[Column]) -> Factorised:
         floors = [float(np.clip(step / math.sqrt(12), _LEAST_SCALE, 0.5)) for step in steps]
         return StudentT("learned", "entry", shape, floors)
     if family is Warped:
-        domain, df = columns[0].domain, _NORMAL if columns[0].domain != "real" else "learned"
-        return Warped(domain, "dimension" if _has_zeros(columns[0]) else "entry", shape, _LEAST_SCALE, steps, df)
+        domain = columns[0].domain
+        scales: Scale = "dimension" if _has_zeros(columns[0]) else "entry"
+        return Warped(domain, scales, shape, _LEAST_SCALE, steps, "learned" if domain == "real" else _NORMAL)
     if family is RoundedLogistic:
         return RoundedLogistic("entry", shape)
     if family is LogNormal:
