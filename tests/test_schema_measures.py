@@ -343,7 +343,9 @@ def test_a_curved_column_is_far_from_normal():
     for n in (30, 300, 3000):
         assert np.mean([curved(draw.normal(size=n)) for _ in range(500)]) < (0.02 if n == 30 else 0.004)
     assert not curved(np.round(draw.normal(size=500) * 2))  # coarse rounding is no other shape
-    assert not curved(draw.uniform(size=500))
+    uniform = draw.uniform(size=3000)  # differs by 0.057
+    assert not curved(uniform[:400])
+    assert curved(uniform)
     assert curved(np.where(np.arange(400) % 2, -2, 2) + 0.5 * draw.normal(size=400))
     assert curved(draw.exponential(size=400))
     assert not curved(draw.exponential(size=29))

@@ -24,7 +24,7 @@ _SPIKE, _BESIDE = 0.05, 3
 _HEAPED = ((_SPIKE, 5), (0.02, 8))  # share of the cells, and how many times the neighbours'
 _MOST_HEAVY, _CANDIDATES = 5, 50
 _HEAVY, _HEAVY_OF_FEW = 3.31, 9.0
-_CURVED, _FEWEST_CURVED = 0.1, 30
+_CURVED, _FEWEST_CURVED = (0.05, 0.1), 30
 
 
 def precision(values: Array, dtype: np.dtype[Any] | None = None) -> float | None:
@@ -131,13 +131,14 @@ def heavy_tailed(values: Array) -> bool:
 
 
 def curved(values: Array) -> bool:
-    """Whether the CDF of n ≥ 30 values differs somewhere from that of a normal by more than 0.1 and more than 1/√n.
+    """Whether the CDF of n ≥ 30 values differs somewhere from that of a normal by more than a threshold.
 
-    The normal has their mean and variance. Equal values count at the middle of their step of the CDF, so that rounding
-    makes little difference. False positives for normal values: fewer than 1 column in 100, and than 1 in 1,000 for n ≥
-    200.
+    The threshold is 1/√n up to n = 100, 0.1 up to n = 400, then 2/√n, and 0.05 from n = 1,600 on. The normal has their
+    mean and variance. Equal values count at the middle of their step of the CDF, so that rounding makes little
+    difference. False positives for normal values: fewer than 1 column in 100, and than 1 in 1,000 for n ≥ 200.
     """
     levels, counts = np.unique(_unit(values)[0], return_counts=True)
+    error = 1 / math.sqrt(len(values)) if len(values) else math.inf
     if len(values) < _FEWEST_CURVED or len(levels) < 3:
         return False
     mean = np.average(levels, weights=counts)
@@ -145,7 +146,7 @@ def curved(values: Array) -> bool:
     if not deviation > 0:
         return False
     shares, standard = (counts.cumsum() - counts / 2) / len(values), (levels - mean) / deviation
-    return bool(np.abs(shares - ndtr(standard)).max() > max(_CURVED, 1 / math.sqrt(len(values))))
+    return bool(np.abs(shares - ndtr(standard)).max() > max(error, np.clip(2 * error, *_CURVED)))
 
 
 def centre_and_scale(values: Array) -> tuple[float, float]:
