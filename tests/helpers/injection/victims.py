@@ -104,5 +104,6 @@ VICTIMS = {
     "exact EM": Victim(partial(fit_without_encoder, "EM")),
     "chains per row": Victim(partial(fit_without_encoder, "MonteCarloEM")),
     "a q per row": _vae(likelihood="Normal", inference="local"),
+    "an encoder's q, refined": _vae(likelihood="Poisson", inference="semi-amortised"),
     "weights with a posterior": _vae(binarise="afresh", max_value=16, inference="full-vb"),
 }
