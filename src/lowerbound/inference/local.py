@@ -120,7 +120,7 @@ class Table(nn.Module):
     @torch.no_grad()
     def mean(self) -> Tensor:
         """The mean ``[n]`` of the numbers of all rows that were visited."""
-        visited = (self.square > 0).any(1).to(self.value.dtype)
+        visited = (self.square.sum(1) > 0).to(self.value.dtype)
         return visited @ self.value / visited.sum().clamp(min=1)
 
 

@@ -179,7 +179,8 @@ class State:
 
     def first_not_finite(self) -> str:
         """The name of a tensor that is not finite; "" if all are."""
-        return next((name for name, value in self.tensors().items() if not value.isfinite().all()), "")
+        named = self.tensors().items()  # a sum needs no memory, but can overflow
+        return next((name for name, v in named if not v.sum().isfinite() and not v.isfinite().all()), "")
 
 
 def _rates(optimizer: torch.optim.Optimizer | None) -> list[float]:
@@ -204,10 +205,10 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | str) or is_number(value)
 
 
-def copied(tensors: Mapping[str, Tensor], over: Tensors | None = None) -> Tensors:
+def copied(tensors: Mapping[str, Tensor], over: Mapping[str, Tensor] | None = None) -> Tensors:
     """Copy tensors, so that later steps do not change them; ``over`` an earlier copy of the same, if there is one."""
-    if over is None or over.keys() != tensors.keys():
-        return {name: value.detach().clone() for name, value in tensors.items()}
-    for name, value in tensors.items():
-        over[name].copy_(value.detach())
-    return over
+    known = over or {}
+    return {
+        name: known[name].copy_(value.detach()) if name in known else value.detach().clone()
+        for name, value in tensors.items()
+    }
