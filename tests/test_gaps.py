@@ -19,7 +19,7 @@ from lowerbound.distributions import inverse_positive
 from lowerbound.evidence import LogLikelihood, bounds, gaps, log_likelihood
 from lowerbound.evidence.formatting import signed
 from lowerbound.evidence.gaps import Gaps, gap_report
-from lowerbound.inference import searched
+from lowerbound.inference import row_family
 from lowerbound.posteriors.normal import MIN_SCALE
 
 D, WIDE = 5, 1.3
@@ -102,9 +102,9 @@ def test_errors_of_means_over_draws_are_exact():
 
 def test_wrong_searches_are_rejected(rotated, monkeypatch):
     oracle, _ = rotated
-    right = searched.by_path
+    right = row_family.by_path
     with monkeypatch.context() as patch:  # a sign
-        patch.setattr(searched, "by_path", lambda *of: lambda out, noise: -right(*of)(out, noise))
+        patch.setattr(row_family, "by_path", lambda *of: lambda out, noise: -right(*of)(out, noise))
         assert off(report(rotated, steps=50, richer=()), oracle.diagonal_gap) > 5 * NATS
     with monkeypatch.context() as patch:
         patch.setattr(local_posteriors, "slope_of", lambda log_q, z: torch.zeros_like(z))  # no entropy

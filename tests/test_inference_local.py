@@ -16,7 +16,7 @@ import lowerbound as lb
 from lowerbound.cli import commands
 from lowerbound.draw import Batch
 from lowerbound.inference import Searched
-from lowerbound.inference.searched import RowFamily
+from lowerbound.inference.row_family import RowFamily
 from lowerbound.model import draw_from
 from lowerbound.objectives import elbo
 from lowerbound.training.bookkeeping import Progress, Snapshot
@@ -225,12 +225,16 @@ def test_a_batch_split_to_fit_in_memory_moves_the_same_rows():
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
 
 
-def test_the_command_line_fits_and_the_report_says_which_inference_it_was(tmp_path):
+def test_the_command_line_fits_and_the_report_says_which_inference_it_was(tmp_path, capsys):
     data, run = tmp_path / "rows.npy", tmp_path / "run"
     np.save(data, table())
     fit = ["fit", str(data), "--out", str(run), "--inference", "local", "--latent-dim", "2", "--epochs", "2"]
     commands([*fit, "--hidden", "8", "--likelihood", "Normal"], standalone_mode=False)
     assert json.loads((run / "config.json").read_text())["extra"]["parameters"]["inference"] == "local"
+    out = tmp_path / "z.npy"
+    commands(["encode", str(run), str(data), "--out", str(out)], standalone_mode=False)
+    assert "q(z|x) is found for each row by a local search of 100 steps, which starts at" in capsys.readouterr().err
+    assert np.load(out).shape == (143, 4)
     commands(["report", str(run), str(data)], standalone_mode=False)
     page = (run / "report.html").read_text()
     assert "<dt>Inference</dt><dd>local</dd>" in page.replace("\n", "")

@@ -199,13 +199,15 @@ def is_held_out(source: Any, part: str) -> bool:
     return isinstance(source, Dataset) and part == "test"
 
 
-def fitted(run: Path) -> VAE:
-    """Load the estimator saved in ``run``."""
+def fitted(run: Path, encodes: bool = True) -> VAE:
+    """Load the estimator saved in ``run``. ``encodes``: say how q(z|x) is found, if not by an encoder."""
     from lowerbound.estimators import VAE, load
 
     found = load(run)
     if not isinstance(found, VAE):
         raise FormatError(f"{run} holds a model that is not a VAE estimator; load it in Python with lowerbound.load.")
+    if encodes and hasattr(found, "posterior_") and found.posterior_.needs_model:
+        say(f"q(z|x) is {found.posterior_.how}; the model is not changed")
     return found
 
 

@@ -90,7 +90,7 @@ def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, a
     """
     from lowerbound.data import write
 
-    vae = fitted(run)
+    vae = fitted(run, encodes=False)
     if pairs and vae.schema_ is None:
         raise DataError(f"--given needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)

@@ -15,7 +15,8 @@ from lowerbound.draw import Batch
 from lowerbound.evidence.estimates import Array
 from lowerbound.evidence.importance import chunks
 from lowerbound.evidence.targets import Target, of_model
-from lowerbound.inference.searched import RowFamily, Searched, elbo_gradient
+from lowerbound.inference.row_family import RowFamily, elbo_gradient
+from lowerbound.inference.searched import Searched
 from lowerbound.local_posteriors import Gradient, LocalPosterior, Optimisation, moments
 from lowerbound.model import LatentVariableModel, nodes_of
 from lowerbound.posteriors import Posterior

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lowerbound.draw import Batch, Draw
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.inference.aevb import AEVB, AEVBProcedure, Optimizer, Penalty
-from lowerbound.inference.searched import RowFamily, Searched, without_encoder
+from lowerbound.inference.row_family import RowFamily
+from lowerbound.inference.searched import Searched, without_encoder
 from lowerbound.model import LatentVariableModel, draw_from
 from lowerbound.nn import Constant, Precision
 from lowerbound.objectives import elbo

@@ -8,16 +8,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lowerbound import distributions, posteriors
+from lowerbound import distributions
 from lowerbound.distributions import Distribution, generator
 from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.draw import Batch
-from lowerbound.gradients import by_family
-from lowerbound.local_posteriors import Gradient, Optimisation, by_path
-from lowerbound.mcmc import slope_of
-from lowerbound.model import LatentVariableModel, draw_from, with_prior
+from lowerbound.inference.row_family import RowFamily, elbo_gradient, unrolled_gradient
+from lowerbound.local_posteriors import Gradient, Optimisation
+from lowerbound.model import LatentVariableModel, draw_from
 from lowerbound.nn import Constant
-from lowerbound.objectives import elbo, elbo_sampled
+from lowerbound.objectives import elbo_sampled
 from lowerbound.posteriors import Posterior
 
 __all__ = ["Searched"]  # the part that models are saved with
@@ -25,81 +24,6 @@ __all__ = ["Searched"]  # the part that models are saved with
 Method = Literal["adam", "ascent", "unrolled"]
 _LONGEST = 1.0  # deviations by which the gradient alone moves q in a step of ascent, before the rate
 _CHECK = 32  # draws, at most, by which the end of a search is compared with its start
-
-
-class RowFamily(Posterior):
-    """A q for each row of a batch from the family of an encoder's ``posterior`` (merged with the prior, if that is).
-
-    ``out [B, n_outputs]`` are the numbers that the encoder would give. If the latents have encoders of their own,
-    ``out`` is added to the output of each one's network, so that a latent with parents still depends on them through
-    its network.
-    """
-
-    def __init__(self, posterior: Posterior, batch: Batch, prior: Distribution) -> None:
-        super().__init__(posterior.latent_dim, nn.Identity())
-        self.posterior, self.prior, self.context = posterior, prior, batch.context
-        apart = isinstance(posterior, posteriors.Latents) and not posterior.shared
-        self.several = posterior if isinstance(posterior, posteriors.Latents) and apart else None
-        if self.several is None:
-            self.start = posterior.outputs(batch.x, batch.mask, batch.context)
-        else:
-            self.features, self.mask = self.several.read(batch.x, batch.mask, batch.context)
-            self.start = batch.x.new_zeros(len(batch.x), self.n_outputs)
-
-    @property
-    def family_name(self) -> str:
-        return self.posterior.family_name
-
-    @property
-    def event(self) -> tuple[int, ...]:
-        return self.posterior.event
-
-    @property
-    def n_outputs(self) -> int:
-        parts = [self.posterior] if self.several is None else self.several.parts.values()
-        return sum(part.n_outputs for part in parts)
-
-    @property
-    def paths(self) -> tuple[bool, ...]:
-        return self.posterior.paths
-
-    def distribution(self, out: Tensor) -> Distribution:
-        if self.several is None:
-            return with_prior(self.posterior, self.posterior.distribution(out), self.prior)
-        return with_prior(self.several, self.several.given(self.features, self.mask, self.context, out), self.prior)
-
-    def noise(self, draws: int, rows: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        return self.posterior.noise(draws, rows, generator, dtype)
-
-
-def elbo_gradient(model: LatentVariableModel, batch: Batch, prior: Distribution, family: Posterior) -> Gradient:
-    """The gradient of the ELBO of each row: through the draws if all latents allow it, else ``by_family``."""
-    if all(family.paths):
-
-        def slope(z: Tensor) -> Tensor:
-            return model.slope(z, batch.x, batch.mask, batch.context) + slope_of(prior.log_prob, z)
-
-        path = by_path(slope, family)
-        return lambda out, noise: path(out, noise) / len(noise)
-
-    def gradient(out: Tensor, noise: Tensor) -> Tensor:
-        with torch.enable_grad():
-            there = draw_from(family.distribution(out), prior, model, batch, noise)
-            return torch.autograd.grad(by_family(there, elbo).sum(), out)[0]
-
-    return gradient
-
-
-def _unrolled(model: LatentVariableModel, batch: Batch, family: RowFamily) -> Gradient:
-    """The gradient of the ELBO of each row, which can itself be differentiated if gradients are enabled."""
-    again = torch.is_grad_enabled()
-
-    def gradient(out: Tensor, noise: Tensor) -> Tensor:
-        with torch.enable_grad():
-            there = draw_from(family.distribution(out), family.prior, model, batch, noise)
-            return torch.autograd.grad(elbo(there).sum(), out, create_graph=again)[0]
-
-    return gradient
 
 
 def _balanced(noise: Tensor, q: Distribution) -> Tensor:
@@ -160,6 +84,13 @@ class Searched(Posterior):
         return self.posterior.family_name
 
     @property
+    def how(self) -> str:
+        encoder, start = self.posterior.encoder, "the encoder's"
+        if isinstance(encoder, Constant):
+            start = "the mean of the fitted rows" if encoder.value.any() else "zeros"
+        return f"found for each row by a local search of {self.steps} steps, which starts at {start}"
+
+    @property
     def unconstrained(self) -> bool:
         return self.posterior.unconstrained
 
@@ -185,7 +116,9 @@ class Searched(Posterior):
             search = Optimisation(self.steps, self.draws, self.rate)
             end = search.run(elbo_gradient(model, batch, prior, family), family, start, rng, shared=True).end
         else:
-            gradient = _unrolled(model, batch, family) if unrolled else elbo_gradient(model, batch, prior, family)
+            gradient = (
+                unrolled_gradient(model, batch, family) if unrolled else elbo_gradient(model, batch, prior, family)
+            )
             end = self._ascended(gradient, family, start, rng)
         with torch.no_grad():
             draws = 2 * max(2, min(self.latent_dim, _CHECK // 2))

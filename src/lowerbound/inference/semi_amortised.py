@@ -12,7 +12,8 @@ from torch import Tensor
 from lowerbound.draw import Batch, Draw
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.inference.aevb import AEVB, AEVBProcedure, Optimizer
-from lowerbound.inference.searched import Method, Searched, elbo_gradient
+from lowerbound.inference.row_family import elbo_gradient
+from lowerbound.inference.searched import Method, Searched
 from lowerbound.model import LatentVariableModel, draw_from
 from lowerbound.nn import Precision
 from lowerbound.objectives import elbo

@@ -49,6 +49,11 @@ class Posterior(nn.Module, ABC):
         return self
 
     @property
+    def how(self) -> str:
+        """How q(z|x) is found, in words."""
+        return "amortised by an encoder"
+
+    @property
     def unconstrained(self) -> bool:
         """Whether each of its latents has a density at every real z, smooth enough for Hamiltonian paths."""
         return self.family.unconstrained

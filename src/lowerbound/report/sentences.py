@@ -16,9 +16,7 @@ import lowerbound
 from lowerbound import objectives
 from lowerbound.evidence import LogLikelihood, Verdict
 from lowerbound.evidence.verdict import draws_words, proposals_words
-from lowerbound.inference import Searched
 from lowerbound.likelihoods import Likelihood, Measure, Product
-from lowerbound.nn import Constant
 from lowerbound.report.facts import STOPPED, FittedVAE, Training, count_of, has_posterior, latents_of
 from lowerbound.storage.choice import in_words
 
@@ -223,15 +221,7 @@ def posterior_words(vae: FittedVAE) -> str:
     """Describe q(z|x)."""
     if not has_posterior(vae):
         return "none was learnt"
-    posterior = vae.posterior_
-    family = type(posterior.amortised).__name__
-    if not isinstance(posterior, Searched):
-        return f"{family}, amortised by an encoder"
-    encoder = posterior.posterior.encoder
-    start = "the encoder's" if not isinstance(encoder, Constant) else "zeros"
-    if isinstance(encoder, Constant) and encoder.value.any():
-        start = "the mean of the fitted rows"
-    return f"{family}, found for each row by a local search of {posterior.steps} steps, which starts at {start}"
+    return f"{type(vae.posterior_.amortised).__name__}, {vae.posterior_.how}"
 
 
 def _by_column(likelihood: Likelihood, names: Sequence[str] | None) -> str:
