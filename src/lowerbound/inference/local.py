@@ -115,7 +115,7 @@ class Table(nn.Module):
         before, square = self.square.index_select(0, index), gradient.square()
         square = torch.where(before > 0, torch.lerp(before, square, 1 - _DECAY), square)
         moved = at + rate * gradient / (square.sqrt() + _LEAST)
-        self.value.index_copy_(0, index, torch.where(real, moved, at))
+        self.value.index_copy_(0, index, moved)
         self.square.index_copy_(0, index, torch.where(real, square, before))
 
     @torch.no_grad()

@@ -116,10 +116,8 @@ class Searched(Posterior):
             search = Optimisation(self.steps, self.draws, self.rate)
             end = search.run(elbo_gradient(model, batch, prior, family), family, start, rng, shared=True).end
         else:
-            gradient = (
-                unrolled_gradient(model, batch, family) if unrolled else elbo_gradient(model, batch, prior, family)
-            )
-            end = self._ascended(gradient, family, start, rng)
+            make = unrolled_gradient if unrolled else elbo_gradient
+            end = self._ascended(make(model, batch, prior, family), family, start, rng)
         with torch.no_grad():
             draws = 2 * max(2, min(self.latent_dim, _CHECK // 2))
             noise = _balanced(family.noise(draws, 1, rng, start.dtype), family.distribution(start))
