@@ -210,6 +210,26 @@ def test_a_fit_cut_short_resumes_to_the_same_bytes(step, tmp_path):
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
+def test_a_last_phase_on_all_rows_moves_those_that_were_held_out(tmp_path):
+    def fit(run, callbacks=()):
+        x = torch.tensor(table()).float()
+        with lb.nn.seeded(0):
+            likelihood = lb.likelihoods.Normal("dimension", (5,))
+            model = lb.LatentVariableModel(lb.priors.Normal(2), lb.nn.MLP((2,), (5,), (8,)), likelihood)
+        inference = lb.Local(lb.posteriors.DiagonalNormal(2, lb.nn.Identity()))
+        options = {"epochs": 3, "batch_size": 20, "finish": 20, "run_dir": run, "checkpoint_every": 5}
+        return lb.fit(model, x, inference, callbacks=callbacks, **options)
+
+    visited = []
+    fit(tmp_path / "whole", [lambda event: visited.append(int(event.state.modules["table"].square.any(1).sum()))])
+    assert 129 in visited  # of 143 rows, after 14 are held out
+    assert visited[-1] == 143
+    with pytest.raises(Stop):
+        fit(tmp_path / "cut", [stop_at(27)])
+    fit(tmp_path / "cut")
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
 def test_a_batch_split_to_fit_in_memory_moves_the_same_rows():
     x = table().astype(np.float32)
     found = []

@@ -66,7 +66,8 @@ class Querying(Fitted):
         Both use importance sampling with ``samples`` draws of the latents per row. Rows with too few effective draws
         get a proposal fitted to the row, then more draws and a better proposal, then MCMC chains. Chains are slow;
         ``refine`` turns them on or off (default: on for ``draws``, off for best values). A warning is given for rows
-        that still have too few effective draws, and for cells that stay missing.
+        that still have too few effective draws, and for cells that stay missing. Without an encoder, q(z|x) is found by
+        a local search for each row.
 
         ``keep``: which of the columns that the model was not fitted to are in the result (default: all).
 

@@ -44,7 +44,7 @@ class Scoring(Fitted):
 
         Each row gets 100 draws from q(z|x). Rows with fewer than 3 effective draws get 1,000, half of them from a
         proposal fitted to the row; a warning counts rows for which this is still too few. ``samples``: use this number
-        of draws from q for all rows instead.
+        of draws from q for all rows instead. Without an encoder, q(z|x) is found by a local search for each row.
 
         For a table it is log p of the observed cells (0 if there are none). Densities are in the columns' own units or,
         with ``standardised``, per unit of their spread. ``keep``: columns of the frame ``X``; the result is then a

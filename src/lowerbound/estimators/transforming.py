@@ -50,8 +50,9 @@ class Transforming(Fitted, ClassNamePrefixFeaturesOutMixin, TransformerMixin):  
     def encode(self, X: ArrayLike, context: ArrayLike | None = None, keep: Sequence[Name] = ()) -> Any:
         """Mean and standard deviation of q(z|x) per row, an ``Encoding``; from 1,000 draws if there is no closed form.
 
-        For a row without observed values they are those of the prior. ``keep``: columns of the frame ``X``; the result
-        is then a frame of these and of mean0, …, sd0, ….
+        For a row without observed values they are those of the prior. If the inference learnt no encoder, q(z|x) is
+        found by a local search for each row, which does not change the model. ``keep``: columns of the frame ``X``; the
+        result is then a frame of these and of mean0, …, sd0, ….
         """
         x = self._checked(X, kept=keep)
         out = [
