@@ -202,3 +202,18 @@ def test_the_command_line_says_how_long_and_what_was_chosen(tmp_path, capsys):
         "it would take at most 5,000 steps, and end after 800 without a better objective of the held-out rows" in said
     )
     assert "then half as many (at least 500) on all rows" in said
+
+
+def test_a_table_of_many_rows_has_a_flow_as_prior_unless_one_is_given():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(500, 3)), columns=list("abc"))
+
+    def prior(rows: int = 500, **arguments: object) -> tuple[str, str | None]:
+        vae = lb.VAE(2, hidden=(8,), epochs=1, random_state=0, **arguments).fit(frame[:rows])
+        said = vae.chosen_.get("prior")
+        return type(vae.model_.prior).__name__, None if said is None else said.why
+
+    assert prior() == ("Flow", "a table of at least 500 rows")
+    assert prior(499) == prior(prior="Normal") == prior(inference="local") == ("Normal", None)
+    assert prior(posterior="Bernoulli", draws=2) == ("Bernoulli", None)
+    assert type(lb.VAE(2, hidden=(8,), epochs=1).fit(frame.to_numpy()).model_.prior).__name__ == "Normal"

@@ -44,7 +44,8 @@ _FIT_OPTIONS = (
     click.option(
         "--prior",
         default=None,
-        help="Prior of the latents: Normal, LearnedNormal, VampPrior, …  [default: matches the posterior]",
+        help="Prior of the latents: Normal, LearnedNormal, VampPrior, …  "
+        "[default: matches the posterior; Flow for tables of 500 rows or more]",
     ),
     click.option("--posterior", default="DiagonalNormal", help="Approximate posterior: DiagonalNormal, Bernoulli, …"),
     click.option(

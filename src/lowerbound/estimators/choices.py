@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from lowerbound.estimators.defaults import takes_flow
 from lowerbound.storage.choice import Choice as Choice
 
 Auto = Literal["auto"]
@@ -28,6 +29,7 @@ _STEPS, _EPOCHS = 5_000, 60  # the most steps, or epochs if these are more
 _WAIT, _WAIT_EPOCHS = 800, 5  # steps without improvement, or epochs if these are more
 LAST_STEPS = 500
 """The least number of steps of a last phase on all rows."""
+_FLOW_ROWS = 500  # with 200 rows, a flow has a lower held-out bound than N(0, I)
 _FIXED = 1_000  # steps if no rows are held out
 
 
@@ -69,6 +71,13 @@ def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice
     found["epochs"] = _epochs(most, steps, least)
     found["patience"] = _epochs(_WAIT, steps, _WAIT_EPOCHS)
     return {name: found[name] for name in names}
+
+
+def choose_prior(given: Mapping[str, Any], rows: int) -> dict[str, Choice]:
+    """The prior of a table's latents, if it is not ``given`` and there are enough rows for one that is learnt."""
+    if given["prior"] is not None or rows < _FLOW_ROWS or not takes_flow(given["posterior"]):
+        return {}
+    return {"prior": Choice("Flow", f"a table of at least {_FLOW_ROWS} rows")}
 
 
 def _epochs(due: int, steps: int, least: int) -> Choice:

@@ -90,6 +90,12 @@ def build_prior(prior: str | Prior | None, posterior: Posterior, shape: tuple[in
     return made
 
 
+def takes_flow(posterior: Any) -> bool:
+    """Whether a posterior is one of the library's, over real numbers, so that its prior may be a ``Flow``."""
+    family = getattr(find("posteriors", posterior), "family", None) if isinstance(posterior, str) else None
+    return family is not None and family.domain == priors.Flow.family.domain
+
+
 def _default_prior(domain: Domain | None) -> type[Prior]:
     """The prior that says it is the default for latents of these values, or N(0, I)."""
     for name in names("priors"):

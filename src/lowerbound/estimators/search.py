@@ -20,10 +20,9 @@ from lowerbound import inference
 from lowerbound.checks import OBJECT, TEXT, TRUTH, Check, check_fields, is_list, is_number, is_whole, whole
 from lowerbound.errors import DataError, DivergedError
 from lowerbound.estimators.choices import SEARCHED, Choice, is_auto
-from lowerbound.estimators.defaults import part_of
+from lowerbound.estimators.defaults import part_of, takes_flow
 from lowerbound.estimators.learning import is_aevb, is_own, name_of
 from lowerbound.objectives import why_no_bound
-from lowerbound.priors import Flow
 from lowerbound.row_source import RowSource
 from lowerbound.storage import checkpoints
 from lowerbound.storage.files import atomic_write, locked
@@ -103,19 +102,13 @@ def candidates(given: Mapping[str, Any]) -> list[dict[str, Any]]:
 def searched(given: Mapping[str, Any]) -> tuple[str, ...]:
     """The arguments that a search may change: not a prior that was given, nor what own networks determine."""
     fixed: set[str] = set()
-    if given["prior"] is not None or not _is_real(given["posterior"]):
+    if given["prior"] is not None or not takes_flow(given["posterior"]):
         fixed.add("prior")
     if given["encoder"] is not None or given["decoder"] is not None:
         fixed |= {"hidden", "latent_dim"}
     if given["network"] != "mlp":
         fixed.add("hidden")
     return tuple(name for name in SEARCHED if name not in fixed)
-
-
-def _is_real(posterior: Any) -> bool:
-    """Whether a posterior is one of the library's, over real numbers, so that it may have another prior."""
-    family = getattr(part_of("posteriors", posterior), "family", None) if isinstance(posterior, str) else None
-    return family is not None and family.domain == Flow.family.domain
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
-from lowerbound.estimators.choices import LAST_STEPS, Auto, Choice, choose, is_auto
+from lowerbound.estimators.choices import LAST_STEPS, Auto, Choice, choose, choose_prior, is_auto
 from lowerbound.estimators.defaults import sample_dtype
 from lowerbound.estimators.learning import default_draws, inference_for, is_aevb, name_of, taken_by
 from lowerbound.estimators.parameters import check_parameters, whole
@@ -64,7 +64,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     hidden, activation : sizes of the encoder's hidden layers, which the decoder mirrors; "SiLU", "Tanh", …
     encoder, decoder : your own modules, ``[B, *X] → [B, 2d]`` and ``[N, d] → [N, P, *X]``.
     prior, posterior : names in ``lowerbound.priors`` and ``.posteriors``. ``prior`` may also be a ``Prior`` (None:
-        chosen to suit the posterior), and ``posterior`` a function (latent_dim, encoder=…) → ``Posterior``.
+        chosen to suit the posterior; a ``Flow`` for tables of 500 rows or more), and ``posterior`` a function
+        (latent_dim, encoder=…) → ``Posterior``.
     objective : "elbo", "elbo_sampled", "elbo_entropy", "iwae", or a function of a ``Draw``. "auto" is "iwae" with 20
         draws if values are missing (MIWAE: Mattei & Frellsen 2019), else "elbo".
     gradient : a name or function in ``lowerbound.gradients`` (None: chosen to suit the posterior).
@@ -220,12 +221,13 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError, *ended):
             x = self._checked(X, reset=True)
             beside = inputs.context(context, len(x))
-            rows = self._start(x, beside, self._seed(run, resume))
-            self.chosen_ = self._choose(len(rows))
+            prior = self._chosen_prior(x, beside)
+            rows = self._start(x, beside, self._seed(run, resume), prior)
+            self.chosen_ = self._choose(len(rows)) | prior
             if self.search is not None:
                 start = methodcaller("_start", x, beside, self.seed_)
                 found = search(self, start, rows, run, resume, checkpoint_every)
-                self._start(x, beside, self.seed_, {name: choice.value for name, choice in found.items()})
+                self._start(x, beside, self.seed_, found)
                 self.chosen_ |= found
             self._learn(rows, run, resume, checkpoint_every)
         return self
@@ -414,11 +416,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         x: RowArray,
         context: NDArray[Any] | None = None,
         seed: int | None = None,
-        found: Mapping[str, Any] | None = None,
+        chosen: Mapping[str, Choice] | None = None,
     ) -> Rows:
         """Build the model for rows like ``x``, and return the rows to fit. If this fails, no attribute is changed.
 
-        ``found``: arguments that a search found.
+        ``chosen``: values of arguments that shape the model.
         """
         seed = inputs.seed(self.random_state) if seed is None else seed
         max_value = (255.0 if x.dtype == np.uint8 else 1.0) if self.max_value is None else float(self.max_value)
@@ -429,7 +431,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         else:
             likelihood = likelihood_of_table(self.schema_, self.missing)
         rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
-        model, posterior = build(self.get_params(deep=False) | dict(found or {}), rows, likelihood, self.schema_, seed)
+        given = self.get_params(deep=False) | {name: choice.value for name, choice in (chosen or {}).items()}
+        model, posterior = build(given, rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
         self.has_missing_ = rows.has_missing
@@ -466,6 +469,12 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     def _choose(self, rows: int) -> dict[str, Choice]:
         """Values for the arguments that are "auto"."""
         return choose(self.get_params(deep=False), rows, self.schema_ is not None)
+
+    def _chosen_prior(self, x: RowArray, context: NDArray[Any] | None) -> dict[str, Choice]:
+        """The prior, if the number of rows decides it: for tables without a context, learnt by AEVB."""
+        if self.schema_ is None or context is not None or self.search is not None or not is_aevb(self.inference):
+            return {}
+        return choose_prior(self.get_params(deep=False), len(x))
 
     def _settings(self) -> dict[str, Any]:
         """The arguments, with what was chosen in place of "auto"."""
