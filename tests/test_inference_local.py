@@ -286,7 +286,7 @@ def test_latents_with_encoders_of_their_own_are_refused():
 
 
 def refined(oracle: PPCA, widen: float, **settings) -> Searched:
-    return lb.SemiAmortised(oracle.posterior(widen), **settings).posterior
+    return lb.SemiAmortised(oracle.posterior(widen), step_rate=0.5, **settings).posterior
 
 
 @pytest.mark.parametrize("unrolled", [False, True])

@@ -40,7 +40,7 @@ class SemiAmortised:
     amortised: Posterior
     steps: int = 5
     step_draws: int = 4
-    step_rate: float = 0.5
+    step_rate: float = 0.1
     unrolled: bool = False
     objective: Objective = elbo
     draws: int = 1
