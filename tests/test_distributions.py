@@ -1044,3 +1044,19 @@ def test_a_draw_of_normals_has_its_density_from_its_noise_too():
         z = q.sample(noise)
         with torch.no_grad():
             torch.testing.assert_close(q.log_prob_of_sample(z, noise), q.log_prob(z))
+
+
+@pytest.mark.parametrize("kind", ["realnvp", "nsf"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_the_inverse_of_a_chain_of_two_groups_undoes_it(kind, dim):
+    with seeded(0):
+        chain = Transforms(dim, kind, 4, (8,)).double()
+        for parameter in chain.parameters():
+            nn.init.normal_(parameter, std=0.4)
+    x = torch.randn(7, 3, dim, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    y, log_det = chain(x, None)
+    again, log_det_inverse = chain(y, None, inverse=True)
+    torch.testing.assert_close(again, x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(log_det_inverse, -log_det, rtol=1e-6, atol=1e-6)
+    jacobian = torch.autograd.functional.jacobian(lambda each: chain(each, None, inverse=True)[0], y[0, 0].detach())
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det_inverse[0, 0], rtol=1e-6, atol=1e-6)

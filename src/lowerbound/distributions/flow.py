@@ -29,7 +29,7 @@ class Transforms(nn.Module):
     context. Every second map has the groups in reverse order. The chain is initialised as the identity.
 
     - "iaf": affine; each dimension is a group; one network pass forwards, d passes for the inverse. Kingma et al. 2016.
-    - "realnvp": affine; two groups; one pass forwards, two for the inverse. Dinh et al. 2017.
+    - "realnvp": affine; two groups; one pass forwards, two for the inverse (one without a context). Dinh et al. 2017.
     - "nsf": as "realnvp", with rational quadratic splines on [−5, 5]. Durkan et al. 2019.
     """
 
@@ -52,11 +52,22 @@ class Transforms(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """The image of ``x […, d]`` and the log-determinant of the Jacobian, ``[…]``."""
+        if inverse and self.groups <= 2 and context is None:
+            return self._inverse(x)
         maps = _zuko()
         steps = [partial(self._map, network, context) for network in self.networks]
         chain = maps.ComposedTransform(*[maps.AutoregressiveTransform(step, self.groups) for step in steps])
         image, log_det = (chain.inv if inverse else chain).call_and_ladj(x)
         return image, log_det
+
+    def _inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse, with one network pass per map for all rows: without a context, the first group has one map."""
+        log_det = torch.zeros_like(y[..., 0])
+        for network in reversed(self.networks):
+            first = self._map(network, None, y.new_zeros(self.dim)).inv(y)  # right in the first group alone
+            y, change = self._map(network, None, first).inv.call_and_ladj(y)
+            log_det = log_det + change
+        return y, log_det
 
     def _map(self, network: nn.Module, context: Tensor | None, x: Tensor) -> Any:
         """The map of each dimension, given the groups before it in ``x``."""
