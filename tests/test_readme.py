@@ -177,9 +177,9 @@ def test_the_table_of_speed_is_that_of_its_results(monkeypatch):
 
 def test_the_table_of_imputers_is_that_of_its_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from table_peers.page import readme_table
+    from table_defaults.page import readme_table
 
-    assert readme_table(json.loads((ROOT / "benchmarks/results/tables.json").read_text())) in README
+    assert readme_table(json.loads((ROOT / "benchmarks/results/tables_defaults.json").read_text())) in README
 
 
 def test_the_counts_of_the_fault_campaign_are_those_of_its_results():

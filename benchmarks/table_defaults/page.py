@@ -50,6 +50,7 @@ SUMMARY = {  # key → (title, how it is written)
         "distance_ratio": ("distance ratio", "{:.2f}"),
     },
 }
+FEWEST_LINES = 20  # for the README
 DETAILS = {  # of every line and method
     "impute": (
         ("Error", ("error",), "{:.3f}"),
@@ -81,6 +82,21 @@ def page(result: dict[str, Any]) -> str:
         *record.footer(result),
     ]
     return "\n".join(lines) + "\n"
+
+
+def readme_table(result: dict[str, Any]) -> str:
+    """The standings of imputers, for the README; of methods that completed 20 or more tables."""
+    lines = [
+        "| imputer, by its defaults | mean rank | within 5 % of the best | worst ratio to the best "
+        "| coverage of 90 % intervals | median seconds | lines |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, each in result["tasks"]["impute"]["standings"].items():
+        if each["finished"] >= FEWEST_LINES:
+            coverage = f"{each['coverage_5']:.1%}" if "coverage_5" in each else ""
+            figures = f"{each['mean_rank']:.2f} | {each['near']:.0%} | {each['worst']:.2f} | {coverage}"
+            lines.append(f"| {method} | {figures} | {each['seconds']:.0f} | {each['lines']} |")
+    return "\n".join(lines)
 
 
 def _standings(task: str, part: dict[str, Any]) -> list[str]:

@@ -169,19 +169,3 @@ def _over(over: dict[str, Any] | None, where: str) -> list[str]:
 def _mean(each: dict[str, Any], digits: int = 3) -> str:
     spread = "" if each["deviation"] is None else f" ± {each['deviation']:.{digits}f}"
     return f"{each['mean']:.{digits}f}{spread}"
-
-
-def readme_table(result: dict[str, Any]) -> str:
-    """Errors beside the best peer's, for the README: of 20 % missing cells, and of half of breast cancer's."""
-    parts = result["parts"]
-    rows = {f"{NAMES[name]}, 20 %": parts[name]["20"] for name in ("adult", "wine", "credit")}
-    rows["breast cancer, 50 %"] = parts["breast"]["further"]
-    lines = [
-        "| missing cells of | lowerbound, settings per table | best other imputer | difference, paired over masks |",
-        "|---|---|---|---|",
-    ]
-    for name, part in rows.items():
-        best, methods = part["over_best"], part["methods"]
-        pair = f"{methods['lowerbound']['mean']:.4f} | {methods[best['peer']]['mean']:.4f}, {best['peer']}"
-        lines.append(f"| {name} | {pair} | {best['mean']:+.4f} [{best['low']:+.4f}, {best['high']:+.4f}] |")
-    return "\n".join(lines).replace("-0.", "−0.")
