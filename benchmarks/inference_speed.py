@@ -142,24 +142,21 @@ def spread(ratios: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
+def table(what: str, found: Mapping[str, Any], times: tuple[str, str], columns: tuple[str, str, str]) -> list[str]:
+    """A line for each of ``found``: its two times in ms, and their ratio."""
+    lines = [f"| {what} | {' | '.join(columns)} [lowest, highest] |", "|---|---|---|---|"]
+    for name, each in found.items():
+        first, second = (f"{1e3 * each[key]:.1f}" for key in times)
+        lines.append(f"| {name} | {first} | {second} | {each['ratio']:.2f} [{each['low']:.2f}, {each['high']:.2f}] |")
+    return lines
+
+
 def page(result: Mapping[str, Any]) -> str:
-    lines = [
-        "# EM and Hamiltonian chains: processor time",
-        "",
-        "| EM of | lowerbound, ms per iteration | scikit-learn, ms per iteration | ratio [lowest, highest] |",
-        "|---|---|---|---|",
-    ]
-    for name, each in result["em"].items():
-        times = f"{1e3 * each['lowerbound']:.1f} | {1e3 * each['scikit-learn']:.1f}"
-        lines.append(f"| {name} | {times} | {each['ratio']:.2f} [{each['low']:.2f}, {each['high']:.2f}] |")
-    lines += [
-        "",
-        "| chains per row | a transition, ms | its products, ms | share [lowest, highest] |",
-        "|---|---|---|---|",
-    ]
-    for chains, each in result["chains"].items():
-        times = f"{1e3 * each['transition']:.1f} | {1e3 * each['products']:.1f}"
-        lines.append(f"| {chains} | {times} | {each['ratio']:.2f} [{each['low']:.2f}, {each['high']:.2f}] |")
+    lines = ["# EM and Hamiltonian chains: processor time", ""]
+    columns = ("lowerbound, ms per iteration", "scikit-learn, ms per iteration", "ratio")
+    lines += table("EM of", result["em"], ("lowerbound", "scikit-learn"), columns)
+    columns = ("a transition, ms", "its products, ms", "share")
+    lines += ["", *table("chains per row", result["chains"], ("transition", "products"), columns)]
     lines += [
         "",
         f"- EM: {result['rows']:,} rows of {COLUMNS} values in double precision, {COMPONENTS} components or {FACTORS} "

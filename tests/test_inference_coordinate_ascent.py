@@ -322,7 +322,7 @@ def test_a_node_of_ones_own_says_its_parameters_and_statistics():
     nodes = BayesianMixture(GammaPoisson(torch.tensor([[1.0, -0.5]])))  # a = 2, b = ½
     rows = lb.data.Rows(torch.tensor(x), dtype=torch.float64)
     model = lb.LatentVariableModel(lb.priors.Categorical(1, 1), lb.nn.Table(1, (1,)), lb.likelihoods.Poisson()).double()
-    with pytest.raises(NotImplementedError, match="GammaPoisson says no likelihood: give fit a model of your own"):
+    with pytest.raises(NotImplementedError, match="GammaPoisson defines no likelihood: give fit a model of your own"):
         nodes.model()
     records = lb.fit(model, rows, lb.CoordinateAscent(nodes), epochs=2, validation=0).history.records
     natural = nodes.components.natural[0]

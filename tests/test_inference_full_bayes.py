@@ -316,7 +316,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         lb.FullVB(learning, draws=0)
     with pytest.raises(ValueError, match="leave compile out of its AEVB"):
         lb.FullVB(lb.AEVB(posterior, compile=True))
-    with pytest.raises(ValueError, match=r"no mean over the draws of z.*give local=False"):
+    with pytest.raises(ValueError, match=r"must be a mean over the draws of z, as elbo is; give local=False"):
         lb.FullVB(lb.AEVB(posterior, objective=lb.objectives.iwae, draws=2), local=True)
     with pytest.raises(ValueError, match="weights is of another model"):
         lb.FullVB(learning, WeightPosterior(regression()[0])).start(model, lb.data.Rows(torch.zeros(5, 6)))

@@ -17,8 +17,8 @@ class RowSource(Protocol):
     """Rows by number, given in batches on one device.
 
     Subclasses implement all members but ``order`` and ``total``, which have defaults; a ``subset`` whose batches keep
-    the numbers of the whole has the whole's ``total``. ``lowerbound.data.Rows`` is the source for
-    arrays in memory, memory-mapped files, sparse matrices and torch's ``Dataset``.
+    the numbers of the whole has the whole's ``total``. ``lowerbound.data.Rows`` is the source for arrays in memory,
+    memory-mapped files, sparse matrices and torch's ``Dataset``.
     """
 
     dtype: torch.dtype

@@ -81,6 +81,11 @@ def fit_vae(name: str, run: Path, callbacks: Callbacks = [], epochs: int = EPOCH
     return vae.fit(rows(name), run_dir=run, checkpoint_every=EVERY)
 
 
+def _fit(run: Path, model: lb.LatentVariableModel, data: Any, inference: Any, **options: Any) -> lb.Fit:
+    """A fit on one thread, with a checkpoint every few steps."""
+    return lb.fit(model, data, inference, batch_size=BATCH, threads=1, run_dir=run, checkpoint_every=EVERY, **options)
+
+
 def fit_parts(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
     """A model of parts, with dropout, in double precision, by SGD with momentum, without validation."""
     with lb.nn.seeded(0):
@@ -93,17 +98,14 @@ def fit_parts(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.
     )
     optimizer = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
     inference = lb.AEVB(posterior, learning_rate=lb.training.WarmUp(3, 1e-2), optimizer=optimizer)
-    return lb.fit(
+    return _fit(
+        run,
         model,
         data,
         inference,
         epochs=epochs,
-        batch_size=BATCH,
         validation=0,
-        threads=1,
         callbacks=callbacks,
-        run_dir=run,
-        checkpoint_every=EVERY,
     )
 
 
@@ -113,18 +115,15 @@ def fit_finish(run: Path, callbacks: Callbacks = [], epochs: int = 3) -> lb.Fit:
         encoder = lb.nn.MLP((5,), (6,), (16,), linear=True)
         likelihood = lb.likelihoods.Normal("dimension", (5,))
         model = lb.LatentVariableModel(lb.priors.Normal(3), lb.nn.MLP((3,), (5,), (16,)), likelihood)
-    return lb.fit(
+    return _fit(
+        run,
         model,
         rows("normal"),
         lb.AEVB(lb.posteriors.DiagonalNormal(3, encoder)),
         epochs=epochs,
-        batch_size=BATCH,
         validation=0.1,
         finish=20,
-        threads=1,
         callbacks=callbacks,
-        run_dir=run,
-        checkpoint_every=EVERY,
     )
 
 
@@ -146,33 +145,27 @@ def fit_wake_sleep(method: Any, run: Path, callbacks: Callbacks = [], epochs: in
         model = lb.LatentVariableModel(prior, lb.nn.MLP((2,), (5,), (16,)), likelihood, parents=["z"])
     x = rows("normal")
     x[::7, 1] = np.nan
-    return lb.fit(
+    return _fit(
+        run,
         model,
         x,
         method(posterior, draws=2),
         epochs=epochs,
-        batch_size=BATCH,
         validation=0.1,
-        threads=1,
         callbacks=callbacks,
-        run_dir=run,
-        checkpoint_every=EVERY,
     )
 
 
 def fit_em(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.Fit:  # noqa: B006
     """A mixture of normals of full covariance, by exact EM."""
     x = rows("normal")
-    return lb.fit(
+    return _fit(
+        run,
         lb.recipes.gaussian_mixture(x, 2),
         lb.data.Rows.from_array(x, dtype=torch.float64),
         lb.EM(),
         epochs=epochs,
-        batch_size=BATCH,
-        threads=1,
         callbacks=callbacks,
-        run_dir=run,
-        checkpoint_every=EVERY,
     )
 
 
@@ -182,16 +175,13 @@ def fit_mcem(run: Path, callbacks: Callbacks = [], epochs: int = EPOCHS) -> lb.F
         decoder, likelihood = lb.nn.MLP((2,), (5,), (16,)), lb.likelihoods.Normal("dimension", (5,))
     x = rows("normal")
     x[::7, 1] = np.nan
-    return lb.fit(
+    return _fit(
+        run,
         lb.LatentVariableModel(lb.priors.Normal(2), decoder, likelihood),
         x,
         lb.MonteCarloEM(leapfrogs=3, pilot=2, transitions=2, chains=2),
         epochs=epochs,
-        batch_size=BATCH,
-        threads=1,
         callbacks=callbacks,
-        run_dir=run,
-        checkpoint_every=EVERY,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from lowerbound.estimators.defaults import takes_flow
+from lowerbound.estimators.learning import is_aevb
 from lowerbound.storage.choice import Choice as Choice
 
 Auto = Literal["auto"]
@@ -74,8 +75,12 @@ def choose(given: Mapping[str, Any], rows: int, table: bool) -> dict[str, Choice
 
 
 def choose_prior(given: Mapping[str, Any], rows: int) -> dict[str, Choice]:
-    """The prior of a table's latents, if it is not ``given`` and there are enough rows for one that is learnt."""
-    if given["prior"] is not None or rows < _FLOW_ROWS or not takes_flow(given["posterior"]):
+    """The prior of a table without a context, if none is ``given`` and there are enough rows for one that is learnt.
+
+    A search compares priors by itself.
+    """
+    free = given["prior"] is None and given["search"] is None and is_aevb(given["inference"])
+    if rows < _FLOW_ROWS or not free or not takes_flow(given["posterior"]):
         return {}
     return {"prior": Choice("Flow", f"a table of at least {_FLOW_ROWS} rows")}
 

@@ -64,6 +64,11 @@ class Fitted(ABC):
         self._posterior = posterior
 
     @property
+    def inference_(self) -> str:
+        """The name of the inference."""
+        return name_of(self.inference)
+
+    @property
     def _event(self) -> tuple[int, ...]:
         """The shape of z."""
         return self.model_.prior.event if self._posterior is None else self._posterior.event

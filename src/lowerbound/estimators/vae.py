@@ -221,7 +221,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError, *ended):
             x = self._checked(X, reset=True)
             beside = inputs.context(context, len(x))
-            prior = self._chosen_prior(x, beside)
+            prior = {} if self.schema_ is None or beside is not None else choose_prior(self.get_params(False), len(x))
             rows = self._start(x, beside, self._seed(run, resume), prior)
             self.chosen_ = self._choose(len(rows)) | prior
             if self.search is not None:
@@ -455,11 +455,6 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         return "iwae" if self.has_missing_ and not self.free_bits else "elbo"
 
     @property
-    def inference_(self) -> str:
-        """The name of the inference."""
-        return name_of(self.inference)
-
-    @property
     def draws_(self) -> int:
         """The number of draws, with None resolved."""
         if self.draws is not None:
@@ -469,12 +464,6 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     def _choose(self, rows: int) -> dict[str, Choice]:
         """Values for the arguments that are "auto"."""
         return choose(self.get_params(deep=False), rows, self.schema_ is not None)
-
-    def _chosen_prior(self, x: RowArray, context: NDArray[Any] | None) -> dict[str, Choice]:
-        """The prior, if the number of rows decides it: for tables without a context, learnt by AEVB."""
-        if self.schema_ is None or context is not None or self.search is not None or not is_aevb(self.inference):
-            return {}
-        return choose_prior(self.get_params(deep=False), len(x))
 
     def _settings(self) -> dict[str, Any]:
         """The arguments, with what was chosen in place of "auto"."""

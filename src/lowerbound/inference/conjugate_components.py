@@ -33,7 +33,7 @@ class Component(Node):
     def likelihood(self) -> likelihoods.Likelihood:
         """The likelihood of a mixture whose components have parameters of their own, as a ``nn.Table`` holds them."""
         raise NotImplementedError(
-            f"{type(self).__name__} says no likelihood: give fit a model of your own, or write its likelihood and "
+            f"{type(self).__name__} defines no likelihood: give fit a model of your own, or define its likelihood and "
             "moments."
         )
 

@@ -38,7 +38,9 @@ class CoordinateAscent:
 
     def __post_init__(self) -> None:
         if self.forgetting is not None and not 0.5 < self.forgetting <= 1:
-            raise ValueError(f"forgetting must be above 0.5, and 1 at most, got {self.forgetting}; None is no step.")
+            raise ValueError(
+                f"forgetting must be above 0.5 and at most 1, or None for one update per epoch; got {self.forgetting}."
+            )
         if self.delay < 1:
             raise ValueError(f"delay must be at least 1, got {self.delay}.")
 

@@ -61,7 +61,10 @@ class FullVB:
         if self.learning.compile:
             raise ValueError("FullVB does not compile its steps: leave compile out of its AEVB.")
         if self.local and not is_mean(self.learning.objective):
-            raise ValueError("the objective is no mean over the draws of z, which need one θ then: give local=False.")
+            raise ValueError(
+                "with local=True each draw of z has a θ of its own, so the objective must be a mean over the draws of "
+                "z, as elbo is; give local=False."
+            )
 
     @property
     def is_local(self) -> bool:

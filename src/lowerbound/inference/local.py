@@ -35,9 +35,8 @@ class Local:
     ``local_rate`` and one gradient for each visit of a row. The model learns as by ``AEVB``, whose settings these are.
 
     A row that is not in the table gets its q by a local search of ``search_steps`` steps with the model as it is:
-    ``posterior`` is a ``Searched``. For rows that are held out in the fit, the search is a fifth as long
-    and by ascent.
-    Hoffman et al. 2013.
+    ``posterior`` is a ``Searched``. For rows that are held out in the fit, the search has a fifth of the steps, along
+    the gradient. Hoffman et al. 2013.
     """
 
     family: Posterior
@@ -109,7 +108,7 @@ class Table(nn.Module):
             self.register_buffer(name, torch.zeros(rows, n))
 
     @torch.no_grad()
-    def ascend(self, batch: Batch, at: Tensor, gradient: Tensor, rate: Tensor) -> None:
+    def update(self, batch: Batch, at: Tensor, gradient: Tensor, rate: Tensor) -> None:
         """Move the rows of ``batch`` from ``at [B, n]`` along the ``gradient [B, n]`` of each row's objective."""
         index, real = batch.index, (batch.weight > 0).unsqueeze(1)
         before, square = self.square.index_select(0, index), gradient.square()
@@ -158,7 +157,7 @@ class LocalProcedure(Procedure):
         for part, at in self._at:
             assert at.grad is not None
             weight = torch.where(part.weight > 0, part.weight, 1).unsqueeze(1)
-            self.table.ascend(part, at.detach(), -at.grad / weight, scalars["local_rate"])
+            self.table.update(part, at.detach(), -at.grad / weight, scalars["local_rate"])
         self._at.clear()
         return state, metrics
 

@@ -34,7 +34,9 @@ class LogJointModel(LatentVariableModel):
         self.like = nn.Parameter(torch.zeros((), dtype=dtype), requires_grad=False)  # the type of z, and its device
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        raise ValueError("this model is a log_joint, which says nothing of p(x|z) alone.")
+        raise ValueError(
+            "this model has only log p(x, z), so p(x|z) alone is unknown; use log_lik, which is log p(x, z)."
+        )
 
     def log_lik(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """log p(x, z) ``[K, B]``: the prior of this model is flat."""
