@@ -35,7 +35,7 @@ from lowerbound.training.bookkeeping import Progress
 LATENTS, BATCH, RATE = 10, 100, 3e-3
 REPETITIONS, BURST_SECONDS = 5, 0.4
 FIGURE = record.RESULTS / "inference.png"
-Make = Callable[[lb.LatentVariableModel, Posterior, float], Inference]
+Make = Callable[[lb.LatentVariableModel, Posterior, float], Inference[lb.LatentVariableModel]]
 
 
 def _of_posterior(kind: Any, **settings: Any) -> Make:

@@ -24,7 +24,14 @@ from lowerbound.shapes import expect, explained
 __all__ = ["LatentVariableModel", "check_domains", "check_latents", "draw"]
 
 
-class LatentVariableModel(nn.Module):
+class Model(nn.Module):
+    """A model of rows that ``fit`` can learn: a ``LatentVariableModel`` or a topic model."""
+
+    likelihood: Likelihood
+    sparse: bool = False  # whether the batches of ``Counts`` are to be sparse
+
+
+class LatentVariableModel(Model):
     """p(z) by ``prior``, p(x|z) by ``likelihood`` with the parameters that ``decoder`` computes from z.
 
     ``decoder``: ``[N, *E] → [N, P, *X]`` with P the likelihood's parameters per value (``[N, *X]`` where P = 1).

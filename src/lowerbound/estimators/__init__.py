@@ -17,7 +17,7 @@ from lowerbound.storage.model import naming
 __all__ = ["VAE", "Encoding", "LatentImputer", "compare", "default_likelihood", "load"]
 
 
-def load(path: str | Path, **own: Any) -> VAE | Fit:
+def load(path: str | Path, **own: Any) -> VAE | Fit[Any]:
     """Read a folder: the ``VAE`` written by ``VAE.save``, or the model and posterior written by ``lowerbound.save``.
 
     ``own``: your own networks, as in ``load(path, decoder=…)``; a folder contains their weights but not their code.

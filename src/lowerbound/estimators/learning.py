@@ -34,7 +34,7 @@ def _full_vb(posterior: Posterior, **settings: Any) -> FullVB:
 
 
 _full_vb.__signature__ = inspect.signature(AEVB)  # type: ignore[attr-defined]
-INFERENCES: dict[str, Callable[..., Inference]] = {
+INFERENCES: dict[str, Callable[..., Inference[LatentVariableModel]]] = {
     "AEVB": AEVB,
     "full-vb": _full_vb,
     "local": Local,
@@ -83,7 +83,7 @@ def is_aevb(inference: object) -> bool:
     return inference is None or (isinstance(inference, str) and plain_name(inference) == "aevb")
 
 
-def named(inference: str | None) -> Callable[..., Inference]:
+def named(inference: str | None) -> Callable[..., Inference[LatentVariableModel]]:
     """The library's inference of a name, in any case, with or without dashes; None: ``AEVB``."""
     asked = "aevb" if inference is None else plain_name(inference)
     return {plain_name(name): made for name, made in INFERENCES.items()}[asked]
@@ -100,7 +100,9 @@ def name_of(made_by: object) -> str:
     return str(getattr(made_by, "__name__", type(made_by).__name__))
 
 
-def inference_for(given: Mapping[str, Any], model: LatentVariableModel, posterior: Posterior | None) -> Inference:
+def inference_for(
+    given: Mapping[str, Any], model: LatentVariableModel, posterior: Posterior | None
+) -> Inference[LatentVariableModel]:
     """Make the inference from an estimator's arguments ``given``, for its model and posterior."""
     make = given["inference"]
     if is_own(make):

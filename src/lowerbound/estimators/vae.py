@@ -139,7 +139,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         beta: float = 1.0,
         warm_up: float = 0.0,
         free_bits: float = 0.0,
-        inference: str | Callable[..., Inference] | None = None,
+        inference: str | Callable[..., Inference[LatentVariableModel]] | None = None,
         optimizer: str | Optimizer = "Adam",
         learning_rate: float | Schedule | Auto = "auto",
         batch_size: int | Auto = "auto",
@@ -471,7 +471,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         last = is_auto(self.epochs) and self.schema_ is not None and is_aevb(self.inference)
         return {**self.get_params(deep=False), **chosen, "finish": LAST_STEPS if last else None}
 
-    def _inference(self) -> Inference:
+    def _inference(self) -> Inference[LatentVariableModel]:
         return inference_for(
             self._settings() | {"objective": self.objective_, "draws": self.draws_}, self.model_, self._posterior
         )

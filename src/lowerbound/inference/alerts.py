@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.likelihoods import Likelihood
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import LatentVariableModel, Model
 from lowerbound.modes import eval_mode
 from lowerbound.nn import seeded
 from lowerbound.training import History
@@ -25,9 +25,10 @@ _SAME = tuple(f"{name}Backward" for name in (*_SHAPES, "ToCopy", "Expand", "Slic
 
 
 @contextlib.contextmanager
-def decoder_watched(model: LatentVariableModel) -> Iterator[None]:
+def decoder_watched(model: Model) -> Iterator[None]:
     """Warn at the decoder's first output in the block if it gives probabilities, where the likelihood reads logits."""
-    if not getattr(model.likelihood, "inverse_link", ""):  # nor if it is a module in place of a likelihood
+    linked = getattr(model.likelihood, "inverse_link", "")  # a module in place of a likelihood has none
+    if not linked or not isinstance(model, LatentVariableModel):
         yield
         return
 

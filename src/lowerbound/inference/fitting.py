@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,31 +21,33 @@ from lowerbound.inference.alerts import decoder_watched
 from lowerbound.inference.identity import identity
 from lowerbound.inference.protocol import Inference
 from lowerbound.likelihoods.support import check_rows
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import Model
 from lowerbound.posteriors import Posterior
 from lowerbound.process import use_threads as use_threads
 from lowerbound.row_source import RowSource
 from lowerbound.storage.checkpoints import Checkpoints
 from lowerbound.storage.model import files
 from lowerbound.storage.run import Resume, kept
+from lowerbound.storage.tensor_data import first_of
 from lowerbound.training import Callback, Finish, History, Procedure, evaluate, metrics_file, progress_bar, train
 
+M = TypeVar("M", bound=Model)
 Data = RowSource | torch.Tensor | np.ndarray[Any, Any] | Any
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Generic[M]):
     """A fitted model: p(x, z), its posterior q(z|x) if it has one, and what happened in the fit."""
 
-    model: LatentVariableModel
+    model: M
     posterior: Posterior | None
     history: History
 
 
 def fit(
-    model: LatentVariableModel,
+    model: M,
     data: Data,
-    inference: Inference,
+    inference: Inference[M],
     *,
     epochs: int = 100,
     batch_size: int = 100,
@@ -61,7 +63,7 @@ def fit(
     checkpoint_every: int = 1000,
     extra: Mapping[str, Any] | None = None,
     finish: int | None = None,
-) -> Fit:
+) -> Fit[M]:
     """Learn ``model``, and the posterior of ``inference`` if it has one, from ``data``, in place.
 
     ``data``: rows ``[N, *X]``: a tensor, an array (also memory-mapped), a sparse matrix of SciPy, a ``Dataset`` or
@@ -82,7 +84,7 @@ def fit(
     if the folder is of another fit, ``OSError`` if the model cannot be written at the end, ``DataError`` for rows that
     the likelihood cannot have produced.
     """
-    whole = as_rows(data, next(model.parameters()))
+    whole = as_rows(data, first_of(model))
     check_rows(model.likelihood, whole)
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
@@ -115,7 +117,7 @@ def fit(
 
 
 def held_out_objective(
-    model: LatentVariableModel, data: RowSource, inference: Inference, validation: float, batch_size: int, seed: int
+    model: M, data: RowSource, inference: Inference[M], validation: float, batch_size: int, seed: int
 ) -> torch.Tensor:
     """The objective of each row that a fit with this share and seed holds out, ``[N]``, by the same random numbers."""
     rows, held_out = split(data, validation, seed)
@@ -127,7 +129,7 @@ def held_out_objective(
     return found
 
 
-def started(inference: Inference, model: LatentVariableModel, rows: RowSource, batch_size: int) -> Procedure:
+def started(inference: Inference[M], model: M, rows: RowSource, batch_size: int) -> Procedure:
     """Begin a fit: the procedure of ``inference``, if batches of ``batch_size`` rows suit it."""
     if isinstance(inference, type) or not isinstance(inference, Inference):
         name = inference.__name__ if isinstance(inference, type) else type(inference).__name__
@@ -166,7 +168,7 @@ def _warn(procedure: Procedure, history: History) -> None:
 
 
 def _divide(
-    model: LatentVariableModel, whole: RowSource, validation: float | Data, patience: int | None, seed: int
+    model: Model, whole: RowSource, validation: float | Data, patience: int | None, seed: int
 ) -> tuple[RowSource, RowSource | None, float | RowSource]:
     """Training rows, held-out rows if any, and ``validation`` as it was given: a share, or rows."""
     if isinstance(validation, float | int | np.number):
@@ -174,7 +176,7 @@ def _divide(
         if patience is not None and held_out is None:
             raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
         return rows, held_out, float(validation)
-    held_out = as_rows(validation, next(model.parameters()))
+    held_out = as_rows(validation, first_of(model))
     check_rows(model.likelihood, held_out)
     return whole, held_out, held_out
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from lowerbound.inference.aevb import AEVB
 from lowerbound.inference.protocol import Inference
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import Model
 from lowerbound.row_source import RowSource
 from lowerbound.storage.parts import encode
+from lowerbound.storage.tensor_data import first_of
 from lowerbound.training import Finish, Procedure
+
+M = TypeVar("M", bound=Model)
 
 
 def identity(
-    model: LatentVariableModel,
-    inference: Inference,
+    model: M,
+    inference: Inference[M],
     procedure: Procedure,
     data: RowSource,
     validation: float | RowSource,
@@ -26,7 +29,7 @@ def identity(
     finish: Finish | None = None,
 ) -> dict[str, Any]:
     """The identity of a fit, as JSON: data, model, and the way to learn it."""
-    state, posterior, like = procedure.state, inference.posterior, next(model.parameters())
+    state, posterior, like = procedure.state, inference.posterior, first_of(model)
     structure = repr((model, posterior))  # of networks of your own, nothing else is known
     optimizer = {"name": type(state.optimizer).__name__, "groups": dict(enumerate(state.options()))}
     return {
@@ -48,7 +51,7 @@ def identity(
     }
 
 
-def _described(inference: Inference) -> dict[str, Any]:
+def _described(inference: Inference[Any]) -> dict[str, Any]:
     """The description of ``inference`` and, unless it is ``AEVB``, the name of its class."""
     found, name = inference.describe(), type(inference).__qualname__
     try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from lowerbound.model import LatentVariableModel
+from lowerbound.model import Model
 from lowerbound.posteriors import Posterior
 from lowerbound.row_source import RowSource
 from lowerbound.training import Procedure
 
+M = TypeVar("M", bound=Model, contravariant=True)
+
 
 @runtime_checkable
-class Inference(Protocol):
-    """A way to learn a model from rows: ``AEVB``, or a class of your own with these four members."""
+class Inference(Protocol[M]):
+    """A way to learn a model of type M from rows: ``AEVB``, or a class of your own with these four members."""
 
     @property
     def posterior(self) -> Posterior | None:
@@ -28,6 +30,6 @@ class Inference(Protocol):
         """The settings that must not change when a fit resumes, as JSON."""
         ...
 
-    def start(self, model: LatentVariableModel, rows: RowSource) -> Procedure:
+    def start(self, model: M, rows: RowSource) -> Procedure:
         """Begin a fit of ``model`` to the training rows: the steps that the training loop repeats."""
         ...

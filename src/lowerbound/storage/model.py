@@ -28,7 +28,7 @@ from lowerbound.storage.history import History, Stopped
 from lowerbound.storage.parts import CONFIG, decode, encode, names_in
 
 if TYPE_CHECKING:
-    from lowerbound.model import LatentVariableModel
+    from lowerbound.model import Model
     from lowerbound.posteriors import Posterior
 
 FORMAT = 2
@@ -65,9 +65,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Saved:
-    """The contents of a folder: p(x, z), q(z|x) if there is one, the history of their fit, and the extra values."""
+    """The contents of a folder: a model, q(z|x) if there is one, the history of their fit, and the extra values."""
 
-    model: LatentVariableModel
+    model: Any  # a LatentVariableModel or a TopicModel
     posterior: Posterior | None
     history: History
     extra: dict[str, Any]
@@ -75,7 +75,7 @@ class Saved:
 
 def save(
     path: str | Path,
-    model: LatentVariableModel,
+    model: Model,
     posterior: Posterior | None,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
@@ -90,7 +90,7 @@ def save(
 
 
 def files(
-    model: LatentVariableModel,
+    model: Model,
     posterior: Posterior | None,
     extra: Mapping[str, Any] | None = None,
     history: History | None = None,
@@ -101,7 +101,7 @@ def files(
     config = {
         "format": FORMAT,
         "versions": {"lowerbound": lowerbound.__version__, "torch": torch.__version__},
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(tensor_data.first_of(model).dtype).removeprefix("torch."),
         "model": encode(model),
         "posterior": encode(posterior),
         "history": {name: getattr(history, name) for name in _HISTORY},
@@ -221,7 +221,7 @@ def _modules(config: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> d
     except (AttributeError, TypeError, RecursionError) as error:
         raise _damaged(path) from error
     kinds = {
-        "model": registry.package("model").LatentVariableModel,
+        "model": registry.package("model").Model,
         "posterior": registry.package("posteriors").Posterior,
     }
     if not all(isinstance(module, kinds[name]) for name, module in modules.items()):

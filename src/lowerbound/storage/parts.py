@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lowerbound.checks import fits, shown
 from lowerbound.errors import FormatError
@@ -30,6 +31,8 @@ def encode(value: Any) -> Any:
     """A part as JSON: its name and its constructor's arguments, which it keeps as attributes."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
+    if isinstance(value, Tensor):
+        value = value.tolist()  # an argument that became a buffer
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):

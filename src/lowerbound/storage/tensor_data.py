@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -72,6 +73,11 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path, infinite: Collection
 def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """The parameters and buffers of modules by name, ``model.decoder.weight``."""
     return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+def first_of(module: nn.Module) -> Tensor:
+    """The first parameter of a module or, if it has none, its first buffer: it has the module's dtype and device."""
+    return next(itertools.chain(module.parameters(), module.buffers()))
 
 
 def size_of(parts: Iterable[Any]) -> int:
