@@ -1,6 +1,7 @@
 """Data: rows in memory, files, frames and named datasets. Rows and columns are counted from 0."""
 
 from lowerbound.data.dialect import Csv
+from lowerbound.data.documents import Documents, read_documents, read_words
 from lowerbound.data.files import Table, read
 from lowerbound.data.formulas import safe_csv
 from lowerbound.data.frames import from_frame
@@ -13,6 +14,7 @@ from lowerbound.data.writing import write
 __all__ = [
     "Csv",
     "Dataset",
+    "Documents",
     "Rows",
     "Table",
     "digits",
@@ -20,7 +22,9 @@ __all__ = [
     "load",
     "mnist",
     "read",
+    "read_documents",
     "read_frame",
+    "read_words",
     "safe_csv",
     "source",
     "write",
