@@ -1,5 +1,6 @@
 """Data: rows in memory, files, frames and named datasets. Rows and columns are counted from 0."""
 
+from lowerbound.data.counts import Counts
 from lowerbound.data.dialect import Csv
 from lowerbound.data.documents import Documents, read_documents, read_words
 from lowerbound.data.files import Table, read
@@ -12,6 +13,7 @@ from lowerbound.data.table_files import read_frame, write_frame
 from lowerbound.data.writing import write
 
 __all__ = [
+    "Counts",
     "Csv",
     "Dataset",
     "Documents",

@@ -34,6 +34,10 @@ class Csr:
         part = slice(self.indptr[i], self.indptr[i + 1])
         return self.indices[part], self.counts[part]
 
+    def row_of(self, entry: int) -> int:
+        """The document to which an entry of ``counts`` belongs."""
+        return int(np.searchsorted(self.indptr, entry, "right")) - 1
+
     def take(self, rows: NDArray[np.int64]) -> Csr:
         """The documents ``rows [M]``, in that order, as a copy."""
         lengths = self.indptr[rows + 1] - self.indptr[rows]

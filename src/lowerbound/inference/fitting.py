@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from lowerbound.data import Rows
+from lowerbound.data import Counts, Rows
 from lowerbound.data.row_arrays import row_array
 from lowerbound.distributions import generator
 from lowerbound.errors import DataError, OutOfMemoryError, is_out_of_memory
@@ -84,11 +84,11 @@ def fit(
     if the folder is of another fit, ``OSError`` if the model cannot be written at the end, ``DataError`` for rows that
     the likelihood cannot have produced.
     """
-    whole = as_rows(data, first_of(model))
-    check_rows(model.likelihood, whole)
+    whole = as_rows(data, first_of(model), model.sparse)
+    _check(model, whole, inference)
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}.")
-    rows, held_out, validation = _divide(model, whole, validation, patience, seed)
+    rows, held_out, validation = _divide(model, inference, whole, validation, patience, seed)
     last = None if finish is None else Finish(whole, least=finish)
     with use_threads(threads), _memory_named():
         procedure = started(inference, model, rows, batch_size)
@@ -168,7 +168,12 @@ def _warn(procedure: Procedure, history: History) -> None:
 
 
 def _divide(
-    model: Model, whole: RowSource, validation: float | Data, patience: int | None, seed: int
+    model: M,
+    inference: Inference[M],
+    whole: RowSource,
+    validation: float | Data,
+    patience: int | None,
+    seed: int,
 ) -> tuple[RowSource, RowSource | None, float | RowSource]:
     """Training rows, held-out rows if any, and ``validation`` as it was given: a share, or rows."""
     if isinstance(validation, float | int | np.number):
@@ -176,14 +181,24 @@ def _divide(
         if patience is not None and held_out is None:
             raise ValueError("patience needs validation rows: give validation a share above 0, or leave patience out.")
         return rows, held_out, float(validation)
-    held_out = as_rows(validation, first_of(model))
-    check_rows(model.likelihood, held_out)
+    held_out = as_rows(validation, first_of(model), model.sparse)
+    _check(model, held_out, inference)
     return whole, held_out, held_out
 
 
-def as_rows(data: Data, like: torch.Tensor) -> RowSource:
-    """Convert ``data`` to rows on the device, and in the floating type, of ``like``."""
-    if isinstance(data, torch.Tensor):
+def _check(model: M, rows: RowSource, inference: Inference[M]) -> None:
+    """Refuse rows that the likelihood cannot produce; fractional counts only if ``inference`` needs whole ones."""
+    if not (isinstance(rows, Counts) and getattr(inference, "takes_fractions", False)):
+        check_rows(model.likelihood, rows)
+
+
+def as_rows(data: Data, like: torch.Tensor, sparse: bool = False) -> RowSource:
+    """Convert ``data`` to rows on the device, and in the floating type, of ``like``; ``sparse``: to ``Counts``."""
+    if sparse and not isinstance(data, RowSource):
+        data = Counts.from_sparse(data)
+    if isinstance(data, Counts):
+        data = (data.as_sparse() if sparse else data).of_dtype(like.dtype)
+    elif isinstance(data, torch.Tensor):
         data = _of_tensor(data, like.dtype)
     elif not isinstance(data, RowSource):
         if row_array(data) is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from lowerbound.data import Rows, arrays
+from lowerbound.data import Counts, Rows, arrays
 from lowerbound.data.row_arrays import RowArray, chunks, rows_at_once
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
@@ -33,8 +34,11 @@ def check_support(likelihood: Likelihood, x: RowArray, source: str, names: Seque
 
 def check_rows(likelihood: Likelihood, rows: RowSource) -> None:
     """As ``check_support``, for the observed values of ``rows``."""
-    for batch in _batches(rows):
-        check_batch(likelihood, batch)
+    if isinstance(rows, Counts) and getattr(likelihood, "counts", False):
+        _check_counts(likelihood, rows)
+    else:
+        for batch in _batches(rows):
+            check_batch(likelihood, batch)
 
 
 def check_batch(likelihood: Likelihood, batch: Batch) -> None:
@@ -46,6 +50,16 @@ def check_batch(likelihood: Likelihood, batch: Batch) -> None:
         value = f" is {batch.x[bad].item():g}" if len(bad) == batch.x.dim() else ""
         where = arrays.place((int(batch.index[row]), *rest)) + value
         raise DataError(f"{where}, which {_cannot(likelihood)}.")
+
+
+def _check_counts(likelihood: Likelihood, rows: Counts) -> None:
+    """As ``check_support``, for counts: what is not stored is 0, which every likelihood of counts can produce."""
+    for start, part in rows.slices():
+        bad = _outside(likelihood, torch.from_numpy(part.counts.astype(np.float64)), None)
+        if bad is not None:
+            document = start + part.row_of(bad[0])
+            where = f"the count of document {document}, word {part.indices[bad[0]]} is {part.counts[bad[0]]:g}"
+            raise DataError(f"{where}, which {_cannot(likelihood)}.")
 
 
 def _batches(rows: RowSource) -> Iterator[Batch]:
