@@ -10,15 +10,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from pyarrow import csv, parquet
 from scipy import io, sparse
 
-from lowerbound.data import read_documents, read_words
+from lowerbound.data import Documents, read_documents, read_words
 from lowerbound.errors import DataError
 
 TEXTS = ["The cat sat; the cat ran.", "A dog ran", "", "Cat and dog: dog!"]
 EVERY: dict[str, Any] = {"min_count": 1, "max_share": 1.0}
 COUNTS = np.array([[2, 0, 1], [0, 0, 0], [0, 3, 1]], np.float32)
+
+
+def dense(found: Documents) -> NDArray[Any]:
+    """The counts of documents as an array."""
+    part = found.counts.csr
+    return sparse.csr_matrix((part.counts, part.indices, part.indptr), (part.rows, found.counts.n_words)).toarray()
 
 
 def texts(folder: Path, lines: list[str] = TEXTS) -> Path:
@@ -30,14 +37,13 @@ def texts(folder: Path, lines: list[str] = TEXTS) -> Path:
 def test_text_is_counted_line_by_line(tmp_path: Path) -> None:
     found = read_documents(texts(tmp_path), **EVERY)
     assert found.words == ("and", "cat", "dog", "ran", "sat", "the")
-    assert found.matrix.toarray().tolist() == [
+    assert dense(found).tolist() == [
         [0, 2, 0, 1, 1, 2],
         [0, 0, 1, 1, 0, 0],
         [0, 0, 0, 0, 0, 0],
         [1, 1, 2, 0, 0, 0],
     ]
     assert found.left_out == 0
-    assert (found.matrix.dtype, found.matrix.indices.dtype) == (np.float32, np.int32)
 
 
 def test_rare_and_common_words_are_left_out(tmp_path: Path) -> None:
@@ -50,7 +56,7 @@ def test_rare_and_common_words_are_left_out(tmp_path: Path) -> None:
 def test_a_vocabulary_may_be_given(tmp_path: Path) -> None:
     found = read_documents(texts(tmp_path), words=["dog", "cow", "cat"])
     assert found.words == ("dog", "cow", "cat")
-    assert found.matrix.toarray().tolist() == [[0, 0, 2], [1, 0, 0], [0, 0, 0], [2, 0, 1]]
+    assert dense(found).tolist() == [[0, 0, 2], [1, 0, 0], [0, 0, 0], [2, 0, 1]]
     assert found.left_out == 6
     (tmp_path / "words.txt").write_text("dog\ncow\ncat\n")
     assert read_words(tmp_path / "words.txt") == ("dog", "cow", "cat")
@@ -61,7 +67,7 @@ def test_text_may_be_packed_and_begin_with_a_mark(tmp_path: Path) -> None:
     (tmp_path / "docs.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + "\r\n".join(TEXTS).encode()))
     packed = read_documents(tmp_path / "docs.txt.gz", **EVERY)
     assert packed.words == plain.words
-    assert np.array_equal(packed.matrix.toarray(), plain.matrix.toarray())
+    assert np.array_equal(dense(packed), dense(plain))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -70,7 +76,7 @@ def test_texts_may_be_in_a_column_of_a_table(tmp_path: Path, suffix: str) -> Non
     csv.write_csv(table, path) if suffix == ".csv" else parquet.write_table(table, path)
     found, same = read_documents(path, text="body", **EVERY), read_documents(texts(tmp_path), **EVERY)
     assert found.words == same.words
-    assert np.array_equal(found.matrix.toarray(), same.matrix.toarray())
+    assert np.array_equal(dense(found), dense(same))
     with pytest.raises(DataError, match="text in the column 'body', where counts are due; name the column of texts"):
         read_documents(path)
     with pytest.raises(DataError, match="has no column 'x'; give text one of 'n', 'body'"):
@@ -96,22 +102,22 @@ def write(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["npz", "npy", "mtx", "ldac", "csv"])
 def test_counts_may_come_as_a_matrix(tmp_path: Path, kind: str) -> None:
     found = read_documents(write(tmp_path, kind))
-    assert np.array_equal(found.matrix.toarray(), COUNTS)
+    assert np.array_equal(dense(found), COUNTS)
     assert found.words == (tuple("abc") if kind == "csv" else None)
     named = read_documents(write(tmp_path, kind), words=["a", "b", "c"])
     assert named.words == ("a", "b", "c")
-    assert named.matrix.shape == (3, 3)
+    assert named.counts.shape == (3,)
 
 
 def test_a_table_of_counts_is_ordered_by_the_vocabulary(tmp_path: Path) -> None:
     found = read_documents(write(tmp_path, "csv"), words=["c", "a"])
-    assert np.array_equal(found.matrix.toarray(), COUNTS[:, [2, 0]])
+    assert np.array_equal(dense(found), COUNTS[:, [2, 0]])
     with pytest.raises(DataError, match="has no column 'd', a word of the vocabulary"):
         read_documents(write(tmp_path, "csv"), words=["a", "d"])
 
 
 def test_terms_of_lda_c_may_have_more_words_than_occur(tmp_path: Path) -> None:
-    assert read_documents(write(tmp_path, "ldac"), words=list("abcde")).matrix.shape == (3, 5)
+    assert dense(read_documents(write(tmp_path, "ldac"), words=list("abcde"))).shape == (3, 5)
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "mtx", "ldac"])
@@ -122,6 +128,11 @@ def test_a_vocabulary_of_another_length_is_refused(tmp_path: Path, kind: str) ->
 
 def damaged(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
+    return path
+
+
+def saved(path: Path, counts: NDArray[Any]) -> Path:
+    np.save(path, counts)
     return path
 
 
@@ -143,7 +154,12 @@ BAD = {
     "a wrong number of terms": (lambda at: damaged(at / "a.ldac", b"3 0:1\n"), "a.ldac: line 1 is not"),
     "a negative count": (lambda at: damaged(at / "a.ldac", b"1 0:-1\n"), "a.ldac: line 1 is not"),
     "a huge term": (lambda at: damaged(at / "a.ldac", b"1 99999999999:1\n"), "a.ldac: line 1 is not"),
-    "no documents": (lambda at: damaged(at / "a.ldac", b""), "a.ldac holds no documents"),
+    "no documents": (lambda at: damaged(at / "a.ldac", b""), "a.ldac: the counts hold no documents"),
+    "a count below 0": (lambda at: saved(at / "a.npy", np.array([[1, -2]])), "a.npy: the count of document 0, word 1"),
+    "a missing count": (
+        lambda at: saved(at / "a.npy", np.array([[1, np.nan]])),
+        "a.npy: the count of document 0, word",
+    ),
     "not npz": (lambda at: damaged(at / "a.npz", b"PK\x03\x04"), "a.npz is not a whole npz file"),
     "an index out of range": (lambda at: out_of_range(at / "a.npz"), "a.npz is not a whole npz file"),
     "not mtx": (lambda at: damaged(at / "a.mtx", b"%%Matrix\n3 3\n"), "a.mtx is not a whole Matrix Market file"),
@@ -169,3 +185,13 @@ def test_other_arguments_are_refused(tmp_path: Path) -> None:
         read_words(damaged(tmp_path / "words.txt", b"a\na\n"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_documents(tmp_path / "none.txt")
+
+
+def test_saved_counts_stay_in_their_folder(tmp_path: Path) -> None:
+    found = read_documents(write(tmp_path, "ldac"))
+    found.counts.save(tmp_path / "kept")
+    again = read_documents(tmp_path / "kept", words=["a", "b", "c"])
+    assert np.array_equal(dense(again), COUNTS)
+    assert again.counts.digest() == found.counts.digest()
+    with pytest.raises(DataError, match="counts 3 words, but the vocabulary has 2; give the words of its columns"):
+        read_documents(tmp_path / "kept", words=["a", "b"])

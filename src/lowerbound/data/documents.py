@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lowerbound.data.counts import ABOUT, Counts
 from lowerbound.data.dialect import Csv
 from lowerbound.data.files import read
 from lowerbound.data.frames import from_frame
@@ -29,23 +29,22 @@ _TOKEN = re.compile(r"\w\w+")
 _BAD = (*MALFORMED, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
-class CountMatrix(Protocol):
-    """A sparse matrix in SciPy's CSR format."""
-
-    shape: tuple[int, int]
-    indptr: NDArray[Any]
-    indices: NDArray[Any]
-    data: NDArray[Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Documents as counts of words, ``matrix [N, V]``, a CSR matrix of SciPy, and the ``words [V]`` if they are known.
+    """Documents as ``counts`` of V words, and the ``words [V]`` if they are known.
 
     ``left_out``: how many words of the text are not counted, because the vocabulary does not hold them.
     """
 
-    matrix: CountMatrix
+    counts: Counts
+    words: tuple[str, ...] | None = None
+    left_out: int = 0
+
+
+class _Read(NamedTuple):
+    """What a reader finds: a matrix of counts ``[N, V]``, and the other fields of ``Documents``."""
+
+    matrix: Any
     words: tuple[str, ...] | None = None
     left_out: int = 0
 
@@ -73,7 +72,8 @@ def read_documents(
     .txt and .txt.gz hold a document per line (an empty line is an empty document), in UTF-8. A table (.csv, .tsv,
     .parquet, …) holds texts in the column ``text``; without ``text`` its columns are words and its cells counts. .npz
     (a sparse matrix of SciPy, or an array), .npy and .mtx hold counts with a document per row; .ldac, .lda-c and .dat
-    are in the format of LDA-C, "M term:count term:count …", with terms counted from 0.
+    are in the format of LDA-C, "M term:count term:count …", with terms counted from 0. A
+    folder is one that ``Counts.save`` wrote; its documents stay in the files.
 
     Texts are split into ``tokens``. The vocabulary is, in alphabetical order, the words that occur at least
     ``min_count`` times, and in no more than the share ``max_share`` of the documents. With ``words``, it is these
@@ -81,24 +81,45 @@ def read_documents(
     ``DataError`` naming the file.
     """
     path = Path(path)
-    name = path.name.lower()
     if words is not None and (twice := repeated(words)) is not None:
         raise DataError(f"words holds {twice!r} twice; give each word once.")
+    if text is not None and not is_table(path):
+        raise DataError(f"{path} is no table, so it has no column {text!r}; leave text out.")
     with readable(path):
-        check_file(path)
-        if text is not None and not is_table(path):
-            raise DataError(f"{path} is no table, so it has no column {text!r}; leave text out.")
-        if is_table(path) and text is None:
-            return _of_table(path, words, csv)
-        if is_table(path) or name.endswith(TEXT):
-            found = _of_text(_lines(path) if text is None else _column(path, text, csv), words, min_count, max_share)
-            if found.matrix.shape[1] == 0:
-                raise DataError(f"{path}: no word is left for the vocabulary; lower min_count or raise max_share.")
+        if (path / ABOUT).exists():
+            counts, found = Counts.open(path), _Read(None, None if words is None else tuple(words))
         else:
-            found = Documents(_matrix(path, words), None if words is None else tuple(words))
-    if not found.matrix.shape[0]:
-        raise DataError(f"{path} holds no documents; give at least one.")
-    return _named(found, path)
+            check_file(path)
+            found = _read(path, text, words, min_count, max_share, csv)
+            counts = _counts(found.matrix, path)
+    if found.words is not None and len(found.words) != counts.n_words:
+        raise DataError(
+            f"{path} counts {counts.n_words} words, but the vocabulary has {len(found.words)}; give the words of its "
+            "columns."
+        )
+    return Documents(counts, found.words, found.left_out)
+
+
+def _read(
+    path: Path, text: str | None, words: Sequence[str] | None, least: int, share: float, csv: Csv | None
+) -> _Read:
+    """Read a file by its suffix."""
+    if is_table(path) and text is None:
+        return _of_table(path, words, csv)
+    if not is_table(path) and not path.name.lower().endswith(TEXT):
+        return _Read(_matrix(path, words), None if words is None else tuple(words))
+    found = _of_text(_lines(path) if text is None else _column(path, text, csv), words, least, share)
+    if not found.words:
+        raise DataError(f"{path}: no word is left for the vocabulary; lower min_count or raise max_share.")
+    return found
+
+
+def _counts(matrix: Any, path: Path) -> Counts:
+    """Counts of a matrix, with the name of its file in what is refused."""
+    try:
+        return Counts.from_sparse(matrix)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
@@ -110,16 +131,6 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     if (twice := repeated(words)) is not None:
         raise DataError(f"{path} holds {twice!r} twice; give each word once, on a line of its own.")
     return words
-
-
-def _named(found: Documents, path: Path) -> Documents:
-    """Refuse a vocabulary of another length than the documents have columns."""
-    columns = found.matrix.shape[1]
-    if found.words is not None and len(found.words) != columns:
-        raise DataError(
-            f"{path} counts {columns} words, but the vocabulary has {len(found.words)}; give the words of its columns."
-        )
-    return found
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -143,7 +154,7 @@ def _column(path: Path, name: str, csv: Csv | None) -> Iterator[str]:
     return ("" if cell is None else str(cell) for cell in table.column(name).to_pylist())
 
 
-def _of_text(texts: Iterable[str], words: Sequence[str] | None, least: int, share: float) -> Documents:
+def _of_text(texts: Iterable[str], words: Sequence[str] | None, least: int, share: float) -> _Read:
     """Count the words of texts."""
     from scipy.sparse import csr_matrix
 
@@ -167,14 +178,14 @@ def _of_text(texts: Iterable[str], words: Sequence[str] | None, least: int, shar
         kept = [(word, i) for i, word in enumerate(words)]
     matrix = every[:, [i for _, i in kept]]
     matrix.sort_indices()
-    return Documents(
+    return _Read(
         matrix,
         tuple(word for word, _ in kept),
         round(float(every.sum(dtype=np.float64) - matrix.sum(dtype=np.float64))),
     )
 
 
-def _of_table(path: Path, words: Sequence[str] | None, csv: Csv | None) -> Documents:
+def _of_table(path: Path, words: Sequence[str] | None, csv: Csv | None) -> _Read:
     """Counts in the columns of a table."""
     from scipy.sparse import csr_matrix
 
@@ -188,7 +199,7 @@ def _of_table(path: Path, words: Sequence[str] | None, csv: Csv | None) -> Docum
         if lacking := [word for word in words if word not in names]:
             raise DataError(f"{path} has no column {lacking[0]!r}, a word of the vocabulary; add it, with counts.")
         table, names = table.select(list(words)), tuple(words)
-    return Documents(csr_matrix(from_frame(table, str(path))[0]), names)
+    return _Read(csr_matrix(from_frame(table, str(path))[0]), names)
 
 
 def _is_text(kind: Any) -> bool:
@@ -214,9 +225,7 @@ def _matrix(path: Path, words: Sequence[str] | None) -> Any:
         raise DataError(
             f"{path} holds {found.dtype} of shape {found.shape}; give counts of words, one document per row."
         )
-    matrix = sparse.csr_matrix(found)
-    matrix.sum_duplicates()
-    return matrix
+    return sparse.csr_matrix(found)
 
 
 def _of_npz(path: Path) -> Any:
@@ -259,6 +268,4 @@ def _of_lda_c(path: Path, words: Sequence[str] | None) -> Any:
             f"{path} counts term {columns - 1}, but the vocabulary has {len(words)} words; terms count from 0."
         )
     columns = columns if words is None else len(words)
-    matrix = csr_matrix((np.array(counts, np.float32), np.array(indices), np.array(indptr)), (len(indptr) - 1, columns))
-    matrix.sum_duplicates()
-    return matrix
+    return csr_matrix((np.array(counts, np.float32), np.array(indices), np.array(indptr)), (len(indptr) - 1, columns))
