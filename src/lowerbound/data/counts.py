@@ -25,7 +25,7 @@ from lowerbound.row_source import RowSource
 from lowerbound.storage.files import atomic_write, locked
 from lowerbound.storage.json_data import json_bytes, parse_json
 
-_ABOUT = "counts.json"
+ABOUT = "counts.json"
 _TYPES: dict[str, type[np.generic]] = {"indptr": np.int64, "indices": np.int32, "counts": np.float32}
 _AT_ONCE = 10_000  # documents that are read together
 _SHORT = 2**31  # entries that indices of 32 bits can count
@@ -76,7 +76,7 @@ class Counts(RowSource):
     @classmethod
     def open(cls, folder: str | Path) -> Counts:
         """What ``save`` wrote; the documents stay in the files, which are mapped into memory."""
-        path = Path(folder) / _ABOUT
+        path = Path(folder) / ABOUT
         with readable(path):
             about = parse_json(path.read_bytes(), path)
         found = {name: _mapped(Path(folder) / f"{name}.npy") for name in _TYPES}
@@ -90,7 +90,7 @@ class Counts(RowSource):
         path = Path(folder)
         entries = sum(len(part.counts) for _, part in self.slices())
         with locked(path):
-            (path / _ABOUT).unlink(missing_ok=True)  # until all arrays are there
+            (path / ABOUT).unlink(missing_ok=True)  # until all arrays are there
             for name, kind in _TYPES.items():
                 shape = (len(self) + 1 if name == "indptr" else entries,)
                 with atomic_write(path / f"{name}.npy") as file:
@@ -99,7 +99,7 @@ class Counts(RowSource):
                     for chunk in self._pieces(name):
                         file.write(np.ascontiguousarray(chunk).data)
             about = {"format": 1, "words": self.n_words, "documents": len(self), "entries": entries}
-            with atomic_write(path / _ABOUT) as file:
+            with atomic_write(path / ABOUT) as file:
                 file.write(json_bytes(about))
 
     def __len__(self) -> int:
