@@ -344,6 +344,12 @@ def test_each_likelihood_has_baselines_of_its_measure(likelihood, expected):
     assert {b.measure for b in baselines(rows, rows, kind, levels=max(levels, 2))} == {likelihood.measure}
 
 
+def test_counts_given_their_sum_have_none():
+    kind, _, reason = kind_of(likelihoods.Multinomial())
+    assert kind is None
+    assert "given their sum" in reason
+
+
 def test_columns_of_different_kinds_have_none():
     kind, _, reason = kind_of(likelihoods.Product([likelihoods.Normal(), likelihoods.Bernoulli()]))
     assert kind is None

@@ -178,6 +178,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         "likelihoods.Warped": lb.likelihoods.Warped("unit", "dimension", (4,), resolution=(0.1, 0.0, 0.2, 0.5), df=4.0),
         "likelihoods.StudentT": lb.likelihoods.StudentT(scale="dimension", shape=(4,)),
         "likelihoods.ZeroInflatedNegativeBinomial": lb.likelihoods.ZeroInflatedNegativeBinomial(),
+        "likelihoods.Multinomial": lb.likelihoods.Multinomial("probabilities"),
         "objectives.Constrained": lb.objectives.Constrained("kl", 3.0, 0.1, 0.5, 2.0),
         "posteriors.Categorical": lb.posteriors.Categorical(2, 3, mlp),
         "posteriors.Flow": lb.posteriors.Flow(2, mlp, "nsf", 3, (5,), 4),
@@ -201,6 +202,10 @@ def test_every_module_in_the_table_keeps_its_arguments():
         {"parts": lb.posteriors.Bernoulli(2, mlp), "part": lb.posteriors.DiagonalNormal(1, reads)},
         parents={"part": ("parts",)},
     )
+    built["posteriors.MergedWeibull"] = lb.posteriors.MergedWeibull(3, mlp)
+    built["networks.Topics"] = lb.nn.Topics(3, 4, proportions=False, log=True)
+    built["priors.ConditionalGamma"] = lb.priors.ConditionalGamma(4, built["networks.Topics"], 2.0, learned=True)
+    built["priors.LaplaceDirichlet"] = lb.priors.LaplaceDirichlet(3, (0.5, 1.0, 2.0))
     built["posteriors.PrecisionWeighted"] = lb.posteriors.PrecisionWeighted(3, mlp)
     built["priors.Given"] = lb.priors.Given(lb.posteriors.Bernoulli(2, mlp))
     built["priors.Latents"] = lb.priors.Latents(

@@ -33,6 +33,7 @@ from lowerbound.likelihoods import (
     LogitNormal,
     LogNormal,
     LowRankNormal,
+    Multinomial,
     NegativeBinomial,
     Normal,
     Ordinal,
@@ -709,6 +710,7 @@ def test_learned_degrees_of_freedom_start_at_5_and_stay_above_1():
         (lambda: DiscretizedLogisticMixture(components=0), "components must be at least 1"),
         (lambda: FullNormal(()), "shape"),
         (lambda: LowRankNormal((3,), 4), "from 1 to"),
+        (lambda: Multinomial("counts"), 'given must be "logits" or "probabilities"'),
         (lambda: Product([]), "at least one"),
         (lambda: Product([Bernoulli(), FullNormal((2,))]), "column 1: FullNormal"),
         (lambda: Product([Bernoulli()] * 2), "its own"),
@@ -769,6 +771,98 @@ def test_discretised_logistics_are_a_mixture_of_them():
     _, probability = masses(mixture, params)
     parts = torch.stack([masses(one, params[:, :, [3 + m, 6 + m]])[1] for m in range(3)], 1)
     np.testing.assert_allclose(probability, (weight.unsqueeze(2) * parts).sum(1), rtol=1e-12)
+
+
+@pytest.fixture(params=["logits", "probabilities"])
+def multinomial(request: pytest.FixtureRequest) -> tuple[Multinomial, torch.Tensor]:
+    """With parameters ``[PARAMETER_SETS, 1, 1, 4]``, of which one probability is near 0."""
+    params = 2 * torch.randn(PARAMETER_SETS, 1, 1, 4, generator=rng(1), dtype=torch.float64)
+    params[0, ..., 2] = -40.0
+    return Multinomial(request.param).double(), params if request.param == "logits" else params.exp()
+
+
+def all_counts(n: int, values: int) -> torch.Tensor:
+    each = itertools.product(range(n + 1), repeat=values)
+    return torch.tensor([x for x in each if sum(x) == n], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+@pytest.mark.parametrize("mask", [None, [True, False, True, True], [False] * 4])
+def test_counts_given_their_sum_sum_to_one_and_are_scipys(multinomial, n, mask):
+    likelihood, params = multinomial
+    seen = [True] * 4 if mask is None else mask
+    x = torch.full((1, 4), math.nan, dtype=torch.float64)
+    some = all_counts(n if any(seen) else 0, sum(seen))
+    x = x.repeat(len(some), 1)
+    x[:, seen] = some
+    given = None if mask is None else torch.tensor(mask).expand_as(x)
+    found = likelihood.log_prob(params.expand(-1, len(x), -1, -1), x if mask is None else x.nan_to_num(9.0), given)
+    np.testing.assert_allclose(found.exp().sum(1), 1, rtol=1e-12)
+    if any(seen):
+        p = params[:, 0, 0][:, seen]
+        p = p.softmax(-1) if likelihood.given == "logits" else p / p.sum(-1, keepdim=True)
+        for own, due in zip(p, found, strict=True):
+            np.testing.assert_allclose(
+                due, scipy.stats.multinomial(n, own.numpy()).logpmf(some.numpy()), rtol=1e-9, atol=1e-12
+            )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_a_multinomial_are_those_of_finite_differences(multinomial, masked):
+    likelihood, params = multinomial
+    params = params.clamp(min=0.05 if likelihood.given == "probabilities" else -9).requires_grad_()
+    x = torch.tensor([[2.0, 0, 1, 40]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False, True]]) if masked else None
+    assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(p, x, mask), (params,), atol=1e-6)
+    (gradient,) = torch.autograd.grad(likelihood.log_prob(params, x, mask).sum(), params)
+    assert not masked or bool((gradient[..., 2] == 0).all())
+
+
+def test_a_word_of_no_probability_leaves_gradients_finite():
+    params = torch.tensor([[[[0.5, 0.5, 0.0]]]], requires_grad=True)
+    value = Multinomial("probabilities").log_prob(params, torch.tensor([[3.0, 1.0, 0.0]]))
+    value.sum().backward()
+    assert value.item() == pytest.approx(math.log(4 / 16))
+    assert params.grad.isfinite().all()
+    assert Multinomial("probabilities").log_prob(params, torch.tensor([[0.0, 0.0, 1.0]])).item() < -80
+
+
+def test_draws_of_a_multinomial_have_its_moments(multinomial):
+    # 6 sets x 4 values x 2 moments, beyond 5 standard errors: a false alarm once in 36,000 runs.
+    likelihood, params = multinomial
+    likelihood.total.fill_(7.3)
+    draws = 20_000
+    x = likelihood.sample(params.expand(-1, draws, -1, -1), rng(2))
+    assert (x.sum(-1) == 7).all()
+    mean = likelihood.mean(params)[:, 0] * 7 / 7.3
+    error = (x.mean(1) - mean).abs() / (mean * (1 - mean / 7) / draws).sqrt().clamp(min=1e-12)
+    assert (error[mean > 1e-6] < 5).all()
+    variance = mean * (1 - mean / 7)
+    fourth = ((x - mean.unsqueeze(1)) ** 4).mean(1)
+    spread = ((x - mean.unsqueeze(1)) ** 2).mean(1)
+    assert ((spread - variance).abs() < 5 * ((fourth - spread**2) / draws).sqrt())[mean > 1e-6].all()
+    assert ((spread - mean).abs() > 5 * ((fourth - spread**2) / draws).sqrt())[mean > 0.5].all(), (
+        "Poissons are a mutant"
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("given", ["logits", "probabilities"])
+def test_a_multinomial_starts_at_the_shares_and_the_sum_of_the_data(given, masked):
+    rates = torch.tensor([0.0, 1.0, 5.0, 14.0], dtype=torch.float64)
+    x = torch.poisson(rates.expand(5000, 4), generator=rng(3))
+    mask = torch.rand(x.shape, generator=rng(4)) < 0.7 if masked else None
+    likelihood = Multinomial(given).double()
+    params = likelihood.initialise(x if mask is None else torch.where(mask, x, math.nan), mask)
+    np.testing.assert_allclose(likelihood.mean(params.view(1, 1, 1, 4)).flatten(), rates, atol=0.15)
+    assert params.isfinite().all()
+
+
+def test_a_long_documents_coefficient_keeps_its_digits():
+    params = torch.zeros(1, 1, 1, 3)
+    x = torch.tensor([[1_000_000.0, 1_000_000.0, 1_000_000.0]])
+    exact = scipy.stats.multinomial(3_000_000, [1 / 3] * 3).logpmf([1_000_000] * 3)
+    assert Multinomial().log_prob(params, x).item() == pytest.approx(exact, abs=0.5)  # x log p rounds at .25
 
 
 CORRELATED = {"full": FullNormal, "low rank": partial(LowRankNormal, rank=2)}

@@ -80,6 +80,7 @@ CASES = {
     "Categorical": Case(lambda: likelihoods.Categorical(4), (0, 1, 2, 3), (4, -1, 1.5, 9)),
     "Ordinal": Case(lambda: likelihoods.Ordinal(3), (0, 1, 2), (3, -1, 0.5)),
     "Poisson": Case(likelihoods.Poisson, (0, 1, 7, 2**24), (-1, 0.5, 1e30, tiny)),
+    "Multinomial": Case(likelihoods.Multinomial, (0, 1, 7, 2**20), (-1, 0.5, 1e30, tiny)),
     "NegativeBinomial": Case(likelihoods.NegativeBinomial, (0, 1, 7, 2**24), (-1, 2.5, 1e30)),
     "ZeroInflatedNegativeBinomial": Case(likelihoods.ZeroInflatedNegativeBinomial, (0, 1, 7), (-1, 2.5, 1e30)),
     "RoundedLogistic": Case(lambda: likelihoods.RoundedLogistic(shape=(D,), scale="dimension"), (0, 1, 7), (-1, 0.5)),

@@ -28,6 +28,7 @@ __all__ = [
     "Precision",
     "Standardise",
     "Table",
+    "Topics",
     "apply",
     "products",
     "seeded",
@@ -164,6 +165,41 @@ class Table(nn.Module):
     def init_bias(self, values: Tensor) -> None:
         """Move all states together, so that their mean is ``values [*shape]``."""
         self.values.add_(values.reshape(self.shape) - self.values.mean(0))
+
+
+class Topics(nn.Module):
+    """Words from topics, ``[N, K] → [N, V]``: Σ_k θ_k φ_kv, φ_k = softmax(w_k); with ``product``, Σ_k θ_k w_kv + b_v.
+
+    ``proportions``: θ is the softmax of the inputs, otherwise the inputs themselves. ``log``: the sum's logarithm.
+    """
+
+    def __init__(
+        self, n_topics: int, n_words: int, product: bool = False, proportions: bool = True, log: bool = False
+    ) -> None:
+        super().__init__()
+        self.n_topics, self.n_words = n_topics, n_words
+        self.product, self.proportions, self.log = product, proportions, log
+        self.weights = nn.Parameter(torch.empty(n_topics, n_words))
+        self.bias = nn.Parameter(torch.zeros(n_words)) if product else None
+        nn.init.normal_(self.weights)
+
+    def topics(self) -> Tensor:
+        """The probability of each word where all weight is on one topic, ``[K, V]``; rows sum to 1."""
+        return (self.weights if self.bias is None else self.weights + self.bias).softmax(1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        theta = z.softmax(1) if self.proportions else z
+        out = theta @ self.topics() if self.bias is None else theta @ self.weights + self.bias
+        return out.clamp(min=torch.finfo(out.dtype).tiny).log() if self.log else out
+
+    @torch.no_grad()
+    def init_bias(self, values: Tensor) -> None:
+        """Start near the output ``values [V]``, up to its sum, whatever the inputs."""
+        values = values.flatten()
+        if self.bias is not None:
+            self.bias.copy_(values)
+        else:
+            self.weights.add_((values if self.log else values.log()) - self.weights.mean(0))
 
 
 class Standardise(nn.Module):

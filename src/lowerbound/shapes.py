@@ -18,6 +18,7 @@ _MEANING = {
     "[B, 1]": "one number for each row",
     "[N, 1]": "one number for each latent",
     "[B, 2d]": "the mean and the raw scale of each latent",
+    "[B, d]": "one number for each latent of each row",
     "[N, *E]": "a latent for each row",
     "[]": "one number",
 }

@@ -17,7 +17,7 @@ from lowerbound.errors import DataError
 from lowerbound.evidence.estimates import error_of_mean
 from lowerbound.evidence.importance import LogLikelihood
 from lowerbound.evidence.shallow import BernoulliMixture, Gaussian, gaussian_mixture, gaussians
-from lowerbound.likelihoods import Likelihood, Product
+from lowerbound.likelihoods import Likelihood, Multinomial, Product
 
 _MOST_FULL = 50  # columns of a mixture of full covariances
 Array = NDArray[np.float64]
@@ -76,6 +76,8 @@ def kind_of(likelihood: Likelihood) -> Suited:
     name, levels = type(likelihood).__name__, likelihood.n_values
     if likelihood.informative:
         return Suited(None, 0, f"{name} models which cells are missing, and no baseline does.")
+    if isinstance(likelihood, Multinomial):
+        return Suited(None, 0, f"{name} is of counts given their sum, and the baselines of counts model the sum too.")
     if isinstance(likelihood, Product):
         parts = {kind_of(part) for part in likelihood.likelihoods}
         mixed = "the columns are of different kinds, and each baseline takes only one; compare columns of one kind."

@@ -14,6 +14,7 @@ from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
 from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture, RoundedLogistic
+from lowerbound.likelihoods.multinomial import Multinomial
 from lowerbound.likelihoods.product import Product
 from lowerbound.likelihoods.proportions import Beta, BetaBinomial
 from lowerbound.likelihoods.selfmasking import SelfMasking
@@ -36,6 +37,7 @@ __all__ = [
     "LogitNormal",
     "LowRankNormal",
     "Measure",
+    "Multinomial",
     "NegativeBinomial",
     "Normal",
     "Ordinal",

@@ -31,7 +31,7 @@ class Likelihood(nn.Module, ABC):
     needs: ClassVar[Literal["nothing", "shape", "largest", "max_value"]] = "nothing"  # the argument of ``from_data``
     one_hot_mean: ClassVar[bool] = False  # whether ``mean`` has a trailing axis, the probability of each class
     ordered: ClassVar[bool] = True  # whether the values have an order
-    inverse_link: ClassVar[Literal["", "sigmoid", "softmax"]] = ""  # maps parameters that are logits to probabilities
+    inverse_link: Literal["", "sigmoid", "softmax"] = ""  # maps parameters that are logits to probabilities
 
     @classmethod
     def from_data(cls, given: Any) -> Self:

@@ -7,7 +7,7 @@ from lowerbound.posteriors.flow import Flow
 from lowerbound.posteriors.latents import Latents
 from lowerbound.posteriors.mixture import NormalMixture
 from lowerbound.posteriors.normal import DiagonalNormal, PrecisionWeighted
-from lowerbound.posteriors.positive import Gamma, Weibull
+from lowerbound.posteriors.positive import Gamma, MergedWeibull, Weibull
 from lowerbound.posteriors.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.posteriors.sphere import VonMisesFisher
 
@@ -23,6 +23,7 @@ __all__ = [
     "Latents",
     "LogisticNormal",
     "LowRankNormal",
+    "MergedWeibull",
     "NormalMixture",
     "Posterior",
     "PrecisionWeighted",

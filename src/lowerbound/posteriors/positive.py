@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lowerbound import distributions
-from lowerbound.distributions import positive
+from lowerbound.distributions import Distribution, positive
 from lowerbound.posteriors.base import Posterior
 
 MIN_CONCENTRATION = 1e-2  # gammas of less are mostly below the smallest number
@@ -39,3 +39,16 @@ class Weibull(Posterior):
     def distribution(self, out: Tensor) -> distributions.Weibull:
         concentration, scale = positive(out).chunk(2, -1)
         return distributions.Weibull(concentration + MIN_WEIBULL, scale + MIN_SCALE)
+
+
+class MergedWeibull(Weibull):
+    """q(z|x, parents) = Π Weibull(z_i; k_i(x) + α_i, λ_i(x)), α the concentrations of the prior given the parents.
+
+    The encoder gives the raw k and then the raw λ; the prior is a gamma. Zhang et al. 2018.
+    """
+
+    def merge(self, q: Distribution, p: Distribution) -> distributions.Weibull:
+        if not isinstance(q, distributions.Weibull) or not isinstance(p, distributions.Gamma):
+            raise ValueError(f"MergedWeibull needs a prior of gammas, not {type(p).__name__}.")
+        concentration = q.concentration + p.concentration
+        return distributions.Weibull(concentration, q.scale, max(q.batch_dims, p.batch_dims))

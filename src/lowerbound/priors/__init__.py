@@ -4,8 +4,8 @@ from lowerbound.priors.base import Prior
 from lowerbound.priors.discrete import Bernoulli, Categorical
 from lowerbound.priors.flexible import Flow, NormalMixture
 from lowerbound.priors.latents import Given, Latents
-from lowerbound.priors.normal import ConditionalNormal, LearnedNormal, Normal
-from lowerbound.priors.positive import Beta, Dirichlet, Gamma
+from lowerbound.priors.normal import ConditionalNormal, LaplaceDirichlet, LearnedNormal, Normal
+from lowerbound.priors.positive import Beta, ConditionalGamma, Dirichlet, Gamma
 from lowerbound.priors.sphere import HypersphericalUniform
 from lowerbound.priors.vamp import VampPrior
 
@@ -13,12 +13,14 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "ConditionalGamma",
     "ConditionalNormal",
     "Dirichlet",
     "Flow",
     "Gamma",
     "Given",
     "HypersphericalUniform",
+    "LaplaceDirichlet",
     "Latents",
     "LearnedNormal",
     "Normal",

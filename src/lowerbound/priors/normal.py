@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -59,6 +60,37 @@ class LearnedNormal(Prior):
 
     def forward(self, context: Tensor | None = None) -> distributions.Normal:
         return distributions.Normal(self.loc, positive(self.raw_scale) + MIN_SCALE, batch_dims=0)
+
+
+class LaplaceDirichlet(Prior):
+    """p(z) = N(μ, diag σ²), the Laplace approximation of softmax(z) ~ Dirichlet(``concentration``).
+
+    With d = ``latent_dim`` and concentrations α: μ_k = log α_k − Σ log α/d, σ²_k = (1 − 2/d)/α_k + Σ (1/α)/d².
+    ``concentration``: one number, or d of them. MacKay 1998; Srivastava & Sutton 2017.
+    """
+
+    family = distributions.Normal
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int, concentration: float | Sequence[float] = 1.0) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise ValueError(f"proportions that sum to 1 need latent_dim of at least 2, got {latent_dim}.")
+        alpha = torch.as_tensor(concentration, dtype=torch.float64).expand(latent_dim)
+        if not bool((alpha > 0).all()):
+            raise ValueError(f"the prior's concentration must be positive, got {concentration}.")
+        self.latent_dim, self.concentration = latent_dim, concentration
+        variance = (1 - 2 / latent_dim) / alpha + (1 / alpha).sum() / latent_dim**2
+        self.register_buffer("loc", (alpha.log() - alpha.log().mean()).float(), persistent=False)
+        self.register_buffer("scale", variance.sqrt().float(), persistent=False)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def forward(self, context: Tensor | None = None) -> distributions.Normal:
+        return distributions.Normal(self.loc, self.scale, batch_dims=0)
 
 
 class ConditionalNormal(Prior):

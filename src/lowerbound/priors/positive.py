@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import inverse_positive, positive
+from lowerbound.nn import apply
 from lowerbound.priors.base import Prior
+from lowerbound.shapes import expect
+
+_LEAST = 1e-6  # a concentration: its gamma function stays finite
 
 
 class Gamma(Prior):
@@ -29,6 +33,33 @@ class Gamma(Prior):
 
     def forward(self, context: Tensor | None = None) -> distributions.Gamma:
         return distributions.Gamma(self.concentrations(), self.rates(), batch_dims=0)
+
+
+class ConditionalGamma(Prior):
+    """p(z|c) = Π Gamma(z_i; α_i(c), rate): ``network`` gives the concentrations α, ``[B, C] → [B, d]``, above 0.
+
+    ``learned``: the rate, one for all dimensions, is learned from this value. A layer of a gamma belief network, whose
+    ``network`` is a mixture of the weights above (``nn.Topics``). Zhou et al. 2016.
+    """
+
+    family = distributions.Gamma
+    conditional = needs_context = True
+
+    def __init__(self, latent_dim: int, network: nn.Module, rate: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        self.latent_dim, self.network, self.rate, self.learned = latent_dim, network, rate, learned
+        self.rates = _Positive(1, rate, learned)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    def forward(self, context: Tensor | None = None) -> distributions.Gamma:
+        if context is None:
+            raise ValueError("this prior is p(z|context), and no context was given.")
+        concentration = apply(self.network, context).clamp(min=_LEAST)
+        expect("the network of ConditionalGamma", concentration, (len(context), self.latent_dim), "[B, d]")
+        return distributions.Gamma(concentration, self.rates().expand_as(concentration))
 
 
 class Beta(Prior):
