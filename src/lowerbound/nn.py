@@ -187,8 +187,12 @@ class Topics(nn.Module):
         """The probability of each word where all weight is on one topic, ``[K, V]``; rows sum to 1."""
         return (self.weights if self.bias is None else self.weights + self.bias).softmax(1)
 
+    def shares(self, z: Tensor) -> Tensor:
+        """The topics' shares ``[…, K]`` at the inputs ``z […, K]``; they sum to 1."""
+        return z.softmax(-1) if self.proportions else z / z.sum(-1, keepdim=True)
+
     def forward(self, z: Tensor) -> Tensor:
-        theta = z.softmax(1) if self.proportions else z
+        theta = z.softmax(-1) if self.proportions else z
         out = theta @ self.topics() if self.bias is None else theta @ self.weights + self.bias
         return out.clamp(min=torch.finfo(out.dtype).tiny).log() if self.log else out
 

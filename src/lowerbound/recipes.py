@@ -2,7 +2,7 @@
 
 Each says what to expect, by which protocol. Numbers marked "published" are the paper's or a replication's, not ours.
 The last four return a ``LatentVariableModel`` in double precision for rows x, with NaN for missing values. They are
-learnt exactly by ``EM``.
+learnt exactly by ``EM``. ``prod_lda``, ``amortised_lda`` and ``whai`` return a model of documents and its posterior.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from lowerbound.inference.m_steps import set_table
 from lowerbound.likelihoods import Likelihood
 from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, Table, seeded
+from lowerbound.topics.amortised import amortised_lda as amortised_lda
+from lowerbound.topics.amortised import prod_lda as prod_lda
+from lowerbound.topics.amortised import whai as whai
 
 
 def aevb(latent_dim: int = 20, **settings: Any) -> VAE:

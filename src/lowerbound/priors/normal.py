@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,13 +78,14 @@ class LaplaceDirichlet(Prior):
         super().__init__()
         if latent_dim < 2:
             raise ValueError(f"proportions that sum to 1 need latent_dim of at least 2, got {latent_dim}.")
-        alpha = torch.as_tensor(concentration, dtype=torch.float64).expand(latent_dim)
-        if not bool((alpha > 0).all()):
-            raise ValueError(f"the prior's concentration must be positive, got {concentration}.")
+        alpha = np.asarray(concentration, np.float64) * np.ones(latent_dim if np.ndim(concentration) == 0 else 1)
+        if len(alpha) != latent_dim or not (alpha > 0).all():
+            raise ValueError(f"concentration is one positive number, or {latent_dim} of them; got {concentration}.")
         self.latent_dim, self.concentration = latent_dim, concentration
-        variance = (1 - 2 / latent_dim) / alpha + (1 / alpha).sum() / latent_dim**2
-        self.register_buffer("loc", (alpha.log() - alpha.log().mean()).float(), persistent=False)
-        self.register_buffer("scale", variance.sqrt().float(), persistent=False)
+        deviation = np.sqrt((1 - 2 / latent_dim) / alpha + (1 / alpha).sum() / latent_dim**2)
+        loc = np.log(alpha) - np.log(alpha).mean()
+        self.register_buffer("loc", torch.tensor(loc.tolist()), persistent=False)
+        self.register_buffer("scale", torch.tensor(deviation.tolist()), persistent=False)
 
     @property
     def event(self) -> tuple[int, ...]:
