@@ -216,3 +216,17 @@ def test_jobs_are_not_started_where_a_smaller_table_took_too_long():
     assert reason("large", method="TVAE") is None
     order = [job.table for job in jobs.all_jobs("generate", tables) if job.method == "arfpy"]
     assert order == ["small", "wide", "large"] * 3
+
+
+def test_figures_of_the_committed_result_are_not_run_again(tmp_path, monkeypatch):
+    from kit.processes import Kept
+    from table_defaults import study
+
+    monkeypatch.setattr(study.record, "RESULTS", tmp_path)
+    kept = Kept(tmp_path / "cache")
+    study.restore(kept)  # there is no result yet
+    (tmp_path / "tables_defaults.json").write_text('{"jobs": {"a": {"error": 1.0}, "b": {"error": 2.0}}}')
+    kept.put("b", {"error": 3.0})
+    study.restore(kept)
+    assert kept.get("a") == {"error": 1.0}
+    assert kept.get("b") == {"error": 3.0}  # what the cache has is newer

@@ -3,8 +3,8 @@
     python benchmarks/tables.py --defaults [--only impute,generate] [--methods NAME,NAME] [--minutes 600]
         [--again NAME,NAME] [--page] [--quick] [--cache DIR] [--folder DIR] [--packages DIR] [--threads 1]
 
-Every job (a method on a table with a mask) runs in a process of its own, and what it finds is kept in the cache, so
-that runs in parts make the same page once all jobs are there. ``--again``: methods whose jobs are run anew. ``--page``:
+Every job (a method on a table with a mask) runs in a process of its own, and what it finds is kept in the cache and
+in the result, so that runs in parts, also on other machines, make the same page once all jobs are there. ``--again``: methods whose jobs are run anew. ``--page``:
 no job is started; the page is written from the cache, and names what is left. ``--quick``: two small tables and few
 methods, to see that all runs; nothing is written. The peers' environments are made in the cache. Result:
 benchmarks/results/tables_defaults.{json,md}.
@@ -13,11 +13,13 @@ benchmarks/results/tables_defaults.{json,md}.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from kit import record
+from kit.processes import Kept
 from real.sources import download
 from table_defaults import jobs, tables
 from table_defaults.page import page
@@ -27,6 +29,7 @@ from table_defaults.summary import summarise
 METHODS = tuple(dict.fromkeys(method for methods in jobs.TASKS.values() for method in methods))
 QUICK_TABLES = ("iris", "breast_cancer")
 QUICK_METHODS = ("lowerbound", "mean or mode", "iterative ridge", "real rows", "columns apart")
+NAME = "tables_defaults"  # of the result
 SEED = 1  # of the first masks and splits
 
 
@@ -39,6 +42,8 @@ def main() -> None:
         known_tables = {name: known_tables[name] for name in QUICK_TABLES}
     workshop = workshop_of(options)
     workshop.all_tables = known_tables
+    if not options.quick:
+        restore(workshop.kept)
     for task in options.only:
         wanted = [job for job in jobs.all_jobs(task, known_tables) if job.method in options.methods]
         if options.quick:
@@ -50,7 +55,21 @@ def main() -> None:
             print(f"{task}: no job is started after {options.minutes:g} minutes; run it again.", file=sys.stderr)
     found = {task: summarise(task, known_tables, workshop.known) for task in jobs.TASKS}
     result = record.context(SEED) | {"tasks": {task: part for task, part in found.items() if part["lines"]}}
-    record.write("tables_defaults", result, page(result), options.quick)
+    result["jobs"] = {
+        job.name: figures
+        for task in jobs.TASKS
+        for job in jobs.all_jobs(task, known_tables)
+        if (figures := workshop.known(job)) is not None
+    }
+    record.write(NAME, result, page(result), options.quick)
+
+
+def restore(kept: Kept) -> None:
+    """Put the figures of the committed result into the cache, where it has none of the same job."""
+    path = record.RESULTS / f"{NAME}.json"
+    for name, figures in (json.loads(path.read_text()).get("jobs", {}) if path.exists() else {}).items():
+        if kept.get(name) is None:
+            kept.put(name, figures)
 
 
 def workshop_of(options: argparse.Namespace) -> DefaultsWorkshop:
