@@ -18,7 +18,7 @@ from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels.gamma_poisson import TINY
 
 Array = NDArray[Any]
-_SMALLEST = 1e-300  # of θ
+_SMALLEST = 1e-300  # of θ and of the gamma numbers whose shares are φ
 _LEAST, _LARGEST = 1e-30, 1e8  # of c
 
 
@@ -114,8 +114,8 @@ def nonzeros(counts: Array) -> Csr:
 
 def draw_phi(n: Array, eta: float, rng: np.random.Generator) -> Array:
     """Draw Φ from its columns' law Dir(η + n_·k) given counts n ``[…, V, K]``, with θ integrated out."""
-    drawn = np.maximum(rng.standard_gamma(n + eta), TINY)
-    found: Array = drawn / drawn.sum(-2, keepdims=True)
+    drawn = np.maximum(rng.standard_gamma(n + eta), _SMALLEST)
+    found: Array = np.maximum(drawn / drawn.sum(-2, keepdims=True), TINY)
     return found
 
 
