@@ -42,7 +42,7 @@ NEEDS = {
         "LowRankNormal": "rank",
         "NormalMixture": "components",
     },
-    "prior": {"Given": "of=…", "Latents": "parts=…"},
+    "prior": {"ConditionalGamma": "network", "Given": "of=…", "Latents": "parts=…"},
     "likelihood": {"Atoms": "base=…, values", "Product": "likelihoods", "SelfMasking": "likelihood"},
     "objective": {
         "Constrained": "of=…, target",
@@ -67,7 +67,7 @@ def test_a_part_by_name_is_whole_or_says_what_it_needs(kind: str, name: str) -> 
     given = lb.VAE(**QUICK, draws=2).get_params(deep=False) | {kind: name}
     if kind == "prior":
         given["posterior"] = next(
-            one for one, allowed in ALLOWED.items() if name in (*allowed, "Latents", "Given", "VampPrior")
+            one for one, allowed in ALLOWED.items() if name in (*allowed, *NEEDS["prior"], "VampPrior")
         )
     if kind == "gradient" or kind == "posterior":
         given |= {"objective": "iwae" if name == "doubly_reparameterised" else "auto"}
@@ -82,7 +82,7 @@ def test_a_part_by_name_is_whole_or_says_what_it_needs(kind: str, name: str) -> 
 
 # --- which go together ---
 
-REAL = ("ConditionalNormal", "Flow", "LearnedNormal", "Normal", "NormalMixture")
+REAL = ("ConditionalNormal", "Flow", "LaplaceDirichlet", "LearnedNormal", "Normal", "NormalMixture")
 ALLOWED: dict[Any, tuple[str, ...]] = {
     "Bernoulli": ("Bernoulli",),
     "Beta": ("Beta", "Gamma", *REAL),
@@ -107,7 +107,7 @@ def test_priors_go_with_posteriors_of_the_same_values(posterior: Any) -> None:
         given = lb.VAE(**QUICK, draws=2, prior=prior, posterior=posterior).get_params(deep=False)
         if prior in (*ALLOWED[posterior], "VampPrior"):
             check_parameters(given)
-        elif prior not in ("Latents", "Given"):
+        elif prior not in NEEDS["prior"]:
             with pytest.raises(ValueError, match=r"the posterior .* is of .* and the prior .* of") as caught:
                 check_parameters(given)
             assert_one_sentence(str(caught.value), (f"the prior {prior} of", "choose a prior of the same values"))
