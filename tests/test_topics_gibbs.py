@@ -11,6 +11,7 @@ import torch
 from scipy.special import gammaln, psi
 
 import lowerbound as lb
+from lowerbound.errors import DataError
 from lowerbound.topics import CollapsedGibbs, LDAModel, collapsed_gibbs
 from lowerbound.topics.kernels.collapsed_numba import NONE, sweep
 
@@ -110,12 +111,12 @@ def test_fit_finds_the_topics():
     rng = np.random.default_rng(0)
     beta = np.kron(np.eye(3), np.full((1, 5), 0.2))
     x = np.stack([rng.multinomial(30, p) for p in rng.dirichlet([0.3] * 3, 200) @ beta])
-    model = LDAModel(15, 3, 0.3, 0.01)
+    model = LDAModel(15, 3, 0.3, 0.1)
     lb.fit(model, lb.data.Counts.from_sparse(x), CollapsedGibbs(), epochs=60, batch_size=64, validation=0)
     found = model.topics().numpy()
     order = found.argmax(1) // 5
     assert sorted(order) == [0, 1, 2]
-    np.testing.assert_allclose(found, beta[order], atol=0.02)
+    np.testing.assert_allclose(found, beta[order], atol=0.03)  # one sample: 3.3 standard deviations
 
 
 def test_learnt_priors_take_minkas_step():
@@ -147,7 +148,7 @@ def log_p(words: np.ndarray, eta: float) -> float:
 
 
 def test_fractions_are_refused():
-    with pytest.raises(lb.DataError, match=r"the count of document 0, word 1 is 0.5"):
+    with pytest.raises(DataError, match=r"the count of document 0, word 1 is 0.5"):
         lb.fit(LDAModel(3, 2), lb.data.Counts.from_sparse(np.array([[1, 0.5, 0], [1, 2, 3]])), CollapsedGibbs())
 
 

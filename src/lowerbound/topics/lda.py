@@ -42,16 +42,16 @@ class LDAModel(TopicModel):
         if n_words < 1 or n_topics < 1:
             raise ValueError(f"n_words and n_topics must be at least 1, got {n_words} and {n_topics}.")
         self.n_words, self.n_topics = n_words, n_topics
-        self.likelihood = Multinomial()
-        shape = torch.as_tensor(1 / n_topics if alpha is None else alpha, dtype=torch.get_default_dtype())
-        if shape.dim() > 1 or (shape.dim() == 1 and len(shape) != n_topics) or not bool((shape > 0).all()):
+        self.likelihood = Multinomial("probabilities")
+        shapes = tuple(alpha) if isinstance(alpha, Sequence) else (1 / n_topics if alpha is None else alpha,) * n_topics
+        if len(shapes) != n_topics or not all(each > 0 for each in shapes):
             raise ValueError(f"alpha must be a number above 0, or {n_topics} of them, one per topic; got {alpha}.")
         if eta is not None and not eta > 0:
             raise ValueError(f"eta must be above 0, got {eta}.")
         start = torch.empty(n_topics, n_words).normal_(1, 0.1).clamp_(min=0.1)
         self.register_buffer("word_weights", start)
-        self.register_buffer("alpha", shape.expand(n_topics).clone())
-        self.register_buffer("eta", torch.tensor(1 / n_topics if eta is None else float(eta)))
+        self.register_buffer("alpha", torch.tensor(shapes, dtype=start.dtype))
+        self.register_buffer("eta", torch.tensor(1 / n_topics if eta is None else eta, dtype=start.dtype))
 
     def topics(self) -> Tensor:
         """E[β] = λ_kw/Σ_v λ_kv, ``[K, V]``."""
@@ -60,7 +60,8 @@ class LDAModel(TopicModel):
     def transform(self, csr: Csr, seed: int = 0) -> Array:
         """E_q[θ] of each document, ``[N, K]``; rows sum to 1. No random numbers are needed: ``seed`` has no effect."""
         gamma = infer(self, csr).gamma
-        return gamma / gamma.sum(1, keepdims=True)
+        theta: Array = gamma / gamma.sum(1, keepdims=True)
+        return theta
 
     def bound(self, csr: Csr) -> NDArray[np.float64]:
         """E_q[log p(x, θ, z|β) − log q(θ, z)] of each document, in nats, ``[N]``.

@@ -18,7 +18,7 @@ NONE = -1
 
 
 @compiled
-def _weigh(shape: Array, row: Array, eta: float, inverse: Array, p: Array, lanes: Array) -> None:
+def _weigh(shape: Array, row: Array, eta: np.float32, inverse: Array, p: Array, lanes: Array) -> None:
     """Set ``p [K]`` to (n_dk + α_k)(n_kw + η)/(n_k + Vη), and ``lanes [8]`` to the sums of every eighth."""
     for k in range(row.size):
         p[k] = shape[k] * (row[k] + eta) * inverse[k]

@@ -17,9 +17,10 @@ FLOOR = np.float32(1e-18)
 
 
 def exp_log_topics(weights: Array, used: Array, totals: Array) -> Array:
-    """exp E_q[log β_kw] ``[K, U]`` of the words ``used [U]``, for q(β_k) = Dir(``weights [K, V]``) of sums ``totals``."""
+    """exp E_q[log β_kw] ``[K, U]`` of words ``used [U]``; λ = ``weights [K, V]``, whose sums over V are ``totals``."""
     found = np.exp(psi(weights[:, used]) - psi(totals)[:, None])
-    return np.maximum(found, FLOOR).astype(weights.dtype)
+    floored: Array = np.maximum(found, FLOOR).astype(weights.dtype)
+    return floored
 
 
 def infer(
@@ -55,4 +56,5 @@ def infer(
         norm = theta @ block
         totals[:, words] += np.outer(theta, n / norm)
         bound[d] = n @ np.log(norm) - (shape - alpha) @ np.log(theta)
-    return bound + (gammaln(gamma) - gammaln(alpha)).sum(1) + gammaln(alpha.sum()) - gammaln(gamma.sum(1))
+    bound += (gammaln(gamma) - gammaln(alpha)).sum(1) + gammaln(alpha.sum()) - gammaln(gamma.sum(1))
+    return bound

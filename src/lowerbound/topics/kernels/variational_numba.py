@@ -40,7 +40,7 @@ def exp_log_topics(weights: Array, used: Array, totals: Array) -> Array:
     return found
 
 
-@numba.njit(fastmath={"reassoc"}, cache=True, nogil=True)  # type: ignore[untyped-decorator]  # a sum in any order
+@numba.njit(fastmath={"reassoc"}, cache=True, nogil=True)  # a sum in any order
 def _dot(a: Array, b: Array) -> float:
     total = a.dtype.type(0)
     for i in range(a.size):
@@ -72,7 +72,7 @@ def infer(
     tolerance: float,
     iterations: int,
 ) -> Array:
-    """See ``variational.py``. A topic whose exp ψ(γ_k) is at the floor, so that γ_k is α_k, is left out from then on."""
+    """See ``variational.py``. A topic whose exp ψ(γ_k) is at the floor is left out from then on: its γ_k is α_k."""
     n_topics, longest = alpha.size, 0
     for d in range(gamma.shape[0]):
         longest = max(longest, indptr[d + 1] - indptr[d])
@@ -81,7 +81,11 @@ def infer(
     floor = theta.dtype.type(FLOOR)
     for d in range(gamma.shape[0]):
         words, n = indices[indptr[d] : indptr[d + 1]], counts[indptr[d] : indptr[d + 1]]
-        block, share, shape = blocks[: words.size * n_topics].reshape(n_topics, words.size), shares[: words.size], gamma[d]
+        block, share, shape = (
+            blocks[: words.size * n_topics].reshape(n_topics, words.size),
+            shares[: words.size],
+            gamma[d],
+        )
         for k in range(n_topics):
             for i in range(words.size):
                 block[k, i] = topics[k, words[i]]
