@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import lowerbound as lb
+from lowerbound import topics
 from lowerbound.data import Counts
 from lowerbound.draw import Batch
 from lowerbound.likelihoods import Multinomial
@@ -102,7 +104,13 @@ def of_prod_lda(data: Counts) -> tuple[Any, Any]:
     return model, lb.AEVB(posterior)
 
 
+def of_deep_lda(learner: Callable[..., Any], data: Counts) -> tuple[Any, Any]:
+    return topics.DeepLDAModel(V, (4, 2), burn_in=3, collected=3), learner(burn_in=2, collected=2)
+
+
 LEARNERS: dict[str, Callable[[Counts], tuple[Any, Any]]] = {"noisy": of_frequencies, "prod_lda": of_prod_lda}
+DEEP = (topics.UpwardDownwardGibbs, topics.TLASGR, topics.TLFSGR, topics.SGRLD, topics.SCIR)
+LEARNERS |= {learner.__name__: partial(of_deep_lda, learner) for learner in DEEP}
 
 
 def fit(name: str, run: Path | None, folder: Path | None, *steps: int) -> lb.Fit[Any]:
