@@ -7,14 +7,19 @@ still be that of fresh draws from the prior. The chains are blocks of one set of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import ks_2samp
 
-from lowerbound.topics.csr import Csr
+from lowerbound.data import Counts
+from lowerbound.topics import Csr, DeepLDAModel, UpwardDownwardGibbs
+from lowerbound.topics.gibbs import _Sample
 from lowerbound.topics.kernels import gamma_poisson, gamma_poisson_numba
+from lowerbound.topics.links import Amount, Occurrence, latent_counts
 from lowerbound.topics.sweep import Documents, Hyper, draw_phi, draw_r, nonzeros
 
 DOCS, WORDS, ETA, GAMMA0, C0 = 2, 4, 0.7, 3.0, 1.0
@@ -34,7 +39,12 @@ def in_blocks(kernels, chains: int) -> SimpleNamespace:
         by_chain = phi.reshape(chains, -1, theta.shape[1])
         return np.einsum("cvk,cdk->cdv", by_chain, theta.reshape(chains, DOCS, -1)).reshape(len(theta), -1)
 
-    return SimpleNamespace(split=split, product=product, crt=kernels.crt, gammas=kernels.gammas)
+    def rates(csr, phi, theta):
+        chain = np.repeat(np.arange(len(theta)), np.diff(csr.indptr)) // DOCS
+        own = (csr.indices + chain * (len(phi) // chains)).astype(np.int32)
+        return kernels.rates(Csr(csr.indptr, own, csr.counts), phi, theta)
+
+    return SimpleNamespace(**vars(kernels) | {"split": split, "product": product, "rates": rates})
 
 
 class Chains:
@@ -67,10 +77,14 @@ class Chains:
     def draw_data(self) -> None:
         self.x = self.rng.poisson(self.docs.kernels.product(self.flat(0), self.docs.theta[0]))
 
+    def counts(self) -> Csr:
+        """The latent counts, from which a sweep starts."""
+        return nonzeros(self.x.astype(float))
+
     def up(self) -> None:
         phi = [self.flat(layer) for layer in range(len(self.layers))]
         n = [np.zeros_like(one) for one in phi]
-        self.docs.up(nonzeros(self.x.astype(float)), phi, self.of_docs(self.r), n)
+        self.docs.up(self.counts(), phi, self.of_docs(self.r), n)
         self.phi = [draw_phi(added.reshape(one.shape), ETA, self.rng) for added, one in zip(n, self.phi, strict=True)]
 
     def scale(self) -> None:
@@ -179,3 +193,93 @@ MUTANTS += [(TopBeforeScale, 2, 20_000), (TopBeforeScale, 3, 20_000)]
 @pytest.mark.parametrize(("mutant", "depth", "chains"), MUTANTS)
 def test_a_wrong_sweep_is_rejected(mutant: type[Chains], depth: int, chains: int) -> None:
     assert smallest(mutant, LAYERS[depth], chains) < 1e-6
+
+
+class Binary(Chains):
+    """Only whether a word occurs is observed."""
+
+    link = Occurrence()
+
+    def observed(self) -> np.ndarray:
+        return np.minimum(self.x, 1).astype(float)
+
+    def counts(self) -> Csr:
+        values = nonzeros(self.observed())
+        docs = self.docs
+        return latent_counts(self.link, values, self.flat(0), docs.theta[0], docs.kernels, docs.streams)
+
+
+class Positive(Binary):
+    """Gamma numbers are observed, whose shape is the count."""
+
+    link = Amount()
+
+    def observed(self) -> np.ndarray:
+        return self.rng.gamma(self.x)
+
+
+class Untruncated(Binary):
+    """The latent count of a word that occurs is 1."""
+
+    def counts(self) -> Csr:
+        return nonzeros(self.observed())
+
+
+class Rounded(Positive):
+    """The latent count of an amount is the amount, rounded up."""
+
+    def counts(self) -> Csr:
+        return nonzeros(np.ceil(self.observed()))
+
+
+@pytest.mark.parametrize("kernels", [gamma_poisson, gamma_poisson_numba], ids=["numpy", "numba"])
+@pytest.mark.parametrize("link", [Binary, Positive])
+def test_links_keep_the_joint_law(link: type[Chains], kernels) -> None:
+    assert smallest(link, LAYERS[2], 20_000, kernels=kernels) > 0.01
+
+
+@pytest.mark.parametrize("mutant", [Untruncated, Rounded])
+def test_wrong_latent_counts_are_rejected(mutant: type[Chains]) -> None:
+    assert smallest(mutant, LAYERS[2], 4000) < 1e-6
+
+
+class Learner(Chains):
+    """``UpwardDownwardGibbs``, as ``fit`` runs it, one document per batch."""
+
+    def sweep(self) -> None:
+        model = DeepLDAModel(WORDS, self.layers, ETA, GAMMA0, C0, HYPER.a0, HYPER.b0, HYPER.e0, HYPER.f0)
+        rows = Counts.from_sparse(self.x).as_sparse()
+        procedure = UpwardDownwardGibbs().start(model, rows.subset(torch.arange(DOCS)))
+        sample, rng = _Sample(model, DOCS), torch.Generator().manual_seed(int(self.rng.integers(2**62)))
+        procedure.sample = sample
+        for chain in range(self.chains):
+            own = slice(chain * DOCS, (chain + 1) * DOCS)
+            sample.sweeps.fill_(100)
+            for layer, theta in enumerate(self.docs.theta):
+                model.phi[layer].copy_(torch.from_numpy(self.phi[layer][chain]))
+                sample.get_buffer(f"theta_{layer + 1}").copy_(torch.from_numpy(theta[own]))
+            model.r.copy_(torch.from_numpy(self.r[chain]))
+            sample.c.copy_(torch.from_numpy(self.docs.c[own]))
+            for document in range(DOCS):
+                batch = rows.batch(torch.tensor([own.start + document]), torch.ones(1))
+                batch = replace(batch, index=torch.tensor([document]))
+                procedure.step(procedure.state, batch, procedure.noise(1, rng), {})
+            procedure.epoch_end(procedure.state)
+            for layer, theta in enumerate(self.docs.theta):
+                self.phi[layer][chain] = model.phi[layer].numpy()
+                theta[own] = sample.get_buffer(f"theta_{layer + 1}").numpy()
+            self.r[chain], self.docs.c[own] = model.r.numpy(), sample.c.numpy()
+
+
+class WithoutDown(Learner):
+    """Keeps θ as it was."""
+
+    def sweep(self) -> None:
+        before = [theta.copy() for theta in self.docs.theta]
+        super().sweep()
+        self.docs.theta = before
+
+
+def test_the_learner_keeps_the_joint_law() -> None:
+    assert smallest(Learner, LAYERS[2], 600, sweeps=1) > 0.01
+    assert smallest(WithoutDown, LAYERS[1], 600, sweeps=1) < 1e-3

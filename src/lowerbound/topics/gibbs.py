@@ -20,6 +20,7 @@ from lowerbound.topics.sweep import Documents, draw_phi, draw_r
 from lowerbound.training import Metrics, Procedure, Scalars, State
 
 _AT_ONCE = 1000  # documents whose θ are drawn together
+_LEAST = 1e-30  # of θ in single precision
 _FIXED = 10  # first sweeps in which p and c stay
 
 
@@ -126,7 +127,7 @@ class GibbsProcedure(Procedure):
             documents = self._documents(common, index, streams(seed, len(index)))
             documents.down(common.phi, common.r)
             for kept, theta in zip(self._all("theta"), documents.theta, strict=True):
-                kept[index] = torch.from_numpy(theta).to(kept.dtype)
+                kept[index] = torch.from_numpy(np.maximum(theta, _LEAST)).to(kept.dtype)
         for total in (*self._all("n"), sample.top, sample.q):
             total.zero_()
         sample.sweeps += 1
@@ -137,7 +138,7 @@ class GibbsProcedure(Procedure):
     def _documents(self, common: Globals, index: Tensor, streams: Any) -> Documents:
         """The variables of some documents as arrays in double precision."""
         documents = common.begin(len(index), streams)
-        documents.theta = [np.maximum(kept[index].double().numpy(), 1e-30) for kept in self._all("theta")]
+        documents.theta = [kept[index].double().numpy() for kept in self._all("theta")]
         documents.m = [kept[index].double().numpy() for kept in self._all("m")]
         documents.c = self.sample.c[index].double().numpy()
         return documents
