@@ -23,7 +23,7 @@ from lowerbound.model import draw
 from lowerbound.objectives import iwae
 from lowerbound.storage import model as stored
 from lowerbound.storage import parts, registry
-from lowerbound.topics import DeepLDAModel
+from lowerbound.topics import DeepLDAModel, LDAModel
 
 SOURCE = Path(lb.__file__).parent
 
@@ -216,6 +216,7 @@ def test_every_module_in_the_table_keeps_its_arguments():
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )
     built["networks.Constant"] = lb.nn.Constant(6)
+    built["topics.LDAModel"] = LDAModel(5, 3, alpha=[0.5, 1.0, 2.0], eta=0.25)
     built["topics.DeepLDAModel"] = DeepLDAModel(5, (3, 2), eta=0.1, burn_in=1, collected=2)
     built["searches.Searched"] = Searched(lb.posteriors.DiagonalNormal(3, lb.nn.Constant(6)), steps=7)
     others = ("activations", "optimizers")

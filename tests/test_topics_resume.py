@@ -17,7 +17,7 @@ import lowerbound as lb
 from lowerbound.data import Counts
 from lowerbound.errors import DataError, FormatError
 from lowerbound.storage.model import load
-from lowerbound.topics import Csr
+from lowerbound.topics import Csr, LDAModel, OnlineVB
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -93,8 +93,7 @@ def test_fractions_need_a_learner_that_takes_them():
     data = Counts.from_sparse(np.array([[0.5, 1.0] + [0] * (V - 2)] * 3))
     with pytest.raises(DataError, match=r"document 0, word 0 is 0\.5, which Multinomial cannot produce"):
         steps_of(data)
-    inference = type("TakesThem", (Noisy,), {"takes_fractions": True})()
-    lb.fit(Frequencies(V, 2), data, inference, epochs=1, validation=Counts.from_sparse([[0.5] + [0] * (V - 1)]))
+    lb.fit(LDAModel(V, 2), data, OnlineVB(), epochs=1, validation=Counts.from_sparse([[0.5] + [0] * (V - 1)]))
 
 
 def test_another_run_of_other_documents_is_refused(tmp_path):

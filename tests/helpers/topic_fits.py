@@ -108,8 +108,14 @@ def of_deep_lda(learner: Callable[..., Any], data: Counts) -> tuple[Any, Any]:
     return topics.DeepLDAModel(V, (4, 2), burn_in=3, collected=3), learner(burn_in=2, collected=2)
 
 
+def of_lda(learner: Callable[..., Any], data: Counts) -> tuple[Any, Any]:
+    return topics.LDAModel(V, 3), learner(learn_alpha=True, learn_eta=True)
+
+
 LEARNERS: dict[str, Callable[[Counts], tuple[Any, Any]]] = {"noisy": of_frequencies, "prod_lda": of_prod_lda}
+LDA = (topics.OnlineVB, topics.BatchVB, topics.CollapsedGibbs)
 DEEP = (topics.UpwardDownwardGibbs, topics.TLASGR, topics.TLFSGR, topics.SGRLD, topics.SCIR)
+LEARNERS |= {learner.__name__: partial(of_lda, learner) for learner in LDA}
 LEARNERS |= {learner.__name__: partial(of_deep_lda, learner) for learner in DEEP}
 
 
