@@ -14,7 +14,10 @@ M = TypeVar("M", bound=Model, contravariant=True)
 
 @runtime_checkable
 class Inference(Protocol[M]):
-    """A way to learn a model of type M from rows: ``AEVB``, or a class of your own with these four members."""
+    """A way to learn a model of type M from rows: ``AEVB``, or a class of your own with these four members.
+
+    One that learns a topic model may say ``takes_fractions = True``: then ``Counts`` need not be whole numbers.
+    """
 
     @property
     def posterior(self) -> Posterior | None:
