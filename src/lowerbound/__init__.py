@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         training,
     )
     from lowerbound.draw import Batch, Draw, Node
-    from lowerbound.estimators import VAE, LatentImputer, compare, load
+    from lowerbound.estimators import LDA, VAE, DeepLDA, LatentImputer, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import (
@@ -49,11 +49,13 @@ __version__ = "0.1.0"
 __all__ = [
     "AEVB",
     "EM",
+    "LDA",
     "MAP",
     "VAE",
     "Batch",
     "BlackBox",
     "CoordinateAscent",
+    "DeepLDA",
     "Draw",
     "Fit",
     "FullVB",
@@ -91,9 +93,11 @@ _HOMES = {
     "Batch": "draw",
     "BlackBox": "inference",
     "CoordinateAscent": "inference",
+    "DeepLDA": "estimators",
     "Draw": "draw",
     "Fit": "inference",
     "FullVB": "inference",
+    "LDA": "estimators",
     "LatentImputer": "estimators",
     "LatentVariableModel": "model",
     "Local": "inference",

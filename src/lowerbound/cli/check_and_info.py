@@ -7,6 +7,7 @@ from typing import Any
 
 from lowerbound.cli.base import BAD_DATA, commands, csv_options, data_argument, json_option, run_argument, tell
 from lowerbound.cli.table_options import schema_option
+from lowerbound.cli.topics import MODELS
 
 
 @commands.command()
@@ -32,6 +33,11 @@ def info(run: Path, as_json: bool) -> int | None:
     """Show what the folder RUN holds, and verify its files."""
     from lowerbound.storage.contents import contents
 
-    found = contents(run)
-    tell(found.as_dict(), as_json, "\n".join(found.lines()))
+    found, kernels = contents(run), {}
+    if found.estimator in MODELS.values():
+        from lowerbound.topics.kernels import KERNELS
+
+        kernels = {"kernels": KERNELS}
+    lines = [*found.lines(), *(f"kernels of topic models: {name}" for name in kernels.values())]
+    tell(found.as_dict() | kernels, as_json, "\n".join(lines))
     return BAD_DATA if found.problems else None

@@ -26,6 +26,7 @@ from lowerbound.cli.base import (
     tell,
 )
 from lowerbound.cli.table_options import schema_option
+from lowerbound.cli.topics import OF_TOPICS, check_options, fit_topics, topic_options
 
 if TYPE_CHECKING:
     from lowerbound.estimators import VAE
@@ -151,6 +152,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @data_argument
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write the model to.")
 @fit_options
+@topic_options
 @schema_option
 @click.option("--recipe", help="Defaults from a paper: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, such as latent_dim=20.")
@@ -177,9 +179,10 @@ def fit(
     recipe: str | None,
     pairs: tuple[str, ...],
     kinds: dict[str, Any] | None,
+    model: str,
     **options: Any,
 ) -> int | None:
-    """Fit a variational auto-encoder to DATA.
+    """Fit a variational auto-encoder, or a topic model, to DATA.
 
     Each column of a table gets a likelihood for its kind of values, and missing cells are allowed: lowerbound check
     shows how a table would be read. With --likelihood, --binarise or --network conv, DATA is read as a matrix of
@@ -187,8 +190,18 @@ def fit(
 
     --recipe sets the defaults of the options to those of a paper. To resume a fit that was interrupted, repeat the
     command with --resume; the result is the same, byte for byte.
+
+    With --model lda or deep-lda, DATA are documents: text with a document per line (.txt, .txt.gz), a table with
+    --text COLUMN or with a column of counts per word, or counts of words (.npz, .npy, .mtx; .ldac for the format of
+    LDA-C). Only the options from --model to --max-share, and --inference, --batch-size, --epochs, --validation, --set
+    and those after it apply.
     """
+    check_options(model)
     refuse_to_replace(out, force, resume)
+    if model != "vae":
+        own = {"seed": seed, "force": force, "checkpoint_every": checkpoint_every, "as_json": as_json}
+        return fit_topics(data, out, model, options | own, settings(pairs))
+    options = {name: value for name, value in options.items() if name not in OF_TOPICS}
     options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
     if ":" in (options["inference"] or ""):
         options["inference"] = imported(options["inference"], "--inference")
@@ -305,14 +318,14 @@ def imported(text: str, option: str) -> Any:
         ) from error
 
 
-def sizes(text: str) -> tuple[int, ...]:
+def sizes(text: str, option: str = "--hidden") -> tuple[int, ...]:
     """Parse layer sizes: 256,128 → (256, 128)."""
     try:
         layers = tuple(int(size) for size in text.split(",") if size.strip())
     except ValueError:
         layers = (0,)
     if any(not 1 <= size <= 10**6 for size in layers):
-        raise click.BadParameter(f"{text!r} is not a list of layer sizes such as 256,128.", param_hint="--hidden")
+        raise click.BadParameter(f"{text!r} is not a list of layer sizes such as 256,128.", param_hint=option)
     return layers
 
 

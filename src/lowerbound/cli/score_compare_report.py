@@ -32,6 +32,7 @@ from lowerbound.cli.base import (
 from lowerbound.cli.encode_sample_impute import FIT_A_TABLE
 from lowerbound.cli.table_as_numbers import AsNumbers, OfFrame
 from lowerbound.cli.table_options import as_arrow, check_table, keep_option, strict_option
+from lowerbound.cli.topics import is_topics, report_topics, text_option
 from lowerbound.errors import DataError
 
 if TYPE_CHECKING:
@@ -251,9 +252,15 @@ def of_one_kind(runs: Sequence[Path]) -> dict[str, list[tuple[Path, VAE]]]:
 @part_option
 @samples_option
 @click.option("--evidence", "judge", is_flag=True, help="Run every check of score --evidence (takes minutes).")
+@text_option
 @json_option
-def report(run: Path, data: str, part: str, samples: int | None, judge: bool, as_json: bool) -> None:
+def report(run: Path, data: str, part: str, samples: int | None, judge: bool, text: str | None, as_json: bool) -> None:
     """Write RUN/report.html, a report on the model, evaluated on DATA."""
+    if is_topics(run):
+        report_topics(run, data, text, as_json)
+        return
+    if text is not None:
+        raise click.UsageError("--text is for topic models; leave it out.")
     import numpy as np
 
     from lowerbound.report import write_report

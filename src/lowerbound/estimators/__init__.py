@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from lowerbound.estimators.comparing import compare
+from lowerbound.estimators.deep_lda import DeepLDA
 from lowerbound.estimators.defaults import default_likelihood
 from lowerbound.estimators.imputer import LatentImputer
+from lowerbound.estimators.lda import LDA
+from lowerbound.estimators.topics import TopicEstimator
 from lowerbound.estimators.transforming import Encoding
 from lowerbound.estimators.vae import VAE
 from lowerbound.inference import Fit
 from lowerbound.storage.model import load as read
 from lowerbound.storage.model import naming
 
-__all__ = ["VAE", "Encoding", "LatentImputer", "compare", "default_likelihood", "load"]
+__all__ = ["LDA", "VAE", "DeepLDA", "Encoding", "LatentImputer", "compare", "default_likelihood", "load"]
 
 
-def load(path: str | Path, **own: Any) -> VAE | Fit[Any]:
-    """Read a folder: the ``VAE`` written by ``VAE.save``, or the model and posterior written by ``lowerbound.save``.
+_TOPICS: dict[str, type[TopicEstimator]] = {"LDA": LDA, "DeepLDA": DeepLDA}
+
+
+def load(path: str | Path, **own: Any) -> VAE | TopicEstimator | Fit[Any]:
+    """Read a folder: an estimator written by its ``save``, or the model and posterior written by ``lowerbound.save``.
 
     ``own``: your own networks, as in ``load(path, decoder=…)``; a folder contains their weights but not their code.
     """
@@ -27,4 +33,7 @@ def load(path: str | Path, **own: Any) -> VAE | Fit[Any]:
         posterior = None if saved.posterior is None else saved.posterior.eval()
         return Fit(saved.model.eval(), posterior, saved.history)
     with naming(Path(path)):
+        name = saved.extra["estimator"]
+        if isinstance(name, str) and name in _TOPICS:
+            return _TOPICS[name].restore(saved)
         return VAE.restore(saved, own)

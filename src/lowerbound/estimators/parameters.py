@@ -47,15 +47,15 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     for name in ("patience", "threads", "draws"):
         if given.get(name) is not None:
             whole(name, given[name], 1)
-    _check_threads(given["threads"])
+    check_threads(given["threads"])
     for name in ("beta", "warm_up", "free_bits"):
-        _real(name, given[name], 0)
+        real(name, given[name], 0)
     if "learning_rate" in given and not callable(given["learning_rate"]):
-        _real("learning_rate", given["learning_rate"], 0, above=True)
+        real("learning_rate", given["learning_rate"], 0, above=True)
     if given["max_value"] is not None:
-        _real("max_value", given["max_value"], 0, above=True)
+        real("max_value", given["max_value"], 0, above=True)
     if "validation" in given:
-        _real("validation", given["validation"], 0, below=1)
+        real("validation", given["validation"], 0, below=1)
     _check_names(given)
     _check_parts(given)
     for name in ("compile", "strict"):
@@ -65,7 +65,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         raise ValueError(f'schema is {_shown(given["schema"])}; give kinds by column, such as {{"age": "count"}}.')
     check_learning(every)
     if given["search"] is not None:
-        _real("search", given["search"], 0, above=True)
+        real("search", given["search"], 0, above=True)
         check_search(every)
     _check_latents(given)
     _check_device(given["device"])
@@ -93,7 +93,7 @@ def whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at most {_LARGEST_COUNT}, got {_shown(value)}.")
 
 
-def _check_threads(threads: int | None) -> None:
+def check_threads(threads: int | None) -> None:
     """Raise ValueError for far more threads than processors; if the system cannot start them, the process is killed."""
     cores = os.cpu_count() or 1
     if threads is not None and threads > _THREADS_A_CORE * cores:
@@ -102,7 +102,7 @@ def _check_threads(threads: int | None) -> None:
         )
 
 
-def _real(name: str, value: object, least: float, above: bool = False, below: float = math.inf) -> None:
+def real(name: str, value: object, least: float, above: bool = False, below: float = math.inf) -> None:
     """Raise ValueError unless ``value`` is finite, at least ``least`` (or ``above`` it) and less than ``below``."""
     limits = (
         f"above {least:g}" if above else f"{least:g} or more" if math.isinf(below) else f"in [{least:g}, {below:g})"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -22,18 +19,10 @@ from lowerbound.report.colours import Colouring
 from lowerbound.report.facts import FittedVAE, Latents, Training, count_of, has_posterior
 from lowerbound.report.row_figures import rows_of
 from lowerbound.report.style import Panel
+from lowerbound.report.templates import Section, render
 from lowerbound.storage.files import atomic_write
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Section of the page: a heading, sentences and pictures."""
-
-    heading: str
-    texts: tuple[str, ...]
-    panels: tuple[Panel, ...]
 
 
 def write_report(
@@ -184,17 +173,14 @@ def _page(
     names: Sequence[str] | None,
     command: str | None,
 ) -> str:
-    template = resources.files(__package__).joinpath("template.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     if isinstance(evidence, Evidence):
         shown = sentences.Evidence.of(evidence.importance, evidence.verdict, vae)
     elif evidence is not None:
         judged = judge(evidence, vae.model_.likelihood.measure, vae.shape_, ())
         shown = sentences.Evidence.of(evidence, judged, vae)
     latents = f"{count_of(vae)} latent{'s' if count_of(vae) > 1 else ''}"
-    return environment.from_string(template).render(
+    return render(
+        "vae.html.j2",
         title=title,
         held_out=held_out,
         lead=f"A variational auto-encoder with {latents} and {sentences.likelihood_words(vae.model_.likelihood)}.",

@@ -99,12 +99,14 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of ``Contents`` that a configuration gives."""
     parts, extra, history = config["model"]["arguments"], config["extra"], config["history"]
     estimator, fitted = extra.get("estimator"), extra.get("fitted")
-    rows = f", rows of shape {fitted['shape']}, seed {fitted['seed']}" if fitted else ""
-    kind = parts["likelihood"].get("part", parts["likelihood"])
+    likelihood, part = parts.get("likelihood"), config["model"]["part"]
+    rows = f", rows of shape {fitted['shape']}" if fitted and "shape" in fitted else ""
+    rows += f", seed {fitted['seed']}" if fitted else ""
+    kind = f"model {part}" if likelihood is None else f"likelihood {likelihood.get('part', likelihood)}"
     chosen = {name: Choice(*each) for name, each in ((fitted or {}).get("chosen") or {}).items()}
     about = (
         f"{estimator or 'model'}, format {config['format']}, versions {config['versions']}\n"
-        f"likelihood {kind}{rows}, kept epoch {history['best_epoch']}, stopped by {history['stopped'] or 'nothing yet'}"
+        f"{kind}{rows}, kept epoch {history['best_epoch']}, stopped by {history['stopped'] or 'nothing yet'}"
     )
     if chosen:
         about += f"\nchosen: {', '.join(f'{name} {value}' for name, value in in_words(chosen).items())}"
@@ -113,8 +115,8 @@ def _described(config: dict[str, Any]) -> dict[str, Any]:
         "format": config["format"],
         "versions": config["versions"],
         "estimator": estimator,
-        "likelihood": parts["likelihood"],
-        "prior": parts["prior"],
+        "likelihood": likelihood,
+        "prior": parts.get("prior"),
         "parameters": extra.get("parameters"),
         "fitted": fitted,
         "history": history,

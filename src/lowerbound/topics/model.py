@@ -36,4 +36,5 @@ class TopicModel(Model, ABC):
 
     def word_probabilities(self, theta: Tensor) -> Tensor:
         """The probability of each word in each document ``[N, V]``, given the topics' shares ``theta [N, K]``."""
-        return theta @ self.topics()
+        topics = self.topics()
+        return theta.to(topics) @ topics
