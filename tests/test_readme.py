@@ -112,6 +112,17 @@ def test_the_session_of_the_page_on_tables(tmp_path):
     assert int(re.search(r"nats per row; (\d+) rows unreliable", out)[1]) < 20
 
 
+def test_the_session_of_the_page_on_topics(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/topics.md").read_text(), re.S)
+    script = tmp_path / "topics.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"lower bound on log p per word: -[\d.]+; perplexity \d", done.stdout)
+    assert done.stdout.count("layer 2") == 2
+    assert done.stdout.count("layer 1") == 4
+
+
 def test_the_study_of_the_page_on_tuning(tmp_path):
     pytest.importorskip("optuna")
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tuning.md").read_text(), re.S)
