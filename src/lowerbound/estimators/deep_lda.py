@@ -109,7 +109,8 @@ class DeepLDA(TopicEstimator):
     def check_parameters(self) -> None:
         """Raise ValueError for invalid arguments."""
         super().check_parameters()
-        sizes = list(self.layers) if isinstance(self.layers, Iterable) and not isinstance(self.layers, str) else []
+        layers: Any = self.layers
+        sizes = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else []
         if not sizes:
             raise ValueError(f"layers is {self.layers!r}; give the number of topics of each layer, such as [64, 32].")
         for size in sizes:

@@ -27,7 +27,9 @@ from lowerbound.process import use_threads
 from lowerbound.storage.model import Saved, save
 from lowerbound.storage.parts import CONFIG, encode
 from lowerbound.topics import TopicModel, perplexity
-from lowerbound.training import Callback, Event, History, train
+from lowerbound.topics.minibatch import MinibatchProcedure
+from lowerbound.topics.variational import VariationalProcedure
+from lowerbound.training import Callback, Event, History, Procedure, train
 
 _OF_THE_FITTING = ("callbacks", "progress", "threads")
 _WATCHED = 100  # held-out documents of which the perplexity is computed after each epoch
@@ -138,8 +140,10 @@ class TopicEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             first = not hasattr(self, "model_")
             counts = self._start(X, words, None) if first else self._counts(X, words)
         if not hasattr(self, "_procedure"):
-            self._procedure = self._learning(len(counts)).start(self.model_, counts)
-            self._procedure.rows = len(counts) if self.total_documents is None else self.total_documents
+            procedure = self._learning(len(counts)).start(self.model_, counts)
+            assert isinstance(procedure, VariationalProcedure | MinibatchProcedure)
+            procedure.rows = len(counts) if self.total_documents is None else int(self.total_documents)
+            self._procedure: Procedure = procedure
         done = len(self.history_.records)
         with use_threads(self.threads):
             history = train(
