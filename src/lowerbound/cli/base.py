@@ -124,6 +124,17 @@ def csv_options() -> Csv:
         raise click.UsageError(f"--separator and --decimal: {error}") from error
 
 
+def sizes(text: str, option: str = "--hidden") -> tuple[int, ...]:
+    """Parse layer sizes: 256,128 → (256, 128)."""
+    try:
+        layers = tuple(int(size) for size in text.split(",") if size.strip())
+    except ValueError:
+        layers = (0,)
+    if any(not 1 <= size <= 10**6 for size in layers):
+        raise click.BadParameter(f"{text!r} is not a list of layer sizes such as 256,128.", param_hint=option)
+    return layers
+
+
 def _write_safely(context: click.Context, option: click.Parameter, asked: bool) -> None:
     """Write CSV files with ``safe_csv`` until the command ends."""
     if asked:

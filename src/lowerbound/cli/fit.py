@@ -23,6 +23,7 @@ from lowerbound.cli.base import (
     json_option,
     rows_of,
     seeds,
+    sizes,
     tell,
 )
 from lowerbound.cli.table_options import schema_option
@@ -316,17 +317,6 @@ def imported(text: str, option: str) -> Any:
         raise click.BadParameter(
             f"{text!r} cannot be imported ({type(error).__name__}: {error}).", param_hint=option
         ) from error
-
-
-def sizes(text: str, option: str = "--hidden") -> tuple[int, ...]:
-    """Parse layer sizes: 256,128 → (256, 128)."""
-    try:
-        layers = tuple(int(size) for size in text.split(",") if size.strip())
-    except ValueError:
-        layers = (0,)
-    if any(not 1 <= size <= 10**6 for size in layers):
-        raise click.BadParameter(f"{text!r} is not a list of layer sizes such as 256,128.", param_hint=option)
-    return layers
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:

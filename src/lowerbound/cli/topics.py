@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowerbound.cli.base import INTERRUPTED, Finite, Whole, csv_options, tell
+from lowerbound.cli.base import INTERRUPTED, Finite, Whole, csv_options, sizes, tell
 
 if TYPE_CHECKING:
     from lowerbound.data import Documents
@@ -97,7 +97,6 @@ def fit_topics(data: str, out: Path, model: str, given: dict[str, Any], more: di
 def topic_estimator(model: str, given: dict[str, Any], more: dict[str, Any]) -> TopicEstimator:
     """Make the estimator from the options; raise usage errors before documents are read."""
     from lowerbound import estimators
-    from lowerbound.cli.fit import sizes
     from lowerbound.estimators.parameters import one_of
 
     make = getattr(estimators, MODELS[model])
