@@ -1,4 +1,4 @@
-"""Deep LDA: kernels against exact laws, local inference, learners through ``fit``, links, saving and resuming."""
+"""Deep LDA: kernels against exact laws, local inference, learners through ``fit``, links, bad input, memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import lowerbound as lb
 from lowerbound.data import Counts
 from lowerbound.errors import DataError
 from lowerbound.process import seeded
-from lowerbound.storage.model import load, save
-from lowerbound.topics import SCIR, SGRLD, TLASGR, TLFSGR, Csr, DeepLDAModel, UpwardDownwardGibbs
+from lowerbound.topics import SCIR, SGRLD, TLASGR, TLFSGR, Csr, DeepLDAModel, UpwardDownwardGibbs, perplexity
 from lowerbound.topics.deep_lda import Globals
 from lowerbound.topics.kernels import gamma_poisson, gamma_poisson_numba, kernel, random_numba
 from lowerbound.topics.links import Amount, Occurrence, log_likelihood
@@ -237,21 +236,6 @@ def test_learners_find_the_topics_of_a_corpus(learner) -> None:
     assert np.corrcoef(group.ravel(), (dense / dense.sum(1, keepdims=True)).ravel())[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("learner", LEARNERS, ids=IDS)
-def test_a_fit_resumes_to_the_same_bytes_and_its_model_loads(tmp_path, learner) -> None:
-    rows, common = corpus(23), {"epochs": 4, "batch_size": 5, "validation": 0.2, "seed": 3}
-    whole = lb.fit(model_of(12, (4, 2)), rows, learner, **common).model
-    stop = {"run_dir": tmp_path / "run", "checkpoint_every": 3, "callbacks": [lambda event: event.step >= 6]}
-    lb.fit(model_of(12, (4, 2)), rows, learner, **common, **stop)
-    resumed = lb.fit(model_of(12, (4, 2)), rows, learner, **common, **(stop | {"callbacks": []})).model
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
-    save(tmp_path / "model", whole, None)
-    again = load(tmp_path / "model").model
-    assert again.layers == (4, 2)
-    assert (again.transform(rows.csr, 1) == whole.transform(rows.csr, 1)).all()
-
-
 @pytest.mark.parametrize(("link", "scale"), [("binary", None), ("positive", 0.7)])
 @pytest.mark.parametrize("learner", [TLASGR(**FAST), UpwardDownwardGibbs(**FAST)], ids=["TLASGR", "Gibbs"])
 def test_links_are_learnt(link: str, scale: float | None, learner) -> None:
@@ -263,6 +247,21 @@ def test_links_are_learnt(link: str, scale: float | None, learner) -> None:
     assert objective[-1] > objective[0]
     with pytest.raises(NotImplementedError, match="held out by their tokens"):
         lb.fit(model_of(12, (4,), link=link), rows, learner, epochs=1, validation=0.2)
+
+
+def test_values_and_words_that_the_model_has_not_are_refused_by_transform() -> None:
+    model, empty = model_of(3, (2,)), np.zeros((1, 3))
+    for x, message in ((np.array([[0, 0.5, 1]]), "document 1 has the value 0.5"), (np.ones((1, 4)), "the word 3")):
+        with pytest.raises(DataError, match=message):
+            model.transform(rows_of(np.concatenate([empty[:, : x.shape[1]], x]) if x.shape[1] == 3 else x), 0)
+
+
+def test_perplexity_is_that_of_the_words_given_the_others() -> None:
+    rows = corpus(200)
+    model = model_of(12, (4, 2))
+    before = perplexity(model, rows.csr, rows.csr, seed=0)
+    lb.fit(model, rows, TLASGR(**FAST), epochs=10, batch_size=50, validation=0)
+    assert perplexity(model, rows.csr, rows.csr, seed=0) < before - 1
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowerbound.errors import DataError
 from lowerbound.likelihoods import Poisson
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels import kernel
+from lowerbound.topics.lda import on_cpu
 from lowerbound.topics.links import LIKELIHOODS, Link, latent_counts
 from lowerbound.topics.model import TopicModel
 from lowerbound.topics.sweep import Documents, Hyper
@@ -101,6 +103,7 @@ class DeepLDAModel(TopicModel):
 
     def transform_layers(self, csr: Csr, seed: int) -> list[Array]:
         """The shares θˡ of all layers, ``[N, K_l]`` each; row i depends on document i, the model and ``seed`` alone."""
+        self._check(csr)
         kernels, chain = kernel("gamma_poisson"), Globals.of(self)
         words = np.array([seed, 0, 0, 0])
         if kernels.BY_ROW:
@@ -116,8 +119,23 @@ class DeepLDAModel(TopicModel):
         empty = np.diff(csr.indptr) == 0
         for layer, each in enumerate(theta):
             each /= each.sum(-1, keepdims=True)
-            each[empty] = self.weights(layer + 1).cpu().double().numpy()
-        return theta
+            each[empty] = self.weights(layer + 1).numpy()
+        return [each.astype(chain.phi[0].dtype) for each in theta]
+
+    def _check(self, csr: Csr) -> None:
+        """Refuse words and values that the model does not have."""
+        if len(csr.indices) and int(csr.indices.max()) >= self.n_words:
+            raise DataError(
+                f"the documents have the word {int(csr.indices.max())}, and the model has n_words = {self.n_words}; "
+                "give counts of the words that it was fitted to."
+            )
+        wrong = np.flatnonzero(~self.likelihood.support.check(torch.from_numpy(csr.counts)).numpy())
+        if len(wrong):
+            row = int(np.searchsorted(csr.indptr, wrong[0], "right")) - 1
+            raise DataError(
+                f'document {row} has the value {csr.counts[wrong[0]]:g}, which link="{self.link}" does not allow; '
+                "correct it, or fit a model of another link."
+            )
 
 
 @dataclass(frozen=True)
@@ -182,13 +200,6 @@ class Globals:
 def as_doubles(x: Csr) -> Csr:
     """The same documents with counts in double precision."""
     return Csr(x.indptr, x.indices, x.counts.astype(np.float64, copy=False))
-
-
-def on_cpu(value: Tensor) -> Array:
-    """A tensor as an array that shares its memory."""
-    if value.device.type != "cpu":
-        raise ValueError(f"topic models are learnt and used on the CPU, and this one is on {value.device}; move it.")
-    return value.detach().numpy()
 
 
 def _check_layers(n_words: int, layers: Sequence[int]) -> None:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lowerbound.draw import Batch
-from lowerbound.errors import DataError
 from lowerbound.row_source import RowSource
 from lowerbound.topics.csr import Csr
-from lowerbound.topics.deep_lda import DeepLDAModel, Globals, as_doubles, on_cpu
+from lowerbound.topics.deep_lda import DeepLDAModel, Globals, as_doubles
 from lowerbound.topics.kernels import kernel
+from lowerbound.topics.lda import on_cpu
 from lowerbound.topics.links import log_likelihood
+from lowerbound.topics.variational import check_words, generator_of, seeds
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
 Array = NDArray[Any]
@@ -184,22 +185,3 @@ def blocks(words: int, topics: int) -> Iterator[slice]:
 def streams_of(noise: Tensor, batch: Batch) -> Any:
     """The kernels' random numbers of a step."""
     return kernel("gamma_poisson").streams(noise.cpu().numpy(), int((batch.weight > 0).sum()))
-
-
-def check_words(model: DeepLDAModel, rows: RowSource) -> None:
-    """Refuse documents of another vocabulary than the model's."""
-    if tuple(rows.shape) != (model.n_words,):
-        raise DataError(
-            f"the documents are counts of {' × '.join(map(str, rows.shape))} words, and the model has "
-            f"n_words = {model.n_words}; make both the same."
-        )
-
-
-def seeds(rng: torch.Generator) -> Tensor:
-    """Four numbers, from which the random numbers of a step follow."""
-    return torch.randint(-(2**63), 2**63 - 1, (4,), generator=rng, device=rng.device)
-
-
-def generator_of(noise: Tensor) -> np.random.Generator:
-    """NumPy's generator from the four numbers of a step."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(noise.cpu().numpy().view(np.uint64).tolist())))

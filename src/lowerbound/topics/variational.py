@@ -18,6 +18,7 @@ from lowerbound.row_source import RowSource
 from lowerbound.topics import dirichlet
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.lda import ITERATIONS, TOLERANCE, Inferred, LDAModel, infer, log_coefficient, on_cpu
+from lowerbound.topics.model import TopicModel
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
 Array = NDArray[Any]
@@ -125,7 +126,7 @@ def expected_logs(gamma: Array) -> NDArray[np.float64]:
     return found
 
 
-def check_words(model: LDAModel, rows: RowSource) -> None:
+def check_words(model: TopicModel, rows: RowSource) -> None:
     """Refuse documents of another vocabulary than the model's."""
     if tuple(rows.shape) != (model.n_words,):
         raise DataError(

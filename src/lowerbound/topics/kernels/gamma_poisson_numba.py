@@ -41,7 +41,7 @@ def _split(
     rows, topics = theta.shape
     blocks = (topics + 7) // 8
     weights, p = np.zeros(topics, phi.dtype), np.zeros(8 * blocks, phi.dtype)
-    ends = np.zeros(blocks, phi.dtype)
+    ends, zero = np.zeros(blocks, phi.dtype), phi.dtype.type(0)
     for j in range(rows):
         s, of_row = streams[j], m[j]
         for k in range(topics):
@@ -50,7 +50,7 @@ def _split(
             row, of_word = phi[indices[i]], n[indices[i] if n.size > 0 else 0]
             for k in range(topics):
                 p[k] = row[k] * weights[k]
-            total = p[0] * 0
+            total = zero
             for block in range(blocks):
                 a = 8 * block  # a tree of sums, which are independent of each other
                 left, right = (p[a] + p[a + 1]) + (p[a + 2] + p[a + 3]), (p[a + 4] + p[a + 5]) + (p[a + 6] + p[a + 7])
@@ -61,24 +61,17 @@ def _split(
                 _split_many(count, p, s, of_row, of_word)
                 continue
             for _ in range(count):
-                k = _find(phi.dtype.type(uniform(s)) * total, p, ends, topics)
+                u, block = phi.dtype.type(uniform(s)) * total, 0
+                for b in range(blocks - 1):
+                    block += ends[b] <= u
+                k = 8 * block  # the first k at which the sum of p exceeds u
+                last, reached = min(k + 7, topics - 1), p[k] + (ends[block - 1] if block > 0 else zero)
+                while reached <= u and k < last:
+                    k += 1
+                    reached += p[k]
                 of_row[k] += 1
                 if n.size > 0:
                     of_word[k] += 1
-
-
-@compiled
-def _find(u: float, p: Array, ends: Array, topics: int) -> int:
-    """The first k at which the sum of ``p`` exceeds ``u``; ``ends`` are the sums up to every eighth."""
-    block = 0
-    for b in range(ends.size - 1):
-        block += ends[b] <= u
-    k = 8 * block
-    last, total = min(k + 7, topics - 1), p[k] + (ends[block - 1] if block > 0 else p[0] * 0)
-    while total <= u and k < last:
-        k += 1
-        total += p[k]
-    return k
 
 
 @compiled
