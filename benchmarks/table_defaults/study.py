@@ -4,10 +4,10 @@
         [--again NAME,NAME] [--page] [--quick] [--cache DIR] [--folder DIR] [--packages DIR] [--threads 1]
 
 Every job (a method on a table with a mask) runs in a process of its own, and what it finds is kept in the cache and
-in the result, so that runs in parts, also on other machines, make the same page once all jobs are there. ``--again``: methods whose jobs are run anew. ``--page``:
-no job is started; the page is written from the cache, and names what is left. ``--quick``: two small tables and few
-methods, to see that all runs; nothing is written. The peers' environments are made in the cache. Result:
-benchmarks/results/tables_defaults.{json,md}.
+in the result, so that runs in parts, also on other machines, make the same page once all jobs are there. ``--again``:
+methods whose jobs are run anew. ``--page``: no job is started; the page is written from the cache, and names what is
+left. ``--quick``: two small tables and few methods, to see that all runs; nothing is written. The peers' environments
+are made in the cache. Result: benchmarks/results/tables_defaults.{json,md}.
 """
 
 from __future__ import annotations
