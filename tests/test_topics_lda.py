@@ -9,19 +9,17 @@ import re
 import numpy as np
 import pytest
 import torch
-from fits import Stop, stop_at
-from folders import tree
 from scipy.special import gammaln, psi
 from sklearn.decomposition import LatentDirichletAllocation
 
 import lowerbound as lb
 from lowerbound.errors import DataError
-from lowerbound.topics import BatchVB, CollapsedGibbs, Csr, LDAModel, OnlineVB, dirichlet, kernels
-from lowerbound.topics import lda as lda_module
+from lowerbound.topics import BatchVB, Csr, LDAModel, OnlineVB, dirichlet, kernels
 from lowerbound.topics.coherence import diversity, npmi, top_words
 from lowerbound.topics.kernels import variational, variational_numba
 from lowerbound.topics.lda import infer
 from lowerbound.topics.perplexity import perplexity
+from lowerbound.topics.steps import on_cpu
 
 DOCUMENTS, WORDS, TOPICS = 53, 30, 4
 
@@ -241,24 +239,6 @@ def test_more_topics_than_words_and_one_document():
     assert np.isfinite(fit(model, np.array([[2, 0, 1]]), OnlineVB())).all()
 
 
-@pytest.mark.parametrize("inference", [OnlineVB(learn_alpha=True), BatchVB(warm=True), CollapsedGibbs(learn_eta=True)])
-def test_fit_that_resumes_has_the_same_bytes(inference, tmp_path):
-    settings = {"epochs": 4, "batch_size": 10, "validation": 0.1, "checkpoint_every": 4}
-    trees = []
-    for name, stops in (("whole", ()), ("resumed", (stop_at(7),))):
-        for callbacks in (stops, ())[not stops :]:
-            torch.manual_seed(0)
-            model, rows = LDAModel(WORDS, TOPICS), lb.data.Counts.from_sparse(counts())
-            try:
-                lb.fit(model, rows, inference, run_dir=tmp_path / name, callbacks=callbacks, **settings)
-            except Stop:
-                continue
-        trees.append(tree(tmp_path / name))
-    assert trees[0] == trees[1]
-    loaded = lb.load(tmp_path / "resumed").model
-    np.testing.assert_array_equal(loaded.topics(), model.topics())
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -280,7 +260,7 @@ def test_refusals(make, message):
 
 def test_a_model_on_another_device_is_refused():
     with pytest.raises(ValueError, match="on the CPU, and this one is on meta"):
-        lda_module.on_cpu(torch.zeros(1, device="meta"))
+        on_cpu(torch.zeros(1, device="meta"))
 
 
 # --- perplexity and coherence ---

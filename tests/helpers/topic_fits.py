@@ -109,7 +109,8 @@ def of_deep_lda(learner: Callable[..., Any], data: Counts) -> tuple[Any, Any]:
 
 
 def of_lda(learner: Callable[..., Any], data: Counts) -> tuple[Any, Any]:
-    return topics.LDAModel(V, 3), learner(learn_alpha=True, learn_eta=True)
+    kept = {"warm": True} if learner is topics.BatchVB else {}
+    return topics.LDAModel(V, 3), learner(learn_alpha=True, learn_eta=True, **kept)
 
 
 LEARNERS: dict[str, Callable[[Counts], tuple[Any, Any]]] = {"noisy": of_frequencies, "prod_lda": of_prod_lda}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lowerbound.row_source import RowSource
 from lowerbound.topics import dirichlet
 from lowerbound.topics.csr import Csr
-from lowerbound.topics.lda import Inferred, LDAModel, on_cpu
+from lowerbound.topics.lda import Inferred, LDAModel
+from lowerbound.topics.steps import on_cpu
 from lowerbound.topics.variational import Array, VariationalBayes, VariationalProcedure, expected_logs
 from lowerbound.training import State
 

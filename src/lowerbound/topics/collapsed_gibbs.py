@@ -15,8 +15,8 @@ from lowerbound.draw import Batch
 from lowerbound.row_source import RowSource
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels import KERNELS, kernel
-from lowerbound.topics.lda import LDAModel, log_coefficient, on_cpu
-from lowerbound.topics.variational import check_words, seeds
+from lowerbound.topics.lda import LDAModel, log_coefficient
+from lowerbound.topics.steps import check_words, on_cpu, seeds
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
 Array = NDArray[Any]

@@ -16,9 +16,9 @@ from lowerbound.errors import DataError
 from lowerbound.likelihoods import Poisson
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels import kernel
-from lowerbound.topics.lda import on_cpu
 from lowerbound.topics.links import LIKELIHOODS, Link, latent_counts
 from lowerbound.topics.model import TopicModel
+from lowerbound.topics.steps import on_cpu
 from lowerbound.topics.sweep import Documents, Hyper
 
 Array = NDArray[Any]

@@ -14,11 +14,10 @@ from lowerbound.row_source import RowSource
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.deep_lda import DeepLDAModel, Globals, as_doubles
 from lowerbound.topics.kernels import kernel
-from lowerbound.topics.lda import on_cpu
 from lowerbound.topics.links import log_likelihood
 from lowerbound.topics.minibatch import blocks, completion, streams_of
+from lowerbound.topics.steps import check_words, generator_of, on_cpu, seeds
 from lowerbound.topics.sweep import Documents, draw_phi, draw_r
-from lowerbound.topics.variational import check_words, generator_of, seeds
 from lowerbound.training import Metrics, Procedure, Scalars, State
 
 _AT_ONCE = 1000  # documents whose θ are drawn together

@@ -17,6 +17,7 @@ from lowerbound.likelihoods import Multinomial
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels import kernel
 from lowerbound.topics.model import TopicModel
+from lowerbound.topics.steps import on_cpu
 
 Array = NDArray[Any]
 TOLERANCE, ITERATIONS = 1e-3, 100  # of the search for q(θ) of a document
@@ -116,14 +117,10 @@ def infer(
 
 def log_coefficient(csr: Csr) -> NDArray[np.float64]:
     """log (n! / Π_w n_w!) of each document, ``[N]``."""
-    each = np.concatenate([[0.0], np.cumsum(gammaln(csr.counts.astype(np.float64) + 1))])
+    log_factorials = np.zeros(len(csr.counts))
+    several = csr.counts != 1  # log 1! = 0
+    log_factorials[several] = gammaln(csr.counts[several].astype(np.float64) + 1)
+    each = np.concatenate([[0.0], np.cumsum(log_factorials)])
     lengths = np.concatenate([[0.0], np.cumsum(csr.counts, dtype=np.float64)])
     found: NDArray[np.float64] = gammaln(np.diff(lengths[csr.indptr]) + 1) - np.diff(each[csr.indptr])
     return found
-
-
-def on_cpu(value: Tensor) -> Array:
-    """A tensor as an array that shares its memory."""
-    if value.device.type != "cpu":
-        raise ValueError(f"topic models are learnt and used on the CPU, and this one is on {value.device}; move it.")
-    return value.detach().numpy()

@@ -17,9 +17,8 @@ from lowerbound.row_source import RowSource
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.deep_lda import DeepLDAModel, Globals, as_doubles
 from lowerbound.topics.kernels import kernel
-from lowerbound.topics.lda import on_cpu
 from lowerbound.topics.links import log_likelihood
-from lowerbound.topics.variational import check_words, generator_of, seeds
+from lowerbound.topics.steps import check_words, generator_of, on_cpu, seeds
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
 Array = NDArray[Any]

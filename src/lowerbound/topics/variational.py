@@ -13,12 +13,11 @@ from scipy.special import psi
 from torch import Tensor, nn
 
 from lowerbound.draw import Batch
-from lowerbound.errors import DataError
 from lowerbound.row_source import RowSource
 from lowerbound.topics import dirichlet
 from lowerbound.topics.csr import Csr
-from lowerbound.topics.lda import ITERATIONS, TOLERANCE, Inferred, LDAModel, infer, log_coefficient, on_cpu
-from lowerbound.topics.model import TopicModel
+from lowerbound.topics.lda import ITERATIONS, TOLERANCE, Inferred, LDAModel, infer, log_coefficient
+from lowerbound.topics.steps import check_words, generator_of, on_cpu, seeds
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
 Array = NDArray[Any]
@@ -124,22 +123,3 @@ def expected_logs(gamma: Array) -> NDArray[np.float64]:
     gamma = gamma.astype(np.float64)
     found: NDArray[np.float64] = (psi(gamma) - psi(gamma.sum(1, keepdims=True))).sum(0)
     return found
-
-
-def check_words(model: TopicModel, rows: RowSource) -> None:
-    """Refuse documents of another vocabulary than the model's."""
-    if tuple(rows.shape) != (model.n_words,):
-        raise DataError(
-            f"the documents are counts of {' × '.join(map(str, rows.shape))} words, and the model has "
-            f"n_words = {model.n_words}; make both the same."
-        )
-
-
-def seeds(rng: torch.Generator) -> Tensor:
-    """Four numbers, from which the random numbers of a step follow."""
-    return torch.randint(-(2**63), 2**63 - 1, (4,), generator=rng, device=rng.device)
-
-
-def generator_of(noise: Tensor) -> np.random.Generator:
-    """NumPy's generator from the four numbers of a step."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(noise.cpu().numpy().view(np.uint64).tolist())))

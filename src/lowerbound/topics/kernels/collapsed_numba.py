@@ -21,7 +21,7 @@ NONE = -1
 def _weigh(shape: Array, row: Array, eta: np.float32, inverse: Array, p: Array, lanes: Array) -> None:
     """Set ``p [K]`` to (n_dk + α_k)(n_kw + η)/(n_k + Vη), and ``lanes [8]`` to the sums of every eighth."""
     for k in range(row.size):
-        p[k] = shape[k] * (row[k] + eta) * inverse[k]
+        p[k] = shape[k] * (np.float32(row[k]) + eta) * inverse[k]
     lanes[:] = 0
     for start in range(0, p.size, _LANES):
         for j in range(_LANES):
