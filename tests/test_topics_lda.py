@@ -14,7 +14,7 @@ from sklearn.decomposition import LatentDirichletAllocation
 
 import lowerbound as lb
 from lowerbound.errors import DataError
-from lowerbound.topics import BatchVB, Csr, LDAModel, OnlineVB, dirichlet, kernels
+from lowerbound.topics import BatchVB, Csr, DeepLDAModel, LDAModel, OnlineVB, dirichlet, kernels
 from lowerbound.topics.coherence import diversity, npmi, top_words
 from lowerbound.topics.kernels import variational, variational_numba
 from lowerbound.topics.lda import infer
@@ -274,6 +274,14 @@ def test_perplexity_of_known_topics():
     assert abs(perplexity(model, seen, held) / due - 1) < 1e-2
     model.word_weights.fill_(1)
     assert abs(perplexity(model, seen, held) - 4) < 1e-5  # a uniform guess
+
+
+def test_perplexity_of_deep_lda():
+    model = DeepLDAModel(4, (2,))
+    model.phi[0].copy_(torch.tensor([[0.5, 0], [0.5, 0], [0, 0.75], [0, 0.25]]).clamp(min=1e-9))
+    seen, held = csr(np.array([[90, 90, 0, 0], [0, 0, 90, 30]])), csr(np.array([[1, 1, 0, 0], [0, 0, 0, 1]]))
+    due = math.exp(-(2 * math.log(0.5) + math.log(0.25)) / 3)
+    assert abs(perplexity(model, seen, held) / due - 1) < 2e-2
 
 
 def test_perplexity_refuses_parts_that_do_not_match():

@@ -25,7 +25,7 @@ def perplexity(model: TopicModel, seen: Csr, held: Csr, seed: int = 0) -> float:
         raise DataError("held has no words; give some words of at least one document.")
     if int(held.indices.max()) >= model.n_words:
         raise DataError(f"held has the word {int(held.indices.max())}, and the model has n_words = {model.n_words}.")
-    theta = torch.from_numpy(np.asarray(model.transform(seen, seed)))
+    theta = torch.from_numpy(np.asarray(model.transform(seen, seed))).to(model.topics().dtype)
     total, step = 0.0, max(1, _AT_ONCE // model.n_words)
     for start in range(0, held.rows, step):
         part = held.take(np.arange(start, min(start + step, held.rows)))

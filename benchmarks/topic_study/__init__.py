@@ -1,0 +1,1 @@
+"""The study of topic models, see ``benchmarks/topics.py``."""
