@@ -111,11 +111,13 @@ def test_the_tree_leads_from_the_last_layer_to_words(fitted: Any) -> None:
 
 
 def test_words_of_a_tree_are_those_of_the_product_of_its_layers() -> None:
-    one, two = np.array([[0.9, 0.0], [0.1, 0.3], [0.0, 0.7]]), np.array([[0.2], [0.8]])
-    (top,) = trees([one, two], np.array([1.0]), "abc", 3, 2)
+    one, two = np.array([[0.9, 0.0], [0.1, 0.3], [0.0, 0.7]]), np.array([[0.2, 1.0], [0.8, 0.0]])
+    top, other = trees([one, two], np.array([0.6, 0.4]), "abc", 3, 2)
     assert top.words == pytest.approx({"c": 0.56, "b": 0.26, "a": 0.18})
     assert [(child.number, child.weight) for child in top.children] == [(1, 0.8), (0, 0.2)]
     assert top.children[0].words == pytest.approx({"c": 0.7, "b": 0.3, "a": 0.0})
+    assert (other.number, other.weight) == (1, 0.4)
+    assert [(child.number, child.weight) for child in other.children] == [(0, 1.0), (1, 0.0)]
 
 
 def test_perplexity_is_that_of_the_words_left_out(fitted: Any) -> None:
