@@ -6,7 +6,8 @@ import pytest
 import torch
 from oracles import rng
 
-from lowerbound.nn import MLP, ConvDecoder, ConvEncoder, Standardise, Tanh, seeded
+from lowerbound.nn import MLP, ConvDecoder, ConvEncoder, Standardise, seeded
+from lowerbound.nn.dense import Tanh
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 7, 5), (28, 28), (3, 3)])
