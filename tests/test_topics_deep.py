@@ -319,3 +319,12 @@ def test_a_step_needs_little_more_memory_than_its_counts(learner) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 3 * model.phi_1.numel() * 4
+
+
+def test_counts_of_a_minibatch_stand_for_all_documents() -> None:
+    rows = corpus(40).as_sparse()
+    procedure = TLASGR(**FAST).start(model_of(12, (4, 2)), rows)
+    batch = rows.batch(torch.arange(10), torch.full((10,), 0.1))
+    procedure.step(procedure.state, batch, procedure.noise(10, torch.Generator()), {})
+    assert procedure.past.mass(0).sum() == pytest.approx(4 * rows.csr.take(np.arange(10)).counts.sum())
+    assert procedure.past.mass(1).sum() < procedure.past.mass(0).sum()

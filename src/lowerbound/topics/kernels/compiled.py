@@ -11,5 +11,9 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """``function`` compiled at its first call for the types of its arguments, and kept on disk from then on."""
+    """``function`` compiled at its first call for the types of its arguments, and kept on disk from then on.
+
+    numba compiles it again if its own file has changed, not if one that it calls has: after an edit of
+    ``random_numba.py``, remove ``__pycache__``.
+    """
     return cast(Function, numba.njit(cache=True, fastmath=False, nogil=True)(function))
