@@ -13,7 +13,7 @@ from scipy.special import gammaln, psi
 import lowerbound as lb
 from lowerbound.errors import DataError
 from lowerbound.topics import CollapsedGibbs, LDAModel, collapsed_gibbs
-from lowerbound.topics.kernels.collapsed_numba import NONE, sweep
+from lowerbound.topics.kernels.collapsed_numba import NONE, _choose, _weigh, sweep
 
 ALPHA, ETA = np.array([0.5, 1.4], np.float32), 0.3
 X = np.array([[2, 1, 0], [0, 1, 2]])  # six tokens of three words
@@ -90,9 +90,22 @@ def test_objective_is_the_probability_of_each_word_given_the_others():
     np.testing.assert_allclose(found, X @ due, rtol=1e-6)
 
 
+@pytest.mark.parametrize("topics", [3, 11, 50])
+def test_each_topic_is_chosen_with_its_probability(topics):
+    rng = np.random.default_rng(0)
+    size, lanes = -(-topics // 8) * 8, np.empty(8, np.float32)
+    shape, row, inverse = (rng.gamma(1, 1, topics).astype(np.float32) for _ in range(3))
+    p = np.zeros(size, np.float32)
+    _weigh(shape, row, np.float32(ETA), inverse, p, lanes)
+    due = shape * (row + np.float32(ETA)) * inverse
+    chosen = [_choose(p, lanes, u) for u in np.linspace(0, due.sum(), 20_001)[:-1]]
+    np.testing.assert_allclose(np.bincount(chosen, minlength=topics) / 20_000, due / due.sum(), atol=2e-4)
+
+
 def documents(count: int = 101) -> np.ndarray:
     rng = np.random.default_rng(0)
-    x = np.stack([rng.multinomial(40, p) for p in rng.dirichlet([0.2] * 3, count) @ rng.dirichlet([0.1] * 20, 3)])
+    p = rng.dirichlet([0.2] * 3, count) @ rng.dirichlet([0.1] * 20, 3)
+    x = rng.multinomial(rng.integers(20, 60, count), p)
     x[4] = 0
     return x
 
