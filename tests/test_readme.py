@@ -112,6 +112,15 @@ def test_the_session_of_the_page_on_tables(tmp_path):
     assert int(re.search(r"nats per row; (\d+) rows unreliable", out)[1]) < 20
 
 
+def test_the_page_on_hierarchies_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/hierarchies.md").read_text(), re.S)
+    script = tmp_path / "hierarchies.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"valid_kl\w*", done.stdout)) == {"valid_kl", *(f"valid_kl_z{i}" for i in (1, 2, 3))}
+
+
 def test_the_session_of_the_page_on_topics(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/topics.md").read_text(), re.S)
     script = tmp_path / "topics.py"

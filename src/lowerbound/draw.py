@@ -52,6 +52,7 @@ class Node:
     ``parents``: the latents that q reads; ``prior_parents``: those that p reads. ``closed``: whether KL(q ‖ p) at the
     parents' draws has the mean of log q − log p; it does not where p reads a latent that is drawn given this one.
     ``stopped_q``: for a latent with parents, q with its parameters stopped but not the draws of its parents.
+    ``p_at_z``: p computed from ``z`` of its parents, where ``p`` is shared with a q that it is merged into.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Node:
     prior_parents: tuple[str, ...] = ()
     closed: bool = True
     stopped_q: Callable[[], Distribution] | None = field(default=None, repr=False)
+    p_at_z: Callable[[], Distribution] | None = field(default=None, repr=False)
 
     @property
     def path(self) -> bool:
@@ -121,7 +123,8 @@ class Node:
     def stopped(self) -> Node:
         """The node with the parameters of q stopped in log q: gradients of log q flow through the draws only."""
         q = self.q.stopped() if self.stopped_q is None else self.stopped_q()
-        return replace(self, q=q, noise=None, sampled=True, terms={})
+        p = self.p if self.p_at_z is None else self.p_at_z()
+        return replace(self, q=q, p=p, noise=None, sampled=True, terms={})
 
     def drawn_by(self, q: Distribution, times: int = 1) -> Tensor:
         """z drawn from another q by the same noise; detached where this one is, but for a latent that is ``given``."""
@@ -315,12 +318,15 @@ def over_draws(term: Tensor) -> Tensor:
     return term.mean(0) if term.dim() == 2 else term
 
 
-def tempered(draw: Draw, beta: Tensor | float) -> Draw:
+def tempered(draw: Draw, beta: Tensor | float | Mapping[str, Tensor]) -> Draw:
     """The same draw with log p(z), log q(z|x), KL and entropy multiplied by β (β-VAE, KL warm-up).
 
-    With β ≠ 1 the result is a weighted objective, not a bound on log p(x). Higgins et al. 2017; Bowman et al. 2016.
+    ``beta``: of all latents, or by their names; 1 for those that are not named. With β ≠ 1 the result is a weighted
+    objective, not a bound on log p(x). Higgins et al. 2017; Bowman et al. 2016.
     """
-    return replace(draw, nodes=tuple(replace(node, beta=node.beta * beta) for node in draw.nodes))
+    each = beta if isinstance(beta, Mapping) else {node.name: beta for node in draw.nodes}
+    nodes = (replace(n, beta=n.beta * each[n.name]) if n.name in each else n for n in draw.nodes)
+    return replace(draw, nodes=tuple(nodes))
 
 
 def of_terms(

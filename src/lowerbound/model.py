@@ -303,11 +303,14 @@ def _nodes(
     given: frozenset[str] = frozenset(),
 ) -> tuple[Node, ...]:
     """The latents where ``choose`` puts them, parents first, with their q and p."""
-    q, z, noise, above = {}, dict[str, Tensor](), {}, dict[str, Tensor]()
+    q, p, z, noise, above = {}, dict[str, Distribution](), dict[str, Tensor](), {}, dict[str, Tensor]()
     read = {name for one in q_of.values() for name in one.parents}
     of = {name: one.stopped() if name in given else one for name, one in q_of.items()}
     for name in order(q_of):
-        q[name] = of[name].given(above)
+        if isinstance(own := of[name], Merged) and name not in given:
+            q[name], p[name] = own.both(above)
+        else:
+            q[name] = own.given(above)
         above[name], noise[name] = choose(name, q[name])
         # What log p, log q and the decoder see of a parent is another tensor than what its children are drawn from:
         # a hook on it meets the first kind of gradient only.
@@ -318,13 +321,14 @@ def _nodes(
             name,
             z[name],
             q[name],
-            p_of[name].given(z),
+            p[name] if name in p else p_of[name].given(z),
             noise[name],
             given=name in given,
             parents=one.parents,
             prior_parents=p_of[name].parents,
             closed=below[name].isdisjoint(p_of[name].parents),
             stopped_q=partial(_stopped, one, z) if one.parents else None,
+            p_at_z=partial(p_of[name].given, z) if name in p else None,
         )
         for name, one in of.items()
     )

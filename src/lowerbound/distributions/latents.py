@@ -117,7 +117,12 @@ class Merged(Conditional):
         return self.own.family
 
     def given(self, latents: Mapping[str, Tensor]) -> Distribution:
-        return self.merge(self.own.given(latents), self.prior.given(latents))
+        return self.both(latents)[0]
+
+    def both(self, latents: Mapping[str, Tensor]) -> tuple[Distribution, Distribution]:
+        """The posterior and the prior given the parents' draws."""
+        p = self.prior.given(latents)
+        return self.merge(self.own.given(latents), p), p
 
     def take(self, index: Tensor) -> Self:
         return dataclasses.replace(self, own=self.own.take(index), prior=self.prior.take(index))
@@ -200,6 +205,11 @@ class Latents(Distribution):
     def log_prob(self, z: Tensor) -> Tensor:
         latents = self.split(z)
         terms = [one.log_prob(latents[name]) for name, one in self.given(latents).items()]
+        return torch.stack(terms).sum(0)
+
+    def log_prob_of_sample(self, z: Tensor, noise: Tensor) -> Tensor:
+        latents, noises = self.split(z), self.noises(noise)
+        terms = [one.log_prob_of_sample(latents[name], noises[name]) for name, one in self.given(latents).items()]
         return torch.stack(terms).sum(0)
 
     def entropy(self) -> Tensor | None:

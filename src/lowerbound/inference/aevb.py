@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowerbound import priors
 from lowerbound.draw import Batch, Draw, tempered
 from lowerbound.errors import OutOfMemoryError, is_out_of_memory
 from lowerbound.gradients import (
@@ -64,9 +65,10 @@ class AEVB:
 
     ``posterior``: q(z|x). ``objective``: a function of a draw that gives nats per row, ``[B]``. ``draws``: latents
     drawn per row, K (the paper's L). ``beta``: the factor of the prior's and posterior's terms, a number or a schedule
-    (KL warm-up). ``penalties``: functions of (draw with β applied, weight) that give nats, which are subtracted.
-    ``gradient``: the gradient estimator; None for the one that the families of the latents allow: ``reparameterised``,
-    or else ``leave_one_out``. The parameters of an objective or estimator that has some are learnt, too.
+    (KL warm-up), or one of these for some of the latents by name. ``penalties``: functions of (draw with β applied,
+    weight) that give nats, which are subtracted. ``gradient``: the gradient estimator; None for the one that the
+    families of the latents allow: ``reparameterised``, or else ``leave_one_out``. The parameters of an objective or
+    estimator that has some are learnt, too.
 
     ``learning_rate``: a number, or a schedule in epochs. ``optimizer``: a function that makes a ``torch.optim``
     optimiser of parameters. If it makes several groups of parameters, each keeps its learning rate relative to the
@@ -82,7 +84,7 @@ class AEVB:
     posterior: Posterior
     objective: Objective = elbo
     draws: int = 1
-    beta: float | Schedule = 1.0
+    beta: float | Schedule | Mapping[str, float | Schedule] = 1.0
     penalties: tuple[Penalty, ...] = ()
     gradient: GradientEstimator | None = None
     learning_rate: float | Schedule = 1e-3
@@ -114,8 +116,15 @@ class AEVB:
     @property
     def _weighted(self) -> bool:
         """Whether the objective is known not to be a bound."""
-        unweighted = as_schedule(self.beta) == Constant(1.0) and not self.penalties
+        unweighted = not self.penalties and all(beta == Constant(1.0) for beta in self.betas.values())
         return not unweighted or is_marked_no_bound(self.objective)
+
+    @property
+    def betas(self) -> dict[str, Schedule]:
+        """β as schedules by the name of their records: "beta" of all latents, or "beta_NAME" of each that has one."""
+        if isinstance(self.beta, Mapping):
+            return {f"beta_{name}": as_schedule(own) for name, own in self.beta.items()}
+        return {"beta": as_schedule(self.beta)}
 
     @property
     def estimator(self) -> GradientEstimator:
@@ -142,6 +151,12 @@ class AEVB:
     def start(self, model: LatentVariableModel, rows: RowSource | None = None) -> AEVBProcedure:
         """Make a procedure for the training loop, with a fresh optimiser. ``rows`` are not needed."""
         check_latents(model.prior, self.posterior)
+        if isinstance(self.beta, Mapping):
+            names = model.prior.names if isinstance(model.prior, priors.Latents) else ("z",)
+            if unknown := [name for name in self.beta if name not in names]:
+                raise ValueError(
+                    f"beta= names {unknown[0]!r}, which is not a latent; the latents are {', '.join(names)}."
+                )
         device = next(model.parameters()).device
         if self.precision == "tf32" and device.type != "cuda":
             raise ValueError(f'precision="tf32" is for GPUs, and the model is on {device}; give "float32" or "bf16".')
@@ -204,7 +219,7 @@ class AEVBProcedure(Procedure):
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
-        return {"learning_rate": as_schedule(self.settings.learning_rate), "beta": as_schedule(self.settings.beta)}
+        return {"learning_rate": as_schedule(self.settings.learning_rate), **self.settings.betas}
 
     def noise(self, rows: int, rng: torch.Generator) -> Tensor:
         return self.settings.posterior.noise(self.settings.draws, rows, rng, self._dtype)
@@ -294,7 +309,9 @@ class AEVBProcedure(Procedure):
             plain = draw(self.model, settings.posterior, batch, noise, detached=detached)
         else:
             plain = self.drawn(batch, noise, detached)
-        return plain, plain if as_schedule(settings.beta) == Constant(1.0) else tempered(plain, scalars["beta"])
+        if isinstance(settings.beta, Mapping):
+            return plain, tempered(plain, {name: scalars[f"beta_{name}"] for name in settings.beta})
+        return plain, plain if settings.betas["beta"] == Constant(1.0) else tempered(plain, scalars["beta"])
 
     def _surrogate(self, weighted: Draw) -> Tensor:
         """The surrogate objective whose gradient is the estimator's, ``[B]``."""

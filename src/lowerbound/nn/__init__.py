@@ -2,6 +2,7 @@
 
 from torch.nn import Identity as Identity
 
+from lowerbound.nn.bottom_up import BottomUp, ConvBottomUp, OfContext
 from lowerbound.nn.dense import MLP, Chain, Constant, Table, Topics
 from lowerbound.nn.images import ConvDecoder, ConvEncoder
 from lowerbound.nn.inputs import Cells, Standardise
@@ -10,12 +11,15 @@ from lowerbound.process import seeded
 
 __all__ = [
     "MLP",
+    "BottomUp",
     "Cells",
     "Chain",
     "Constant",
+    "ConvBottomUp",
     "ConvDecoder",
     "ConvEncoder",
     "Identity",
+    "OfContext",
     "Precision",
     "Standardise",
     "Table",

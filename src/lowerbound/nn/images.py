@@ -35,7 +35,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, in_shape: Sequence[int], out_features: int, channels: Sequence[int] = (32, 64)) -> None:
         super().__init__()
         self.in_shape, self.out_features, self.channels = tuple(in_shape), out_features, tuple(channels)
-        n_channels = _image_channels(self.in_shape)
+        n_channels = image_channels(self.in_shape)
         sizes = _image_sizes(self.in_shape, len(self.channels))
         stages: list[nn.Module] = []
         for n_in, n_out in pairwise((n_channels, *self.channels)):
@@ -78,7 +78,7 @@ class ConvDecoder(nn.Module):
         self.bias.copy_(values.reshape(self.bias.shape))
 
 
-def _image_channels(shape: tuple[int, ...]) -> int:
+def image_channels(shape: tuple[int, ...]) -> int:
     """C of a row of shape (H, W) or (C, H, W)."""
     if len(shape) not in (2, 3):
         raise ValueError(f"a convolutional network needs rows of shape (H, W) or (C, H, W), not {shape}.")

@@ -5,7 +5,7 @@ Penalties that compare rows are 0 for a batch with a single row of positive weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -32,19 +32,41 @@ def least_rows(penalty: Callable[..., Any]) -> int:
     return int(getattr(penalty, "least_rows", 1))
 
 
-def free_bits(draw: Draw, weight: Tensor, floor: float) -> Tensor:
+def free_bits(
+    draw: Draw,
+    weight: Tensor,
+    floor: float | Mapping[str, float],
+    groups: Literal["dimensions", "latents"] = "dimensions",
+) -> Tensor:
     """Free bits: a KL below ``floor`` nats of a latent dimension brings no gain. Kingma et al. 2016, eq. 15.
 
     The penalty is Σ_g max(0, floor − mean_B KL_g), so that Σ_g mean_B KL_g + penalty = Σ_g max(floor, mean_B KL_g),
     where g are the latent dimensions and the mean has the weights ``weight [B]``. If the KL is weighted by β, KL_g
-    stands for β·KL_g.
+    stands for β·KL_g. ``floor``: of all latents, or by their names, 0 for those that are not named. ``groups``:
+    "latents" for one floor per named latent, such as a layer of a ladder, in place of one per dimension; where there is
+    no closed form, its KL is the mean of log q − log p over the draws.
     """
+    if groups not in ("dimensions", "latents"):
+        raise ValueError(f'groups is {groups!r}; give "dimensions" or "latents".')
+    names = [node.name for node in draw.nodes]
+    floors = floor if isinstance(floor, Mapping) else dict.fromkeys(names, floor)
+    if unknown := sorted(floors.keys() - set(names)):
+        raise ValueError(f"floor= names {unknown[0]!r}, which is not a latent; the latents are {', '.join(names)}.")
     shortfall = torch.zeros((), device=weight.device)
     for node in draw.nodes:
+        if node.name not in floors:
+            continue
+        if groups == "latents":
+            if node.kl is None and node.q.reparameterisation is None:
+                raise ValueError(
+                    f"free_bits needs a closed-form KL or a reparameterisation, but latent {node.name!r} has neither."
+                )
+            shortfall = shortfall + (floors[node.name] - weight @ node.mean_kl).clamp(min=0)
+            continue
         if node.kl_per_dim is None:
             raise ValueError(f"free_bits needs a closed-form KL per dimension, but latent {node.name!r} has none.")
         mean_kl = weight @ _per_row(node.kl_per_dim, batch_dims(node.q, node.p))
-        shortfall = shortfall + (floor - mean_kl).clamp(min=0).sum()
+        shortfall = shortfall + (floors[node.name] - mean_kl).clamp(min=0).sum()
     return shortfall
 
 
