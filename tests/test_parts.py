@@ -40,10 +40,16 @@ NEEDS = {
         "Categorical": "n_classes",
         "Latents": "parts=…",
         "LowRankNormal": "rank",
+        "Markov": "steps",
         "NormalMixture": "components",
     },
-    "prior": {"ConditionalGamma": "network", "Given": "of=…", "Latents": "parts=…"},
-    "likelihood": {"Atoms": "base=…, values", "Product": "likelihoods", "SelfMasking": "likelihood"},
+    "prior": {"ConditionalGamma": "network", "Given": "of=…", "Latents": "parts=…", "Markov": "steps=…, network"},
+    "likelihood": {
+        "Atoms": "base=…, values",
+        "EachStep": "of=…",
+        "Product": "likelihoods",
+        "SelfMasking": "likelihood",
+    },
     "objective": {
         "Constrained": "of=…, target",
         "capacity": "nats=…, strength",

@@ -132,6 +132,14 @@ def test_the_session_of_the_page_on_topics(tmp_path):
     assert done.stdout.count("layer 1") == 4
 
 
+def test_the_page_on_sequences(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sequences.md").read_text(), re.S)
+    script = tmp_path / "sequences.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_study_of_the_page_on_tuning(tmp_path):
     pytest.importorskip("optuna")
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tuning.md").read_text(), re.S)

@@ -95,7 +95,7 @@ class LatentVariableModel(Model):
 
     def _params(self, z: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
         """``decode``, of parameters for each value of ``x``."""
-        params = self.decode(z, context)
+        params = self.likelihood.fitted(self.decode(z, context), x)
         if params.shape[3:] != x.shape[1:]:
             each = "" if self.likelihood.n_parameters == 1 else f"{self.likelihood.n_parameters}, "
             shape, due = (", ".join(map(str, sizes)) for sizes in (params.shape[3:], x.shape[1:]))

@@ -19,6 +19,7 @@ _MEANING = {
     "[N, 1]": "one number for each latent",
     "[B, 2d]": "the mean and the raw scale of each latent",
     "[B, d]": "one number for each latent of each row",
+    "[B, T, F]": "the features of each step of each row",
     "[N, *E]": "a latent for each row",
     "[]": "one number",
 }

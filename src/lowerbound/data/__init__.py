@@ -8,6 +8,7 @@ from lowerbound.data.formulas import safe_csv
 from lowerbound.data.frames import from_frame
 from lowerbound.data.named import Dataset, digits, load, mnist
 from lowerbound.data.rows import Rows
+from lowerbound.data.sequences import Sequences
 from lowerbound.data.sources import source
 from lowerbound.data.table_files import read_frame, write_frame
 from lowerbound.data.writing import write
@@ -18,6 +19,7 @@ __all__ = [
     "Dataset",
     "Documents",
     "Rows",
+    "Sequences",
     "Table",
     "digits",
     "from_frame",

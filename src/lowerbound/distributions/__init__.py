@@ -19,6 +19,7 @@ from lowerbound.distributions.flow import Flow, Transforms
 from lowerbound.distributions.gamma import Gamma, Weibull
 from lowerbound.distributions.kl import kl, kl_per_dim
 from lowerbound.distributions.latents import Latents, size
+from lowerbound.distributions.markov import Guided, LinearMarkov, Markov, Steps
 from lowerbound.distributions.mixtures import Mixture
 from lowerbound.distributions.normal import Normal, kl_normal
 from lowerbound.distributions.normal_mixture import NormalMixture
@@ -36,16 +37,20 @@ __all__ = [
     "Flow",
     "FullNormal",
     "Gamma",
+    "Guided",
     "HypersphericalUniform",
     "Latents",
+    "LinearMarkov",
     "LogisticNormal",
     "LowRankNormal",
+    "Markov",
     "Mixture",
     "Normal",
     "NormalMixture",
     "Randomness",
     "Reparameterisation",
     "RowGenerators",
+    "Steps",
     "Transforms",
     "VonMisesFisher",
     "Weibull",

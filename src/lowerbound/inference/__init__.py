@@ -10,6 +10,7 @@ from lowerbound.inference.em import EM
 from lowerbound.inference.exact_posterior import exact_posterior
 from lowerbound.inference.fitting import Data, Fit, as_rows, fit, held_out_objective, split, use_threads
 from lowerbound.inference.full_bayes import FullVB
+from lowerbound.inference.kalman import KalmanSmoother, state_space
 from lowerbound.inference.local import Local
 from lowerbound.inference.log_joint import LogJointModel
 from lowerbound.inference.maximum_a_posteriori import MAP
@@ -38,6 +39,7 @@ __all__ = [
     "FullVB",
     "Gamma",
     "Inference",
+    "KalmanSmoother",
     "Local",
     "LogJointModel",
     "MonteCarloEM",
@@ -60,5 +62,6 @@ __all__ = [
     "held_out_objective",
     "seed_of",
     "split",
+    "state_space",
     "use_threads",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lowerbound import priors
 from lowerbound.draw import Batch
 from lowerbound.inference.e_steps import is_linear, of_normal, of_states
+from lowerbound.inference.kalman import KalmanSmoother, is_state_space
 from lowerbound.likelihoods import Normal
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Bernoulli, Categorical, FullNormal, Posterior
@@ -38,7 +39,8 @@ class ExactEncoder(nn.Module):
 
 
 def exact_posterior(model: LatentVariableModel) -> Posterior:
-    """q(z|x) = p(z|x) of a model with one class or bit, or of a linear normal one, such as ``EM`` learns.
+    """q(z|x) = p(z|x) of a model with one class or bit, or of a linear normal one, such as ``EM`` learns, or a Kalman
+    filter.
 
     It follows the parameters of ``model``. Its ELBO is log p(x), up to rounding. Raises ValueError for other models.
     """
@@ -47,6 +49,8 @@ def exact_posterior(model: LatentVariableModel) -> Posterior:
         return Categorical(1, prior.n_classes, ExactEncoder(model))
     if isinstance(prior, priors.Bernoulli) and prior.latent_dim == 1:
         return Bernoulli(1, ExactEncoder(model))
+    if isinstance(prior, priors.Markov) and is_state_space(model):
+        return KalmanSmoother(prior.latent_dim, prior.steps)
     linear = isinstance(likelihood, Normal) and likelihood.scale not in ("entry", "row") and is_linear(model.decoder)
     if linear and isinstance(prior, priors.Normal):
         return FullNormal(prior.latent_dim, ExactEncoder(model))

@@ -13,6 +13,7 @@ from lowerbound.likelihoods.continuous import LogitNormal, LogNormal, Normal, St
 from lowerbound.likelihoods.correlated import FullNormal, LowRankNormal
 from lowerbound.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from lowerbound.likelihoods.discrete import Bernoulli, Categorical, Ordinal
+from lowerbound.likelihoods.each_step import EachStep
 from lowerbound.likelihoods.levels import DiscretizedLogistic, DiscretizedLogisticMixture, RoundedLogistic
 from lowerbound.likelihoods.multinomial import Multinomial
 from lowerbound.likelihoods.product import Product
@@ -29,6 +30,7 @@ __all__ = [
     "CholeskyNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "EachStep",
     "Factorised",
     "FullNormal",
     "InflatedLogitNormal",

@@ -99,6 +99,10 @@ class Likelihood(nn.Module, ABC):
         """The parameters ``[S, P, *X]`` of maximum likelihood, given weighted sums ``[S, M, *X]`` of ``statistics``."""
         raise NotImplementedError(f"{type(self).__name__} has no sufficient statistics.")
 
+    def fitted(self, params: Tensor, x: Tensor) -> Tensor:
+        """The parameters of the values of ``x [B, *X]``: all of ``params``, or of sequences those of its steps."""
+        return params
+
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z], ``[K, B, *X]``."""

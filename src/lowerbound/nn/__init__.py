@@ -7,6 +7,15 @@ from lowerbound.nn.dense import MLP, Chain, Constant, Table, Topics
 from lowerbound.nn.images import ConvDecoder, ConvEncoder
 from lowerbound.nn.inputs import Cells, Standardise
 from lowerbound.nn.precision import Precision, apply, products
+from lowerbound.nn.recurrent import (
+    EachStep,
+    GatedTransition,
+    LinearTransition,
+    Recurrent,
+    Summary,
+    Unrolled,
+    until_last,
+)
 from lowerbound.process import seeded
 
 __all__ = [
@@ -18,13 +27,20 @@ __all__ = [
     "ConvBottomUp",
     "ConvDecoder",
     "ConvEncoder",
+    "EachStep",
+    "GatedTransition",
     "Identity",
+    "LinearTransition",
     "OfContext",
     "Precision",
+    "Recurrent",
     "Standardise",
+    "Summary",
     "Table",
     "Topics",
+    "Unrolled",
     "apply",
     "products",
     "seeded",
+    "until_last",
 ]

@@ -5,6 +5,7 @@ from lowerbound.posteriors.covariance import FullNormal, LowRankNormal
 from lowerbound.posteriors.discrete import Bernoulli, Categorical
 from lowerbound.posteriors.flow import Flow
 from lowerbound.posteriors.latents import Latents
+from lowerbound.posteriors.markov import Markov
 from lowerbound.posteriors.mixture import NormalMixture
 from lowerbound.posteriors.normal import DiagonalNormal, PrecisionWeighted
 from lowerbound.posteriors.positive import Gamma, MergedWeibull, Weibull
@@ -23,6 +24,7 @@ __all__ = [
     "Latents",
     "LogisticNormal",
     "LowRankNormal",
+    "Markov",
     "MergedWeibull",
     "NormalMixture",
     "Posterior",

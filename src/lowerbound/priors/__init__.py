@@ -4,6 +4,7 @@ from lowerbound.priors.base import Prior
 from lowerbound.priors.discrete import Bernoulli, Categorical
 from lowerbound.priors.flexible import Flow, NormalMixture
 from lowerbound.priors.latents import Given, Latents
+from lowerbound.priors.markov import Markov
 from lowerbound.priors.normal import ConditionalNormal, LaplaceDirichlet, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, ConditionalGamma, Dirichlet, Gamma
 from lowerbound.priors.sphere import HypersphericalUniform
@@ -23,6 +24,7 @@ __all__ = [
     "LaplaceDirichlet",
     "Latents",
     "LearnedNormal",
+    "Markov",
     "Normal",
     "NormalMixture",
     "Prior",

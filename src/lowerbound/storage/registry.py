@@ -31,6 +31,7 @@ PACKAGES = {
     "priors": "lowerbound.priors",
     "searches": "lowerbound.inference.searched",
     "schedules": "lowerbound.training.schedules",
+    "smoothers": "lowerbound.inference.kalman",
     "topics": "lowerbound.topics",
 }
 """The package that holds the parts of each kind."""
