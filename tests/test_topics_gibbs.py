@@ -38,14 +38,14 @@ def run(z: np.ndarray, sweeps: int, seed: int, alpha: np.ndarray = ALPHA, eta: f
     """The states after some sweeps of independent chains, which begin at ``z [C, 6]``."""
     csr, z = lb.data.Counts.from_sparse(X).csr, z.copy()
     seeds = np.random.default_rng(seed).integers(2**63, size=(len(z), 4), dtype=np.uint64)
-    starts, shapes = np.array([0, 3]), np.empty((2, 2), np.float32)
+    starts, n_dk = np.array([0, 3]), np.empty((2, 2), np.int32)
     for chain, random in zip(z, seeds, strict=True):
         words = np.zeros((3, 2), np.int32)
         there = chain != NONE
         np.add.at(words, (TOKENS[1][there], chain[there]), 1)
         totals = words.sum(0, dtype=np.int64)
         for _ in range(sweeps):
-            sweep(csr.indptr, csr.indices, csr.counts, starts, chain, words, totals, alpha, eta, random, shapes)
+            sweep(csr.indptr, csr.indices, csr.counts, starts, chain, words, totals, alpha, eta, random, n_dk)
         assert (words.sum(1) == X.sum(0)).all()
         assert (totals == words.sum(0)).all()
     return z
@@ -82,10 +82,10 @@ def test_other_priors_leave_the_exact_posterior(exact, alpha, eta):
 def test_objective_is_the_probability_of_each_word_given_the_others():
     csr = lb.data.Counts.from_sparse(X).csr
     words, z = X.sum(0)[:, None].astype(np.int32), np.zeros(6, np.int32)
-    random, shapes = np.arange(1, 5, dtype=np.uint64), np.empty((2, 1), np.float32)
+    random, n_dk = np.arange(1, 5, dtype=np.uint64), np.empty((2, 1), np.int32)
     one = np.ones(1, np.float32)
     starts, totals = np.array([0, 3]), np.array([6])
-    found = sweep(csr.indptr, csr.indices, csr.counts, starts, z, words, totals, one, ETA, random, shapes)
+    found = sweep(csr.indptr, csr.indices, csr.counts, starts, z, words, totals, one, ETA, random, n_dk)
     due = np.log((X.sum(0) - 1 + ETA) / (5 + 3 * ETA))
     np.testing.assert_allclose(found, X @ due, rtol=1e-6)
 
@@ -94,10 +94,11 @@ def test_objective_is_the_probability_of_each_word_given_the_others():
 def test_each_topic_is_chosen_with_its_probability(topics):
     rng = np.random.default_rng(0)
     size, lanes = -(-topics // 8) * 8, np.empty(8, np.float32)
-    shape, row, inverse = (rng.gamma(1, 1, topics).astype(np.float32) for _ in range(3))
+    alpha, row, inverse = (rng.gamma(1, 1, topics).astype(np.float32) for _ in range(3))
+    mine = rng.integers(3, size=topics, dtype=np.int32)
     p = np.zeros(size, np.float32)
-    _weigh(shape, row, np.float32(ETA), inverse, p, lanes)
-    due = shape * (row + np.float32(ETA)) * inverse
+    _weigh(mine, alpha, row, np.float32(ETA), inverse, p, lanes)
+    due = (mine + alpha) * (row + np.float32(ETA)) * inverse
     chosen = [_choose(p, lanes, u) for u in np.linspace(0, due.sum(), 20_001)[:-1]]
     np.testing.assert_allclose(np.bincount(chosen, minlength=topics) / 20_000, due / due.sum(), atol=2e-4)
 

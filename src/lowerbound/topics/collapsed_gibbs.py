@@ -15,7 +15,7 @@ from lowerbound.draw import Batch
 from lowerbound.row_source import RowSource
 from lowerbound.topics.csr import Csr
 from lowerbound.topics.kernels import KERNELS, kernel
-from lowerbound.topics.lda import LDAModel, log_coefficient
+from lowerbound.topics.lda import LDAModel
 from lowerbound.topics.steps import check_words, on_cpu, seeds
 from lowerbound.training import OF_ROWS, Metrics, Procedure, Scalars, State
 
@@ -72,7 +72,7 @@ class CollapsedGibbsProcedure(Procedure):
     def step(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> tuple[State, Metrics]:
         csr, alpha = Csr.from_batch(batch), on_cpu(self.model.alpha)
         starts = self.starts[batch.index[batch.weight > 0].numpy()]
-        shapes = np.empty((csr.rows, self.model.n_topics), np.float32)
+        documents = np.empty((csr.rows, self.model.n_topics), np.int32)
         z, words, totals = (on_cpu(each) for each in (self.sample.z, self.sample.words, self.sample.totals))
         random = noise.numpy().view(np.uint64).copy()
         found = kernel("collapsed").sweep(
@@ -86,14 +86,13 @@ class CollapsedGibbsProcedure(Procedure):
             alpha.astype(np.float32, copy=False),
             float(self.model.eta),
             random,
-            shapes,
+            documents,
         )
         if self.settings.learn_alpha:
             gains, total = self.sample.gains.numpy(), float(alpha.sum(dtype=np.float64))
-            gains[:-1] += (psi(shapes, dtype=np.float64) - psi(alpha, dtype=np.float64)).sum(0)
-            gains[-1] += (psi(shapes.sum(1, dtype=np.float64)) - psi(total)).sum()
-        objective = (found + log_coefficient(csr)).mean()
-        return state, {"objective": torch.as_tensor(objective, dtype=batch.weight.dtype)}
+            gains[:-1] += (psi(documents + alpha.astype(np.float64)) - psi(alpha, dtype=np.float64)).sum(0)
+            gains[-1] += (psi(documents.sum(1) + total) - psi(total)).sum()
+        return state, {"objective": torch.as_tensor(found.mean(), dtype=batch.weight.dtype)}
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         each = torch.zeros_like(batch.weight)
