@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lowerbound.inference import (
         AEVB,
         EM,
+        FIVO,
         MAP,
         BlackBox,
         CoordinateAscent,
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AEVB",
     "EM",
+    "FIVO",
     "LDA",
     "MAP",
     "VAE",
@@ -90,6 +92,7 @@ __all__ = [
 _HOMES = {
     "AEVB": "inference",
     "EM": "inference",
+    "FIVO": "inference",
     "Batch": "draw",
     "BlackBox": "inference",
     "CoordinateAscent": "inference",

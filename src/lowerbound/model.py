@@ -95,7 +95,9 @@ class LatentVariableModel(Model):
 
     def _params(self, z: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
         """``decode``, of parameters for each value of ``x``."""
-        params = self.likelihood.fitted(self.decode(z, context), x)
+        params = self.decode(z, context)
+        if params.shape[3:] != x.shape[1:] and isinstance(self.likelihood, Likelihood):
+            params = self.likelihood.fitted(params, x)
         if params.shape[3:] != x.shape[1:]:
             each = "" if self.likelihood.n_parameters == 1 else f"{self.likelihood.n_parameters}, "
             shape, due = (", ".join(map(str, sizes)) for sizes in (params.shape[3:], x.shape[1:]))

@@ -15,6 +15,7 @@ from lowerbound.inference.local import Local
 from lowerbound.inference.log_joint import LogJointModel
 from lowerbound.inference.maximum_a_posteriori import MAP
 from lowerbound.inference.mcem import MonteCarloEM
+from lowerbound.inference.particles import FIVO, particle_filter
 from lowerbound.inference.protocol import Inference
 from lowerbound.inference.searched import Searched
 from lowerbound.inference.semi_amortised import SemiAmortised
@@ -26,6 +27,7 @@ from lowerbound.storage.run import Resume
 __all__ = [
     "AEVB",
     "EM",
+    "FIVO",
     "MAP",
     "BayesianMixture",
     "BayesianRegression",
@@ -60,6 +62,7 @@ __all__ = [
     "exact_posterior",
     "fit",
     "held_out_objective",
+    "particle_filter",
     "seed_of",
     "split",
     "state_space",

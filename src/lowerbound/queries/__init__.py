@@ -5,19 +5,25 @@ from lowerbound.queries.completion import Completion, Conditional, complete, con
 from lowerbound.queries.posterior_chains import PosteriorChains, posterior_chains
 from lowerbound.queries.posterior_sampling import PosteriorDraws, Sampling, posterior_draws
 from lowerbound.queries.refining import Refine
+from lowerbound.queries.sequences import Forecast, States, filtered, forecast, smoothed
 
 __all__ = [
     "Anomaly",
     "Completion",
     "Conditional",
+    "Forecast",
     "PosteriorChains",
     "PosteriorDraws",
     "Refine",
     "Sampling",
+    "States",
     "anomaly",
     "complete",
     "condition",
     "conditional",
+    "filtered",
+    "forecast",
     "posterior_chains",
     "posterior_draws",
+    "smoothed",
 ]
