@@ -435,3 +435,31 @@ def test_models_of_sequences_are_built_on_the_meta_device() -> None:
         for make in MODELS.values():
             make()
         KalmanSmoother(2, 3)
+
+
+def test_a_kalman_smoother_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = linear_model(1, 2, 6)
+    rows = linear_rows(model)
+    lb.save(tmp_path / "run", model, exact_posterior(model))
+    loaded = lb.load(tmp_path / "run")
+    assert isinstance(loaded.posterior, KalmanSmoother)
+    found = [lb.log_likelihood(own, exact_posterior(own), rows, samples=2).estimate for own in (model, loaded.model)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_likelihoods_of_several_parameters_at_each_step() -> None:
+    """A decoder of steps gives [P, T, *X]; the log-probability is that of the steps as rows of their own."""
+    rows = bits((4, 4))
+    x, mask = all_of(rows).x, all_of(rows).mask
+    with nn.seeded(0):
+        network = nn.MLP((2,), (2, 3), (4,)).double()
+    of = likelihoods.Normal("entry", (3,)).double()
+    model = LatentVariableModel(
+        priors.Markov(2, 4, nn.LinearTransition(2)), nn.EachStep(network, n_parameters=2), likelihoods.EachStep(of)
+    ).double()
+    model.initialise(x, mask)
+    z = torch.randn(3, 2, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steps = LatentVariableModel(priors.Normal(2), network, of)
+    due = steps.log_lik(z.flatten(1, 2), x.flatten(0, 1), mask.flatten(0, 1)).unflatten(1, (2, 4)).sum(2)
+    torch.testing.assert_close(model.log_lik(z, x, mask), due, rtol=0, atol=1e-10)
+    assert model.sample(5, torch.Generator().manual_seed(0)).shape == (5, 4, 3)
