@@ -18,7 +18,7 @@ from oracles import PPCA, batch_of, rng
 
 import lowerbound as lb
 from lowerbound.errors import FormatError
-from lowerbound.inference import Searched
+from lowerbound.inference import KalmanSmoother, Searched
 from lowerbound.model import draw
 from lowerbound.objectives import iwae
 from lowerbound.storage import model as stored
@@ -218,6 +218,16 @@ def test_every_module_in_the_table_keeps_its_arguments():
     built["model.LatentVariableModel"] = lb.LatentVariableModel(
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )
+    transition = built["networks.LinearTransition"] = lb.nn.LinearTransition(3)
+    recurrent = built["networks.Recurrent"] = lb.nn.Recurrent((4,), 6, 5, "both")
+    built["networks.EachStep"] = lb.nn.EachStep(mlp, 2)
+    built["networks.GatedTransition"] = lb.nn.GatedTransition(3, 5)
+    built["networks.Summary"] = lb.nn.Summary((4,), 6, 5)
+    built["networks.Unrolled"] = lb.nn.Unrolled(3, 7, (4,), hidden=5)
+    built["likelihoods.EachStep"] = lb.likelihoods.EachStep(lb.likelihoods.Bernoulli())
+    built["posteriors.Markov"] = lb.posteriors.Markov(3, recurrent, 7)
+    built["priors.Markov"] = lb.priors.Markov(3, 7, transition)
+    built["smoothers.KalmanSmoother"] = KalmanSmoother(3, 7)
     built["networks.Constant"] = lb.nn.Constant(6)
     built["topics.LDAModel"] = LDAModel(5, 3, alpha=[0.5, 1.0, 2.0], eta=0.25)
     built["topics.DeepLDAModel"] = DeepLDAModel(5, (3, 2), eta=0.1, burn_in=1, collected=2)
