@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -35,7 +36,8 @@ def page(result: Figures, jobs: Sequence[Job]) -> str:
     if unended := [name for name, each in result["jobs"].items() if not each.get("done")]:
         lines.append(f"- Not ended: {', '.join(f'{name} ({_reached(result, name)})' for name in unended)}.")
     if result["missing"]:
-        lines.append(f"- Not started: {', '.join(result['missing'])}.")
+        left = Counter("-".join(name.split("-")[:-1]) for name in result["missing"])
+        lines.append(f"- Not started (seeds): {', '.join(f'{name} ({count})' for name, count in left.items())}.")
     lines += record.footer(result)
     return "\n".join(lines) + "\n"
 
