@@ -37,13 +37,14 @@ def main() -> None:
     options = parse()
     cache = options.cache / "quick" if options.quick else options.cache
     kept = Kept(cache)
-    jobs = all_jobs(options.only, range(1 if options.quick else options.seeds), options.quick)
+    seeds = 1 if options.quick else options.seeds
+    jobs = all_jobs(PARTS, range(seeds), options.quick)
     if not options.quick:
         restore(kept)
     until = time.monotonic() + 60 * options.minutes
     commit = record.commit_of(HERE)
     for job in jobs if not options.page else ():
-        if (kept.get(job.name) or {}).get("done"):
+        if job.part not in options.only or (kept.get(job.name) or {}).get("done"):
             continue
         if (left := until - time.monotonic()) < 10:
             print("no job is started after the minutes are over; run it again.", file=sys.stderr)
@@ -52,8 +53,9 @@ def main() -> None:
         kept.put(job.name, found)
         print(f"{job.name}: {found.get('error') or 'done'}", file=sys.stderr, flush=True)
     known = {job.name: figures for job in jobs if (figures := kept.get(job.name)) is not None}
-    result = record.context(0) | {"jobs": known, "missing": [job.name for job in jobs if job.name not in known]}
-    record.write(NAME, result, page(result, jobs), options.quick)
+    result = record.context(0) | {"seeds": seeds, "quick": options.quick}
+    result |= {"jobs": known, "missing": [job.name for job in jobs if job.name not in known]}
+    record.write(NAME, result, page(result), options.quick)
 
 
 def done(job: Job, cache: Path, options: argparse.Namespace, seconds: float) -> Figures:

@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MAKERS = {
     "tables": "table_peers.page",
     "tables_defaults": "table_defaults.page",
+    "topics": "topic_study.page",
     "training": "contenders.page",
 }  # of others: the benchmark's own module
 RESULTS = sorted(path.stem for path in (BENCHMARKS / "results").glob("*.json"))

@@ -268,7 +268,7 @@ def test_a_row_without_any_value_has_the_prior() -> None:
 
 @pytest.mark.parametrize("at_once", [2**20, 500])
 def test_standardised_values_ignore_what_is_missing(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lb.nn, "_AT_ONCE", at_once)
+    monkeypatch.setattr("lowerbound.nn.inputs._AT_ONCE", at_once)
     whole = lb.nn.Standardise((7,))
     whole.fit(torch.from_numpy(REAL))
     np.testing.assert_allclose(whole.spread, REAL.std(0), rtol=1e-6)

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from kit import record
-from topic_study.jobs import COMPLETION, HALVES, SPEED, Job
+from topic_study.jobs import COMPLETION, HALVES, PARTS, SPEED, Job, all_jobs
 
 TITLES = {
     "online": "online VB",
@@ -26,8 +26,9 @@ TITLES = {
 Figures = dict[str, Any]
 
 
-def page(result: Figures, jobs: Sequence[Job]) -> str:
+def page(result: Figures) -> str:
     """The result as Markdown; parts without a figure are left out."""
+    jobs = all_jobs(PARTS, range(result["seeds"]), result["quick"])
     lines = ["# Topic models on 20 Newsgroups", ""]
     for part, of_part in {"completion": _completion, "halves": _halves, "speed": _speed}.items():
         known = [(job, result["jobs"][job.name]) for job in jobs if job.part == part and job.name in result["jobs"]]
