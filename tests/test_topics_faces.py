@@ -122,7 +122,9 @@ def test_words_of_a_tree_are_those_of_the_product_of_its_layers() -> None:
 
 def test_perplexity_is_that_of_the_words_left_out(fitted: Any) -> None:
     seen, held = X // 2, X - X // 2
-    p = fitted.transform(seen) @ fitted.components_
+    csr = Counts.from_sparse(sparse.csr_matrix(seen)).csr
+    chain = fitted.model_.each_sample()
+    p = np.mean([each.transform(csr, fitted.seed_) @ each.topics().numpy() for each in chain], 0)
     expected = np.exp(-(held * np.log(p)).sum() / held.sum())
     assert fitted.perplexity(seen, held) == pytest.approx(expected, rel=1e-4)
     assert 2 < fitted.perplexity(X) < 6

@@ -59,8 +59,8 @@ def _completion(known: list[tuple[Job, Figures]]) -> list[str]:
         "757 (Cong et al. 2017).",
         "",
         "| method | layers | epochs | minibatches | seeds | perplexity, 2,500 documents | perplexity, all | "
-        "processor seconds | NPMI |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "the same, 8 samples | processor seconds | NPMI |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method, (layers, marks) in COMPLETION.items():
         of_method = [each for job, each in known if job.method == method]
@@ -68,19 +68,21 @@ def _completion(known: list[tuple[Job, Figures]]) -> list[str]:
             found = [each["marks"][str(mark)] for each in of_method if str(mark) in each["marks"]]
             if not found:
                 continue
-            ends = [each["final"]["perplexity"] for each in of_method if mark == marks[-1] and "final" in each]
+            ends = [each["final"] for each in of_method if mark == marks[-1] and "final" in each]
             batches = f"{mark * 57:,}" if method in ("tlasgr", "tlasgr-3", "scir") else "all documents"
             lines.append(
                 f"| {TITLES[method]} | {'-'.join(map(str, layers))} | {mark} | {batches} | {len(found)} | "
-                f"{spread([each['perplexity'] for each in found])} | {spread(ends)} | "
+                f"{spread([each['perplexity'] for each in found])} | {spread([each['perplexity'] for each in ends])} | "
+                f"{spread([each['perplexity_of_samples'] for each in ends if 'perplexity_of_samples' in each])} | "
                 f"{spread([each['seconds'] for each in found if 'seconds' in each])} | "
                 f"{spread([each['npmi'] for each in found], 3)} |"
             )
     lines += [
         "",
         "- θ of a test document: Gibbs sweeps on the given words, the mean of θ over 60 sweeps after 60 (on the way, "
-        "2,500 documents), and 200 after 200 (all). Minibatches of 200, 20 sweeps before and 10 while counts are "
-        "collected, per layer; η = 0.05; one sample of Φ, the last. LDA: α = 0.1, η = 0.01.",
+        "2,500 documents), and 100 after 100 (all). One sample of Φ is the last; of 8 samples of the second half of the "
+        "fit, the probability of a word is averaged. Minibatches of 200, 20 sweeps before and 10 while counts are "
+        "collected, per layer; η = 0.05. LDA: α = 0.1, η = 0.01.",
     ]
     return lines
 

@@ -47,6 +47,9 @@ class DeepLDA(TopicEstimator):
     epochs : number of epochs ("auto": those of 3,500 minibatches, at most 60; 300 sweeps of "gibbs").
     batch_size : documents per minibatch.
     burn_in, collected : Gibbs sweeps of ``transform``; the topics' shares are averaged over those collected.
+    samples : the topics of so many epochs, from the second half of them, are kept, and ``perplexity`` and ``score``
+        average the probability of a word over them: one sample of a chain predicts worse than several do together.
+        ``components_`` and ``transform`` are those of the last epoch.
     validation, total_documents, random_state, threads, progress, callbacks : see ``LDA``.
 
     Attributes
@@ -84,6 +87,7 @@ class DeepLDA(TopicEstimator):
         batch_size: int = 200,
         burn_in: int = 100,
         collected: int = 100,
+        samples: int = 4,
         validation: float = 0.0,
         total_documents: int | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -99,6 +103,7 @@ class DeepLDA(TopicEstimator):
         self.batch_size = batch_size
         self.burn_in = burn_in
         self.collected = collected
+        self.samples = samples
         self.validation = validation
         self.total_documents = total_documents
         self.random_state = random_state
@@ -121,11 +126,12 @@ class DeepLDA(TopicEstimator):
         one_of("link", self.link, ("counts", "binary", "positive"))
         check_whole("burn_in", self.burn_in, 0)
         check_whole("collected", self.collected, 1)
+        check_whole("samples", self.samples, 1)
 
     def _model(self, n_words: int) -> DeepLDAModel:
-        sweeps = {"burn_in": int(self.burn_in), "collected": int(self.collected)}
+        numbers = {name: int(getattr(self, name)) for name in ("burn_in", "collected", "samples")}
         with seeded(self.seed_):
-            return DeepLDAModel(n_words, [int(k) for k in self.layers], float(self.eta), link=self.link, **sweeps)
+            return DeepLDAModel(n_words, [int(k) for k in self.layers], float(self.eta), link=self.link, **numbers)
 
     def _learning(self, documents: int) -> Inference[Any]:
         return _LEARNERS[self.inference]()

@@ -34,6 +34,8 @@ class LDA(TopicEstimator):
         which needs numba and whole counts, takes more epochs, and usually ends at a lower perplexity.
     alpha, eta : α of the topics' shares, a number or one per topic; η of the topics' words (None: 1/K for both).
     learn_alpha, learn_eta : whether to learn them; α then differs from topic to topic.
+    samples : "gibbs" keeps the topics of so many sweeps, from the second half of them, and ``perplexity`` averages the
+        probability of a word over them; ``components_``, ``transform`` and ``score`` are those of the last sweep.
     epochs : number of epochs ("auto": 10 online, 50 batch, 200 sweeps of Gibbs).
     batch_size : documents per step.
     validation : share of documents held out, of which the history records the perplexity after each epoch.
@@ -74,6 +76,7 @@ class LDA(TopicEstimator):
         eta: float | None = None,
         learn_alpha: bool = False,
         learn_eta: bool = False,
+        samples: int = 4,
         epochs: int | Literal["auto"] = "auto",
         batch_size: int = 128,
         validation: float = 0.0,
@@ -89,6 +92,7 @@ class LDA(TopicEstimator):
         self.eta = eta
         self.learn_alpha = learn_alpha
         self.learn_eta = learn_eta
+        self.samples = samples
         self.epochs = epochs
         self.batch_size = batch_size
         self.validation = validation
@@ -102,6 +106,7 @@ class LDA(TopicEstimator):
         """Raise ValueError for invalid arguments."""
         super().check_parameters()
         check_whole("n_topics", self.n_topics, 1)
+        check_whole("samples", self.samples, 1)
         for value in () if self.alpha is None else np.atleast_1d(self.alpha):
             real("alpha", float(value), 0, above=True)
         if self.eta is not None:
@@ -114,7 +119,8 @@ class LDA(TopicEstimator):
         several = isinstance(self.alpha, Sequence | np.ndarray)
         alpha = [float(each) for each in self.alpha] if several else self.alpha  # type: ignore[union-attr]
         with seeded(self.seed_):
-            return LDAModel(n_words, int(self.n_topics), alpha, self.eta)
+            samples = int(self.samples) if self.inference == "gibbs" else 1
+            return LDAModel(n_words, int(self.n_topics), alpha, self.eta, samples)
 
     def _learning(self, documents: int) -> Inference[Any]:
         makers: dict[str, Callable[..., Inference[LDAModel]]]

@@ -10,7 +10,7 @@ from lowerbound.topics.gibbs import UpwardDownwardGibbs
 from lowerbound.topics.lda import LDAModel
 from lowerbound.topics.model import TopicModel
 from lowerbound.topics.online_vb import OnlineVB
-from lowerbound.topics.perplexity import perplexity
+from lowerbound.topics.perplexity import completed, perplexity
 from lowerbound.topics.scir import SCIR
 from lowerbound.topics.sgrld import SGRLD
 from lowerbound.topics.tlasgr import TLASGR, TLFSGR
@@ -28,6 +28,7 @@ __all__ = [
     "OnlineVB",
     "TopicModel",
     "UpwardDownwardGibbs",
+    "completed",
     "diversity",
     "npmi",
     "perplexity",

@@ -109,6 +109,7 @@ class CollapsedGibbsProcedure(Procedure):
         if self.settings.learn_eta:
             model.eta.mul_(_rise(sample.words.numpy(), sample.totals.numpy(), float(model.eta))).clamp_(min=_LEAST)
         model.word_weights.copy_(sample.words.T + model.eta)
+        model.keep_sample()
 
 
 def _rise(words: Array, totals: Array, eta: float) -> float:

@@ -34,7 +34,8 @@ class DeepLDAModel(TopicModel):
     ``SCIR``.
 
     ``link``: "counts"; "binary" (1 if the Poisson number is at least 1); "positive" (y ~ Gam(x, 1) of that number).
-    ``burn_in``, ``collected``: Gibbs sweeps of ``transform``; θ is averaged over the collected ones.
+    ``burn_in``, ``collected``: Gibbs sweeps of ``transform``; θ is averaged over the collected ones. ``samples``: the
+    learners keep Φ and r of so many epochs of the second half of a fit, over which ``topics.perplexity`` averages.
     """
 
     likelihood: Poisson
@@ -54,6 +55,7 @@ class DeepLDAModel(TopicModel):
         link: Link = "counts",
         burn_in: int = 100,
         collected: int = 100,
+        samples: int = 1,
     ) -> None:
         super().__init__()
         _check_layers(n_words, layers)
@@ -73,6 +75,7 @@ class DeepLDAModel(TopicModel):
             start = 0.05 + 0.95 * torch.rand(below, topics)
             self.register_buffer(f"phi_{layer + 1}", start / start.sum(0))
         self.register_buffer("r", torch.full((layers[-1],), 1 / layers[-1]))
+        self._make_room(samples)
 
     @property
     def phi(self) -> list[Tensor]:

@@ -132,6 +132,7 @@ class GibbsProcedure(Procedure):
         for total in (*self._all("n"), sample.top, sample.q):
             total.zero_()
         sample.sweeps += 1
+        model.keep_sample()
 
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         return completion(self.model, self.settings.burn_in, self.settings.collected, batch, noise)

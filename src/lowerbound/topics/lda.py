@@ -30,6 +30,8 @@ class LDAModel(TopicModel):
 
     q(β_k) = Dir(λ_k) with λ = ``word_weights [K, V]``, which start at random numbers near 1. Learn them by
     ``OnlineVB``, ``BatchVB`` or ``CollapsedGibbs``. The buffers are in single precision; ``.double()`` for more.
+    ``samples``: ``CollapsedGibbs`` keeps λ of so many sweeps, from the second half of them, and ``topics.perplexity``
+    averages over these.
     """
 
     word_weights: Tensor
@@ -37,7 +39,12 @@ class LDAModel(TopicModel):
     eta: Tensor
 
     def __init__(
-        self, n_words: int, n_topics: int, alpha: float | Sequence[float] | None = None, eta: float | None = None
+        self,
+        n_words: int,
+        n_topics: int,
+        alpha: float | Sequence[float] | None = None,
+        eta: float | None = None,
+        samples: int = 1,
     ) -> None:
         super().__init__()
         if n_words < 1 or n_topics < 1:
@@ -53,6 +60,7 @@ class LDAModel(TopicModel):
         self.register_buffer("word_weights", start)
         self.register_buffer("alpha", torch.tensor(shapes, dtype=start.dtype))
         self.register_buffer("eta", torch.tensor(1 / n_topics if eta is None else eta, dtype=start.dtype))
+        self._make_room(samples)
 
     def topics(self) -> Tensor:
         """E[β] = λ_kw/Σ_v λ_kv, ``[K, V]``."""

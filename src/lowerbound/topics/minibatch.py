@@ -150,6 +150,9 @@ class MinibatchProcedure(Procedure):
         model.r.copy_(torch.from_numpy(r))
         return state, {"objective": torch.as_tensor(each.mean(), dtype=batch.weight.dtype)}
 
+    def epoch_end(self, state: State) -> None:
+        self.model.keep_sample()
+
     def evaluate(self, state: State, batch: Batch, noise: Tensor, scalars: Scalars) -> Metrics:
         return completion(self.model, self.settings.burn_in, self.settings.collected, batch, noise)
 

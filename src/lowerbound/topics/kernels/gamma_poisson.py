@@ -17,6 +17,7 @@ TINY = 1e-18
 BY_ROW = False
 """Whether each document has a generator of its own."""
 _AT_ONCE = 2**21  # numbers in one temporary array
+_NEAR = 1000  # customers of a restaurant who are seated one by one
 _MANY = 32  # counts above this number of times K are split by binomials
 
 
@@ -66,17 +67,36 @@ def _few(counts: Array, sums: Array, streams: Random) -> tuple[Array, Array, Arr
 
 def crt(m: Array, shape: Array, streams: Random) -> Array:
     """Tables of a Chinese restaurant, x_jk ~ CRT(m_jk, a_jk) = Σ_{i<m} Bernoulli(a/(a + i)); m and a ``[J, K]``."""
-    a, found = np.broadcast_to(shape, m.shape).ravel(), np.zeros(m.size)
-    cells = np.flatnonzero(m)
-    ends = m.ravel()[cells].astype(np.int64).cumsum()
+    a, found, customers = np.broadcast_to(shape, m.shape).ravel(), np.zeros(m.size), m.ravel().astype(np.int64)
+    cells = np.flatnonzero(customers)
+    ends = np.minimum(customers[cells], _NEAR).cumsum()
     for part in np.split(cells, np.unique(ends // _AT_ONCE, return_index=True)[1][1:]):
-        number = m.ravel()[part].astype(np.int64)
+        number = np.minimum(customers[part], _NEAR)
         before = number.cumsum() - number
         i = np.arange(number.sum()) - np.repeat(before, number)
         sits = streams.random(len(i)) * (np.repeat(a[part], number) + i) < np.repeat(a[part], number)
         if len(part):
             found[part] = np.add.reduceat(sits, before, dtype=np.float64)
+    far = np.flatnonzero(customers > _NEAR)
+    found[far] += _far(customers[far].astype(np.float64), a[far], streams)
     return found.reshape(m.shape)
+
+
+def _far(customers: Array, a: Array, streams: Random) -> Array:
+    """Σ_{_NEAR ≤ i < m} Bernoulli(a/(a + i)) in jumps from one candidate to the next, some a·log₂ m of them."""
+    found, i = np.zeros(len(a)), np.full(len(a), float(_NEAR))
+    end, bound = np.minimum(2 * i, customers), a / (a + i)  # of the probabilities from i to end
+    cells = np.arange(len(a))
+    while len(cells):
+        i[cells] += np.floor(np.log1p(-streams.random(len(cells))) / np.log1p(-bound[cells]))
+        past = i[cells] >= end[cells]
+        new, over = cells[~past], cells[past]
+        found[new] += streams.random(len(new)) * (a[new] + i[new]) * bound[new] < a[new]
+        i[new] += 1
+        i[over] = end[over]
+        end[over], bound[over] = np.minimum(2 * i[over], customers[over]), a[over] / (a[over] + i[over])
+        cells = cells[i[cells] < customers[cells]]
+    return found
 
 
 def gammas(shape: Array, streams: Random) -> Array:
