@@ -219,7 +219,9 @@ def test_every_module_in_the_table_keeps_its_arguments():
         built["priors.Normal"], built["networks.MLP"], built["likelihoods.Normal"]
     )
     transition = built["networks.LinearTransition"] = lb.nn.LinearTransition(3)
-    recurrent = built["networks.Recurrent"] = lb.nn.Recurrent((4,), 6, 5, "both")
+    recurrent = built["networks.Recurrent"] = lb.nn.Recurrent(
+        (4,), 6, 5, "both", lb.nn.Cells([0, 3, 0, 0], [False] * 4)
+    )
     built["networks.EachStep"] = lb.nn.EachStep(mlp, 2)
     built["networks.GatedTransition"] = lb.nn.GatedTransition(3, 5)
     built["networks.Summary"] = lb.nn.Summary((4,), 6, 5)

@@ -61,6 +61,21 @@ def test_weights_that_are_not_reset_are_rejected(monkeypatch: pytest.MonkeyPatch
     assert abs(float(ratio.mean()) - 1) > 10 * float(ratio.std()) / len(ratio) ** 0.5
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_schemes_of_resampling_differ(scheme: str) -> None:
+    """On average a particle has K w copies; by systematic resampling fewer than one away, by strata fewer than two."""
+    K, rows = 8, 20_000
+    rng = torch.Generator().manual_seed(0)
+    log_w = torch.tensor([0.3, 2.0, -1.0, 0.0, 1.0, -3.0, 0.5, 0.2], dtype=torch.float64)[:, None].expand(K, rows)
+    due, chosen = particles._resampled(log_w, torch.rand(K, rows, generator=rng, dtype=torch.float64), scheme, 1.0)
+    assert due.all()
+    copies = (chosen == torch.arange(K)[:, None, None]).sum(1).double()
+    away = copies - K * log_w.softmax(0)
+    assert float(away.mean(1).abs().max()) < 0.05
+    least, most = {"systematic": (0, 1), "stratified": (1, 2), "multinomial": (2, 8)}[scheme]
+    assert least < float(away.abs().max()) < most
+
+
 def test_the_bound_rises_with_the_number_of_particles() -> None:
     means = [float(estimates(K, "systematic", runs=4000)[0].mean()) for K in (1, 4, 16)]
     exact = estimates(1, "systematic", runs=1)[1]
@@ -175,6 +190,38 @@ def test_forecasts_are_those_of_the_kalman_filter() -> None:
             spread = (space.emission.square() * covariance[i, at].squeeze(2) + space.error).sqrt()
             assert np.abs((found.mean[i] - centre.numpy()) / spread.numpy()).max() < 0.08
             assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread.numpy()) - 1).max() < 0.08
+
+
+def test_forecasts_by_weighted_particles_are_those_of_the_kalman_filter() -> None:
+    """With q that does not know the rows: only the weights do, some of which are uneven at the ends of rows."""
+    model = linear_model(1, 1, 30, seed=2)
+    with torch.no_grad():
+        model.prior.network.weight.fill_(0.9)
+        model.likelihood.of.raw_scale.add_(1)
+    rows = linear_rows(model, (30, 20, 3, 8))
+    with nn.seeded(0):
+        posterior = posteriors.Markov(1, nn.Recurrent((1,), 2, 4), 30).double()
+    with torch.no_grad():
+        posterior.encoder.head.weight.zero_()
+        posterior.encoder.head.bias.copy_(torch.tensor([0.0, -12.0]))
+    found = queries.forecast(
+        model, posterior, rows, 2, torch.Generator().manual_seed(0), level=0.8, draws=8000, samples=8000
+    )
+    space, batch = state_space(model), all_of(rows.extended(2))
+    with torch.no_grad():
+        _, mean, covariance = space.filtered(batch.x, batch.mask)
+        for i, length in enumerate(rows.lengths.tolist()):
+            at = slice(length, length + 2)
+            centre = mean[i, at] @ space.emission.T + space.offset
+            spread = (space.emission.square() * covariance[i, at].squeeze(2) + space.error).sqrt()
+            assert np.abs((found.mean[i] - centre.numpy()) / spread.numpy()).max() < 0.06
+            assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread.numpy()) - 1).max() < 0.06
+            away = (found.draws[:, i].mean(0) - centre.numpy()) / spread.numpy()
+            assert np.abs(away).max() < 0.06
+            A, sd = float(space.transition), spread.numpy().squeeze(1)
+            both = np.cov(found.draws[:, i, :, 0].T)[0, 1]  # the two steps of a draw are of one path
+            due = float(space.emission.square() * A * covariance[i, length].squeeze())
+            assert both == pytest.approx(due, abs=0.06 * sd.prod())
 
 
 def test_gaps_are_filled_by_completion() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         training,
     )
     from lowerbound.draw import Batch, Draw, Node
-    from lowerbound.estimators import LDA, VAE, DeepLDA, LatentImputer, compare, load
+    from lowerbound.estimators import LDA, VAE, DeepLDA, LatentImputer, SequenceVAE, compare, load
     from lowerbound.estimators.checking import check
     from lowerbound.evidence import log_likelihood
     from lowerbound.inference import (
@@ -68,6 +68,7 @@ __all__ = [
     "Node",
     "ReweightedWakeSleep",
     "SemiAmortised",
+    "SequenceVAE",
     "WakeSleep",
     "check",
     "compare",
@@ -109,6 +110,7 @@ _HOMES = {
     "Node": "draw",
     "ReweightedWakeSleep": "inference",
     "SemiAmortised": "inference",
+    "SequenceVAE": "estimators",
     "VAE": "estimators",
     "WakeSleep": "inference",
     "check": "estimators.checking",

@@ -3,7 +3,7 @@
 Each says what to expect, by which protocol. Numbers marked "published" are the paper's or a replication's, not ours.
 The last four return a ``LatentVariableModel`` in double precision for rows x, with NaN for missing values. They are
 learnt exactly by ``EM``. ``iwae_two_layers`` and ``ladder`` return a model and its posterior for ``fit``, and so do
-``prod_lda``, ``amortised_lda`` and ``whai`` for documents.
+``prod_lda``, ``amortised_lda`` and ``whai`` for documents, and ``deep_kalman_filter`` for sequences.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lowerbound.model import LatentVariableModel
 from lowerbound.nn import MLP, BottomUp, ConvBottomUp, ConvDecoder, Identity, OfContext, Table, seeded
 from lowerbound.posteriors import DiagonalNormal, Posterior, PrecisionWeighted
 from lowerbound.priors import Prior
+from lowerbound.sequence_models import deep_kalman_filter as deep_kalman_filter
 from lowerbound.topics.amortised import amortised_lda as amortised_lda
 from lowerbound.topics.amortised import prod_lda as prod_lda
 from lowerbound.topics.amortised import whai as whai

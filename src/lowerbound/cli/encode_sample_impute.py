@@ -22,6 +22,7 @@ from lowerbound.cli.base import (
     table_path,
     tell,
 )
+from lowerbound.cli.sequences import forecast_options, is_sequences, refuse_given, sample_sequences
 from lowerbound.cli.table_options import (
     as_arrow,
     check_table,
@@ -77,19 +78,34 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
     "pairs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Known value of a column, such as age=37: rows are drawn conditional on it.",
+    help="Known value of a column, such as age=37: rows are drawn conditional on it. For a model of sequences: a file "
+    "with a row per step, whose sequences are continued.",
 )
+@forecast_options
 @click.option("--seed", type=seeds, default=0, help="Seed of the draws.")
-@click.option("--out", callback=table_path, required=True, help="File to write: .npy, .csv or .parquet.")
+@click.option(
+    "--out",
+    callback=table_path,
+    help="File to write: .npy, .csv or .parquet.  [default for sequences: RUN/forecast.csv or RUN/sample.csv]",
+)
 @safe_csv_option
 @json_option
-def sample(run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path, as_json: bool) -> None:
+def sample(
+    run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path | None, as_json: bool, **ahead: Any
+) -> None:
     """Draw rows from the model.
 
-    With --given, rows are drawn from p(x|given).
+    With --given, rows are drawn from p(x|given). For a model of sequences, --given DATA forecasts the next --steps
+    steps of each sequence in DATA, with intervals; without it, sequences are drawn.
     """
     from lowerbound.data import write
 
+    if is_sequences(run):
+        sample_sequences(run, rows, pairs, out, {"seed": seed, "as_json": as_json, **ahead})
+        return
+    refuse_given(ahead)
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
     vae = fitted(run, encodes=False)
     if pairs and vae.schema_ is None:
         raise DataError(f"--given needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from lowerbound.cli import sequences
 from lowerbound.cli.base import (
     INTERRUPTED,
     OrAuto,
@@ -154,6 +155,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write the model to.")
 @fit_options
 @topic_options
+@sequences.sequence_option
 @schema_option
 @click.option("--recipe", help="Defaults from a paper: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, such as latent_dim=20.")
@@ -181,9 +183,10 @@ def fit(
     pairs: tuple[str, ...],
     kinds: dict[str, Any] | None,
     model: str,
+    sequence: tuple[str, str] | None,
     **options: Any,
 ) -> int | None:
-    """Fit a variational auto-encoder, or a topic model, to DATA.
+    """Fit a variational auto-encoder, a topic model, or a model of sequences to DATA.
 
     Each column of a table gets a likelihood for its kind of values, and missing cells are allowed: lowerbound check
     shows how a table would be read. With --likelihood, --binarise or --network conv, DATA is read as a matrix of
@@ -196,9 +199,17 @@ def fit(
     --text COLUMN or with a column of counts per word, or counts of words (.npz, .npy, .mtx; .ldac for the format of
     LDA-C). Only the options from --model to --max-share, and --inference, --batch-size, --epochs, --validation, --set
     and those after it apply.
+
+    With --sequence ID,TIME, DATA is a table with a row per step: a deep Kalman filter is fitted to its sequences, and
+    lowerbound sample RUN --given DATA forecasts their next steps. Rows are sorted by time; a missing step is a row of
+    missing cells. --latent-dim (8) is per step, and --batch-size (20) and --validation (0.1) of sequences.
     """
     check_options(model)
     refuse_to_replace(out, force, resume)
+    if sequence is not None:
+        sequences.refuse_but()
+        own = {"seed": seed, "force": force, "checkpoint_every": checkpoint_every, "as_json": as_json, "kinds": kinds}
+        return sequences.fit_sequences(data, out, sequence, options | own, settings(pairs))
     if model != "vae":
         own = {"seed": seed, "force": force, "checkpoint_every": checkpoint_every, "as_json": as_json}
         return fit_topics(data, out, model, options | own, settings(pairs))

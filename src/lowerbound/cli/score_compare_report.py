@@ -30,6 +30,7 @@ from lowerbound.cli.base import (
     tell,
 )
 from lowerbound.cli.encode_sample_impute import FIT_A_TABLE
+from lowerbound.cli.sequences import is_sequences, refuse_but, score_sequences
 from lowerbound.cli.table_as_numbers import AsNumbers, OfFrame
 from lowerbound.cli.table_options import as_arrow, check_table, keep_option, strict_option
 from lowerbound.cli.topics import is_topics, report_topics, text_option
@@ -106,7 +107,13 @@ def score(
 
     With --anomaly, −log p(x) of each row of a table is split into the contributions of its cells (1,000 draws per row
     unless --samples is given).
+
+    For a model of sequences, log p(x) is per sequence and per step; only --samples, --out and --json apply.
     """
+    if is_sequences(run):
+        refuse_but(("run", "data", "samples", "out", "as_json", "separator", "decimal", "missing_values"))
+        score_sequences(run, data, samples, out, as_json)
+        return
     if judge and anomaly:
         raise click.UsageError("--evidence and --anomaly cannot be combined: give only one of them.")
     _check_draws(judge, samples)

@@ -28,12 +28,16 @@ Resampling = Literal["systematic", "stratified", "multinomial"]
 class Particles(Draw):
     """A draw of K particles per row: an ELBO of it is ``log_p [B]``, log p̂(x) of the filter.
 
-    ``mean``, ``deviation`` ``[B, T, d]``: of z_t given x_{1:t}, if the particles are drawn from p.
+    ``mean``, ``deviation`` ``[B, T, d]``: of z_t given x_{1:t}, if the particles are drawn from p. ``share [K, B]``:
+    the weights after the last step, which sum to 1. ``z``: the particles of each step as they were drawn, ``[K, B, T,
+    d]``, if asked for; from the step after the last observed one of a row, those of one number are a path.
     """
 
     log_p: Tensor = None  # type: ignore[assignment]  # Draw has defaults before it
     mean: Tensor = None  # type: ignore[assignment]
     deviation: Tensor = None  # type: ignore[assignment]
+    share: Tensor = None  # type: ignore[assignment]
+    z: Tensor | None = None
 
     @property
     def kl(self) -> Tensor:
@@ -51,6 +55,7 @@ def particle_filter(
     noise: Tensor,
     resampling: Resampling = "systematic",
     threshold: float = 0.5,
+    keep: bool = False,
 ) -> Particles:
     """Draw K particles step by step, z_t ~ q(z_t|z_{t−1}), each weighted by p(z_t|z_{t−1}) p(x_t|z_t)/q(z_t|z_{t−1}).
 
@@ -58,7 +63,7 @@ def particle_filter(
     proportion to the weights, which are then reset: log p̂(x) = Σ over resamplings and the end of log mean_K w.
     E[p̂(x)] = p(x) for any q, so log p̂(x) is a lower bound on log p(x) on average. ``noise [K, B, T, d + 1]``: standard
     normal, and last a uniform number for the resampling; the choice of particles has no gradient. With q = p it is the
-    bootstrap filter. Gordon, Salmond & Smith 1993; Maddison et al. 2017.
+    bootstrap filter. ``keep``: the particles of all steps. Gordon, Salmond & Smith 1993; Maddison et al. 2017.
     """
     if not isinstance(q, Steps) or not isinstance(p, Steps):
         raise ValueError(
@@ -67,7 +72,7 @@ def particle_filter(
     x, mask, (K, rows) = batch.x, batch.mask, noise.shape[:2]
     previous = noise.new_zeros(K, rows, noise.shape[3] - 1)
     log_w, log_lik, log_p = (noise.new_zeros(shape) for shape in ((K, rows), (K, rows), (rows,)))
-    means, deviations = [], []
+    means, deviations, drawn = [], [], []
     for t in range(x.shape[1]):
         if t > 0:
             due, chosen = _resampled(log_w.detach(), noise[:, :, t, -1], resampling, threshold)
@@ -83,8 +88,18 @@ def particle_filter(
             share = log_w.softmax(0).unsqueeze(2)
             means.append((share * z).sum(0))
             deviations.append((share * (z - means[-1]).square()).sum(0).sqrt())
+        drawn += [z] * keep
     log_p = log_p + log_w.logsumexp(0) - math.log(K)
-    return Particles((), log_lik, x=x, log_p=log_p, mean=torch.stack(means, 1), deviation=torch.stack(deviations, 1))
+    return Particles(
+        (),
+        log_lik,
+        x=x,
+        log_p=log_p,
+        mean=torch.stack(means, 1),
+        deviation=torch.stack(deviations, 1),
+        share=log_w.detach().softmax(0),
+        z=torch.stack(drawn, 2) if keep else None,
+    )
 
 
 def _resampled(log_w: Tensor, u: Tensor, how: Resampling, threshold: float) -> tuple[Tensor, Tensor]:

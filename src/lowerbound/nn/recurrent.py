@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowerbound.nn.inputs import Cells
 from lowerbound.nn.precision import apply
 
 
@@ -78,37 +79,50 @@ class Recurrent(nn.Module):
     """Features of each step by a GRU of ``hidden`` units: ``[N, T, *in_shape] → [N, T, out_features]``.
 
     ``direction``: "backward", from the last observed step of a row to its first, so that the features of step t are of
-    x_{t:T}; "forward", of x_{1:t}; or "both". It reads the values, 0 where missing, and which are observed. Steps after
-    the last observed one change nothing: a row's features do not depend on its padding. Krishnan et al. 2017.
+    x_{t:T}; "forward", of x_{1:t}; or "both". It reads the values, 0 where missing, and which are observed; with
+    ``cells`` (``nn.Cells``), what these make of each step of a table. Steps after the last observed one change nothing:
+    a row's features do not depend on its padding. Krishnan et al. 2017.
     """
 
     masked = True
 
     def __init__(
-        self, in_shape: Sequence[int], out_features: int, hidden: int = 64, direction: str = "backward"
+        self,
+        in_shape: Sequence[int],
+        out_features: int,
+        hidden: int = 64,
+        direction: str = "backward",
+        cells: Cells | None = None,
     ) -> None:
         super().__init__()
         if direction not in ("backward", "forward", "both"):
             raise ValueError(f'direction is {direction!r}; it takes "backward", "forward" or "both".')
         self.in_shape, self.out_features = tuple(in_shape), out_features
-        self.hidden, self.direction = hidden, direction
-        n_in = 2 * math.prod(self.in_shape)
+        self.hidden, self.direction, self.cells = hidden, direction, cells
+        n_in = 2 * math.prod(self.in_shape) if cells is None else cells.out_features
         self.directions = ("backward", "forward") if direction == "both" else (direction,)
-        self.cells = nn.ModuleList(nn.GRU(n_in, hidden, batch_first=True) for _ in self.directions)
-        self.head = nn.Linear(hidden * len(self.cells), out_features)
+        self.units = nn.ModuleList(nn.GRU(n_in, hidden, batch_first=True) for _ in self.directions)
+        self.head = nn.Linear(hidden * len(self.units), out_features)
 
     def states(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The units after each step, ``[N, T, hidden]`` of each direction, joined."""
-        seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-        inputs = torch.cat([(x * seen).flatten(2), seen.flatten(2)], 2)
-        found = []
-        for direction, cell in zip(self.directions, self.cells, strict=True):
+        inputs, found = self._inputs(x, mask), []
+        for direction, cell in zip(self.directions, self.units, strict=True):
             if direction == "forward":
                 found.append(cell(inputs)[0])
                 continue
             order = _reversed(until_last(x, mask))
             found.append(_in_order(cell(_in_order(inputs, order))[0], order))
         return torch.cat(found, 2)
+
+    def _inputs(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the GRU reads of each step, ``[N, T, F]``."""
+        if self.cells is not None:
+            own = self.cells(x.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
+            found: Tensor = own.unflatten(0, x.shape[:2])
+            return found
+        seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        return torch.cat([(x * seen).flatten(2), seen.flatten(2)], 2)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         out: Tensor = self.head(self.states(x, mask))

@@ -11,21 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowerbound import priors
 from lowerbound.data import Sequences
 from lowerbound.distributions.family import uniform
 from lowerbound.draw import Batch
 from lowerbound.evidence.estimates import Array
 from lowerbound.inference.kalman import is_state_space, state_space
-from lowerbound.inference.particles import particle_filter
+from lowerbound.inference.particles import particle_filter, particle_noise
 from lowerbound.model import LatentVariableModel, distributions_of, draw_from
 from lowerbound.modes import read_only
+from lowerbound.nn import EachStep
 from lowerbound.posteriors import Posterior
 from lowerbound.queries.completion import complete
 from lowerbound.queries.refining import Refine
 from lowerbound.training import in_order
 
 M = TypeVar("M", bound=nn.Module)
-_ROWS = 32  # rows per batch
+_ROWS, _FEW = 32, 8  # rows per batch; where the particles of all steps are kept
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def smoothed(
     return _joined(found, rows)
 
 
+@torch.no_grad()
 @read_only
 def forecast(
     model: LatentVariableModel,
@@ -109,25 +112,62 @@ def forecast(
     samples: int = 1000,
     refine: Refine | None = None,
 ) -> Forecast:
-    """The next ``steps`` steps of each row, by ``complete``: p(x_{T+1:T+S}|x_{1:T}), where missing values are allowed.
+    """The next ``steps`` steps of each row, p(x_{T+1:T+S}|x_{1:T}), where missing values are allowed.
 
-    The interval holds a share ``level`` of the ``draws``, with equal shares below and above. ``samples`` and
-    ``refine``: see ``Sampling``. Rows may be longer than those of the fit.
+    A latent per step is found by a particle filter with ``samples`` particles from q per row, whose weights do not
+    degenerate in long rows; one latent per sequence by ``complete``, for which ``refine`` is. The interval holds a
+    share ``level`` of the ``draws``, with equal shares below and above. Rows may be longer than those of the fit.
     """
     if steps < 1 or not 0 < level < 1:
         raise ValueError(f"a forecast needs steps of at least 1 and a level between 0 and 1, got {steps} and {level}.")
     longer = rows.extended(steps).padded()
-    model, posterior = _of_length(model, longer.shape[0]), _of_length(posterior, longer.shape[0])
+    model, posterior = of_length(model, longer.shape[0]), of_length(posterior, longer.shape[0])
+    if isinstance(model.prior, priors.Markov) and isinstance(model.decoder, EachStep):
+        parts = [
+            _continued(model, posterior, longer, index, steps, rng, draws, samples)
+            for index in torch.arange(len(rows)).split(_FEW)
+        ]
+        best, drawn = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts], 1)
+        return _forecast(best.double().cpu().numpy(), drawn.double().cpu().numpy(), level)
     found = complete(model, posterior, longer, rng, draws=draws, samples=samples, refine=refine)
     assert found.draws is not None
-    at = rows.lengths.cpu().numpy()[:, None] + np.arange(steps)
-    every = np.arange(len(rows))[:, None]
-    drawn = found.draws[:, every, at]
-    lower, upper = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Forecast(found.best[every, at], lower, upper, drawn)
+    at, every = rows.lengths.cpu().numpy()[:, None] + np.arange(steps), np.arange(len(rows))[:, None]
+    return _forecast(found.best[every, at], found.draws[:, every, at], level)
 
 
-def _of_length(part: M, steps: int) -> M:
+def _forecast(best: Array, draws: Array, level: float) -> Forecast:
+    lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Forecast(best, lower, upper, draws)
+
+
+def _continued(
+    model: LatentVariableModel,
+    posterior: Posterior,
+    longer: Sequences,
+    index: Tensor,
+    steps: int,
+    rng: torch.Generator,
+    draws: int,
+    particles: int,
+) -> tuple[Tensor, Tensor]:
+    """The best values ``[B, S, *X]`` and draws ``[M, B, S, *X]`` of the last ``steps`` steps of rows that were
+    ``extended`` by these."""
+    batch = longer.batch(index, torch.ones(len(index)))
+    q, p = distributions_of(model, posterior, batch.x, batch.mask)
+    noise = particle_noise(posterior, particles, len(index), rng, longer.dtype)
+    found = particle_filter(model, q, p, batch, noise, keep=True)
+    assert found.z is not None
+    at = longer.lengths[index].unsqueeze(1) + torch.arange(-steps, 0)
+    z = found.z[:, torch.arange(len(index)).unsqueeze(1), at]  # the steps after the last one are paths of one number
+    likelihood, params = model.likelihood, model.decode(z)
+    typical = likelihood.typical(params)
+    share = found.share.view(*found.share.shape, *[1] * (typical.dim() - 2))
+    chosen = torch.multinomial(found.share.T, draws, replacement=True, generator=rng).T
+    own = params[chosen, torch.arange(len(index))]
+    return likelihood.best((share * typical).sum(0)), likelihood.sample(own, rng)
+
+
+def of_length(part: M, steps: int) -> M:
     """A model or a posterior for rows of so many steps, with the same parameters."""
     part = copy.copy(part)
     part._modules = dict(part._modules)
@@ -135,7 +175,7 @@ def _of_length(part: M, steps: int) -> M:
         part.steps = steps  # type: ignore[assignment]
     for name in ("prior", "decoder"):
         if isinstance(own := part._modules.get(name), nn.Module):
-            part._modules[name] = _of_length(own, steps)
+            part._modules[name] = of_length(own, steps)
     return part
 
 
