@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -42,10 +42,11 @@ class Case:
     traced: bool = True
     likelihood: Callable[[], likelihoods.Likelihood] = likelihoods.Bernoulli
     mask: torch.Tensor | None = None
+    labels: dict[str, torch.Tensor] | None = None
 
     @property
     def batch(self) -> Batch:
-        return batch_of(BITS, self.mask)
+        return replace(batch_of(BITS, self.mask), labels=self.labels)
 
     def build(self) -> tuple[LatentVariableModel, lb.AEVB]:
         with seeded(0):
@@ -158,6 +159,12 @@ CASES = {
     "class and normal, Gumbel-softmax": BOTH(gradient=gradients.relaxed),
     "class and normal, REBAR and DReG": BOTH(
         gradient=gradients.ByNode(("k", "z"), (gradients.rebar, gradients.doubly_reparameterised))
+    ),
+    "class and normal, enumerated": BOTH(objective=objectives.elbo_enumerated),
+    "class and normal, labels": BOTH(
+        objective=objectives.elbo_enumerated,
+        penalties=(partial(objectives.cross_entropy, strength=0.5),),
+        labels={"k": torch.arange(ROWS) % 5 - 1},
     ),
     "categorical, enumerated": FINITE(gradient=gradients.enumerated),
     "zero-inflated log-normal": NORMAL(likelihood=likelihoods.ZeroInflatedLogNormal),

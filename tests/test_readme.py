@@ -121,6 +121,15 @@ def test_the_page_on_hierarchies_runs(tmp_path):
     assert set(re.findall(r"valid_kl\w*", done.stdout)) == {"valid_kl", *(f"valid_kl_z{i}" for i in (1, 2, 3))}
 
 
+def test_the_page_on_labels_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/labels.md").read_text(), re.S)
+    script = tmp_path / "labels.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"test accuracy ([\d.]+)", done.stdout)[1]) > 0.7
+
+
 def test_the_session_of_the_page_on_topics(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/topics.md").read_text(), re.S)
     script = tmp_path / "topics.py"

@@ -25,7 +25,8 @@ class Batch:
 
     ``x [B, *X]`` the values; ``mask [B, *X]`` True where observed (None: everything is); ``index [B]`` the
     rows' numbers in the data; ``weight [B]`` the weight of each row in a mean over the batch: 1/(number of real rows),
-    and 0 for padding; ``context [B, C]`` what the model is conditioned on, if on anything.
+    and 0 for padding; ``context [B, C]`` what the model is conditioned on, if on anything; ``labels``: by the name of
+    a categorical latent, its class in each row ``[B]`` (int64), −1 where it was not observed.
     """
 
     x: Tensor
@@ -33,12 +34,14 @@ class Batch:
     index: Tensor
     weight: Tensor
     context: Tensor | None = None
+    labels: Mapping[str, Tensor] | None = None
 
     def __getitem__(self, rows: slice) -> Batch:
         """A slice of the rows, as views that keep their weights."""
         mask = None if self.mask is None else self.mask[rows]
         context = None if self.context is None else self.context[rows]
-        return Batch(self.x[rows], mask, self.index[rows], self.weight[rows], context)
+        labels = None if self.labels is None else {name: each[rows] for name, each in self.labels.items()}
+        return Batch(self.x[rows], mask, self.index[rows], self.weight[rows], context, labels)
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,34 @@ class Draw:
             return node.drawn_by(q, times), None
 
         return self._with(choose)
+
+    def at_states(self, name: str | None = None) -> tuple[Draw, Node]:
+        """S·K draws: the K draws with a discrete latent at each of its S states; and that latent there.
+
+        ``name``: of the latent; None for the only one that is discrete. Latents drawn given it are drawn again, from
+        the same noise. Draws that differ in nothing else than this latent are not repeated. Raises ValueError for a
+        continuous latent.
+        """
+        if name is None:
+            finite = [node.name for node in self.nodes if isinstance(node.q, distributions.Discrete)]
+            if len(finite) != 1:
+                raise ValueError(f"this needs the name of one discrete latent; this draw has {len(finite)} of them.")
+            name = finite[0]
+        node = self.node(name)
+        states = node.q.states()
+        if states is None:
+            raise ValueError(f"latent {name!r} is continuous, so it has no states that can be enumerated.")
+        draws, rows = self.log_lik.shape if len(self.nodes) > 1 else (1, self.log_lik.shape[1])
+        each = states.repeat_interleave(draws, 0).unsqueeze(1).expand(-1, rows, *states.shape[1:])
+        there = self.redrawn({name: lambda _: each}, len(states))
+        return there, there.node(name)
+
+    def node(self, name: str) -> Node:
+        """A latent by its name. Raises ValueError if there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ValueError(f"no latent is named {name!r}; the latents are {', '.join(n.name for n in self.nodes)}.")
 
     def moved(self, latents: Mapping[str, Tensor]) -> Draw:
         """The same rows with some latents at these values ``[K, B, *E]``; those drawn given them are drawn again."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import posteriors, priors
-from lowerbound.distributions import Distribution, Latents, a_distribution
+from lowerbound.distributions import Categorical, Distribution, Latents, a_distribution, observed
 from lowerbound.distributions.family import WITHIN, Domain
 from lowerbound.distributions.latents import Conditional, Merged, conditionals, descendants, order, parents_first, split
 from lowerbound.draw import Batch, Choose, Draw, Node
@@ -126,18 +126,35 @@ class LatentVariableModel(Model):
 
     @in_eval_mode
     def sample(
-        self, n: int, generator: torch.Generator, context: Tensor | None = None, posterior: Posterior | None = None
+        self,
+        n: int,
+        generator: torch.Generator,
+        context: Tensor | None = None,
+        posterior: Posterior | None = None,
+        labels: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """``n`` rows from p(x), ``[n, *X]``, one for each row of ``context`` if there is one."""
-        z = self.sample_latents(n, generator, context, posterior)
+        """``n`` rows from p(x), ``[n, *X]``, one for each row of ``context`` if there is one.
+
+        ``labels [n]``: classes of categorical latents by name, −1 to draw one; the rows are then from p(x|labels).
+        """
+        z = self.sample_latents(n, generator, context, posterior, labels)
         return self.likelihood.sample(self.decode(z.unsqueeze(0), context), generator).squeeze(0)
 
     @in_eval_mode
     def sample_latents(
-        self, n: int, generator: torch.Generator, context: Tensor | None = None, posterior: Posterior | None = None
+        self,
+        n: int,
+        generator: torch.Generator,
+        context: Tensor | None = None,
+        posterior: Posterior | None = None,
+        labels: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """``n`` draws of the latents from p(z), ``[n, *E]``, one for each row of ``context`` if there is one."""
-        return self.prior.draws(self.prior_given(context, posterior), n, generator)
+        """``n`` draws of the latents from p(z), ``[n, *E]``, one for each row of ``context`` if there is one.
+
+        ``labels``: as in ``sample``; the latents must have no parents.
+        """
+        p = self.prior_given(context, posterior)
+        return self.prior.draws(observed(p, labels, self.prior.event) if labels else p, n, generator)
 
     @read_only
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -184,6 +201,26 @@ def check_latents(prior: Prior, posterior: Posterior) -> None:
         )
 
 
+def check_labels(labels: Mapping[str, Tensor], posterior: Posterior) -> None:
+    """Refuse labels ``[N]`` by the names of latents that are not of one categorical latent of ``posterior`` each."""
+    posterior = posterior.amortised
+    parts = posterior.parts if isinstance(posterior, posteriors.Latents) else {"z": posterior}
+    for name, each in labels.items():
+        if name not in parts:
+            raise ValueError(f"labels= names {name!r}, which is not a latent; the latents are {', '.join(parts)}.")
+        part = parts[name]
+        if part.family is not Categorical or part.event[0] != 1:
+            raise ValueError(
+                f"labels= names latent {name!r}, a {type(part).__name__} of shape {list(part.event)}; only a "
+                "Categorical of one variable can be observed, such as posteriors.Categorical(1, n_classes, …)."
+            )
+        if len(each) and int(each.max()) >= part.event[1]:
+            raise ValueError(
+                f"the label of row {int(each.argmax())} is {int(each.max())}, but latent {name!r} has "
+                f"{part.event[1]} classes; number them from 0, and give −1 for no label."
+            )
+
+
 def check_domains(domain: Domain | None, its_domain: Domain | None, posterior: str, prior: str, at: str = "") -> None:
     """Refuse a prior, by name, that has not the values of a posterior; what is None is not known."""
     if domain and its_domain and its_domain not in (domain, *WITHIN.get(domain, ())):
@@ -207,14 +244,19 @@ def distributions_of(
     x: Tensor,
     mask: Tensor | None = None,
     context: Tensor | None = None,
+    labels: Mapping[str, Tensor] | None = None,
 ) -> tuple[Distribution, Distribution]:
     """q(z|x) and p(z) of a batch of rows, each of all latents as one flat vector.
+
+    ``labels``: classes of latents that were observed in some rows (``Batch.labels``); q is certain of them there.
 
     The two are known together only: a prior may be made of the posterior (``Prior.needs_posterior``), and a posterior
     with its prior (``Posterior.merges``) or with the model (``Posterior.needs_model``).
     """
     inputs = (x, mask, context, model) if posterior.needs_model else (x, mask, context)
     q = a_distribution("the posterior", posterior(*inputs))
+    if labels:
+        q = observed(q, labels, posterior.event)
     p = model.prior_given(context, posterior)
     return with_prior(posterior, q, p), p
 
@@ -250,7 +292,7 @@ def draw(
     """
     if isinstance(noise, torch.Generator):
         noise = posterior.noise(K, len(batch.x), noise, batch.x.dtype)
-    q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context)
+    q, p = distributions_of(model, posterior, batch.x, batch.mask, batch.context, batch.labels)
     return draw_from(q, p, model, batch, noise, detached)
 
 

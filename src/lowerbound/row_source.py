@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -16,9 +17,9 @@ from lowerbound.draw import Batch
 class RowSource(Protocol):
     """Rows by number, given in batches on one device.
 
-    Subclasses implement all members but ``order`` and ``total``, which have defaults; a ``subset`` whose batches keep
-    the numbers of the whole has the whole's ``total``. ``lowerbound.data.Rows`` is the source for arrays in memory,
-    memory-mapped files, sparse matrices and torch's ``Dataset``.
+    Subclasses implement all members but ``order``, ``total`` and ``labels``, which have defaults; a ``subset`` whose
+    batches keep the numbers of the whole has the whole's ``total``. ``lowerbound.data.Rows`` is the source for arrays
+    in memory, memory-mapped files, sparse matrices and torch's ``Dataset``.
     """
 
     dtype: torch.dtype
@@ -43,6 +44,11 @@ class RowSource(Protocol):
     def context(self) -> Tensor | None:
         """The numbers that each row is given, ``[N, C]``, if any."""
         ...
+
+    @property
+    def labels(self) -> Mapping[str, Tensor] | None:
+        """The observed classes of latents by their names, ``[N]`` each (−1: not observed), if any; ``Batch.labels``."""
+        return None
 
     def __len__(self) -> int: ...
 

@@ -14,6 +14,7 @@ from lowerbound.cli.base import commands, in_words, say
 from lowerbound.cli.check_and_info import check, info
 from lowerbound.cli.encode_sample_impute import encode, impute, sample
 from lowerbound.cli.fit import fit
+from lowerbound.cli.predict import predict
 from lowerbound.cli.score_compare_report import compare, report, score
 from lowerbound.errors import (
     DataError,
@@ -24,7 +25,20 @@ from lowerbound.errors import (
     is_out_of_memory,
 )
 
-__all__ = ["check", "commands", "compare", "encode", "fit", "impute", "info", "main", "report", "sample", "score"]
+__all__ = [
+    "check",
+    "commands",
+    "compare",
+    "encode",
+    "fit",
+    "impute",
+    "info",
+    "main",
+    "predict",
+    "report",
+    "sample",
+    "score",
+]
 
 from lowerbound.cli.base import BAD_DATA, INTERRUPTED, IO, LOCKED, MEMORY, MISSING
 

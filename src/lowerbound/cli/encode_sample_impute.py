@@ -22,6 +22,7 @@ from lowerbound.cli.base import (
     table_path,
     tell,
 )
+from lowerbound.cli.predict import class_of
 from lowerbound.cli.sequences import forecast_options, is_sequences, refuse_given, sample_sequences
 from lowerbound.cli.table_options import (
     as_arrow,
@@ -82,6 +83,7 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
     "with a row per step, whose sequences are continued.",
 )
 @forecast_options
+@click.option("--label", help="Class of a model with classes: rows are drawn conditional on it.")
 @click.option("--seed", type=seeds, default=0, help="Seed of the draws.")
 @click.option(
     "--out",
@@ -91,12 +93,19 @@ def encode(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], st
 @safe_csv_option
 @json_option
 def sample(
-    run: Path, rows: int, pairs: tuple[str, ...], seed: int, out: Path | None, as_json: bool, **ahead: Any
+    run: Path,
+    rows: int,
+    pairs: tuple[str, ...],
+    label: str | None,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    **ahead: Any,
 ) -> None:
     """Draw rows from the model.
 
-    With --given, rows are drawn from p(x|given). For a model of sequences, --given DATA forecasts the next --steps
-    steps of each sequence in DATA, with intervals; without it, sequences are drawn.
+    With --given, rows are drawn from p(x|given), and with --label from p(x|class). For a model of sequences, --given
+    DATA forecasts the next --steps steps of each sequence in DATA, with intervals; without it, sequences are drawn.
     """
     from lowerbound.data import write
 
@@ -111,7 +120,7 @@ def sample(
         raise DataError(f"--given needs a model of a table, but {run} was fitted to an array; {FIT_A_TABLE}")
     check_writable(vae, out)
     given = given_cells(vae, pairs)
-    drawn = vae.sample(rows, random_state=seed, given=given)
+    drawn = vae.sample(rows, random_state=seed, given=given, label=None if label is None else class_of(vae, label))
     if vae.schema_ is None:
         write(out, drawn, [str(name) for name in getattr(vae, "feature_names_in_", [])] or None)
     else:

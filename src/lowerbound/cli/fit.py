@@ -17,6 +17,7 @@ from lowerbound.cli import sequences
 from lowerbound.cli.base import (
     INTERRUPTED,
     OrAuto,
+    Whole,
     commands,
     counts,
     csv_options,
@@ -27,6 +28,7 @@ from lowerbound.cli.base import (
     sizes,
     tell,
 )
+from lowerbound.cli.predict import without_labels
 from lowerbound.cli.table_options import schema_option
 from lowerbound.cli.topics import OF_TOPICS, check_options, fit_topics, topic_options
 
@@ -83,6 +85,19 @@ _FIT_OPTIONS = (
         metavar="NAME|PACKAGE.MODULE:NAME",
         help="Inference method: AEVB, semi-amortised, local, mcem, wake-sleep, reweighted-wake-sleep, full-vb, or the "
         "import path of your own class or function.  [default: AEVB]",
+    ),
+    click.option(
+        "--classes",
+        type=Whole(2),
+        default=None,
+        metavar="K",
+        help="Number of clusters to learn, without labels.  [default: no clusters]",
+    ),
+    click.option(
+        "--label-weight",
+        type=click.FloatRange(min=0),
+        default=0.0,
+        help="Weight of log q(y|x) of the rows with labels, in nats; above 0 the objective is no bound.",
     ),
     click.option("--optimizer", default="Adam", help="Optimiser of torch.optim: Adam, AdamW, SGD, …"),
     click.option(
@@ -157,6 +172,7 @@ def fit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @topic_options
 @sequences.sequence_option
 @schema_option
+@click.option("--labels", metavar="COLUMN", help="Column with the class of some rows; an empty cell is no label.")
 @click.option("--recipe", help="Defaults from a paper: iwae, vamp_prior, …")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any argument of VAE, such as latent_dim=20.")
 @click.option(
@@ -184,6 +200,7 @@ def fit(
     kinds: dict[str, Any] | None,
     model: str,
     sequence: tuple[str, str] | None,
+    labels: str | None,
     **options: Any,
 ) -> int | None:
     """Fit a variational auto-encoder, a topic model, or a model of sequences to DATA.
@@ -191,6 +208,9 @@ def fit(
     Each column of a table gets a likelihood for its kind of values, and missing cells are allowed: lowerbound check
     shows how a table would be read. With --likelihood, --binarise or --network conv, DATA is read as a matrix of
     numbers instead.
+
+    With --labels COLUMN, the class of each row is a latent, known where that column is not empty; lowerbound predict
+    gives the classes of rows.
 
     --recipe sets the defaults of the options to those of a paper. To resume a fit that was interrupted, repeat the
     command with --resume; the result is the same, byte for byte.
@@ -215,15 +235,20 @@ def fit(
         return fit_topics(data, out, model, options | own, settings(pairs))
     options = {name: value for name, value in options.items() if name not in OF_TOPICS}
     options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
+    if labels is not None and options["classes"] is not None:
+        raise click.UsageError("--labels names classes and --classes is a number of clusters: give only one of them.")
+    more = settings(pairs) | ({} if labels is None else {"classes": "y"})
     if ":" in (options["inference"] or ""):
         options["inference"] = imported(options["inference"], "--inference")
-    vae = estimator(recipe, options, settings(pairs))
+    vae = estimator(recipe, options, more)
     source = read(vae, data)
-    x = rows_of(source, "train")
+    x, y = rows_of(source, "train"), None
+    if labels is not None:
+        x, y = without_labels(x, labels)
     if vae.max_value is None and hasattr(source, "max_value"):
         vae.set_params(max_value=source.max_value)
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
-    vae.fit(x, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
+    vae.fit(x, y, run_dir=out, resume="never" if force else "auto", checkpoint_every=checkpoint_every)
     result = fit_result(vae, out)
     latents = f"{vae.latent_dim_} latent{'' if vae.latent_dim_ == 1 else 's'}"
     tell(result, as_json, "\n".join([f"{about(vae, result)}, {latents} → {out}", *course(vae)]))

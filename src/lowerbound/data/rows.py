@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -45,6 +45,7 @@ class Rows(RowSource):
         _check(x, mask, binarise, dtype)
         self._context = None if context is None else _checked_context(context, len(x)).to(x.device, dtype)
         self.dtype = dtype  # of batches
+        self._labels: dict[str, Tensor] | None = None
         self._index: Tensor | None = None  # of a subset: its rows among those of _x
         self.binarise: Binarise = binarise
         self._x = _compact(x, dtype) if isinstance(x, Tensor) else x
@@ -135,6 +136,24 @@ class Rows(RowSource):
         """The context of each row, ``[N, C]``."""
         return self._context if self._context is None or self._index is None else self._context[self._index]
 
+    @property
+    def labels(self) -> dict[str, Tensor] | None:
+        """The observed classes of latents by their names, ``[N]`` each; −1 where not observed."""
+        if self._labels is None or self._index is None:
+            return self._labels
+        return {name: each[self._index] for name, each in self._labels.items()}
+
+    def labelled(self, labels: Mapping[str, Tensor]) -> Rows:
+        """The same rows with the classes of categorical latents, by name: whole numbers ``[N]``, −1 for no label.
+
+        A batch then has these ``labels``, and ``draw`` takes the latent as observed where there is one.
+        """
+        rows = copy.copy(self)
+        if self._index is not None:
+            raise ValueError("these rows are a subset; give the labels to the rows that it is of.")
+        rows._labels = {name: _checked_labels(name, each, len(self)).to(self.device) for name, each in labels.items()}
+        return rows
+
     def batch(self, index: Tensor, weight: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The rows ``index [B]`` (int64), each counting ``weight [B]``, on the rows' device.
 
@@ -150,7 +169,8 @@ class Rows(RowSource):
         if self.binarise == "mean":
             x = x / self._max_value
         context = None if self._context is None else self._context.index_select(0, chosen)
-        return Batch(x, mask, chosen, weight, context)
+        labels = None if self._labels is None else {name: own[chosen] for name, own in self._labels.items()}
+        return Batch(x, mask, chosen, weight, context, labels)
 
     def _values(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """The values of the rows ``index [B]`` of ``_x`` as stored, 0 for NaN, and their mask."""
@@ -178,6 +198,9 @@ class Rows(RowSource):
         whole = copy.copy(self)
         whole._index = None
         given = () if self._context is None else (self._context,)  # rows without one keep the digest they had
+        for name, labels in (self._labels or {}).items():
+            digest.update(name.encode())
+            given = (*given, labels)
         masks = (mask for _, mask in whole._stored()) if self.has_missing else None
         for chunks in ((x for x, _ in whole._stored()), masks, *map(_split, (self._index, *given))):
             digest.update(b"none" if chunks is None else b"some")
@@ -192,6 +215,7 @@ class Rows(RowSource):
         rows._x = self._x.to(device)
         rows._mask = None if self._mask is None else self._mask.to(device)
         rows._context = None if self._context is None else self._context.to(device)
+        rows._labels = None if self._labels is None else {name: own.to(device) for name, own in self._labels.items()}
         rows._index = None if self._index is None else self._index.to(device)
         return rows
 
@@ -237,6 +261,19 @@ def _checked_context(context: Tensor, rows: int) -> Tensor:
         row = int((~finite).any(1).nonzero()[0])
         raise DataError(f"the context of row {row} holds NaN or an infinite value; give finite numbers.")
     return context
+
+
+def _checked_labels(name: str, labels: Tensor, rows: int) -> Tensor:
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.shape != (rows,):
+        raise DataError(
+            f"the labels of {name!r} are {labels.dtype} of shape {list(labels.shape)}; give whole numbers, [{rows}], "
+            "from 0, and −1 for no label."
+        )
+    if len(labels) and int(labels.min()) < -1:
+        row = int(labels.argmin())
+        raise DataError(f"the label of row {row} is {int(labels[row])}; give a class from 0, or −1 for no label.")
+    return labels.to(torch.int64)
 
 
 def _compact(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from lowerbound.distributions.markov import Guided, LinearMarkov, Markov, Steps
 from lowerbound.distributions.mixtures import Mixture
 from lowerbound.distributions.normal import Normal, kl_normal
 from lowerbound.distributions.normal_mixture import NormalMixture
+from lowerbound.distributions.observed import Observed, observed
 from lowerbound.distributions.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.distributions.sphere import HypersphericalUniform, VonMisesFisher
 from lowerbound.distributions.streams import Randomness, RowGenerators, by_row, generator
@@ -47,6 +48,7 @@ __all__ = [
     "Mixture",
     "Normal",
     "NormalMixture",
+    "Observed",
     "Randomness",
     "Reparameterisation",
     "RowGenerators",
@@ -66,6 +68,7 @@ __all__ = [
     "logistic_noise",
     "negative_binomial_log_prob",
     "normal_log_prob",
+    "observed",
     "poisson_log_prob",
     "positive",
     "size",

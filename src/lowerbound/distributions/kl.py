@@ -12,6 +12,7 @@ from lowerbound.distributions.discrete import Bernoulli, Categorical, kl_bernoul
 from lowerbound.distributions.family import Distribution
 from lowerbound.distributions.gamma import Gamma, Weibull, kl_gamma, kl_weibull_gamma
 from lowerbound.distributions.normal import Normal, kl_normal
+from lowerbound.distributions.observed import Observed
 from lowerbound.distributions.simplex import (
     Beta,
     Dirichlet,
@@ -28,6 +29,7 @@ _PER_DIM: dict[tuple[type, type], Rule] = {
     (Normal, Normal): kl_normal,
     (Bernoulli, Bernoulli): kl_bernoulli,
     (Categorical, Categorical): kl_categorical,
+    (Observed, Categorical): kl_categorical,
     (Gamma, Gamma): kl_gamma,
     (Weibull, Gamma): kl_weibull_gamma,
     (Beta, Beta): kl_beta,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import nn as networks
+from lowerbound import posteriors
 from lowerbound.data import Rows
 from lowerbound.data.row_arrays import RowArray, rows_at_once
 from lowerbound.distributions import generator
@@ -17,12 +18,12 @@ from lowerbound.estimators import frames
 from lowerbound.estimators.defaults import (
     build_likelihood,
     build_networks,
-    build_prior,
     check_channels,
     check_precision,
     default_likelihood,
     part_of,
 )
+from lowerbound.estimators.label_parts import WithClasses, is_conditional, prior_for
 from lowerbound.estimators.summary import Summary
 from lowerbound.estimators.table_networks import product_of, table_networks
 from lowerbound.likelihoods import Likelihood, SelfMasking
@@ -85,6 +86,10 @@ def build(
     batch = rows.batch(some, torch.ones(len(some)))
     hidden, context = given["hidden"], n_context or 0
     make = part_of("posteriors", given["posterior"])
+    classes = given["classes"]
+    conditional = classes is not None and is_conditional(given["prior"])
+    if classes is not None:
+        make = WithClasses(make, classes, given["hidden"], part_of("activations", given["activation"]))
     if given["network"] == "conv" and (given["encoder"] is None or given["decoder"] is None):
         check_channels(shape)
     with networks.seeded(seed):
@@ -93,23 +98,24 @@ def build(
             raise ValueError(f"posterior is a function that returned a {type(like).__name__}; return a Posterior.")
         activation = part_of("activations", given["activation"])
         prepare: networks.Cells | networks.Standardise
+        read = like.parts["z"].event if conditional and isinstance(like, posteriors.Latents) else like.event
         if schema is not None:
             prepare, encoder, decoder = table_networks(
-                schema, like.n_outputs, like.event, hidden, activation, likelihood, context
+                schema, like.n_outputs, read, hidden, activation, likelihood, context
             )
         else:
             prepare, encoder, decoder = build_networks(
-                given["network"], like.n_outputs, like.event, hidden, activation, shape, likelihood, context
+                given["network"], like.n_outputs, read, hidden, activation, shape, likelihood, context
             )
         encoder = encoder if given["encoder"] is None else copy.deepcopy(given["encoder"])
         decoder = decoder if given["decoder"] is None else copy.deepcopy(given["decoder"])
-        prior = build_prior(given["prior"], like, shape, n_context)
+        prior = prior_for(given["prior"], like, shape, n_context, classes is not None)
         posterior = make(given["latent_dim"], encoder=networks.Chain(prepare, encoder)).to(given["device"])
     if isinstance(prepare, networks.Cells):
         prepare.fit(batch.x, torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask)
     else:
         prepare.fit(batch.x, batch.mask)
-    model = LatentVariableModel(prior, decoder, likelihood).to(given["device"])
+    model = LatentVariableModel(prior, decoder, likelihood, ["z"] if conditional else None).to(given["device"])
     model.initialise(batch.x, batch.mask)
     return model, posterior
 

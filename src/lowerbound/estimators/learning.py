@@ -119,8 +119,11 @@ def inference_for(
     floor = settings.pop("free_bits", 0.0)
     if floor and settings["objective"] is not objectives.elbo:
         raise ValueError('free_bits needs the KL in closed form; use it with objective="elbo".')
-    if floor:
-        settings["penalties"] = (partial(objectives.free_bits, floor=floor),)
+    penalties = [partial(objectives.free_bits, floor=floor)] if floor else []
+    if given["label_weight"]:
+        penalties.append(partial(objectives.cross_entropy, strength=given["label_weight"]))
+    if penalties:
+        settings["penalties"] = tuple(penalties)
     return kind(posterior.amortised, **settings)
 
 

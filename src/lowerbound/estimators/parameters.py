@@ -17,7 +17,8 @@ from torch import nn
 
 from lowerbound.estimators.choices import CHOSEN, is_auto
 from lowerbound.estimators.defaults import build_prior, part_of
-from lowerbound.estimators.learning import INFERENCES, check_learning
+from lowerbound.estimators.learning import INFERENCES, check_learning, is_aevb
+from lowerbound.estimators.learning import name_of as inference_name
 from lowerbound.estimators.search import check_search
 from lowerbound.inference import AEVB
 from lowerbound.likelihoods import Likelihood
@@ -67,6 +68,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     if given["search"] is not None:
         real("search", given["search"], 0, above=True)
         check_search(every)
+    _check_classes(given)
     _check_latents(given)
     _check_device(given["device"])
     _check_pairs(given["likelihood"], given["binarise"], given["objective"], given["free_bits"])
@@ -201,6 +203,26 @@ def _check_latents(given: Mapping[str, Any]) -> None:
         gradient=None if given["gradient"] is None else part_of("gradients", given["gradient"]),
         penalties=(functools.partial(free_bits, floor=0.0),) if given["free_bits"] else (),
     )
+
+
+def _check_classes(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for ``classes`` and ``label_weight`` that no fit can have, or not with the other arguments."""
+    classes, weight = given["classes"], given["label_weight"]
+    real("label_weight", weight, 0)
+    if weight and classes != "y":
+        raise ValueError('label_weight is the weight of labels; use it with classes="y", or leave it out.')
+    if classes is None:
+        return
+    if isinstance(classes, str) and classes != "y":
+        raise ValueError(f'classes is {classes!r}; give "y" for the labels in fit(X, y), or a number of clusters.')
+    if not isinstance(classes, str):
+        whole("classes", classes, 2)
+    if not is_aevb(given["inference"]):
+        raise ValueError(
+            f"classes are learnt by AEVB, and inference is {inference_name(given['inference'])}; leave one out."
+        )
+    if given["search"] is not None:
+        raise ValueError("search compares models without classes; leave search or classes out.")
 
 
 def _check_device(device: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,18 @@ _FITTED: dict[str, Check] = {
     "schema": OBJECT,
     "has_missing": TRUTH,
     "objective_is_bound": TRUTH,
+    "classes": Check(
+        "a list of two or more different labels, in order",
+        lambda found: (
+            (
+                is_list(found, lambda each: isinstance(each, str) or is_whole(each))
+                or is_list(found, lambda each: isinstance(each, bool))
+            )
+            and len(found) > 1
+            and len({type(each) for each in found}) == 1
+            and found == sorted(set(found))
+        ),
+    ),
     "chosen": Check(
         "an object with a value and a reason for each",
         lambda found: (
@@ -60,7 +72,14 @@ _FITTED: dict[str, Check] = {
     ),
 }
 """The check of each value that was taken from the data."""
-_LATER = ("n_context", "schema", "has_missing", "objective_is_bound", "chosen")  # absent from some models and formats
+_LATER = (
+    "n_context",
+    "schema",
+    "has_missing",
+    "objective_is_bound",
+    "classes",
+    "chosen",
+)  # absent from some models and formats
 _NO_VAE = f"{CONFIG} does not describe a VAE"
 
 
@@ -82,6 +101,7 @@ class Fitted:
     has_missing: bool
     objective_is_bound: bool | None = None
     chosen: Mapping[str, Choice] = field(default_factory=dict)
+    classes: Sequence[Any] | None = None
 
 
 def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
@@ -105,6 +125,8 @@ def described(parameters: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
         values["has_missing"] = fitted.has_missing
     if fitted.objective_is_bound is not None:
         values["objective_is_bound"] = fitted.objective_is_bound
+    if fitted.classes is not None:
+        values["classes"] = fitted.classes
     if fitted.chosen:
         values["chosen"] = {name: [choice.value, choice.why] for name, choice in fitted.chosen.items()}
     own = {name: {"own": name_of(kept[name])} for name in _MADE_BY if _is_own(kept[name])}
@@ -142,7 +164,9 @@ def restored(saved: Saved, own: dict[str, Any], defaults: Mapping[str, Any]) -> 
         has_missing=values.get("has_missing", False),
         objective_is_bound=values.get("objective_is_bound"),
         chosen=chosen,
+        classes=values.get("classes"),
     )
+    _check_classes(parameters["classes"], fitted.classes, saved)
     if schema is None:
         _check_array(values)
     else:
@@ -182,6 +206,15 @@ def _check_chosen(parameters: Mapping[str, Any], chosen: Mapping[str, Choice]) -
         raise FormatError(
             f"{CONFIG} holds choices for {sorted(chosen)}, where the arguments {sorted(due)} are 'auto'; {WAY_OUT}."
         )
+
+
+def _check_classes(given: str | int | None, classes: Sequence[Any] | None, saved: Saved) -> None:
+    """Raise ``FormatError`` unless the classes are as many as the latent of the model has."""
+    latent = getattr(saved.model.prior, "parts", {}).get("y")
+    due = getattr(latent, "n_classes", None) if given is not None else None
+    have = len(classes) if classes is not None else given
+    if have != due or (classes is not None) != (given == "y"):
+        raise FormatError(f"{CONFIG} holds {shown(have)} classes, where the model has {shown(due)}; {WAY_OUT}.")
 
 
 def _not_given(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 from torch import nn
 
-from lowerbound import inference, objectives
+from lowerbound import inference
 from lowerbound import nn as networks
 from lowerbound.data import Rows
 from lowerbound.data.row_arrays import DatasetRows, RowArray, SparseRows
@@ -24,16 +24,17 @@ from lowerbound.distributions import generator
 from lowerbound.errors import DivergedError, LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
-from lowerbound.estimators.choices import LAST_STEPS, Auto, Choice, choose, choose_prior, is_auto
+from lowerbound.estimators.choices import Auto, Choice, choose_prior
 from lowerbound.estimators.defaults import sample_dtype
-from lowerbound.estimators.learning import default_draws, inference_for, is_aevb, name_of, taken_by
+from lowerbound.estimators.labels import Labelling
+from lowerbound.estimators.learning import is_aevb, name_of
 from lowerbound.estimators.parameters import check_parameters, whole
 from lowerbound.estimators.querying import Querying
+from lowerbound.estimators.resolved import Resolved
 from lowerbound.estimators.scoring import Scoring
 from lowerbound.estimators.search import search
 from lowerbound.estimators.search import seed_of as seed_of_search
 from lowerbound.estimators.summary import check_finite
-from lowerbound.estimators.transforming import Transforming
 from lowerbound.gradients import GradientEstimator, Objective
 from lowerbound.inference import Inference
 from lowerbound.inference.aevb import Optimizer
@@ -47,10 +48,8 @@ from lowerbound.schema.column import Name
 from lowerbound.storage.model import Saved, save
 from lowerbound.training import Callback, Event, History, Schedule, train
 
-_IWAE_DRAWS = 20  # default draws of "iwae", the default objective if cells are missing. Mattei & Frellsen 2019
 
-
-class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
+class VAE(Labelling, Resolved, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: p(z) = N(0, I), p(x|z) by a decoder, q(z|x) by an encoder. Kingma & Welling 2013.
 
     Fit it to an array of numbers, in which NaN marks a missing value, or to a data frame of pandas, polars or pyarrow,
@@ -77,6 +76,11 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         and "mcem" need none: ``transform``, ``score_samples``, ``impute`` and other methods that need q(z|x) then find
         it by a local search for each row, with the model as it is. Else a function (or class) that makes an
         ``Inference`` of (model, posterior), and of those arguments here that it takes by name.
+    classes : None to ignore y; "y" for a latent class y, whose labels ``fit(X, y)`` gets (−1 for no label): p(y) p(z)
+        p(x|y, z) (M2: Kingma et al. 2014); a number, for so many clusters without labels. With
+        prior="ConditionalNormal" z depends on y instead, p(y) p(z|y) p(x|z). See docs/labels.md.
+    label_weight : α, for −α times the mean of log q(y|x) over the labelled rows in the objective, which is then no
+        bound.
     optimizer : a name of ``torch.optim``, or a function that makes an optimiser of parameters.
     learning_rate, batch_size, epochs : learning rate or ``Schedule``; rows per step; largest number of epochs.
     validation, patience : share of rows held out to choose the best epoch; epochs without an improvement beyond its
@@ -104,7 +108,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     model_, posterior_ : the fitted p(x, z) and q(z|x). history_ : the record of training. schema_ : the schema of the
-    fitted frame; None for arrays. chosen_ : by argument, the value chosen for "auto", and why.
+    fitted frame; None for arrays. chosen_ : by argument, the value chosen for "auto", and why. classes_ : the classes,
+    if there are any.
     n_features_in_, feature_names_in_.
 
     Examples
@@ -140,6 +145,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         warm_up: float = 0.0,
         free_bits: float = 0.0,
         inference: str | Callable[..., Inference[LatentVariableModel]] | None = None,
+        classes: Literal["y"] | int | None = None,
+        label_weight: float = 0.0,
         optimizer: str | Optimizer = "Adam",
         learning_rate: float | Schedule | Auto = "auto",
         batch_size: int | Auto = "auto",
@@ -176,6 +183,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.warm_up = warm_up
         self.free_bits = free_bits
         self.inference = inference
+        self.classes = classes
+        self.label_weight = label_weight
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -206,7 +215,10 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         resume: inference.Resume = "auto",
         checkpoint_every: int = 1000,
     ) -> Self:
-        """Fit to rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images. ``y`` is ignored.
+        """Fit to rows ``X``: ``[N, D]``, or ``[N, H, W]`` and ``[N, C, H, W]`` for images.
+
+        ``y``: with ``classes="y"``, the label of each row (whole numbers or text; −1, None or NaN for none), else
+        ignored.
 
         Memory-mapped arrays, sparse matrices of SciPy and a ``Dataset`` or ``DataLoader`` of torch are read batch by
         batch. NaN marks a missing value.
@@ -221,6 +233,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         with inputs.unchanged_if_refused(self, ValueError, TypeError, LockedError, *ended):
             x = self._checked(X, reset=True)
             beside = inputs.context(context, len(x))
+            labels = self._learn_labels(y, len(x), beside is not None)
             prior = {} if self.schema_ is None or beside is not None else choose_prior(self.get_params(False), len(x))
             rows = self._start(x, beside, self._seed(run, resume), prior)
             self.chosen_ = self._choose(len(rows)) | prior
@@ -229,6 +242,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
                 found = search(self, start, rows, run, resume, checkpoint_every)
                 self._start(x, beside, self.seed_, found)
                 self.chosen_ |= found
+            rows = rows if labels is None else rows.labelled({"y": labels})
             self._learn(rows, run, resume, checkpoint_every)
         return self
 
@@ -282,9 +296,13 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"{name_of(self.inference)} needs all rows, which partial_fit does not have; use fit.")
         if self.search is not None:
             raise ValueError("search needs all rows, which partial_fit does not have; use fit, or leave search out.")
+        if self.classes == "y":
+            raise ValueError('classes="y" needs all labels, which partial_fit does not have; use fit.')
         first = not hasattr(self, "model_")
         with inputs.unchanged_if_refused(self):
             x = self._checked(X, reset=first)
+            if first:
+                self._learn_labels(None, len(x))
             rows = self._start(x) if first else self._supported(x, self.binarise, None)
             if first:
                 self.has_missing_ = self.schema_ is not None
@@ -315,14 +333,18 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         random_state: int | None = None,
         context: ArrayLike | None = None,
         given: Mapping[Name, Any] | None = None,
+        label: Any = None,
     ) -> Any:
         """Draw rows from the model, ``[n_samples, *X]`` or a frame; without ``random_state``, the same rows each time.
 
         ``context``: one per row, ``[n_samples, C]``, or one for all rows, ``[C]``. ``given``: known cells of a table by
         column, such as {"sex": "Female", "age": 37}; rows are then drawn from p(x|given).
+        ``label``: one of ``classes_``; rows are then drawn from p(x|y = label).
         """
         inputs.check_fitted(self)
         whole("n_samples", n_samples, 1)
+        if given is not None and label is not None:
+            raise ValueError("sample takes given= or label=, not both; leave one of them out.")
         if given is not None:
             return self._sample_given(n_samples, given, random_state)
         if context is not None and np.ndim(context) == 1:
@@ -333,7 +355,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         for start in range(0, n_samples, 1000):
             size = min(1000, n_samples - start)
             some = None if beside is None else torch.from_numpy(beside[start : start + size]).to(self.device)
-            parts.append(self.model_.sample(size, rng, some, self._posterior))
+            parts.append(self.model_.sample(size, rng, some, self._posterior, self._label(label, size)))
         rows = torch.cat(parts).cpu().numpy()
         dtype = sample_dtype(self.dtype_, self.model_.likelihood)
         return self._framed(rows.astype(dtype, copy=False), random_state=random_state)
@@ -356,6 +378,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             has_missing=self.has_missing_,
             objective_is_bound=self.objective_is_bound if not is_aevb(self.inference) else None,
             chosen=self.chosen_,
+            classes=self.classes_.tolist() if self.classes == "y" else None,
         )
         return saving.described(self.get_params(deep=False), fitted)
 
@@ -372,6 +395,8 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         vae.shape_, vae.dtype_ = fitted.shape, fitted.dtype
         vae.seed_, vae.max_value_, vae.n_context_ = fitted.seed, fitted.max_value, fitted.n_context
         vae.schema_, vae.has_missing_ = fitted.schema, fitted.has_missing
+        if vae.classes is not None:
+            vae.classes_ = np.arange(vae.classes) if fitted.classes is None else np.array(fitted.classes)
         vae._is_bound, vae.chosen_ = bool(fitted.objective_is_bound), dict(fitted.chosen)
         return vae
 
@@ -432,6 +457,7 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
             likelihood = likelihood_of_table(self.schema_, self.missing)
         rows = inputs.rows(x, "mean" if binarised else "none", max_value, seed, self.device, context)
         given = self.get_params(deep=False) | {name: choice.value for name, choice in (chosen or {}).items()}
+        given["classes"] = None if self.classes is None else len(self.classes_)
         model, posterior = build(given, rows, likelihood, self.schema_, seed)
         self.model_, self.posterior_, self.history_ = model, posterior, History()
         self.n_context_ = None if context is None else context.shape[1]
@@ -439,42 +465,6 @@ class VAE(Transforming, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
         self.seed_, self.shape_, self.dtype_, self.max_value_ = seed, x.shape[1:], x.dtype, max_value
         self.__dict__.pop("_procedure", None)
         return self._rows(x, self.binarise, context) if binarised else rows
-
-    @property
-    def objective_is_bound(self) -> bool:
-        """Whether ``fit`` maximises a known lower bound on log p(x); False if the KL is weighted or has free bits."""
-        return self._inference().is_bound if is_aevb(self.inference) else self._is_bound
-
-    @property
-    def objective_(self) -> str | Objective:
-        """The objective, with "auto" resolved; for an inference that has none, its name."""
-        if "objective" not in taken_by(self.inference):
-            return name_of(self.inference)
-        if self.objective != "auto":
-            return self.objective
-        return "iwae" if self.has_missing_ and not self.free_bits else "elbo"
-
-    @property
-    def draws_(self) -> int:
-        """The number of draws, with None resolved."""
-        if self.draws is not None:
-            return self.draws
-        return _IWAE_DRAWS if self.objective_ in ("iwae", objectives.iwae) else default_draws(self.inference)
-
-    def _choose(self, rows: int) -> dict[str, Choice]:
-        """Values for the arguments that are "auto"."""
-        return choose(self.get_params(deep=False), rows, self.schema_ is not None)
-
-    def _settings(self) -> dict[str, Any]:
-        """The arguments, with what was chosen in place of "auto"."""
-        chosen = {name: choice.value for name, choice in self.chosen_.items()}
-        last = is_auto(self.epochs) and self.schema_ is not None and is_aevb(self.inference)
-        return {**self.get_params(deep=False), **chosen, "finish": LAST_STEPS if last else None}
-
-    def _inference(self) -> Inference[LatentVariableModel]:
-        return inference_for(
-            self._settings() | {"objective": self.objective_, "draws": self.draws_}, self.model_, self._posterior
-        )
 
     def _rows(self, x: RowArray, binarise: Binarise, context: NDArray[Any] | None) -> Rows:
         return inputs.rows(x, binarise, self.max_value_, self.seed_, self.device, context)

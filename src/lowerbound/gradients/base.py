@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from lowerbound.distributions import Discrete
 from lowerbound.draw import Draw, Node, in_groups, of_terms
 
 Objective = Callable[[Draw], Tensor]
@@ -61,6 +62,21 @@ def traits(gradient: GradientEstimator) -> Traits:
 def per_draw(draw: Draw, objective: Objective) -> Tensor:
     """The objective of each draw alone, ``[K, B]``."""
     return objective(in_groups(draw, len(draw.log_lik))).view_as(draw.log_lik)
+
+
+def is_summed(node: Node, objective: Objective) -> bool:
+    """Whether the objective is a sum over the states of this latent, so that no gradient needs its draws."""
+    name = None
+    while isinstance(objective, partial):
+        name, objective = name or objective.keywords.get("latent"), objective.func
+    return sums_states(objective) and isinstance(node.q, Discrete) and name in (None, node.name)
+
+
+def sums_states(objective: Callable[..., Any]) -> bool:
+    """Whether the objective is a sum over the states of a latent (``objectives.sums_states``)."""
+    while isinstance(objective, partial):
+        objective = objective.func
+    return bool(getattr(objective, "sums_states", False))
 
 
 @lru_cache

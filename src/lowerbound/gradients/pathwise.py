@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.draw import Draw, in_groups, of_terms
-from lowerbound.gradients.base import Objective, estimator
+from lowerbound.gradients.base import Objective, estimator, is_summed
 
 _LEAST_WEIGHT = 1e-12  # smallest weight of a draw; weights sum to 1
 
@@ -15,9 +15,10 @@ _LEAST_WEIGHT = 1e-12  # smallest weight of a draw; weights sum to 1
 def reparameterised(draw: Draw, objective: Objective) -> Tensor:
     """Differentiate through the draws: ∂/∂φ E_q[f] = E_ε[∂f(g_φ(ε, x))/∂φ].
 
-    Every latent must have a reparameterisation. Kingma & Welling 2013, §2.4; Rezende et al. 2014.
+    Every latent must have a reparameterisation, but for one whose states the objective sums over. Kingma & Welling
+    2013, §2.4; Rezende et al. 2014.
     """
-    _needs_path(draw)
+    _needs_path(draw, objective)
     return objective(draw)
 
 
@@ -29,7 +30,7 @@ def sticking_the_landing(draw: Draw, objective: Objective) -> Tensor:
     it is biased; use ``doubly_reparameterised`` there. If q is the exact posterior, the gradient with respect to φ has
     no variance. Roeder et al. 2017.
     """
-    _needs_path(draw)
+    _needs_path(draw, objective)
     return objective(draw.stopped())
 
 
@@ -41,7 +42,7 @@ def doubly_reparameterised(draw: Draw, objective: Objective) -> Tensor:
     Σₖ (gₖ − hₖ) ∂(log p − log q̄)(zₖ)/∂zₖ ∂zₖ/∂φ (q̄ is q with detached parameters), and with respect to θ Σₖ gₖ ∂log p.
     For IWAE, gₖ = w̃ₖ and gₖ − hₖ = w̃ₖ²; for the ELBO it equals ``sticking_the_landing``. Tucker et al. 2019.
     """
-    _needs_path(draw)
+    _needs_path(draw, objective)
     stopped = draw.stopped()
     first, second = _derivatives(stopped, objective)
     return _weighted(stopped, first, first - second)
@@ -53,7 +54,7 @@ def partially_importance_weighted(draw: Draw, objective: Objective, groups: int)
 
     A large K tightens the bound for θ, but lowers the signal-to-noise ratio of φ's gradient. Rainforth et al. 2018, §6.
     """
-    _needs_path(draw)
+    _needs_path(draw, objective)
     rows = draw.log_lik.shape[1]
     theta, _ = _derivatives(draw, objective)
     phi, _ = _derivatives(draw, lambda whole: objective(in_groups(whole, groups)).view(groups, rows).mean(0))
@@ -92,7 +93,7 @@ def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
     return (theta * draw.log_w).sum(0)
 
 
-def _needs_path(draw: Draw) -> None:
+def _needs_path(draw: Draw, objective: Objective) -> None:
     for node in draw.nodes:
-        if node.q.reparameterisation is None and not node.given:
+        if node.q.reparameterisation is None and not node.given and not is_summed(node, objective):
             raise ValueError(f"latent {node.name!r} has no reparameterisation; use another gradient estimator.")

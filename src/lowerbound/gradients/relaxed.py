@@ -70,16 +70,13 @@ def enumerated(draw: Draw, objective: Objective, latent: str | None = None) -> T
     others keep their draws. Their gradients use reparameterisation if their family allows it, else the score function.
     """
     needs_mean("enumerated", objective)
-    node = only_node("enumerated", draw) if latent is None else _named(latent, draw)
-    states = node.q.states()
-    if states is None:
+    node = only_node("enumerated", draw) if latent is None else draw.node(latent)
+    if node.q.states() is None:
         raise ValueError(
             f"enumerated needs a discrete latent, but {node.name!r} is continuous; use another gradient estimator."
         )
-    draws, rows = draw.log_lik.shape if len(draw.nodes) > 1 else (1, draw.log_lik.shape[1])
-    each_state = states.repeat_interleave(draws, 0).unsqueeze(1).expand(-1, rows, *states.shape[1:])
-    there = draw.redrawn({node.name: lambda _: each_state}, len(states)).sampled()
-    own = _named(node.name, there)
+    there, own = draw.sampled().at_states(node.name)
+    draws = len(draw.log_lik) if len(draw.nodes) > 1 else 1
     weighted = own.log_density.exp() * per_draw(there, objective) / draws
     scored = [each.log_density for each in _finite(there) if each.name != node.name]
     return (weighted + weighted.detach() * torch.stack(scored).sum(0) if scored else weighted).sum(0)
@@ -110,13 +107,6 @@ def _finite_below(node: Node, draw: Draw) -> list[Node]:
     """The descendants of this latent that have no reparameterisation."""
     below = draw.below(node.name)
     return [each for each in draw.nodes if each.name in below and each.q.reparameterisation is None]
-
-
-def _named(name: str, draw: Draw) -> Node:
-    for node in draw.nodes:
-        if node.name == name:
-            return node
-    raise ValueError(f"no latent is named {name!r}; the latents are {', '.join(node.name for node in draw.nodes)}.")
 
 
 def _soft(node: Node, temperature: float, q: Distribution) -> Tensor:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ from lowerbound.gradients import (
     sticking_the_landing,
     traits,
 )
-from lowerbound.gradients.base import is_mean
+from lowerbound.gradients.base import is_mean, sums_states
 from lowerbound.inference.alerts import fallen
 from lowerbound.inference.explain import explain
-from lowerbound.model import LatentVariableModel, check_latents, draw
+from lowerbound.model import LatentVariableModel, check_labels, check_latents, draw
 from lowerbound.nn import Precision, products
 from lowerbound.objectives import elbo, is_marked_no_bound, of_one_draw, why_no_bound
 from lowerbound.objectives.penalties import least_rows
@@ -81,6 +81,7 @@ class AEVB:
     CPU, and results are the same up to rounding. If that fails, a warning says so and the step runs uncompiled.
     """
 
+    reads_labels: ClassVar[bool] = True  # of the rows, Batch.labels
     posterior: Posterior
     objective: Objective = elbo
     draws: int = 1
@@ -131,6 +132,8 @@ class AEVB:
         """The gradient estimator: the one given, or the one that the posterior allows."""
         if self.gradient is not None:
             return self.gradient
+        if sums_states(self.objective):
+            return reparameterised
         paths = self.posterior.paths
         return reparameterised if all(paths) else by_family if any(paths) else leave_one_out
 
@@ -149,8 +152,10 @@ class AEVB:
         }
 
     def start(self, model: LatentVariableModel, rows: RowSource | None = None) -> AEVBProcedure:
-        """Make a procedure for the training loop, with a fresh optimiser. ``rows`` are not needed."""
+        """Make a procedure for the training loop, with a fresh optimiser. Of ``rows`` only the labels are read."""
         check_latents(model.prior, self.posterior)
+        if rows is not None and rows.labels:
+            check_labels(rows.labels, self.posterior)
         if isinstance(self.beta, Mapping):
             names = model.prior.names if isinstance(model.prior, priors.Latents) else ("z",)
             if unknown := [name for name in self.beta if name not in names]:

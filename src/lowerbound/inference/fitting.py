@@ -187,7 +187,12 @@ def _divide(
 
 
 def _check(model: M, rows: RowSource, inference: Inference[M]) -> None:
-    """Refuse rows that the likelihood cannot produce; fractional counts only if ``inference`` needs whole ones."""
+    """Refuse rows that the likelihood cannot produce; fractional counts only if ``inference`` needs whole ones.
+
+    Also refuse rows with labels that ``inference`` would not read.
+    """
+    if rows.labels and not getattr(inference, "reads_labels", False):
+        raise ValueError(f"the rows have labels, which {type(inference).__name__} does not read; use AEVB.")
     if not (isinstance(rows, Counts) and getattr(inference, "takes_fractions", False)):
         check_rows(model.likelihood, rows)
 

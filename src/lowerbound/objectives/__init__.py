@@ -4,7 +4,7 @@ Objectives work on tensors only; they know neither the model nor the training lo
 batch together: it is a separate scalar and not a bound.
 """
 
-from lowerbound.objectives.base import is_marked_no_bound, lower_bound, no_bound, why_no_bound
+from lowerbound.objectives.base import is_marked_no_bound, lower_bound, no_bound, sums_states, why_no_bound
 from lowerbound.objectives.bits import DescriptionLength, description_length
 from lowerbound.objectives.bounds import (
     combined_iwae,
@@ -18,8 +18,10 @@ from lowerbound.objectives.bounds import (
     of_one_draw,
     renyi,
 )
+from lowerbound.objectives.enumerated import elbo_enumerated
 from lowerbound.objectives.penalties import (
     Decomposition,
+    cross_entropy,
     decomposition,
     disentangled,
     free_bits,
@@ -34,12 +36,14 @@ __all__ = [
     "DescriptionLength",
     "capacity",
     "combined_iwae",
+    "cross_entropy",
     "cubo",
     "decomposition",
     "description_length",
     "disentangled",
     "elbo",
     "elbo_entropy",
+    "elbo_enumerated",
     "elbo_sampled",
     "free_bits",
     "is_marked_no_bound",
@@ -51,6 +55,7 @@ __all__ = [
     "no_bound",
     "of_one_draw",
     "renyi",
+    "sums_states",
     "total_correlation",
     "why_no_bound",
 ]

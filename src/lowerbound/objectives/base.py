@@ -29,6 +29,12 @@ def lower_bound(function: F) -> F:
     return no_bound(lambda **_: "")(function)
 
 
+def sums_states(function: F) -> F:
+    """Decorator that marks an objective as a sum over the states of the latent that is its argument ``latent``."""
+    function.sums_states = True  # type: ignore[attr-defined]
+    return function
+
+
 def why_no_bound(objective: Callable[..., Any]) -> str:
     """Why an objective (or a partial of one, with settings) is not a lower bound on log p(x); "" if it is one.
 

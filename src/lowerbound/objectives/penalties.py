@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lowerbound.distributions import Normal
+from lowerbound.distributions import Normal, Observed
 from lowerbound.distributions.kl import batch_dims
-from lowerbound.draw import Draw, Node
+from lowerbound.draw import Draw, Node, over_draws
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,6 +68,23 @@ def free_bits(
         mean_kl = weight @ _per_row(node.kl_per_dim, batch_dims(node.q, node.p))
         shortfall = shortfall + (floors[node.name] - mean_kl).clamp(min=0).sum()
     return shortfall
+
+
+def cross_entropy(draw: Draw, weight: Tensor, strength: float, latent: str | None = None) -> Tensor:
+    """−``strength`` · Σ_b weight_b log q(y_b|x_b) over the rows whose class y_b was observed (``Batch.labels``).
+
+    The bound on log p(x, y) does not depend on q(y|x), so that only this term teaches q(y|x) from the labelled rows
+    directly. With ``strength`` = α · (number of rows)/(number of labelled rows), it is α times the mean over the
+    labelled rows. ``latent``: the name of y; None for each latent that is observed. Kingma et al. 2014, eq. 9.
+    """
+    found = torch.zeros((), device=weight.device, dtype=weight.dtype)
+    for node in draw.nodes:
+        q = node.q
+        if latent not in (None, node.name) or not isinstance(q, Observed) or q.inferred is None or q.seen is None:
+            continue
+        log_q = over_draws((q.probabilities * q.inferred.logits.log_softmax(-1)).flatten(q.batch_dims).sum(-1))
+        found = found - strength * (weight @ torch.where(q.seen, log_q, 0))
+    return found
 
 
 def _per_row(kl_per_dim: Tensor, batch_dims: int) -> Tensor:

@@ -177,7 +177,8 @@ class _Whole(nn.Module):
 
 
 def flat(batch: Batch, noise: Tensor, scalars: Scalars) -> list[Tensor]:
-    some = (tensor for tensor in (batch.mask, batch.context) if tensor is not None)
+    some = [tensor for tensor in (batch.mask, batch.context) if tensor is not None]
+    some += [] if batch.labels is None else batch.labels.values()
     return [batch.x, batch.index, batch.weight, noise, *some, *scalars.values()]
 
 
@@ -186,4 +187,5 @@ def unflat(tensors: Sequence[Tensor], like: Batch, scalars: Scalars) -> tuple[Ba
     x, index, weight, noise, *rest = tensors
     mask = None if like.mask is None else rest.pop(0)
     context = None if like.context is None else rest.pop(0)
-    return Batch(x, mask, index, weight, context), noise, dict(zip(scalars, rest, strict=True))
+    labels = None if like.labels is None else {name: rest.pop(0) for name in like.labels}
+    return Batch(x, mask, index, weight, context, labels), noise, dict(zip(scalars, rest, strict=True))
