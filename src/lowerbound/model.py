@@ -57,18 +57,11 @@ class LatentVariableModel(Model):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The likelihood's parameters ``[K, B, P, *X]`` at ``z [K, B, *E]`` of all latents."""
-        if self.parents is not None and isinstance(self.prior, priors.Latents):
-            latents = split(z, self.prior.events)
-            z = torch.cat([latents[name].flatten(2) for name in self.parents], -1)
-        if context is not None:
-            context = context.expand(len(z), *context.shape).flatten(0, 1)
-        flat, parameters = z.flatten(0, 1), self.likelihood.n_parameters
-        with explained("the decoder", flat):
-            out = apply(self.decoder, flat, context)
-        if not isinstance(out, Tensor) or len(out) != len(flat):
+        out, parameters, rows = self._decoded(z, context), self.likelihood.n_parameters, z.shape[0] * z.shape[1]
+        if not isinstance(out, Tensor) or len(out) != rows:
             each = "[N, *X]" if parameters == 1 else f"[N, {parameters}, *X]"
             what = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
-            raise ValueError(f"the decoder must give a tensor {each} of N = {len(flat)} latents; it gave {what}.")
+            raise ValueError(f"the decoder must give a tensor {each} of N = {rows} latents; it gave {what}.")
         if parameters == 1:
             out = out.unsqueeze(1)
         elif out.dim() < 2 or out.shape[1] != parameters:
@@ -78,6 +71,17 @@ class LatentVariableModel(Model):
             )
         params: Tensor = out.unflatten(0, z.shape[:2])
         return params
+
+    def _decoded(self, z: Tensor, context: Tensor | None, outputs: Tensor | None = None) -> Tensor:
+        """The decoder's results for ``z [K, B, *E]``, ``[K · B, …]``; with ``outputs``, those at these places alone."""
+        if self.parents is not None and isinstance(self.prior, priors.Latents):
+            latents = split(z, self.prior.events)
+            z = torch.cat([latents[name].flatten(2) for name in self.parents], -1)
+        if context is not None:
+            context = context.expand(len(z), *context.shape).flatten(0, 1)
+        flat = z.flatten(0, 1)
+        with explained("the decoder", flat):
+            return apply(self.decoder, flat, context, outputs=outputs)
 
     def log_lik(self, z: Tensor, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """log p(x|z) ``[K, B]`` of ``x [B, *X]`` at ``z [K, B, *E]``, over observed values."""
@@ -94,7 +98,11 @@ class LatentVariableModel(Model):
         return torch.zeros_like(z) if found is None else found
 
     def _params(self, z: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
-        """``decode``, of parameters for each value of ``x``."""
+        """``decode`` for each value of ``x``, or ``[K, B, n, 1]``, only the parameters that the likelihood uses."""
+        used: Tensor | None = getattr(self.likelihood, "used", None)
+        if used is not None and x.dim() == 2 and getattr(self.decoder, "selects", False):
+            found: Tensor = self._decoded(z, context, used).unflatten(0, z.shape[:2])
+            return found.unsqueeze(3)
         params = self.decode(z, context)
         if params.shape[3:] != x.shape[1:] and isinstance(self.likelihood, Likelihood):
             params = self.likelihood.fitted(params, x)

@@ -1,5 +1,6 @@
 """Families of distributions: noise, samples, log-densities. All random numbers come from an explicit generator."""
 
+from lowerbound.distributions.closed_gradients import student_t_log_prob
 from lowerbound.distributions.covariance import FullNormal, LowRankNormal
 from lowerbound.distributions.densities import (
     beta_binomial_log_prob,
@@ -11,7 +12,6 @@ from lowerbound.distributions.densities import (
     poisson_log_prob,
     positive,
     stirling_remainder,
-    student_t_log_prob,
 )
 from lowerbound.distributions.discrete import Bernoulli, Categorical, Discrete
 from lowerbound.distributions.family import Distribution, Reparameterisation, a_distribution

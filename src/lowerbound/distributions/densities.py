@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+from lowerbound.distributions.closed_gradients import HALF_LOG_2PI as HALF_LOG_2PI
+from lowerbound.distributions.closed_gradients import stirling_remainder as stirling_remainder
+
 _UNIT_SOFTPLUS = math.log(math.e - 1)  # softplus of this is 1
-_STIRLING_FROM = 16.0
 EXTREME = 60.0
 
 
@@ -80,20 +81,6 @@ def deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
     return change - a * torch.where(near, torch.log1p(relative), log_ratio)
 
 
-def student_t_log_prob(x: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> Tensor:
-    """log-density of Student's t with ν = ``df``, elementwise, accurate also for large ν or x.
-
-    log Γ(a + ½) − log Γ(a) − ½ log 2πa = R(a + ½) − R(a) + (a − ½) log(1 + 1/2a) − ½ − ½ log 2π, with a = ν/2
-    """
-    a = 0.5 * df
-    remainders = stirling_remainder(a + 0.5) - stirling_remainder(a)
-    constant = remainders + (a - 0.5) * torch.log1p(0.5 / a) - 0.5 - HALF_LOG_2PI
-    u = ((x - loc) / (scale * df.sqrt())).abs()
-    far = u > 1  # here u² could overflow although its logarithm does not
-    small, large = torch.where(far, 1 / torch.where(far, u, 1), u), torch.where(far, u, 1)
-    return constant - scale.log() - (a + 0.5) * (torch.log1p(small.square()) + 2 * large.log())
-
-
 def beta_log_prob(x: Tensor, logit_mean: Tensor, log_concentration: Tensor) -> Tensor:
     """log-density of Beta(α = mκ, β = (1 − m)κ), elementwise for x in (0, 1), accurate also for large κ.
 
@@ -155,16 +142,6 @@ def _shapes(logit_mean: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor]:
 def _above_mean(x: Tensor, rest: Tensor, logit_mean: Tensor) -> Tensor:
     """x − m, computed from x and m or from ``rest`` = 1 − x and 1 − m, whichever of m and 1 − m is smaller."""
     return torch.where(logit_mean > 0, logit_mean.neg().sigmoid() - rest, x - logit_mean.sigmoid())
-
-
-def stirling_remainder(y: Tensor) -> Tensor:
-    """R(y) = log Γ(y + 1) − y log y + y, elementwise, for y > 0; by Stirling's series for large y."""
-    large = y > _STIRLING_FROM
-    near, far = torch.where(large, 1.0, y), torch.where(large, y, _STIRLING_FROM)
-    direct = torch.lgamma(near + 1) - torch.xlogy(near, near) + near
-    inverse = 1 / far
-    series = inverse * (1 / 12 - inverse.square() * (1 / 360 - inverse.square() / 1260))
-    return torch.where(large, 0.5 * far.log() + HALF_LOG_2PI + series, direct)
 
 
 def logistic_noise(uniform: Tensor) -> Tensor:

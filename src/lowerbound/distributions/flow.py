@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowerbound.distributions.densities import HALF_LOG_2PI
+from lowerbound.distributions.closed_gradients import HALF_LOG_2PI, inverse_affine
 from lowerbound.distributions.family import Distribution, standard_normal
 
 Kind = Literal["iaf", "realnvp", "nsf"]
@@ -53,7 +53,7 @@ class Transforms(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """The image of ``x […, d]`` and the log-determinant of the Jacobian, ``[…]``."""
         if inverse and self.groups <= 2 and context is None:
-            return self._inverse(x)
+            return self._inverse_of_halves(x) if self.kind == "realnvp" and self.groups == 2 else self._inverse(x)
         maps = _zuko()
         steps = [partial(self._map, network, context) for network in self.networks]
         chain = maps.ComposedTransform(*[maps.AutoregressiveTransform(step, self.groups) for step in steps])
@@ -68,6 +68,22 @@ class Transforms(nn.Module):
             y, change = self._map(network, None, first).inv.call_and_ladj(y)
             log_det = log_det + change
         return y, log_det
+
+    def _inverse_of_halves(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``_inverse`` of affine maps of two groups; what does not depend on a row is computed once for all rows."""
+        middle = math.ceil(self.dim / 2)
+        places = slice(0, middle), slice(middle, self.dim)
+        halves, log_det = [y[..., place] for place in places], y.new_zeros(())
+        for step in range(len(self.networks) - 1, -1, -1):
+            network, one, two = self.networks[step], step % 2, 1 - step % 2  # the first group, and the second
+            assert isinstance(network, _Masked)
+            offsets, first, second = network.offsets(), places[one], places[two]
+            halves[one], log_scale = inverse_affine(halves[one], offsets[-1][network.outputs(first)])
+            log_det = log_det - log_scale.sum()
+            given = network.of_second(halves[one], offsets, first, second)
+            halves[two], log_scale = inverse_affine(halves[two], given)
+            log_det = log_det - log_scale.sum(-1)
+        return torch.cat(halves, -1), log_det
 
     def _map(self, network: nn.Module, context: Tensor | None, x: Tensor) -> Any:
         """The map of each dimension, given the groups before it in ``x``."""
@@ -137,6 +153,7 @@ class _Masked(nn.Module):
         see = [of, *(torch.arange(size) % groups for size in hidden)]  # the last group on which each unit depends
         masks = [later.unsqueeze(-1) >= earlier for earlier, later in pairwise(see)]
         masks.append(of.repeat_interleave(n).unsqueeze(-1) > see[-1])
+        self.n = n
         self.layers = nn.ModuleList(nn.Linear(mask.shape[1], mask.shape[0]) for mask in masks)
         self.context = nn.Linear(context, masks[0].shape[0], bias=False) if context else None
         for index, mask in enumerate(masks):
@@ -152,6 +169,34 @@ class _Masked(nn.Module):
             if index == 0 and self.context is not None:
                 x = x + self.context(context)  # once for each row, not for each draw
         return x
+
+    def offsets(self) -> list[Tensor]:
+        """For two groups, what is added to each layer's product with the units that depend on the first group.
+
+        In hidden layers these are the units 1, 3, …; units 0, 2, … depend on no input.
+        """
+        found: list[Tensor] = []
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            if found:
+                found.append(torch.addmv(layer.bias, layer.weight[:, ::2], functional.elu(found[-1][::2])))
+            else:
+                found.append(layer.bias)
+        return found
+
+    def of_second(self, x: Tensor, offsets: Sequence[Tensor], first: slice, second: slice) -> Tensor:
+        """For two groups, the outputs of the ``second`` ``[…, d₂ · n]`` given the ``first``, ``x […, d₁]``."""
+        columns, last = first, len(self.layers) - 1
+        for index, (layer, offset) in enumerate(zip(self.layers, offsets, strict=True)):
+            assert isinstance(layer, nn.Linear)
+            rows = self.outputs(second) if index == last else slice(1, None, 2)
+            x = functional.linear(functional.elu(x) if index else x, layer.weight[rows, columns], offset[rows])
+            columns = slice(1, None, 2)
+        return x
+
+    def outputs(self, group: slice) -> slice:
+        """The places of a group's outputs in the last layer."""
+        return slice(group.start * self.n, group.stop * self.n)
 
 
 @cache

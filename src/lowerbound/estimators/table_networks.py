@@ -50,7 +50,8 @@ def product_of(schema: Schema) -> Product:
     for j, column in enumerate(schema.modelled):
         one, classes = family_of(column)
         domain = column.domain if one is Warped else ""
-        family = (one, classes, domain, bool(atoms_of(column)), _has_zeros(column), column.heavy_tailed)
+        tails = column.heavy_tailed and (one is StudentT or domain == "real")
+        family = (one, classes, domain, bool(atoms_of(column)), _has_zeros(column), tails)
         families.setdefault(family, []).append(j)  # those with heavy tails have degrees of freedom of their own
     parts = [likelihood_of([schema.modelled[j] for j in block]) for block in families.values()]
     return Product(parts, list(families.values()), [column.scale for column in schema.modelled])

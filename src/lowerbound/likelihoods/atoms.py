@@ -75,10 +75,15 @@ class Atoms(Factorised):
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         shares, hits = self.log_shares(params), self.hits(x)
-        atom = torch.where(hits, shares[:, :, :-1], 0).sum(2)
+        hit = hits.any(1)
         other = self.rest.log_prob_per_value(self._own(params), x)
-        other = torch.where(other > -torch.inf, shares[:, :, -1] + other, -torch.inf)
-        return torch.where(hits.any(1), torch.logaddexp(atom, other) if self.discrete else atom, other)
+        if self.discrete:
+            place = hits.to(torch.uint8).argmax(1, keepdim=True)
+            atom = _of_rows(shares, place)
+            other = shares[:, :, -1] + other
+            return torch.where(hit, torch.logaddexp(atom, other), other)
+        place = torch.where(hit, hits.to(torch.uint8).argmax(1), len(self.points)).unsqueeze(1)
+        return _of_rows(shares, place) + torch.where(hit, 0, other)
 
     def mean(self, params: Tensor) -> Tensor:
         return self._mixed(params, self.rest.mean(self._own(params)))
@@ -144,6 +149,11 @@ class _OrAtoms(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         inside: Tensor = self.base.check(value)
         return inside | self.atoms.at_atom(value)
+
+
+def _of_rows(shares: Tensor, place: Tensor) -> Tensor:
+    """Of ``shares [K, B, m, *X]`` those at ``place [B, 1, *X]``, ``[K, B, *X]``."""
+    return shares.gather(2, place.expand(len(shares), *place.shape)).squeeze(2)
 
 
 def _columns(values: Values) -> Tensor:

@@ -33,6 +33,14 @@ class Likelihood(nn.Module, ABC):
     ordered: ClassVar[bool] = True  # whether the values have an order
     inverse_link: Literal["", "sigmoid", "softmax"] = ""  # maps parameters that are logits to probabilities
 
+    @property
+    def used(self) -> Tensor | None:
+        """The places of the parameters that it uses among the flattened ``[P, *X]``, if it takes these alone.
+
+        ``log_prob`` then takes ``[K, B, n, 1]`` as well. None: it takes all.
+        """
+        return None
+
     @classmethod
     def from_data(cls, given: Any) -> Self:
         """Make the likelihood from the property of the data that it ``needs``: a row's shape, the largest value, …"""

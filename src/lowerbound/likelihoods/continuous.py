@@ -84,13 +84,12 @@ class LocationScale(Factorised):
         if self.scale == "entry":
             assert params is not None
             return self.spread * (positive(params[:, :, 1]) + self._floor)
-        rms = self._root_mean_square()
         if self.scale == "row":
             assert params is not None
             raw = params[:, :, 1]
             mean = raw.mean(tuple(range(2, raw.dim())), keepdim=True)
-            return (rms * (positive(mean) + self._floor)).expand_as(raw)
-        unit = rms if self.scale == "scalar" else self.spread
+            return (self._root_mean_square() * (positive(mean) + self._floor)).expand_as(raw)
+        unit = self._root_mean_square() if self.scale == "scalar" else self.spread
         return unit * (positive(self.raw_scale) + self._floor)
 
     def _root_mean_square(self) -> Tensor:

@@ -168,9 +168,16 @@ class Ordinal(OfClasses):
 
     def log_prob_per_value(self, params: Tensor, x: Tensor) -> Tensor:
         known = (x >= 0) & (x < self.n_classes)
-        log_probs = self.log_probs(params)
-        index = torch.where(known, x, 0).long().expand(log_probs.shape[:-1]).unsqueeze(-1)
-        return torch.where(known, log_probs.gather(-1, index).squeeze(-1), -math.inf)
+        (cuts, gaps), loc = self._cuts_and_gaps(), params.squeeze(2)
+        lower, upper = functional.pad(cuts, (1, 0), value=-math.inf), functional.pad(cuts, (0, 1), value=math.inf)
+        each = torch.stack([lower, upper, functional.pad(torch.log(-torch.expm1(-gaps)), (1, 1))])
+        level = torch.where(known, x, 0).long()
+        index = level.expand(3, *level.shape).unsqueeze(-1)
+        each = each.view(3, *[1] * (level.dim() - len(self.shape)), *each.shape[1:]).expand(*index.shape[:-1], -1)
+        below, above, width = each.gather(-1, index).squeeze(-1).unbind(0)
+        # as in ``log_probs``, at the level of x alone
+        value = functional.logsigmoid(above - loc) + functional.logsigmoid(loc - below) + width
+        return torch.where(known, value, -math.inf)
 
     def best(self, expected: Tensor) -> Tensor:
         """The median, which minimises the mean number of levels between estimate and value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,7 @@ class Product(Factorised):
     """The columns of each likelihood."""
     order: Tensor
     place: Tensor
+    places: Tensor
     log_scale: Tensor
 
     def __init__(
@@ -53,6 +55,9 @@ class Product(Factorised):
         self.measures: tuple[Measure, ...] = tuple(kinds[j] for j in range(len(order)))
         self.measure = self.measures[0] if len(set(self.measures)) == 1 else "mixed"
         self.in_order = order == sorted(order)
+        pairs = zip(self.likelihoods, self.of, strict=True)
+        used = [p * len(order) + j for part, block in pairs for p in range(part.n_parameters) for j in block]
+        self.register_buffer("places", torch.tensor(used), persistent=False)
         self.register_buffer("order", torch.tensor(order), persistent=False)
         self.register_buffer("place", torch.tensor(order).argsort(), persistent=False)
         logs = torch.tensor(self.scale or [1.0] * len(order), dtype=torch.float64).log().to(torch.get_default_dtype())
@@ -62,6 +67,10 @@ class Product(Factorised):
     def likelihoods(self) -> tuple[Factorised, ...]:
         """The likelihood of each block of columns."""
         return tuple(part for part in self.columns if isinstance(part, Factorised))
+
+    @property
+    def used(self) -> Tensor | None:
+        return self.places if len(self.of) > 1 else None
 
     @property
     def support(self) -> constraints.Constraint:
@@ -97,7 +106,14 @@ class Product(Factorised):
         return self.joined([_padded(bias, self.n_parameters) for bias in biases])
 
     def split(self, params: Tensor) -> list[Tensor]:
-        """Split the parameters by likelihood: ``[K, B, P_j, …, its columns]`` each."""
+        """Split the parameters by likelihood: ``[K, B, P_j, …, its columns]`` each.
+
+        ``params``: ``[K, B, P, …, D]``, or ``[K, B, n, 1]`` if they are only those of the places in ``used``.
+        """
+        if params.shape[2:] == (len(self.places), 1) and len(self.order) > 1:
+            sizes = [(part.n_parameters, len(block)) for part, block in zip(self.likelihoods, self.of, strict=True)]
+            parts = params.squeeze(3).split([math.prod(size) for size in sizes], 2)
+            return [own.unflatten(2, size) for own, size in zip(parts, sizes, strict=True)]
         pairs = zip(self.likelihoods, self.by_block(params), strict=True)
         return [own[:, :, : part.n_parameters] for part, own in pairs]
 

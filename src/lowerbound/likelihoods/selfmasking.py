@@ -46,6 +46,10 @@ class SelfMasking(Likelihood):
         self.columns = nn.ModuleList([_curve_of(part, len(block)) for part, block in pairs])
 
     @property
+    def used(self) -> Tensor | None:
+        return self.likelihood.used
+
+    @property
     def of_values(self) -> Likelihood:
         return self.likelihood
 

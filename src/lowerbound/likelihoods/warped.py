@@ -93,6 +93,7 @@ class Warped(StudentT):
         self.register_buffer("log_slope", torch.zeros(self.shape))
         line = torch.linspace(-8, 8, _BINS + 1)
         knots = torch.stack([line, line, torch.ones_like(line)])
+        self._table: tuple[object, tuple[Tensor, Tensor, Tensor]] | None = None  # of ``_places``
         self.register_buffer("knots", knots.view(3, -1, *[1] * len(self.shape)).repeat(1, 1, *self.shape))
 
     def warp(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,26 +123,37 @@ class Warped(StudentT):
     def mean(self, params: Tensor) -> Tensor:
         """E[x|z] with x limited to the range of the data, by quadrature over t."""
         t = torch.linspace(-_REACH, _REACH, _NODES, dtype=params.dtype, device=params.device).sinh()
-        df, (places, step) = self.degrees(), self._places(params)
+        df, (start, slope, step) = self.degrees(), self._places(params)
         weights = (0.5 * torch.log1p(t.square()) - 0.5 * (df + 1) * torch.log1p(t.square() / df)).softmax(0)
         low = self.shift + self.spread * self.knots[1, 0]
-        start, sigma = (self.mu(params) - low) / step, self.sigma(params) / step
-        column = torch.arange(places[0].numel(), device=places.device).view(places[0].shape)
-        table, found = places.flatten(), torch.zeros_like(start)
-        for weight, at in zip(weights, t, strict=True):
-            if bool((weight > _LEAST_WEIGHT).any()):
-                place = (start + sigma * at).clamp(0, _PLACES - 1)
-                index = place.long().clamp(max=_PLACES - 2)
-                below, above = (table[(index + end) * column.numel() + column] for end in (0, 1))
-                found = found + weight * torch.lerp(below, above, place - index)
+        centre, sigma = (self.mu(params) - low) / step, self.sigma(params) / step
+        first = torch.arange(0, start.numel(), _PLACES, device=start.device).view(low.shape)  # of each column
+        found = torch.zeros_like(centre)
+        for weight, at in zip(weights.tolist(), t.tolist(), strict=True):
+            if weight > _LEAST_WEIGHT:
+                place = torch.add(centre, sigma, alpha=at).clamp(0, _PLACES - 1)
+                index = place.long() + first
+                found = found.add_(torch.addcmul(start.take(index), slope.take(index), place.frac()), alpha=weight)
         return found
 
-    def _places(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """x ``[n, *X]`` at equal steps of y = g(x) over the range of the data, and the steps: g⁻¹ for interpolation."""
+    def _places(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A table for interpolation of x = g⁻¹(y) between equal steps of y over the range of the data; the steps.
+
+        For y at n + f steps, 0 ≤ f < 1, x is start[n] + slope[n] · f, with both ``[columns · _PLACES]``.
+        """
+        of = (self.shift, self.spread, self.knots)
+        key = (like.dtype, *((each.data_ptr(), each._version) for each in of))
+        if self._table is None or self._table[0] != key:
+            self._table = (key, self._interpolated(like))
+        return self._table[1]
+
+    @torch.no_grad()
+    def _interpolated(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         low, high = (self.shift + self.spread * self.knots[1, end] for end in (0, -1))
         shares = torch.linspace(0, 1, _PLACES, dtype=like.dtype, device=like.device)
         y = low + (high - low) * shares.view(-1, *[1] * low.dim())
-        return _LINKS[self.domain].back(self.unwarp(y)[0]), (high - low) / (_PLACES - 1)
+        start = _LINKS[self.domain].back(self.unwarp(y)[0]).reshape(_PLACES, -1).T.contiguous()
+        return start.flatten(), functional.pad(start.diff(), (0, 1)).flatten(), (high - low) / (_PLACES - 1)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         drawn = _LINKS[self.domain].back(self.unwarp(super().sample(params, generator))[0])

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lowerbound.nn.precision import apply
 
@@ -46,7 +47,8 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
         self.direct = nn.Linear(sizes[0], sizes[-1], bias=False) if linear else None
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+        """``outputs``: the places of some of the flattened outputs, if only these are needed, ``[N, n]``."""
         if self.context:
             if context is None or context.shape[1:] != (self.context,):
                 given = "none" if context is None else list(context.shape[1:])
@@ -55,10 +57,28 @@ class MLP(nn.Module):
                 )
             x = torch.cat([x.flatten(1), context], 1)
         x = x.flatten(1)
+        if outputs is not None:
+            return self._some(x, outputs)
         out: Tensor = self.layers(x)
         if self.direct is not None:
             out = out + self.direct(x)
         return out.unflatten(1, self.out_shape) if len(self.out_shape) != 1 else out
+
+    @property
+    def selects(self) -> bool:
+        """Whether ``forward`` can compute some of the outputs alone: no other code replaces or watches its layers."""
+        parts = list(self.modules())
+        watched = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        return type(self.layers[-1]) is nn.Linear and not watched
+
+    def _some(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """Some of the outputs: by the rows of the last layer's weights, which are fewer than its results."""
+        last, hidden = self.layers[-1], self.layers[:-1](x)
+        assert isinstance(last, nn.Linear)
+        out = functional.linear(hidden, last.weight.index_select(0, outputs), last.bias.index_select(0, outputs))
+        if self.direct is not None:
+            out = out + functional.linear(x, self.direct.weight.index_select(0, outputs))
+        return out
 
     @torch.no_grad()
     def init_bias(self, values: Tensor) -> None:

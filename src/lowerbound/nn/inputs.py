@@ -72,6 +72,9 @@ class Cells(nn.Module):
     logs: Tensor
     points: Tensor
     marked: Tensor
+    coded: Tensor
+    codes: Tensor
+    places: Tensor
 
     def __init__(self, classes: Sequence[int], log1p: Sequence[bool], atoms: Sequence[Sequence[float]] = ()) -> None:
         super().__init__()
@@ -81,6 +84,10 @@ class Cells(nn.Module):
                 raise ValueError(f"{there}; give one of each per column.")
         self.classes, self.log1p = tuple(classes), tuple(log1p)
         self.atoms = tuple(tuple(float(each) for each in own) for own in atoms)
+        codes = [(j, code) for j, count in enumerate(self.classes) for code in range(count)]
+        self.register_buffer("coded", torch.tensor([j for j, _ in codes], dtype=torch.int64), persistent=False)
+        self.register_buffer("codes", torch.tensor([float(code) for _, code in codes]), persistent=False)
+        self.register_buffer("places", torch.tensor(_places(self.classes), dtype=torch.int64), persistent=False)
         marks = [(j, point) for j, own in enumerate(self.atoms) for point in own]
         self.register_buffer("marked", torch.tensor([j for j, _ in marks], dtype=torch.int64), persistent=False)
         self.register_buffer("points", torch.tensor([point for _, point in marks]), persistent=False)
@@ -96,20 +103,16 @@ class Cells(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         there = torch.ones_like(x) if mask is None else mask.to(x.dtype)
         numbers = (self._scaled(x) - self.shift) / self.spread * there
-        parts = [
-            numbers[:, j : j + 1] if count == 0 else self._one_hot(x[:, j : j + 1], count) * there[:, j : j + 1]
-            for j, count in enumerate(self.classes)
-        ]
+        parts = [numbers]
+        if len(self.codes):
+            flags = (x.index_select(1, self.coded) == self.codes) * there.index_select(1, self.coded)
+            parts = [torch.cat([numbers, flags], 1).index_select(1, self.places)]
         if self.atoms:
             parts.append((x[:, self.marked].float() == self.points.float()) * there[:, self.marked])
         return torch.cat([*parts, there], 1)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return torch.where(self.logs, x.clamp(min=0).log1p(), x)
-
-    @staticmethod
-    def _one_hot(codes: Tensor, count: int) -> Tensor:
-        return (codes == torch.arange(count, dtype=codes.dtype, device=codes.device)).to(codes.dtype)
 
     @torch.no_grad()
     def fit(self, x: Tensor, mask: Tensor) -> None:
@@ -120,3 +123,13 @@ class Cells(nn.Module):
         numbers = torch.tensor([each == 0 for each in self.classes], device=x.device)
         self.shift.copy_(torch.where(numbers, mean, 0))
         self.spread.copy_(torch.where(numbers & (deviation > 0), deviation, 1))
+
+
+def _places(classes: Sequence[int]) -> list[int]:
+    """Of the D numbers and, after these, the flags of all classes: the places of each column's own, in their order."""
+    found: list[int] = []
+    first = len(classes)
+    for j, count in enumerate(classes):
+        found += range(first, first + count) if count else [j]
+        first += count
+    return found

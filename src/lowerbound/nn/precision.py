@@ -46,7 +46,13 @@ def _tf32(allowed: bool) -> Iterator[None]:
                 kind.allow_tf32 = was
 
 
-def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def apply(
+    network: nn.Module,
+    x: Tensor,
+    context: Tensor | None = None,
+    mask: Tensor | None = None,
+    outputs: Tensor | None = None,
+) -> Tensor:
     """``network(x)`` in the type of ``x``, with products in the precision that the block around asks for.
 
     A network that says how many numbers of ``context`` it takes, as an attribute of that name, is given them too; one
@@ -54,6 +60,8 @@ def apply(network: nn.Module, x: Tensor, context: Tensor | None = None, mask: Te
     """
     inputs = (x,) if context is None or not getattr(network, "context", 0) else (x, context)
     named = {"mask": mask} if mask is not None and getattr(network, "masked", False) else {}
+    if outputs is not None:
+        named["outputs"] = outputs
     if not _AUTOCAST.get():
         out: Tensor = network(*inputs, **named)
         return out
