@@ -17,7 +17,7 @@ TINY = 1e-18
 BY_ROW = False
 """Whether each document has a generator of its own."""
 _AT_ONCE = 2**21  # numbers in one temporary array
-_NEAR = 1000  # customers of a restaurant who are seated one by one
+_NEAR, _RARE = 1000, 10.0  # customers who are seated one by one; for shapes below _RARE, the others in jumps
 _MANY = 32  # counts above this number of times K are split by binomials
 
 
@@ -68,16 +68,16 @@ def _few(counts: Array, sums: Array, streams: Random) -> tuple[Array, Array, Arr
 def crt(m: Array, shape: Array, streams: Random) -> Array:
     """Tables of a Chinese restaurant, x_jk ~ CRT(m_jk, a_jk) = Σ_{i<m} Bernoulli(a/(a + i)); m and a ``[J, K]``."""
     a, found, customers = np.broadcast_to(shape, m.shape).ravel(), np.zeros(m.size), m.ravel().astype(np.int64)
-    cells = np.flatnonzero(customers)
-    ends = np.minimum(customers[cells], _NEAR).cumsum()
+    cells, near = np.flatnonzero(customers), np.where(a < _RARE, np.minimum(customers, _NEAR), customers)
+    ends = near[cells].cumsum()
     for part in np.split(cells, np.unique(ends // _AT_ONCE, return_index=True)[1][1:]):
-        number = np.minimum(customers[part], _NEAR)
+        number = near[part]
         before = number.cumsum() - number
         i = np.arange(number.sum()) - np.repeat(before, number)
         sits = streams.random(len(i)) * (np.repeat(a[part], number) + i) < np.repeat(a[part], number)
         if len(part):
             found[part] = np.add.reduceat(sits, before, dtype=np.float64)
-    far = np.flatnonzero(customers > _NEAR)
+    far = np.flatnonzero(customers > near)
     found[far] += _far(customers[far].astype(np.float64), a[far], streams)
     return found.reshape(m.shape)
 
