@@ -42,8 +42,15 @@ NEEDS = {
         "LowRankNormal": "rank",
         "Markov": "steps",
         "NormalMixture": "components",
+        "Recurrent": "steps=…, hidden=…, network",
     },
-    "prior": {"ConditionalGamma": "network", "Given": "of=…", "Latents": "parts=…", "Markov": "steps=…, network"},
+    "prior": {
+        "ConditionalGamma": "network",
+        "Given": "of=…",
+        "Latents": "parts=…",
+        "Markov": "steps=…, network",
+        "Recurrent": "steps=…, in_shape",
+    },
     "likelihood": {
         "Atoms": "base=…, values",
         "EachStep": "of=…",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import posteriors, priors
-from lowerbound.distributions import Categorical, Distribution, Latents, a_distribution, observed
-from lowerbound.distributions.family import WITHIN, Domain
+from lowerbound.distributions import Categorical, Distribution, Latents, Steps, a_distribution, observed
+from lowerbound.distributions.family import WITHIN, Domain, standard_normal
 from lowerbound.distributions.latents import Conditional, Merged, conditionals, descendants, order, parents_first, split
 from lowerbound.draw import Batch, Choose, Draw, Node
 from lowerbound.likelihoods import Likelihood
@@ -114,10 +114,17 @@ class LatentVariableModel(Model):
             )
         return params
 
-    def prior_given(self, context: Tensor | None = None, posterior: Posterior | None = None) -> Distribution:
-        """p(z|context) of a batch; ``posterior``: for a prior that is made of it (``Prior.needs_posterior``)."""
+    def prior_given(
+        self,
+        context: Tensor | None = None,
+        posterior: Posterior | None = None,
+        rows: tuple[Tensor, Tensor | None] | None = None,
+    ) -> Distribution:
+        """p(z|context) of a batch; ``posterior``: for a prior that is made of it (``Prior.needs_posterior``);
+        ``rows``, (x, mask): for one that reads them (``Prior.needs_rows``)."""
         inputs = (context, posterior) if self.prior.needs_posterior else (context,)
-        return a_distribution("the prior", self.prior(*inputs))
+        more = {"rows": rows} if self.prior.needs_rows else {}
+        return a_distribution("the prior", self.prior(*inputs, **more))
 
     def log_joint(
         self,
@@ -128,7 +135,7 @@ class LatentVariableModel(Model):
         posterior: Posterior | None = None,
     ) -> Tensor:
         """log p(x, z) ``[K, B]``; ``posterior``: for a prior that is made of it."""
-        log_prior = self.prior_given(context, posterior).log_prob(z)
+        log_prior = self.prior_given(context, posterior, (x, mask)).log_prob(z)
         expect("log_prob of the prior", log_prior, z.shape[:2], "[K, B]")
         return self.log_lik(z, x, mask, context) + log_prior
 
@@ -145,8 +152,23 @@ class LatentVariableModel(Model):
 
         ``labels [n]``: classes of categorical latents by name, −1 to draw one; the rows are then from p(x|labels).
         """
+        if self.prior.needs_rows:
+            return self._unrolled(n, generator)
         z = self.sample_latents(n, generator, context, posterior, labels)
         return self.likelihood.sample(self.decode(z.unsqueeze(0), context), generator).squeeze(0)
+
+    def _unrolled(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` rows step by step, where a step of z depends on the steps of x before it."""
+        steps, width = self.prior.event
+        like = next(self.prior.parameters())
+        noise = standard_normal((1, n, steps, width), generator, like.dtype)
+        z, x = torch.zeros_like(noise[:, :, 0]), list[Tensor]()
+        for t in range(steps):
+            p = self.prior_given(rows=(torch.stack(x, 1), None) if x else None)
+            assert isinstance(p, Steps)
+            z = p.step(z, noise[:, :, t], t)
+            x.append(self.likelihood.sample(self.decode(z.unsqueeze(2)), generator)[0, :, 0])
+        return torch.stack(x, 1)
 
     @in_eval_mode
     def sample_latents(
@@ -265,7 +287,7 @@ def distributions_of(
     q = a_distribution("the posterior", posterior(*inputs))
     if labels:
         q = observed(q, labels, posterior.event)
-    p = model.prior_given(context, posterior)
+    p = model.prior_given(context, posterior, (x, mask))
     return with_prior(posterior, q, p), p
 
 

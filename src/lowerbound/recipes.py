@@ -3,7 +3,8 @@
 Each says what to expect, by which protocol. Numbers marked "published" are the paper's or a replication's, not ours.
 The last four return a ``LatentVariableModel`` in double precision for rows x, with NaN for missing values. They are
 learnt exactly by ``EM``. ``iwae_two_layers`` and ``ladder`` return a model and its posterior for ``fit``, and so do
-``prod_lda``, ``amortised_lda`` and ``whai`` for documents, and ``deep_kalman_filter`` for sequences.
+``prod_lda``, ``amortised_lda`` and ``whai`` for documents, and ``deep_kalman_filter``, ``vrnn`` and
+``sequence_vae`` for sequences.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from lowerbound.nn import MLP, BottomUp, ConvBottomUp, ConvDecoder, Identity, Of
 from lowerbound.posteriors import DiagonalNormal, Posterior, PrecisionWeighted
 from lowerbound.priors import Prior
 from lowerbound.sequence_models import deep_kalman_filter as deep_kalman_filter
+from lowerbound.sequence_models import sequence_vae as sequence_vae
+from lowerbound.sequence_models import vrnn as vrnn
 from lowerbound.topics.amortised import amortised_lda as amortised_lda
 from lowerbound.topics.amortised import prod_lda as prod_lda
 from lowerbound.topics.amortised import whai as whai

@@ -24,6 +24,7 @@ from lowerbound.distributions.mixtures import Mixture
 from lowerbound.distributions.normal import Normal, kl_normal
 from lowerbound.distributions.normal_mixture import NormalMixture
 from lowerbound.distributions.observed import Observed, observed
+from lowerbound.distributions.recurrent import GuidedRecurrent, Recurrent
 from lowerbound.distributions.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.distributions.sphere import HypersphericalUniform, VonMisesFisher
 from lowerbound.distributions.streams import Randomness, RowGenerators, by_row, generator
@@ -39,6 +40,7 @@ __all__ = [
     "FullNormal",
     "Gamma",
     "Guided",
+    "GuidedRecurrent",
     "HypersphericalUniform",
     "Latents",
     "LinearMarkov",
@@ -50,6 +52,7 @@ __all__ = [
     "NormalMixture",
     "Observed",
     "Randomness",
+    "Recurrent",
     "Reparameterisation",
     "RowGenerators",
     "Steps",

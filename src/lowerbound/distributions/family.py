@@ -54,6 +54,8 @@ class Distribution(ABC):
     """The domain of its values; None if unknown."""
     unconstrained: ClassVar[bool] = False
     """Whether it has a density at every real z that is smooth enough for Hamiltonian Monte Carlo."""
+    has_states: ClassVar[bool] = False
+    """Whether a part of z is a function of the parameters and of the rest of z, such as the units of a network."""
     batch_dims: int
 
     @staticmethod

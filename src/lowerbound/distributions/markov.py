@@ -71,7 +71,7 @@ def before(z: Tensor) -> Tensor:
     return functional.pad(z[:, :, :-1], (0, 0, 1, 0))
 
 
-def _normal(out: Tensor) -> tuple[Tensor, Tensor]:
+def normal_of(out: Tensor) -> tuple[Tensor, Tensor]:
     """μ and σ from the outputs ``[…, 2d]`` of a network."""
     loc, raw = out.chunk(2, -1)
     return loc, positive(raw) + _MIN_SCALE
@@ -110,7 +110,7 @@ class Markov(NormalSteps):
     def moments(self, previous: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         first = int(start == 0)
         given = previous[:, :, first:]
-        loc, scale = _normal(apply(self.network, given.flatten(0, 2)).unflatten(0, given.shape[:3]))
+        loc, scale = normal_of(apply(self.network, given.flatten(0, 2)).unflatten(0, given.shape[:3]))
         if not first:
             return loc, scale
         lead = (*previous.shape[:2], 1, -1)
@@ -154,7 +154,7 @@ class Guided(NormalSteps):
             loc, scale = (mean * own + p_loc * above) / (own + above), (own + above).rsqrt()
         else:
             flat, given = previous.flatten(0, 2), h.expand(len(previous), *h.shape).flatten(0, 2)
-            loc, scale = _normal(apply(self.network, flat, given).unflatten(0, previous.shape[:3]))
+            loc, scale = normal_of(apply(self.network, flat, given).unflatten(0, previous.shape[:3]))
         return torch.where(live, loc, p_loc), torch.where(live, scale, p_scale)
 
 

@@ -85,6 +85,12 @@ def _weighted(draw: Draw, theta: Tensor, latent: Tensor) -> Tensor:
     children's draws has been rescaled at the children and must not be rescaled again; it is not, because children are
     drawn from another tensor than ``node.z`` (``Evaluate``).
     """
+    for node in draw.nodes:
+        if node.q.has_states:
+            raise ValueError(
+                f"latent {node.name!r} holds the units of a network, through which parameters of the model have a "
+                "gradient that must not be rescaled; use gradients.reparameterised."
+            )
     theta = torch.where(theta.abs() < _LEAST_WEIGHT, _LEAST_WEIGHT, theta)
     ratio = latent / theta
     for node in (node for node in draw.nodes if node.z.requires_grad):

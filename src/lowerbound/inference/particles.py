@@ -160,9 +160,10 @@ class FIVO:
 
     def start(self, model: LatentVariableModel, rows: RowSource | None = None) -> FIVOProcedure:
         """Make a procedure for the training loop, with a fresh optimiser. ``rows`` are not needed."""
-        if not isinstance(model.prior, priors.Markov) or not isinstance(model.decoder, EachStep):
+        if not isinstance(model.prior, priors.Markov | priors.Recurrent) or not isinstance(model.decoder, EachStep):
             raise ValueError(
-                "FIVO needs latents unrolled over time that are decoded one by one: take priors.Markov and nn.EachStep."
+                "FIVO needs latents unrolled over time that are decoded one by one: take priors.Markov or "
+                "priors.Recurrent, and nn.EachStep."
             )
         settings = self._steps()
         return FIVOProcedure(settings, model, settings.start(model).state, drawn=partial(self._drawn, model))

@@ -75,6 +75,32 @@ class GatedTransition(nn.Module):
         return torch.cat([loc, self.raw_scale(proposal.relu())], -1)
 
 
+class StepReader(nn.Module):
+    """Features of each step by itself: ``[N, T, *in_shape] → [N, T, out_features]``, with a hidden layer.
+
+    It reads the values, 0 where missing, and which are observed.
+    """
+
+    masked = True
+
+    def __init__(self, in_shape: Sequence[int], out_features: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.in_shape, self.out_features, self.hidden = tuple(in_shape), out_features, hidden
+        self.layers = nn.Sequential(
+            nn.Linear(2 * math.prod(self.in_shape), hidden), nn.ReLU(), nn.Linear(hidden, out_features)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        out: Tensor = self.layers(_values_and_flags(x, mask))
+        return out
+
+
+def _values_and_flags(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The values of each step, 0 where missing, and 1 where they are observed, ``[N, T, 2 · values]``."""
+    seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+    return torch.cat([(x * seen).flatten(2), seen.flatten(2)], 2)
+
+
 class Recurrent(nn.Module):
     """Features of each step by a GRU of ``hidden`` units: ``[N, T, *in_shape] → [N, T, out_features]``.
 
@@ -121,8 +147,7 @@ class Recurrent(nn.Module):
             own = self.cells(x.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
             found: Tensor = own.unflatten(0, x.shape[:2])
             return found
-        seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
-        return torch.cat([(x * seen).flatten(2), seen.flatten(2)], 2)
+        return _values_and_flags(x, mask)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         out: Tensor = self.head(self.states(x, mask))

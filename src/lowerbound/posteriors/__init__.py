@@ -9,6 +9,7 @@ from lowerbound.posteriors.markov import Markov
 from lowerbound.posteriors.mixture import NormalMixture
 from lowerbound.posteriors.normal import DiagonalNormal, PrecisionWeighted
 from lowerbound.posteriors.positive import Gamma, MergedWeibull, Weibull
+from lowerbound.posteriors.recurrent import Recurrent
 from lowerbound.posteriors.simplex import Beta, Dirichlet, LogisticNormal
 from lowerbound.posteriors.sphere import VonMisesFisher
 
@@ -29,6 +30,7 @@ __all__ = [
     "NormalMixture",
     "Posterior",
     "PrecisionWeighted",
+    "Recurrent",
     "VonMisesFisher",
     "Weibull",
 ]

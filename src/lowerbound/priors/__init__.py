@@ -7,6 +7,7 @@ from lowerbound.priors.latents import Given, Latents
 from lowerbound.priors.markov import Markov
 from lowerbound.priors.normal import ConditionalNormal, LaplaceDirichlet, LearnedNormal, Normal
 from lowerbound.priors.positive import Beta, ConditionalGamma, Dirichlet, Gamma
+from lowerbound.priors.recurrent import Recurrent
 from lowerbound.priors.sphere import HypersphericalUniform
 from lowerbound.priors.vamp import VampPrior
 
@@ -28,5 +29,6 @@ __all__ = [
     "Normal",
     "NormalMixture",
     "Prior",
+    "Recurrent",
     "VampPrior",
 ]

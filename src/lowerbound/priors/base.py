@@ -31,6 +31,8 @@ class Prior(nn.Module, ABC):
     """Whether it is p(z|context) only, so that a fit must be given a context."""
     needs_posterior: ClassVar[bool] = False
     """Whether ``forward`` takes the posterior as its second argument, for a prior that is made of it."""
+    needs_rows: ClassVar[bool] = False
+    """Whether ``forward`` takes ``rows``, (x, mask), because z_t depends on the steps of x before it."""
 
     @classmethod
     def from_data(cls, event: tuple[int, ...], shape: tuple[int, ...], context: int) -> Self:

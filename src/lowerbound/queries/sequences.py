@@ -120,6 +120,11 @@ def forecast(
     """
     if steps < 1 or not 0 < level < 1:
         raise ValueError(f"a forecast needs steps of at least 1 and a level between 0 and 1, got {steps} and {level}.")
+    if model.prior.needs_rows:
+        raise ValueError(
+            "a forecast continues the latents alone, and those of this model read the steps of x before them; use "
+            "model.sample for whole rows, or a model with priors.Markov."
+        )
     longer = rows.extended(steps).padded()
     model, posterior = of_length(model, longer.shape[0]), of_length(posterior, longer.shape[0])
     if isinstance(model.prior, priors.Markov) and isinstance(model.decoder, EachStep):
