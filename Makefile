@@ -1,4 +1,4 @@
-# make demo | test | test-oldest | check | format | faults | study | bench
+# make demo | test | test-oldest | check | format | docs | faults | mutants | study | bench
 PYTHON ?= python3
 # Linux without a GPU: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_FLAGS ?=
@@ -10,7 +10,7 @@ OLDEST := .venv-oldest
 TORCH_OLDEST ?= $(shell sed -n 's/^torch==//p' constraints-oldest.txt)
 TESTS ?=
 
-.PHONY: demo test test-oldest check format faults mutants study bench clean
+.PHONY: demo test test-oldest check format docs faults mutants study bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/report.stamp: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ $(VENV)/report.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/dev.stamp
+	$(INSTALL) -e '.[docs]'
 	touch $@
 
 $(OLDEST)/dev.stamp: pyproject.toml constraints-oldest.txt
@@ -50,6 +54,9 @@ check: $(VENV)/dev.stamp  ## lint, format, types, import layers
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/docs.stamp  ## the documentation site: build/docs/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
 
 faults: $(VENV)/dev.stamp  ## the fault campaign: benchmarks/results/faults.md
 	$(BIN)/python benchmarks/faults.py

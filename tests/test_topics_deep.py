@@ -65,7 +65,9 @@ def test_a_split_is_multinomial(kernels, topics: int, count: int) -> None:
 
 
 @KERNELS
-@pytest.mark.parametrize(("customers", "shape"), [(1, 0.3), (6, 0.3), (6, 20.0), (3000, 9.0), (3000, 20.0), (1_000_000, 0.05)])
+@pytest.mark.parametrize(
+    ("customers", "shape"), [(1, 0.3), (6, 0.3), (6, 20.0), (3000, 9.0), (3000, 20.0), (1_000_000, 0.05)]
+)
 def test_the_number_of_tables(kernels, customers: int, shape: float) -> None:
     rows = 20_000 if customers < 1000 or shape < 1 else 4000
     found = kernels.crt(np.full((rows, 1), float(customers)), np.full((rows, 1), shape), kernels.streams(SEED, rows))

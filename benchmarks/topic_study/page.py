@@ -80,8 +80,8 @@ def _completion(known: list[tuple[Job, Figures]]) -> list[str]:
     lines += [
         "",
         "- θ of a test document: Gibbs sweeps on the given words, the mean of θ over 60 sweeps after 60 (on the way, "
-        "2,500 documents), and 100 after 100 (all). One sample of Φ is the last; of 8 samples of the second half of the "
-        "fit, the probability of a word is averaged. Minibatches of 200, 20 sweeps before and 10 while counts are "
+        "2,500 documents), and 100 after 100 (all). One sample of Φ is the last; of 8 samples of the second half of "
+        "the fit, the probability of a word is averaged. Minibatches of 200, 20 sweeps before and 10 while counts are "
         "collected, per layer; η = 0.05. LDA: α = 0.1, η = 0.01.",
     ]
     return lines
