@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
 from lowerbound import priors
+from lowerbound.evidence.importance import narrow_chunks
 from lowerbound.inference.aevb import AEVBProcedure
 from lowerbound.likelihoods import Bernoulli, Categorical, Normal, Product, SelfMasking
 from lowerbound.nn import MLP
@@ -106,3 +107,10 @@ def test_a_decoder_whose_layers_are_watched_computes_all_outputs():
     assert not decoder.selects
     handle.remove()
     assert decoder.selects
+
+
+def test_rows_with_few_values_are_evaluated_in_larger_chunks_and_all_draws_are():
+    for draws, rows, values in ((1000, 64, 24), (1000, 64, 128), (1000, 64, 784), (7, 64, 1), (3, 5000, 0)):
+        found = list(narrow_chunks(draws, rows, values))
+        assert sum(found) == draws
+        assert max(found) == min(draws, max(1, {24: 4096, 128: 2048, 784: 1024, 1: 4096, 0: 4096}[values] // rows))

@@ -28,6 +28,7 @@ from lowerbound.training import keep_memory
 
 _CHUNK_VALUES = 2**24  # decoder outputs in memory at once per thread: 64 MB in single precision
 _CHUNK_ROWS = 2**10  # rows through the decoder at once, so that intermediate results stay in the cache
+_NARROW_ROWS, _NARROW_VALUES = 2**12, 2**18  # rows of decoders with few outputs, and their outputs, at once
 _ROWS = 100  # rows per batch
 
 
@@ -236,6 +237,12 @@ def chunks(draws: int, rows: int, values_per_row: int, together: int | None = No
     while draws > 0:
         yield min(most, draws)
         draws -= most
+
+
+def narrow_chunks(draws: int, rows: int, values_per_row: int) -> Iterator[int]:
+    """``chunks`` of more rows if each has few values: an operation on few numbers takes as long as one on more."""
+    together = max(_CHUNK_ROWS, min(_NARROW_ROWS, _NARROW_VALUES // max(1, values_per_row)))
+    return chunks(draws, rows, values_per_row, together)
 
 
 def bits_per_dimension(nats_per_row: float, shape: tuple[int, ...] | float) -> float:

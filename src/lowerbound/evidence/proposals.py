@@ -14,7 +14,7 @@ from lowerbound.distributions.covariance import CorrelatedNormal
 from lowerbound.distributions.family import standard_normal, uniform
 from lowerbound.distributions.latents import size
 from lowerbound.draw import Batch
-from lowerbound.evidence.importance import WeightTotal, chunks, same_noise
+from lowerbound.evidence.importance import WeightTotal, narrow_chunks, same_noise
 from lowerbound.evidence.targets import Target, of_model
 from lowerbound.likelihoods.support import check_batch
 from lowerbound.local_posteriors import Optimisation, by_path, moments
@@ -80,7 +80,7 @@ def mixed(
     own = proposal(target, fitted(target, like, rng, shared)).posterior if shared else walked(target, like, rng, quick)
     both, found, rows = (target.posterior, own), [], len(like)
     for q, share in zip(both, (samples - samples // 2, samples // 2), strict=True):
-        for count in chunks(share, rows, target.width):
+        for count in narrow_chunks(share, rows, target.width):
             noise = _noise(q, count, 1 if shared else rows, target, rng, like)
             z = q.sample(noise.expand(count, rows, *noise.shape[2:]))
             log_q = torch.stack([each.log_prob(z).double() for each in both]).logsumexp(0) - math.log(2)
@@ -135,7 +135,7 @@ def walked(target: Target, like: Tensor, rng: Randomness, quick: bool = False) -
 def _weighed(target: Target, q: Full, noise: Tensor) -> tuple[Tensor, Tensor]:
     """z ``[S, B, d]`` and log p(x, z) − log q(z) ``[S, B]``, in double precision."""
     found, first = [], 0
-    for count in chunks(len(noise), noise.shape[1], target.width):
+    for count in narrow_chunks(len(noise), noise.shape[1], target.width):
         z = q.sample(noise[first : first + count])
         found.append((z, target.log_joint(z).double() - q.log_prob(z).double()))
         first += count

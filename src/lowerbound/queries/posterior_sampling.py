@@ -21,7 +21,7 @@ from lowerbound.distributions import Distribution, Randomness, by_row
 from lowerbound.draw import Batch
 from lowerbound.evidence import pareto, proposals
 from lowerbound.evidence.estimates import Array
-from lowerbound.evidence.importance import WeightTotal, chunks
+from lowerbound.evidence.importance import WeightTotal, narrow_chunks
 from lowerbound.evidence.targets import Target, Targets, of_model, settled
 from lowerbound.model import LatentVariableModel
 from lowerbound.modes import read_only
@@ -125,7 +125,7 @@ class Part:
     def mean(self, model: LatentVariableModel, statistic: Callable[[Tensor], Tensor]) -> Tensor:
         """Return Σ_k share_k f(params_k) ``[B, …]``, in double precision, for f: ``[K, B, P, *X]`` → ``[K, B, …]``."""
         total, first = torch.zeros((), dtype=torch.float64, device=self.z.device), 0
-        for count in chunks(len(self.z), len(self.batch.x), self.width):
+        for count in narrow_chunks(len(self.z), len(self.batch.x), self.width):
             some = slice(first, first + count)
             values = statistic(model.decode(self.z[some], self.batch.context)).double()
             shares = self.shares[some].view(*values.shape[:2], *[1] * (values.dim() - 2))
@@ -349,7 +349,7 @@ def _weighted(target: Target, batch: Batch, samples: int, rng: Randomness) -> tu
     """z ~ q(z|x_observed) ``[S, B, *E]`` and log p(x_observed, z) − log q(z) ``[S, B]``."""
     q, found, first = target.posterior, [], 0
     all_noise = noise_of(q, samples, target.event, rng, batch.x)
-    for count in chunks(samples, len(batch.x), target.width):
+    for count in narrow_chunks(samples, len(batch.x), target.width):
         noise = all_noise[first : first + count]
         z = q.sample(noise)
         found.append((z, target.log_joint(z).double() - q.log_prob_of_sample(z, noise).double()))
