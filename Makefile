@@ -56,7 +56,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 docs: $(VENV)/docs.stamp  ## the documentation site: build/docs/docs/index.html
-	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html -c docs . build/docs
 
 faults: $(VENV)/dev.stamp  ## the fault campaign: benchmarks/results/faults.md
 	$(BIN)/python benchmarks/faults.py

@@ -106,7 +106,7 @@ def beta_binomial_log_prob(x: Tensor, trials: int, logit_mean: Tensor, log_conce
 
     With y = n − x, q = (x + α)/(n + κ), D the ``deviance`` and R Stirling's remainder:
     −D(x, nq) − D(y, n(1−q)) − D(α, κq) − D(β, κ(1−q)) + log αβ(n+κ)/κ(x+α)(y+β)
-      + R(n) − R(x) − R(y) + R(x+α) + R(y+β) − R(n+κ) − R(α) − R(β) + R(κ)
+    + R(n) − R(x) − R(y) + R(x+α) + R(y+β) − R(n+κ) − R(α) − R(β) + R(κ)
     """
     n, y = torch.full_like(x, trials), trials - x
     kappa, log_m, log_rest = (
