@@ -1,7 +1,7 @@
 """Topic models on 20 Newsgroups: perplexity, coherence and time, next to scikit-learn, gensim and tomotopy.
 
-    python benchmarks/topics.py [--minutes 60] [--only completion,halves,speed] [--seeds 3] [--data DIR] [--cache DIR]
-        [--page] [--quick]
+    python benchmarks/topics.py [--minutes 60] [--only completion,halves,speed] [--methods scir,…] [--seeds 3]
+        [--data DIR] [--cache DIR] [--page] [--quick]
 
 Three parts. ``completion``: deep LDA on the authors' matrices (20news_2000), perplexity of the words to predict after
 so many minibatches or sweeps. ``halves``: all inferences and peers on 20newsgroups (V = 3,072) with 50 topics, at equal
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from kit import record
 from kit.processes import LATE, Figures, Kept, peers_python, run
-from topic_study.jobs import PARTS, Job, all_jobs
+from topic_study.jobs import METHODS, PARTS, Job, all_jobs
 from topic_study.page import page
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def main() -> None:
     until = time.monotonic() + 60 * options.minutes
     commit = record.commit_of(HERE)
     for job in jobs if not options.page else ():
-        if job.part not in options.only or (kept.get(job.name) or {}).get("done"):
+        if job.part not in options.only or job.method not in options.methods or (kept.get(job.name) or {}).get("done"):
             continue
         if (left := until - time.monotonic()) < 10:
             print("no job is started after the minutes are over; run it again.", file=sys.stderr)
@@ -88,14 +88,17 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="after which the job under way is stopped")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods, with commas")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--page", action="store_true", help="start no job; write the page of what the cache has")
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared/data")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/lowerbound-bench/topics"))
     options = record.parse(parser, minutes=5)
-    options.only = [each for each in options.only.split(",") if each]
-    if unknown := set(options.only) - set(PARTS):
-        parser.error(f"--only has no {sorted(unknown)}; there are {list(PARTS)}")
+    for name, known in {"only": PARTS, "methods": METHODS}.items():
+        given = [each for each in getattr(options, name).split(",") if each]
+        if unknown := set(given) - set(known):
+            parser.error(f"--{name} has no {sorted(unknown)}; there are {list(known)}")
+        setattr(options, name, given)
     options.cache, options.data = options.cache.expanduser().resolve(), options.data.resolve()
     if not options.data.is_dir():
         parser.error(f"--data names {options.data}, which does not exist; give the folder that has 20newsgroups")

@@ -17,6 +17,7 @@ COMPLETION: dict[
     "scir": ((128,), (1, 3, 5, 11, 17, 31, 62)),
     "deep-gibbs": ((128,), (50, 100, 200, 400)),
 }
+METHODS = tuple(dict.fromkeys((*COMPLETION, *HALVES, *SPEED)))
 MINIBATCH = 200
 EPOCHS = (1, 3, 10, 30)  # of ``halves``
 SWEEPS = (10, 50, 100, 200)  # a sweep costs far less than an epoch of variational Bayes
