@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,8 @@ class Guided(NormalSteps):
 
     With ``network``, z_{t−1} ``[N, d]`` and h_t ``[N, F]`` → μ and the raw σ, ``[N, 2d]``. Without, F = 2d, h_t is μ̂_t
     and a raw precision, and q(z_t|z_{t−1}, h_t) ∝ p(z_t|z_{t−1}) N(z_t; μ̂_t, 1/τ̂_t): the precisions add. Where
-    ``live [B, T]`` is False, and after step T, it is p(z_t|z_{t−1}).
+    ``live [B, T]`` is False, and after step T, it is p(z_t|z_{t−1}). ``whole``: a number of first steps at which all
+    rows are live, if known; with ``network``, p is not computed there.
     """
 
     features: Tensor
@@ -131,6 +133,7 @@ class Guided(NormalSteps):
     network: nn.Module | None = None
     prior: Markov | None = None
     batch_dims: int = 1
+    whole: int = 0
 
     @property
     def steps(self) -> int:
@@ -143,19 +146,39 @@ class Guided(NormalSteps):
     def moments(self, previous: Tensor, start: int = 0) -> tuple[Tensor, Tensor]:
         if self.prior is None:
             raise ValueError("this q(z|x) is made with its prior, a priors.Markov; use model.distributions_of.")
-        p_loc, p_scale = self.prior.moments(previous, start)
         h = self.features[:, start : start + previous.shape[2]]
         live = self.live[:, start : start + previous.shape[2]].unsqueeze(2)
         if (more := previous.shape[2] - h.shape[1]) > 0:
             h, live = functional.pad(h, (0, 0, 0, more)), functional.pad(live, (0, 0, 0, more))
-        if self.network is None:
-            mean, raw = h.chunk(2, -1)
-            own, above = positive(raw), p_scale.square().reciprocal()
-            loc, scale = (mean * own + p_loc * above) / (own + above), (own + above).rsqrt()
-        else:
+        if self.network is not None:
             flat, given = previous.flatten(0, 2), h.expand(len(previous), *h.shape).flatten(0, 2)
-            loc, scale = normal_of(apply(self.network, flat, given).unflatten(0, previous.shape[:3]))
+            own = normal_of(apply(self.network, flat, given).unflatten(0, previous.shape[:3]))
+            return else_prior(own, live, self.prior, previous, start, self.whole)
+        p_loc, p_scale = self.prior.moments(previous, start)
+        mean, raw = h.chunk(2, -1)
+        weight, above = positive(raw), p_scale.square().reciprocal()
+        loc, scale = (mean * weight + p_loc * above) / (weight + above), (weight + above).rsqrt()
         return torch.where(live, loc, p_loc), torch.where(live, scale, p_scale)
+
+
+class _Moments(Protocol):
+    def moments(self, given: Tensor, start: int) -> tuple[Tensor, Tensor]: ...
+
+
+def else_prior(
+    own: tuple[Tensor, Tensor], live: Tensor, prior: _Moments, given: Tensor, start: int, whole: int
+) -> tuple[Tensor, Tensor]:
+    """μ and σ of q, or of ``prior`` where not ``live [B, S, 1]``; the first ``whole`` steps of all are live.
+
+    ``given [K, B, S, …]``: what the moments of the prior of the steps from ``start`` on depend on.
+    """
+    first = min(max(0, whole - start), given.shape[2])
+    if first == given.shape[2]:
+        return own
+    other = prior.moments(given[:, :, first:], start + first)
+    pairs = zip(own, other, strict=True)
+    loc, scale = (torch.cat([q[:, :, :first], torch.where(live[:, first:], q[:, :, first:], p)], 2) for q, p in pairs)
+    return loc, scale
 
 
 @dataclass(frozen=True)

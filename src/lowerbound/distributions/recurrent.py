@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.distributions.densities import normal_log_prob
-from lowerbound.distributions.markov import Steps, normal_of
+from lowerbound.distributions.markov import Steps, else_prior, normal_of
 from lowerbound.nn import apply
 
 
@@ -70,12 +70,13 @@ class GuidedRecurrent(Recurrent):
     """q(z|x) = Π_t q(z_t|h_t, f_t): the memory of ``prior``, and features f ``[B, T, F]`` of the rows at each step.
 
     ``network``: h_t ``[N, H]`` and the context f_t ``[N, F]`` → μ and the raw σ. Where ``live [B, T]`` is False, q is
-    p(z_t|h_t).
+    p(z_t|h_t); ``whole``: a number of first steps at which all rows are live, if known.
     """
 
     features: Tensor | None = None
     live: Tensor | None = None
     prior: Recurrent | None = None
+    whole: int = 0
 
     @property
     def rows(self) -> int | None:
@@ -88,10 +89,8 @@ class GuidedRecurrent(Recurrent):
     def moments(self, memory: Tensor, start: int) -> tuple[Tensor, Tensor]:
         if self.prior is None or self.features is None or self.live is None:
             raise ValueError("this q(z|x) is made with its prior, a priors.Recurrent; use model.distributions_of.")
-        p_loc, p_scale = self.prior.moments(memory, start)
         at = slice(start, start + memory.shape[2])
         given = self.features[:, at].expand(len(memory), *self.features[:, at].shape)
         out: Tensor = apply(self.network, memory.flatten(0, 2), given.flatten(0, 2))
-        loc, scale = normal_of(out.unflatten(0, memory.shape[:3]))
-        live = self.live[:, at].unsqueeze(2)
-        return torch.where(live, loc, p_loc), torch.where(live, scale, p_scale)
+        own = normal_of(out.unflatten(0, memory.shape[:3]))
+        return else_prior(own, self.live[:, at].unsqueeze(2), self.prior, memory, start, self.whole)

@@ -16,6 +16,7 @@ from lowerbound.nn.recurrent import (
     Summary,
     Unrolled,
     until_last,
+    whole_steps,
 )
 from lowerbound.process import seeded
 
@@ -45,4 +46,5 @@ __all__ = [
     "products",
     "seeded",
     "until_last",
+    "whole_steps",
 ]

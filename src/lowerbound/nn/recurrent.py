@@ -20,6 +20,12 @@ def until_last(x: Tensor, mask: Tensor | None) -> Tensor:
     return mask.flatten(2).any(2).flip(1).cumsum(1).flip(1) > 0
 
 
+def whole_steps(live: Tensor) -> int:
+    """The number of first steps at which all rows are live, from ``until_last``; 0 where to ask would cost more: on a
+    GPU, or when a step is traced for any rows."""
+    return int(live.all(0).sum()) if type(live) is Tensor and not live.is_cuda else 0
+
+
 class EachStep(nn.Module):
     """The same ``network`` at each step: ``[N, T, *E] → [N, P, T, *X]``, P = ``n_parameters`` (``[N, T, *X]`` if 1)."""
 

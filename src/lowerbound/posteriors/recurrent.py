@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lowerbound import distributions
 from lowerbound.distributions import Distribution
-from lowerbound.nn import until_last
+from lowerbound.nn import until_last, whole_steps
 from lowerbound.posteriors.base import Posterior
 from lowerbound.shapes import expect
 
@@ -54,7 +54,8 @@ class Recurrent(Posterior):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None
     ) -> distributions.GuidedRecurrent:
-        return replace(self.distribution(self.outputs(x, mask, context)), live=until_last(x, mask))
+        live = until_last(x, mask)
+        return replace(self.distribution(self.outputs(x, mask, context)), live=live, whole=whole_steps(live))
 
     def merge(self, q: Distribution, p: Distribution) -> distributions.GuidedRecurrent:
         if not isinstance(q, distributions.GuidedRecurrent) or not isinstance(p, distributions.Recurrent):
