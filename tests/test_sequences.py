@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch import Tensor
 import lowerbound as lb
 from lowerbound import likelihoods, nn, objectives, posteriors, priors
 from lowerbound.data import Sequences
+from lowerbound.distributions.markov import before
 from lowerbound.draw import Batch
 from lowerbound.errors import DataError
 from lowerbound.inference import KalmanSmoother, exact_posterior, state_space
-from lowerbound.model import LatentVariableModel, draw
+from lowerbound.model import LatentVariableModel, distributions_of, draw
 
 LENGTHS = (3, 5, 1, 6, 4, 2)
 MIN = 1e-6
@@ -234,6 +235,25 @@ MODELS = {
     "product": lambda: deep(2, 6, 3, product=True),
     "one z": lambda: one_each(2, 6, 3),
 }
+
+
+def test_the_prior_is_left_out_only_where_all_rows_are_observed() -> None:
+    """Draws and log q of rows of 3, 5 and 4 steps are those of a q that computes p at every step."""
+    model, posterior = deep(2, 6, 3, product=False)
+    with torch.no_grad():
+        for parameter in posterior.network.parameters():
+            parameter.mul_(3)  # q far from p
+        batch = all_of(bits((3, 5, 4)))
+        q, _ = distributions_of(model, posterior, batch.x, batch.mask)
+        assert q.whole == 3
+        noise = posterior.noise(4, 3, torch.Generator().manual_seed(0), torch.float64)
+        z = q.sample(noise)
+        slow = replace(q, whole=0)
+        torch.testing.assert_close(z, slow.sample(noise), rtol=0, atol=1e-12)
+        torch.testing.assert_close(q.log_prob(z), slow.log_prob(z), rtol=0, atol=1e-12)
+        gap = (q.log_prob_per_step(z, before(z)) - q.prior.log_prob_per_step(z, before(z))).abs()
+        assert float(gap[:, 0, :3].min()) > 1e-3
+        assert float(gap[:, 0, 3:].max()) == 0
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
