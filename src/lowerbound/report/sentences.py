@@ -156,6 +156,8 @@ def _maximised(vae: FittedVAE) -> list[str]:
         notes.append(f"Training weighted the KL by {weight}, so its objective is not a bound on log p(x).{growing}")
     if floor:
         notes.append(f"Training left {floor:.3g} nats of KL per latent free, so its objective is not a bound.")
+    if weight := getattr(vae, "label_weight", 0):
+        notes.append(f"Training gave log q(y|x) of labelled rows a weight of {weight:.3g}: its objective is not a bound.")
     if objective == "iwae" or objective is objectives.iwae:
         if draws > 1:
             notes.append(f"Training maximised the importance-weighted objective with {draws} draws, a tighter bound.")
@@ -191,12 +193,14 @@ def configuration(vae: FittedVAE, rows: int, names: Sequence[str] | None = None)
     history, parts = vae.history_, modules_of(vae)
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     stopped = STOPPED.get(str(history.stopped), "not recorded")
+    classes = getattr(vae, "classes_", None)
     return (
         ("Likelihood p(x|z)", _by_column(vae.model_.likelihood, names) or describe(vae.model_.likelihood)),
         ("Prior p(z)", describe(vae.model_.prior)),
         ("Posterior q(z|x)", posterior_words(vae)),
         ("Inference", vae.inference_),
         ("Latents", latents_words(vae)),
+        *(() if classes is None else (("Classes y", f"{len(classes)}: {', '.join(map(str, classes[:20].tolist()))}"),)),
         ("A row", f"{' × '.join(map(str, vae.shape_))} of {vae.dtype_}; {rows:,} of them here"),
         ("Parameters", f"{count:,}"),
         ("Seed", str(vae.seed_)),
