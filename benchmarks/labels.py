@@ -153,7 +153,7 @@ def report(options: argparse.Namespace) -> None:
     fits: dict[str, dict[str, list[Any]]] = {}
     for data in LABELS:
         for name in WAYS:
-            paths = sorted(options.cache.glob(f"{data}, {name}, *.json"))
+            paths = sorted(options.cache.glob(f"{data}, {name}, [0-9]*.json"))
             if there := [json.loads(path.read_text()) for path in paths]:
                 fits.setdefault(data, {})[name] = there
     result = record.context(0) | {"fits": fits, "weight": WEIGHT}

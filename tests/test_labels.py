@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fits import Stop, stop_at
+from folders import forge
 from messages import assert_one_sentence
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ import lowerbound as lb
 from lowerbound import objectives, posteriors, priors
 from lowerbound.data import Rows
 from lowerbound.draw import Batch, Draw
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, FormatError
 from lowerbound.estimators.labels import encode_labels
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
@@ -445,3 +447,66 @@ def test_the_term_of_the_classifier_is_that_of_the_labelled_rows() -> None:
     inference = lb.AEVB(posterior, objectives.elbo_enumerated)
     assert inference.is_bound
     assert not replace(inference, penalties=(partial(objectives.cross_entropy, strength=0.1),)).is_bound
+
+
+def test_rows_with_missing_values_have_classes_and_a_row_of_nothing_those_of_the_prior() -> None:
+    x, y = blobs()
+    holes = np.where(np.random.default_rng(1).random(x.shape) < 0.2, np.nan, x)
+    holes[0] = np.nan
+    labels = np.where(np.arange(len(y)) < 30, y, -1)
+    vae = lb.VAE(2, classes="y", label_weight=1.0, **FEW).fit(holes, labels)
+    assert (vae.predict(holes) == y).mean() > 0.75
+    prior = vae.model_.prior.parts["y"].logits.softmax(-1)[0].detach().numpy()
+    assert np.abs(vae.predict_proba(holes[:1])[0] - prior).max() < 1e-6
+
+
+def test_a_fit_is_resumed_to_the_same_bytes_and_with_the_same_labels_only(tmp_path: Path) -> None:
+    x, y = blobs(40)
+    labels = np.where(np.arange(40) < 20, y, -1)
+    settings = {**FEW, "epochs": 4, "batch_size": 10}
+
+    def fit(folder: str, labels: np.ndarray, **more: object) -> None:
+        vae = lb.VAE(2, classes="y", **settings, **more)
+        vae.fit(x, labels, run_dir=tmp_path / folder, checkpoint_every=2)
+
+    fit("whole", labels)
+    with pytest.raises(Stop):
+        fit("parts", labels, callbacks=[stop_at(9)])
+    with pytest.raises(ValueError, match="data"):
+        fit("parts", np.where(labels >= 0, (labels + 1) % 3, -1))
+    fit("parts", labels)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_clusters_can_be_learnt_from_batches_and_labels_cannot() -> None:
+    x, y = blobs(40)
+    vae = lb.VAE(2, classes=3, **FEW).partial_fit(x).partial_fit(x)
+    assert vae.predict_proba(x).shape == (40, 3)
+    with pytest.raises(ValueError, match='classes="y" needs all labels, which partial_fit does not have; use fit'):
+        lb.VAE(2, classes="y", **FEW).partial_fit(x, y)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda config: config["extra"]["fitted"].update(classes=["a", "b"]),
+        lambda config: config["extra"]["fitted"].update(classes=["b", "a", "c"]),
+        lambda config: config["extra"]["fitted"].update(classes=["a", 1, 2.5]),
+        lambda config: config["extra"]["fitted"].pop("classes"),
+        lambda config: config["extra"]["parameters"].update(classes=3),
+        lambda config: config["extra"]["parameters"].update(classes=None, label_weight=0.0),
+    ],
+    ids=["fewer", "unordered", "of two types", "none", "a number", "not asked for"],
+)
+def test_a_file_with_other_classes_is_refused(fitted: lb.VAE, tmp_path: Path, spoil: Callable[[dict], object]) -> None:
+    fitted.save(tmp_path)
+
+    def spoilt(config: dict) -> dict:
+        spoil(config)
+        return config
+
+    forge(tmp_path, spoilt)
+    with pytest.raises(FormatError) as caught:
+        lb.load(tmp_path)
+    assert "classes" in str(caught.value)

@@ -50,7 +50,7 @@ def predict(run: Path, data: str, part: str, out: Path, keep: tuple[str, ...], s
     from lowerbound.estimators.frames import joined
 
     vae = fitted(run)
-    if vae.classes is None:
+    if getattr(vae, "classes", None) is None:
         raise DataError(f"predict needs a model with classes, and that in {run} has none; fit it with --labels COLUMN.")
     check_table(vae, run, strict, keep, out)
     x = rows_of(source_for(vae, data), part)
@@ -82,5 +82,5 @@ def without_labels(x: Any, column: str) -> tuple[Any, Any]:
 
 def class_of(vae: VAE, text: str) -> Any:
     """The class of a model that is written as ``text``; the text itself if there is none."""
-    known = [] if vae.classes is None else vae.classes_.tolist()
+    known = [] if getattr(vae, "classes", None) is None else vae.classes_.tolist()
     return next((each for each in known if str(each) == text), text)
