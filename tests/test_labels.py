@@ -25,6 +25,7 @@ from lowerbound.errors import DataError, FormatError
 from lowerbound.estimators.labels import encode_labels
 from lowerbound.model import LatentVariableModel, draw
 from lowerbound.nn import MLP, seeded
+from lowerbound.report import sentences
 
 N, X, Z, C = 6, 4, 2, 3
 ROWS = (torch.rand(N, X, generator=torch.Generator().manual_seed(0)) < 0.5).double()
@@ -510,3 +511,8 @@ def test_a_file_with_other_classes_is_refused(fitted: lb.VAE, tmp_path: Path, sp
     with pytest.raises(FormatError) as caught:
         lb.load(tmp_path)
     assert "classes" in str(caught.value)
+
+
+def test_the_report_names_the_classes_and_says_that_the_objective_is_no_bound(fitted: lb.VAE) -> None:
+    assert dict(sentences.configuration(fitted, 120))["Classes y"] == "3: cat, dog, eel"
+    assert "a weight of 1: its objective is not a bound" in " ".join(sentences._maximised(fitted))

@@ -73,3 +73,10 @@ def test_a_model_without_classes_predicts_nothing(folder: Path) -> None:
     run("fit", folder / "new.csv", "--out", folder / "plain", "--epochs", 1, "--hidden", 4)
     done = run("predict", folder / "plain", folder / "new.csv", "--out", folder / "none.csv", code=65)
     assert "predict needs a model with classes" in done.stderr
+
+
+def test_clusters_of_a_table(folder: Path) -> None:
+    few = ("--latent-dim", 2, "--hidden", "8", "--epochs", 2, "--threads", 1)
+    run("fit", folder / "new.csv", "--classes", 3, "--prior", "ConditionalNormal", "--out", folder / "clusters", *few)
+    run("predict", folder / "clusters", folder / "new.csv", "--out", folder / "clusters.csv")
+    assert pd.read_csv(folder / "clusters.csv").columns.tolist() == ["class", "p_0", "p_1", "p_2"]

@@ -354,5 +354,6 @@ def _tensor_and_mask(
 
 
 RECIPES = {
-    each.__name__: each for each in (aevb, iwae, dreg, beta_vae, vamp_prior, conditional_vae, sigmoid_belief_net, m2, gmvae)
+    each.__name__: each
+    for each in (aevb, iwae, dreg, beta_vae, vamp_prior, conditional_vae, sigmoid_belief_net, m2, gmvae)
 }

@@ -389,7 +389,8 @@ def estimator(recipe: str | None, options: dict[str, Any], more: dict[str, Any])
             told = {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
             vae = RECIPES[recipe](**told | more)
         check_parameters(vae.get_params(deep=False))
-        if isinstance(vae.prior, str) and getattr(prior := find("priors", vae.prior), "needs_context", False):
+        named = vae.prior if vae.classes is None else None  # with classes, the class is the context
+        if isinstance(named, str) and getattr(prior := find("priors", named), "needs_context", False):
             raise ValueError(f"the prior {prior.__name__} needs a context, which can only be given in Python.")
     except (ValueError, TypeError, RecursionError) as error:
         raise click.UsageError(str(error)) from error

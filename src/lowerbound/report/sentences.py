@@ -157,7 +157,9 @@ def _maximised(vae: FittedVAE) -> list[str]:
     if floor:
         notes.append(f"Training left {floor:.3g} nats of KL per latent free, so its objective is not a bound.")
     if weight := getattr(vae, "label_weight", 0):
-        notes.append(f"Training gave log q(y|x) of labelled rows a weight of {weight:.3g}: its objective is not a bound.")
+        notes.append(
+            f"Training gave log q(y|x) of labelled rows a weight of {weight:.3g}: its objective is not a bound."
+        )
     if objective == "iwae" or objective is objectives.iwae:
         if draws > 1:
             notes.append(f"Training maximised the importance-weighted objective with {draws} draws, a tighter bound.")
