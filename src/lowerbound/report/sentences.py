@@ -156,9 +156,9 @@ def _maximised(vae: FittedVAE) -> list[str]:
         notes.append(f"Training weighted the KL by {weight}, so its objective is not a bound on log p(x).{growing}")
     if floor:
         notes.append(f"Training left {floor:.3g} nats of KL per latent free, so its objective is not a bound.")
-    if weight := getattr(vae, "label_weight", 0):
+    if alpha := getattr(vae, "label_weight", 0):
         notes.append(
-            f"Training gave log q(y|x) of labelled rows a weight of {weight:.3g}: its objective is not a bound."
+            f"Training gave log q(y|x) of labelled rows a weight of {alpha:.3g}: its objective is not a bound."
         )
     if objective == "iwae" or objective is objectives.iwae:
         if draws > 1:
