@@ -80,10 +80,11 @@ class Atoms(Factorised):
         if self.discrete:
             place = hits.to(torch.uint8).argmax(1, keepdim=True)
             atom = _of_rows(shares, place)
-            other = shares[:, :, -1] + other
+            other = torch.where(other > -torch.inf, shares[:, :, -1] + other, -torch.inf)
             return torch.where(hit, torch.logaddexp(atom, other), other)
         place = torch.where(hit, hits.to(torch.uint8).argmax(1), len(self.points)).unsqueeze(1)
-        return _of_rows(shares, place) + torch.where(hit, 0, other)
+        found = _of_rows(shares, place) + torch.where(hit, 0, other)
+        return torch.where(hit | (other > -torch.inf), found, -torch.inf)
 
     def mean(self, params: Tensor) -> Tensor:
         return self._mixed(params, self.rest.mean(self._own(params)))
