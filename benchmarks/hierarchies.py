@@ -136,11 +136,7 @@ def learn(name: str, seed: int, train: Rows, test: Rows, options: argparse.Names
 
 def report(options: argparse.Namespace) -> None:
     """Write the page of all fits in the cache."""
-    fits: dict[str, list[Any]] = {}
-    for name in WAYS:
-        paths = [options.cache / f"{name}, {seed}.json" for seed in range(options.seeds)]
-        if there := [json.loads(path.read_text()) for path in paths if path.exists()]:
-            fits[name] = there
+    fits = record.known(options.cache, WAYS, options.seeds)
     result = record.context(0) | {"fits": fits, "of_epochs": options.epochs}
     record.write("hierarchies", result, page(result), options.quick)
 

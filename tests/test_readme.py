@@ -84,87 +84,75 @@ def test_the_session_that_can_be_killed(tmp_path):
     assert len(SESSIONS) == 6
 
 
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def printed_by(blocks, folder):
+    """What the blocks of a page print, run as one script."""
+    script = folder / "page.py"
+    script.write_text("\n".join(blocks))
+    done = warm.script(script, folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_parts_of_ones_own_are_short_and_work_together(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.S)
+    blocks = blocks_of("docs/extending.md")
     assert len(blocks) >= 9
     for block in blocks:
         assert sum(bool(line.strip()) and "import" not in line for line in block.splitlines()) <= 20
-    script = tmp_path / "own.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
+    printed_by(blocks, tmp_path)
 
 
 def test_the_seams_of_the_design_run(tmp_path):
     seams = (ROOT / "docs/design.md").read_text().partition("## Seams")[2]
     blocks = re.findall(r"```python\n(.*?)```", seams, re.S)
     assert len(blocks) == 6
-    script = tmp_path / "seams.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
+    printed_by(blocks, tmp_path)
 
 
 def test_the_session_of_the_page_on_tables(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tables.md").read_text(), re.S)
+    blocks = blocks_of("docs/tables.md")
     out = pasted("\n".join(blocks), tmp_path)
     assert "RoundedLogistic for 'grade'" in out
     assert int(re.search(r"nats per row; (\d+) rows unreliable", out)[1]) < 20
 
 
 def test_the_page_on_hierarchies_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/hierarchies.md").read_text(), re.S)
-    script = tmp_path / "hierarchies.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"valid_kl\w*", done.stdout)) == {"valid_kl", *(f"valid_kl_z{i}" for i in (1, 2, 3))}
+    blocks = blocks_of("docs/hierarchies.md")
+    out = printed_by(blocks, tmp_path)
+    assert set(re.findall(r"valid_kl\w*", out)) == {"valid_kl", *(f"valid_kl_z{i}" for i in (1, 2, 3))}
 
 
 def test_the_page_on_labels_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/labels.md").read_text(), re.S)
-    script = tmp_path / "labels.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert float(re.search(r"test accuracy ([\d.]+)", done.stdout)[1]) > 0.7
+    blocks = blocks_of("docs/labels.md")
+    out = printed_by(blocks, tmp_path)
+    assert float(re.search(r"test accuracy ([\d.]+)", out)[1]) > 0.7
 
 
 def test_the_session_of_the_page_on_topics(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/topics.md").read_text(), re.S)
-    script = tmp_path / "topics.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"lower bound on log p per word: -[\d.]+; perplexity \d", done.stdout)
-    assert done.stdout.count("layer 2") == 2
-    assert done.stdout.count("layer 1") == 4
+    blocks = blocks_of("docs/topics.md")
+    out = printed_by(blocks, tmp_path)
+    assert re.search(r"lower bound on log p per word: -[\d.]+; perplexity \d", out)
+    assert out.count("layer 2") == 2
+    assert out.count("layer 1") == 4
 
 
 def test_the_page_on_sequences(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sequences.md").read_text(), re.S)
-    script = tmp_path / "sequences.py"
-    script.write_text("\n".join(blocks))
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
+    blocks = blocks_of("docs/sequences.md")
+    printed_by(blocks, tmp_path)
 
 
 def test_the_study_of_the_page_on_tuning(tmp_path):
     pytest.importorskip("optuna")
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tuning.md").read_text(), re.S)
-    (tmp_path / "study.py").write_text(block)
-    done = warm.script(tmp_path / "study.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "'latent_dim':" in done.stdout
+    (block,) = blocks_of("docs/tuning.md")
+    assert "'latent_dim':" in printed_by([block], tmp_path)
 
 
 def test_a_model_written_elsewhere_is_judged_as_the_page_says(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/evidence.md").read_text(), re.S)
-    script = tmp_path / "foreign.py"
-    script.write_text(block)
-    done = warm.script(script, tmp_path)
-    assert done.returncode == 0, done.stderr
-    (by_sampling, by_annealing) = (float(line.split()[0]) for line in done.stdout.splitlines())
+    (block,) = blocks_of("docs/evidence.md")
+    (by_sampling, by_annealing) = (float(line.split()[0]) for line in printed_by([block], tmp_path).splitlines())
     assert abs(by_sampling - by_annealing) < 0.1
 
 

@@ -452,9 +452,10 @@ def test_annealing_from_the_prior_finds_log_p() -> None:
 
 def test_models_of_sequences_are_built_on_the_meta_device() -> None:
     with torch.device("meta"):
-        for make in MODELS.values():
-            make()
-        KalmanSmoother(2, 3)
+        made = [*(make() for make in MODELS.values()), KalmanSmoother(2, 3)]
+    for each in made:
+        for module in each if isinstance(each, tuple) else (each,):
+            assert all(value.is_meta for value in (*module.parameters(), *module.buffers()))
 
 
 def test_a_kalman_smoother_is_saved_and_loaded(tmp_path: Path) -> None:

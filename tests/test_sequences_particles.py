@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,19 @@ def test_states_of_a_model_that_is_not_linear_by_draws(monkeypatch: pytest.Monke
         assert np.nanmax(np.abs(own.deviation / due.deviation - 1)) < 0.06
 
 
+def exact_forecasts(model: lb.LatentVariableModel, rows: Sequences) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Of the two steps after each sequence: means and deviations ``[2, 1]``, and the covariance of the two."""
+    space, batch = state_space(model), all_of(rows.extended(2))
+    with torch.no_grad():
+        _, mean, covariance = space.filtered(batch.x, batch.mask)
+        for i, length in enumerate(rows.lengths.tolist()):
+            at = slice(length, length + 2)
+            centre = mean[i, at] @ space.emission.T + space.offset
+            spread = (space.emission.square() * covariance[i, at].squeeze(2) + space.error).sqrt()
+            both = space.emission.square() * space.transition * covariance[i, length]
+            yield centre.numpy(), spread.numpy(), float(both)
+
+
 def test_forecasts_are_those_of_the_kalman_filter() -> None:
     model = linear_model(1, 1, 6, seed=2)
     rows = linear_rows(model, (3, 6, 4, 6), missing=True)
@@ -180,16 +194,9 @@ def test_forecasts_are_those_of_the_kalman_filter() -> None:
         model, exact_posterior(model), rows, 2, torch.Generator().manual_seed(0), level=0.8, draws=4000, samples=4000
     )
     assert found.mean.shape == (4, 2, 1)
-    space = state_space(model)
-    batch = all_of(rows.extended(2))
-    with torch.no_grad():
-        _, mean, covariance = space.filtered(batch.x, batch.mask)
-        for i, length in enumerate(rows.lengths.tolist()):
-            at = slice(length, length + 2)
-            centre = mean[i, at] @ space.emission.T + space.offset
-            spread = (space.emission.square() * covariance[i, at].squeeze(2) + space.error).sqrt()
-            assert np.abs((found.mean[i] - centre.numpy()) / spread.numpy()).max() < 0.08
-            assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread.numpy()) - 1).max() < 0.08
+    for i, (centre, spread, _) in enumerate(exact_forecasts(model, rows)):
+        assert np.abs((found.mean[i] - centre) / spread).max() < 0.08
+        assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread) - 1).max() < 0.08
 
 
 def test_forecasts_by_weighted_particles_are_those_of_the_kalman_filter() -> None:
@@ -207,21 +214,12 @@ def test_forecasts_by_weighted_particles_are_those_of_the_kalman_filter() -> Non
     found = queries.forecast(
         model, posterior, rows, 2, torch.Generator().manual_seed(0), level=0.8, draws=8000, samples=8000
     )
-    space, batch = state_space(model), all_of(rows.extended(2))
-    with torch.no_grad():
-        _, mean, covariance = space.filtered(batch.x, batch.mask)
-        for i, length in enumerate(rows.lengths.tolist()):
-            at = slice(length, length + 2)
-            centre = mean[i, at] @ space.emission.T + space.offset
-            spread = (space.emission.square() * covariance[i, at].squeeze(2) + space.error).sqrt()
-            assert np.abs((found.mean[i] - centre.numpy()) / spread.numpy()).max() < 0.06
-            assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread.numpy()) - 1).max() < 0.06
-            away = (found.draws[:, i].mean(0) - centre.numpy()) / spread.numpy()
-            assert np.abs(away).max() < 0.06
-            A, sd = float(space.transition), spread.numpy().squeeze(1)
-            both = np.cov(found.draws[:, i, :, 0].T)[0, 1]  # the two steps of a draw are of one path
-            due = float(space.emission.square() * A * covariance[i, length].squeeze())
-            assert both == pytest.approx(due, abs=0.06 * sd.prod())
+    for i, (centre, spread, covariance) in enumerate(exact_forecasts(model, rows)):
+        assert np.abs((found.mean[i] - centre) / spread).max() < 0.06
+        assert np.abs((found.upper[i] - found.lower[i]) / (2 * 1.2816 * spread) - 1).max() < 0.06
+        assert np.abs((found.draws[:, i].mean(0) - centre) / spread).max() < 0.06
+        both = np.cov(found.draws[:, i, :, 0].T)[0, 1]  # the two steps of a draw are of one path
+        assert both == pytest.approx(covariance, abs=0.06 * spread.prod())
 
 
 def test_gaps_are_filled_by_completion() -> None:

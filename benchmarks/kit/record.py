@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,16 @@ def keep(name: str, result: dict[str, Any], markdown: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(markdown)
+
+
+def known(folder: Path, names: Iterable[str], seeds: int) -> dict[str, list[Any]]:
+    """By name, the figures of the fits that the cache ``folder`` has, in files "NAME, SEED.json"."""
+    found = {}
+    for name in names:
+        paths = [folder / f"{name}, {seed}.json" for seed in range(seeds)]
+        if there := [json.loads(path.read_text()) for path in paths if path.exists()]:
+            found[name] = there
+    return found
 
 
 def mnist(folder: Path) -> Dataset:

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,18 +233,11 @@ def fit(
     if model != "vae":
         own = {"seed": seed, "force": force, "checkpoint_every": checkpoint_every, "as_json": as_json}
         return fit_topics(data, out, model, options | own, settings(pairs))
-    options = {name: value for name, value in options.items() if name not in OF_TOPICS}
     options |= {"hidden": sizes(hidden)} | ({} if kinds is None else {"schema": kinds})
-    if labels is not None and options["classes"] is not None:
-        raise click.UsageError("--labels names classes and --classes is a number of clusters: give only one of them.")
-    more = settings(pairs) | ({} if labels is None else {"classes": "y"})
-    if ":" in (options["inference"] or ""):
-        options["inference"] = imported(options["inference"], "--inference")
-    vae = estimator(recipe, options, more)
+    vae = _vae(recipe, options, settings(pairs), labels)
     source = read(vae, data)
-    x, y = rows_of(source, "train"), None
-    if labels is not None:
-        x, y = without_labels(x, labels)
+    x = rows_of(source, "train")
+    x, y = (x, None) if labels is None else without_labels(x, labels)
     if vae.max_value is None and hasattr(source, "max_value"):
         vae.set_params(max_value=source.max_value)
     vae.set_params(random_state=seed, progress=sys.stderr.isatty())
@@ -253,6 +246,16 @@ def fit(
     latents = f"{vae.latent_dim_} latent{'' if vae.latent_dim_ == 1 else 's'}"
     tell(result, as_json, "\n".join([f"{about(vae, result)}, {latents} → {out}", *course(vae)]))
     return INTERRUPTED if vae.history_.stopped == "interrupted" else None
+
+
+def _vae(recipe: str | None, options: Mapping[str, Any], more: Mapping[str, Any], labels: str | None) -> VAE:
+    """The estimator of the options of ``fit``, less those of topic models, and of the arguments ``more``."""
+    own = {name: value for name, value in options.items() if name not in OF_TOPICS}
+    if labels is not None and own["classes"] is not None:
+        raise click.UsageError("--labels names classes and --classes is a number of clusters: give only one of them.")
+    if ":" in (own["inference"] or ""):
+        own["inference"] = imported(own["inference"], "--inference")
+    return estimator(recipe, own, dict(more) | ({} if labels is None else {"classes": "y"}))
 
 
 def read(vae: VAE, data: str) -> Any:

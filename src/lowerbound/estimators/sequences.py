@@ -16,14 +16,15 @@ from lowerbound.checks import OBJECT, WAY_OUT, Check, check_fields, whole, wrong
 from lowerbound.data import Sequences
 from lowerbound.data.long_form import LongForm, long_form
 from lowerbound.distributions import generator
-from lowerbound.errors import DataError, DivergedError, FormatError, LockedError
+from lowerbound.errors import DataError, FormatError, LockedError
 from lowerbound.estimators import frames, inputs
+from lowerbound.estimators.fitting import fit_kept
 from lowerbound.estimators.parameters import check_threads, real
 from lowerbound.estimators.parameters import whole as check_whole
 from lowerbound.estimators.step_frames import drawn_frame, forecast_frame
 from lowerbound.estimators.table_networks import cells_of, product_of
 from lowerbound.evidence import LogLikelihood, log_likelihood
-from lowerbound.inference import AEVB, Resume, fit, seed_of
+from lowerbound.inference import AEVB, Resume, seed_of
 from lowerbound.likelihoods import EachStep, Product
 from lowerbound.model import LatentVariableModel
 from lowerbound.posteriors import Markov, Posterior
@@ -33,7 +34,7 @@ from lowerbound.schema.column import Name
 from lowerbound.sequence_models import deep_kalman_filter
 from lowerbound.storage.model import Saved, save
 from lowerbound.storage.parts import CONFIG, encode
-from lowerbound.training import Callback, Event, History
+from lowerbound.training import Callback, History
 
 _OF_THE_FITTING = ("callbacks", "progress", "threads", "schema")  # the schema is saved as it was fitted
 _STEPS, _LEAST, _MOST = 2000, 20, 500  # steps of the optimiser that "auto" aims at; least and most epochs
@@ -141,27 +142,18 @@ class SequenceVAE(BaseEstimator):  # type: ignore[misc]
             held_out = round(share * len(rows)) > 0 and len(rows) > 1
             per_epoch = math.ceil((len(rows) - round(share * len(rows))) / self.batch_size)
             epochs = min(_MOST, max(_LEAST, _STEPS // per_epoch)) if self.epochs == "auto" else self.epochs
-            try:
-                self.history_ = fit(
-                    self.model_,
-                    rows,
-                    AEVB(self.posterior_, draws=self.draws, learning_rate=self.learning_rate, clip_norm=10.0),
-                    epochs=epochs,
-                    batch_size=self.batch_size,
-                    validation=share,
-                    patience=self.patience if held_out else None,
-                    seed=self.seed_,
-                    threads=self.threads,
-                    callbacks=[*self.callbacks, self._keep_history],
-                    progress=self.progress,
-                    run_dir=run,
-                    resume=resume,
-                    checkpoint_every=checkpoint_every,
-                    extra=None if run is None else self._described(),
-                ).history
-            except DivergedError as error:
-                self.history_ = error.history
-                raise
+            fit_kept(
+                self,
+                rows,
+                AEVB(self.posterior_, draws=self.draws, learning_rate=self.learning_rate, clip_norm=10.0),
+                run,
+                epochs=epochs,
+                batch_size=self.batch_size,
+                validation=share,
+                patience=self.patience if held_out else None,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+            )
         return self
 
     def log_likelihood(self, X: Any, *, samples: int = 1000) -> LogLikelihood:
@@ -284,10 +276,6 @@ class SequenceVAE(BaseEstimator):  # type: ignore[misc]
             seed=self.seed_,
         )
         self.history_ = History()
-
-    def _keep_history(self, event: Event) -> None:
-        """Store the history during the fit, so that it is available even if the model cannot be written."""
-        self.history_ = event.history
 
     def _described(self) -> dict[str, Any]:
         """The parameters and fitted attributes, for JSON."""

@@ -16,13 +16,14 @@ from sklearn.utils.metaestimators import available_if
 
 from lowerbound.checks import TEXTS, TRUTH, WAY_OUT, Check, check_fields, or_none, whole, wrong
 from lowerbound.data import Counts
-from lowerbound.errors import DataError, DivergedError, FormatError, LockedError
+from lowerbound.errors import DataError, FormatError, LockedError
 from lowerbound.estimators import inputs
 from lowerbound.estimators.documents import as_counts, halves
+from lowerbound.estimators.fitting import fit_kept
 from lowerbound.estimators.parameters import check_threads, one_of, real
 from lowerbound.estimators.parameters import whole as check_whole
 from lowerbound.estimators.topic_words import Topic, top_words, trees
-from lowerbound.inference import Inference, Resume, fit, seed_of, split
+from lowerbound.inference import Inference, Resume, seed_of, split
 from lowerbound.process import use_threads
 from lowerbound.storage.model import Saved, save
 from lowerbound.storage.parts import CONFIG, encode
@@ -111,26 +112,18 @@ class TopicEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             counts = self._start(X, words, self._seed(run, resume))
             rows, held_out = split(counts, self.validation, self.seed_)
             watch = [self._watch(held_out)] if isinstance(held_out, Counts) else []
-            try:
-                self.history_ = fit(
-                    self.model_,
-                    rows,
-                    self._learning(len(rows)),
-                    epochs=self._epochs(len(rows)),
-                    batch_size=self.batch_size,
-                    validation=0.0,
-                    seed=self.seed_,
-                    threads=self.threads,
-                    callbacks=[*watch, *self.callbacks, self._keep_history],
-                    progress=self.progress,
-                    run_dir=run,
-                    resume=resume,
-                    checkpoint_every=checkpoint_every,
-                    extra=None if run is None else self._described(),
-                ).history
-            except DivergedError as error:
-                self.history_ = error.history
-                raise
+            fit_kept(
+                self,
+                rows,
+                self._learning(len(rows)),
+                run,
+                watch,
+                epochs=self._epochs(len(rows)),
+                batch_size=self.batch_size,
+                validation=0.0,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+            )
         return self
 
     @available_if(_streams)  # type: ignore[untyped-decorator]
@@ -316,10 +309,6 @@ class TopicEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 f'"{self.inference}") needs; round them, or use LDA(inference="online").'
             )
         return counts
-
-    def _keep_history(self, event: Event) -> None:
-        """Store the history during the fit, so that it is available even if the model cannot be written."""
-        self.history_ = event.history
 
     def _watch(self, held_out: Counts) -> Callback:
         """Note in the history, after each epoch, the perplexity of one half of held-out documents given the other."""

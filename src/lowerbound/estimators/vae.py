@@ -21,11 +21,12 @@ from lowerbound.data import Rows
 from lowerbound.data.row_arrays import DatasetRows, RowArray, SparseRows
 from lowerbound.data.rows import Binarise
 from lowerbound.distributions import generator
-from lowerbound.errors import DivergedError, LockedError
+from lowerbound.errors import LockedError
 from lowerbound.estimators import frames, inputs, saving
 from lowerbound.estimators.building import build, is_table, likelihood_of_array, likelihood_of_table
 from lowerbound.estimators.choices import Auto, Choice, choose_prior
 from lowerbound.estimators.defaults import sample_dtype
+from lowerbound.estimators.fitting import fit_kept
 from lowerbound.estimators.labels import Labelling
 from lowerbound.estimators.learning import is_aevb, name_of
 from lowerbound.estimators.parameters import check_parameters, whole
@@ -46,7 +47,7 @@ from lowerbound.priors import Prior
 from lowerbound.schema import Column, Encoded, Schema
 from lowerbound.schema.column import Name
 from lowerbound.storage.model import Saved, save
-from lowerbound.training import Callback, Event, History, Schedule, train
+from lowerbound.training import Callback, History, Schedule, train
 
 
 class VAE(Labelling, Resolved, Scoring, Querying, BaseEstimator):  # type: ignore[misc]
@@ -258,33 +259,20 @@ class VAE(Labelling, Resolved, Scoring, Querying, BaseEstimator):  # type: ignor
         learning, given = self._inference(), self._settings()
         self.posterior_, self._is_bound = learning.posterior, learning.is_bound
         held_out = round(given["validation"] * len(rows)) > 0 and len(rows) > 1
-        try:
-            self.history_ = inference.fit(
-                self.model_,
-                rows,
-                learning,
-                epochs=given["epochs"],
-                batch_size=given["batch_size"],
-                validation=given["validation"],
-                patience=given["patience"] if held_out else None,
-                patience_from=self.warm_up,
-                finish=given["finish"],
-                seed=self.seed_,
-                threads=self.threads,
-                callbacks=[*self.callbacks, self._keep_history],
-                progress=self.progress,
-                run_dir=run,
-                resume=resume,
-                checkpoint_every=checkpoint_every,
-                extra=None if run is None else self._described(),
-            ).history
-        except DivergedError as error:
-            self.history_ = error.history
-            raise
-
-    def _keep_history(self, event: Event) -> None:
-        """Store the history during training, so that it is available even if the model cannot be written."""
-        self.history_ = event.history
+        fit_kept(
+            self,
+            rows,
+            learning,
+            run,
+            epochs=given["epochs"],
+            batch_size=given["batch_size"],
+            validation=given["validation"],
+            patience=given["patience"] if held_out else None,
+            patience_from=self.warm_up,
+            finish=given["finish"],
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+        )
 
     def partial_fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train for one epoch on these rows; the first call builds the model. No rows are held out.
