@@ -193,8 +193,8 @@ def page(r: dict[str, Any]) -> str:
             '- "Mixture with labels" is p(y) p(z|y) p(x|z), with the same α.',
             "- GMVAE has no labels and 10 clusters; its error is by the best one-to-one map of clusters to digits.",
             "- Partial: the networks are small, the epochs few, and MNIST's training rows are some of 60,000. The "
-            "published figures are of all rows, 500 to 600 hidden units and thousands of epochs (Kingma et al. 2014; "
-            "M1 with a transductive SVM; GMVAE: Dilokthanakul et al. 2016, and Shu 2016).",
+            "published figures are of all rows and of larger networks (Kingma et al. 2014, M1 with a transductive SVM; "
+            "GMVAE: Dilokthanakul et al. 2016, and Shu 2016), quoted from memory: check them before you cite them.",
             *record.footer(r),
             "",
         ]

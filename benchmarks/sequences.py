@@ -189,8 +189,8 @@ def page(r: dict[str, Any]) -> str:
             "a KL warm-up of 10 epochs (not for FIVO); the state with the best bound of 76 validation chorales. A fit "
             "with fewer epochs was stopped by the time: its figures are those of a partial fit, above what it would "
             "reach.",
-            "- Published: Krishnan, Shalit & Sontag 2017, a deep Markov model with larger networks and "
-            "many more epochs. The VRNN has no published figure of this protocol here.",
+            "- Published: Krishnan, Shalit & Sontag 2017, a deep Markov model with larger networks, quoted from "
+            "memory: check the figures before you cite them. The VRNN has no published figure of this protocol here.",
             *["- These are short fits: what a few minutes reach, not what the models can."] * (r["of_epochs"] < 500),
             *record.footer(r),
             "",

@@ -76,11 +76,12 @@ def mnist(folder: Path) -> Dataset:
 
 
 def footer(result: dict[str, Any]) -> list[str]:
-    """Lines of a page that say how its figures were made."""
+    """Lines of a page that say how its figures were made. ``rebased``: commits that another one has replaced."""
     python, torch_version = result["versions"]["python"], result["versions"]["torch"]
     return [
         f"- Command: `{result['command']}`, commit {result['commit']}, seed {result['seed']}.",
         f"- Machine: {result['machine']}; Python {python}, torch {torch_version}.",
+        *(f"- Commit {old} was rebased: in the history it is {new}." for old, new in result.get("rebased", {}).items()),
     ]
 
 

@@ -56,7 +56,7 @@ def _completion(known: list[tuple[Job, Figures]]) -> list[str]:
         "",
         "Perplexity of the held-out words (mean over seeds ± standard deviation) of 11,284 training and 7,502 test "
         "documents, V = 2,000. Published on these matrices: LDA 893 (Gan et al. 2015), TLASGR with three layers about "
-        "757 (Cong et al. 2017).",
+        "757 (Cong et al. 2017), both quoted from memory: check them before you cite them.",
         "",
         "| method | layers | epochs | minibatches | seeds | perplexity, 2,500 documents | perplexity, all | "
         "the same, 8 samples | processor seconds | NPMI |",
