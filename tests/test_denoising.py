@@ -333,6 +333,12 @@ def test_an_image_is_given_as_one_and_comes_back_as_one():
     np.testing.assert_array_equal(found.draws, again.draws)
 
 
+def in_parts(monkeypatch, rows):
+    """At most so many rows through the decoder at once, also of decoders with few outputs."""
+    for name in ("_CHUNK_ROWS", "_NARROW_ROWS"):
+        monkeypatch.setattr(f"lowerbound.evidence.importance.{name}", rows)
+
+
 def test_memory_is_of_a_batch_and_not_of_all_draws(monkeypatch):
     """Rows and draws taken in small parts give what large parts do, to Monte Carlo error."""
     truth, scale = pca(), 0.4
@@ -341,7 +347,7 @@ def test_memory_is_of_a_batch_and_not_of_all_draws(monkeypatch):
     seen = []
     model = truth.model()
     model.decoder.register_forward_hook(lambda module, inputs, out: seen.append(len(out)))
-    monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 64)
+    in_parts(monkeypatch, 64)
     found = denoise(model, truth.posterior(1.5), torch.tensor(y), Gaussian(scale), rng(), samples=3001, draws=70)
     assert max(seen) <= 64
     assert errors(found, mean, deviation).max() < 4.5
@@ -358,7 +364,7 @@ class _Given:
 
 
 def test_moments_in_chunks_are_those_of_all_draws_whatever_the_weights_scale(monkeypatch):
-    monkeypatch.setattr("lowerbound.evidence.importance._CHUNK_ROWS", 24)
+    in_parts(monkeypatch, 24)
     random = np.random.default_rng(0)
     log_w = 30 * random.normal(size=(60, 3)) + np.linspace(-400, 800, 60)[:, None] * np.array([0, 1, -1])
     log_w[:7, 0] = -np.inf
